@@ -1,0 +1,49 @@
+"""How a run can end, each with the exit code that scripts and schedulers rely on."""
+
+EXIT_DONE = 0
+
+
+class FastaugError(Exception):
+    """An end with a code of its own; the message names what, the value found and the remedy. 1: internal error."""
+
+    code = 1
+
+
+class RecipeError(FastaugError):
+    """The recipe cannot be run as written. `problems` holds every one found."""
+
+    code = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class DataError(FastaugError):
+    """The data cannot be used as they lie on disk."""
+
+    code = 3
+
+
+class NonFiniteError(FastaugError):
+    """The loss or the gradient became NaN or infinite."""
+
+    code = 4
+
+
+class StorageError(FastaugError):
+    """The run folder cannot be written, read or locked."""
+
+    code = 5
+
+
+class PeerError(FastaugError):
+    """Another process of the job is missing or does not answer."""
+
+    code = 6
+
+
+class Stopped(FastaugError):
+    """Stopped by a signal, after the state was saved; the same command continues."""
+
+    code = 75

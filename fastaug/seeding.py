@@ -1,0 +1,99 @@
+"""Randomness as a pure function of (seed, epoch, stream, id): no generator state, nothing to save or restore.
+
+Every draw comes from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), a
+counter-based generator: 64 bits of seed are its key; id, epoch, stream and draw number are its counter. A sample
+therefore draws the same numbers whatever the batch it is in, the worker that loads it or the rank that trains on it.
+"""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+IdArray = npt.ArrayLike  # integers in [0, 2**32): NumPy array, CPU tensor or list
+
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # multipliers and Weyl constants of the paper
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+
+
+class Stream(IntEnum):
+    """What a draw is for. Two purposes never share a stream; numbers are part of the reproducibility contract."""
+
+    ORDER = 0
+    WINDOW = 1
+    FLIP = 2
+    SHIFT = 3
+    FILL = 4
+    MIX = 5
+    BOX = 6
+    PARTNER = 7
+    POLICY = 8
+    ERASE = 9
+    SPLIT = 10
+    MODEL = 11
+
+
+class Key(NamedTuple):
+    """Names one family of draws: `seed` any 64-bit integer, `epoch` and `stream` in [0, 2**32)."""
+
+    seed: int
+    epoch: int
+    stream: int
+
+    def on(self, stream: int) -> "Key":
+        """The same seed and epoch on another stream."""
+        return self._replace(stream=int(stream))
+
+
+def philox(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> npt.NDArray[np.uint64]:
+    """Philox4x32-10 of `counter` [4, N] (32-bit words held in uint64) under a key of two 32-bit words: words [4, N]."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1, c2, c3 = (
+            (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0),
+            p1 & _LOW,
+            (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1),
+            p0 & _LOW,
+        )
+        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3])
+
+
+def words(key: Key, ids: IdArray, draws: int) -> npt.NDArray[np.uint64]:
+    """64 random bits for each id and draw: [N, draws] uint64. Draw d of an id does not depend on `draws`."""
+    ids = np.asarray(ids, dtype=np.uint64).reshape(-1)
+    calls = -(-draws // 2)  # one call gives 128 bits: two draws
+    counter = np.empty((4, len(ids), calls), dtype=np.uint64)
+    counter[0] = ids[:, None]
+    counter[1] = np.uint64(key.epoch)
+    counter[2] = np.uint64(int(key.stream))
+    counter[3] = np.arange(calls, dtype=np.uint64)
+    w = philox(counter.reshape(4, -1), (key.seed & 0xFFFFFFFF, (key.seed >> 32) & 0xFFFFFFFF))
+    pairs = np.stack([(w[0] << _SHIFT) | w[1], (w[2] << _SHIFT) | w[3]], axis=-1)
+    return pairs.reshape(len(ids), 2 * calls)[:, :draws]
+
+
+def uniform(key: Key, ids: IdArray, draws: int) -> npt.NDArray[np.float64]:
+    """Uniform numbers in [0, 1), 53 bits each: [N, draws] float64."""
+    return (words(key, ids, draws) >> np.uint64(11)) * 2.0**-53
+
+
+def integers(key: Key, ids: IdArray, high: npt.ArrayLike, draws: int = 1) -> npt.NDArray[np.int64]:
+    """Integers uniform in [0, high): [N, draws] int64; `high` broadcasts (bias below high / 2**53)."""
+    return np.floor(uniform(key, ids, draws) * np.asarray(high)).astype(np.int64)
+
+
+def permuted(key: Key, ids: IdArray) -> npt.NDArray[np.int64]:
+    """`ids` in the order of one random word each: [N] int64. The order of two ids does not depend on the others."""
+    ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+    return ids[np.argsort(words(key, ids, 1)[:, 0], kind="stable")]
+
+
+def scalar_seed(key: Key, number: int) -> int:
+    """A 63-bit seed for a library that wants one (torch.manual_seed), unique to (key, number)."""
+    return int(words(key, [number], 1)[0, 0] >> np.uint64(1))

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from fastaug.seeding import Key, Stream, integers, permuted, philox, scalar_seed, uniform, words
+
+KEY = Key(seed=0x1234_5678_9ABC, epoch=3, stream=Stream.SHIFT)
+
+# Known answers for philox4x32-10 published with Random123 (kat_vectors): counter, key, result.
+KNOWN = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_philox_gives_the_published_words(counter, key, expected):
+    got = philox(np.array(counter, dtype=np.uint64)[:, None], key)
+    assert tuple(int(w) for w in got[:, 0]) == expected
+
+
+def test_a_draw_depends_on_key_and_id_alone():
+    together = uniform(KEY, [5, 9, 1000], 3)
+    alone = uniform(KEY, [9], 3)
+    assert (together[1] == alone[0]).all()
+    assert (uniform(KEY, [9], 7)[0, :3] == alone[0]).all()
+    for other in (KEY.on(Stream.FLIP), KEY._replace(epoch=4), KEY._replace(seed=1)):
+        assert (uniform(other, [9], 3) != alone).all()
+
+
+def test_seeds_differ_in_their_high_bits():
+    assert (words(Key(1, 0, 0), [0], 1) != words(Key(1 + (1 << 32), 0, 0), [0], 1)).all()
+
+
+def test_uniform_is_uniform():
+    u = uniform(KEY, np.arange(20_000), 4)
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert abs(u.mean() - 0.5) < 0.005
+    counts = np.histogram(u, bins=64, range=(0, 1))[0]
+    expected = u.size / 64
+    chi2 = ((counts - expected) ** 2 / expected).sum()  # 63 degrees of freedom: mean 63, sd 11.2
+    assert chi2 < 63 + 5 * 11.2
+    assert abs(np.corrcoef(u.T)[np.triu_indices(4, 1)]).max() < 0.05
+
+
+def test_integers_cover_their_range():
+    drawn = integers(KEY, np.arange(5_000), np.where(np.arange(5_000) % 2, 3, 7)[:, None])
+    assert set(drawn[1::2, 0]) == {0, 1, 2}
+    assert set(drawn[::2, 0]) == set(range(7))
+
+
+def test_permuted_is_a_permutation_stable_under_removal():
+    ids = np.arange(1000)
+    order = permuted(KEY, ids)
+    assert sorted(order) == list(ids)
+    assert (order != ids).any()
+    kept = permuted(KEY, ids[ids % 3 != 0])
+    assert (kept == order[order % 3 != 0]).all()
+    assert abs(np.corrcoef(order, permuted(KEY._replace(epoch=4), ids))[0, 1]) < 0.15
+
+
+def test_scalar_seed_fits_torch():
+    seeds = {scalar_seed(KEY, n) for n in range(100)}
+    assert len(seeds) == 100
+    assert all(0 <= s < 2**63 for s in seeds)

@@ -1,0 +1,61 @@
+"""What a person sees: one progress bar, log lines and a summary table, on the main process only."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Console:
+    """Prints only when `main`; draws a moving bar only on a terminal."""
+
+    def __init__(self, main: bool) -> None:
+        self._console = RichConsole(file=sys.stdout, quiet=not main, highlight=False, soft_wrap=True)
+        self._main = main
+
+    def print(self, text: str) -> None:
+        """One line, above the bar."""
+        self._console.print(text, markup=False)
+
+    def bar(self, description: str, total: int, done: int = 0) -> "Bar":
+        """A progress bar of `total` steps as a context manager."""
+        return Bar(self._console, self._main, description, total, done)
+
+    def track(self, items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+        """`items` under a bar."""
+        with self.bar(description, total) as bar:
+            for item in items:
+                yield item
+                bar.advance()
+
+    def summary(self, title: str, rows: dict[str, str]) -> None:
+        """A table of two columns."""
+        table = Table(title=title, show_header=False)
+        for name, value in rows.items():
+            table.add_row(name, value)
+        self._console.print(table)
+
+
+class Bar:
+    """A progress bar; without a terminal it prints nothing."""
+
+    def __init__(self, console: RichConsole, main: bool, description: str, total: int, done: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        shown = main and console.is_terminal
+        self._progress = Progress(*columns, *times, console=console, transient=True, disable=not shown)
+        self._task = self._progress.add_task(description, total=total, completed=done)
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, description: str | None = None) -> None:
+        """One step further, optionally under another description."""
+        self._progress.update(self._task, advance=1, description=description)

@@ -1,0 +1,195 @@
+"""The training loop: the order of events of a run, top to bottom."""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fastaug.assemble import Trainer
+from fastaug.data import Batch
+from fastaug.errors import DataError, Stopped
+from fastaug.interrupts import StopRequest
+from fastaug.metrics import Evaluation
+from fastaug.order import evaluation_requests
+from fastaug.processes import any_process, merged, stop_if_not_finite
+from fastaug.resume import restore, save
+from fastaug.seeding import Key, Stream, scalar_seed
+from fastaug.targets import soft_cross_entropy
+
+
+def fit(trainer: Trainer) -> dict[str, Any]:
+    """Trains from the last checkpoint to the end; the figures of the held-out splits. Stopped after a signal."""
+    restore(trainer)
+    progress, order, run = trainer.progress, trainer.order, trainer.recipe.run
+    batches = trainer.data.train.batches(order.requests(progress.step, trainer.last_step))
+    clock = Clock(trainer)
+    total = trainer.last_step
+    with StopRequest() as stop, trainer.console.bar("training", total, progress.step) as bar:
+        while progress.step < total:
+            rate = train_step(trainer, batches)
+            bar.advance(f"epoch {(progress.step - 1) // order.steps_per_epoch + 1}/{trainer.recipe.train.epochs}")
+            epoch_ends = progress.step % order.steps_per_epoch == 0
+            logs = progress.step % run.log_every == 0 or epoch_ends
+            if logs:
+                log_training(trainer, rate, clock)
+            improved = epoch_ends and evaluate_epoch(trainer, clock)
+            reason = stop.reason()
+            # With several processes all stop at the same update: at a log line, where they synchronise anyway.
+            stops = (logs or trainer.accelerator.num_processes == 1) and any_process(trainer.accelerator, bool(reason))
+            every = run.checkpoint_every
+            if stops or improved or (progress.step % every == 0 if every else epoch_ends):
+                clock.pause()
+                save(trainer)
+            if stops:
+                raise Stopped(f"{reason or 'another process was told to stop'}; the same command continues from here")
+            clock.resume()
+    return {split: evaluate(trainer, split) for split in trainer.data.held_out()}
+
+
+def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
+    """One update: forward and backward for each micro-batch, then one optimizer step. Returns its learning rate."""
+    accelerator, progress, order = trainer.accelerator, trainer.progress, trainer.order
+    step, world, accumulate = progress.step, accelerator.num_processes, order.accumulate
+    epoch, images = step // order.steps_per_epoch, order.size(step)
+    rate = trainer.set_rate(step)
+    # Dropout and drop path draw from torch's generator: seeding each update leaves no state to save.
+    torch.manual_seed(scalar_seed(Key(trainer.recipe.run.seed, epoch, Stream.MODEL), step * world + order.rank))
+    total = torch.zeros((), device=accelerator.device)
+    ids = []
+    for micro in range(accumulate):
+        batch = next(batches)
+        if not len(batch.ids):
+            raise DataError(f"every image of a batch in update {step} is damaged; see skipped.jsonl in {trainer.folder.path}")
+        inputs, target = trainer.augment.training(batch, epoch)
+        last = micro == accumulate - 1
+        with nullcontext() if last else accelerator.no_sync(trainer.model):
+            # Of all processes' images, damaged ones too: every image weighs the same at any number of processes.
+            loss = soft_cross_entropy(trainer.model(inputs), target, reduction="sum") / images
+            accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
+        total += loss.detach()
+        ids.append(batch.ids)
+    stop_if_not_finite(accelerator, total, "the training loss", step)
+    if trainer.recipe.optim.clip_grad is not None:
+        accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    if trainer.ema is not None:
+        trainer.ema.update(trainer.network, step)
+    trainer.meter.add(total)
+    progress.step, progress.images_seen = step + 1, progress.images_seen + images
+    if trainer.recipe.run.log_ids:
+        line = {"step": progress.step, "epoch": epoch, "ids": torch.cat(ids).tolist()}
+        trainer.folder.append(f"ids-{order.rank}.jsonl", line)
+    return rate
+
+
+class Clock:
+    """Training time, without evaluation and checkpoints, and the throughput since the last log line."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._started: float | None = time.perf_counter()
+        self._lap = (trainer.progress.images_seen, trainer.progress.train_seconds)
+
+    def pause(self) -> None:
+        if self._started is not None:
+            self._trainer.progress.train_seconds += time.perf_counter() - self._started
+            self._started = None
+
+    def resume(self) -> None:
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def images_per_second(self) -> float:
+        """Since the last call."""
+        self.pause()
+        self.resume()
+        now = (self._trainer.progress.images_seen, self._trainer.progress.train_seconds)
+        images, seconds = now[0] - self._lap[0], now[1] - self._lap[1]
+        self._lap = now
+        return images / seconds
+
+
+def log_training(trainer: Trainer, rate: float, clock: Clock) -> None:
+    """One line of metrics.jsonl, the screen and the trackers."""
+    loss = trainer.meter.read()  # host sync, once per log line
+    step, speed = trainer.progress.step, clock.images_per_second()
+    epoch = step / trainer.order.steps_per_epoch
+    values = {"loss": loss, "lr": rate, "images_per_second": speed}
+    report(trainer, "train", values)
+    trainer.console.print(f"epoch {epoch:.2f}  update {step}  loss {loss:.4f}  lr {rate:.3g}  {speed:.0f} images/s")
+
+
+def report(trainer: Trainer, event: str, values: dict[str, Any]) -> None:
+    """Writes `values` to metrics.jsonl and the trackers; main process only."""
+    if not trainer.accelerator.is_main_process:
+        return
+    step = trainer.progress.step
+    line = {"event": event, "step": step, "epoch": step / trainer.order.steps_per_epoch, **values}
+    trainer.folder.append("metrics.jsonl", line)
+    numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
+    trainer.accelerator.log(numbers, step=step)
+
+
+def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
+    """Evaluates at the end of an epoch if the recipe wants it; whether `select` was better than ever before."""
+    progress, every = trainer.progress, trainer.recipe.eval.every
+    epoch = progress.step // trainer.order.steps_per_epoch
+    if not every or epoch % every:
+        return False
+    clock.pause()
+    # Without a select split the test figures are shown, but nothing is chosen by them.
+    split = "select" if len(trainer.data.splits.select) else "test"
+    figures = evaluate(trainer, split)
+    report(trainer, split, figures)
+    trainer.console.print(f"epoch {epoch}  {split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}")
+    if split == "test" or (progress.best_top1 is not None and figures["top1"] <= progress.best_top1):
+        return False
+    progress.best_step, progress.best_top1 = progress.step, figures["top1"]
+    return True
+
+
+@torch.no_grad()
+def evaluate(trainer: Trainer, split: str) -> dict[str, Any]:
+    """Figures of one split with the headline's weights, every image counted once at any number of processes."""
+    accelerator, recipe = trainer.accelerator, trainer.recipe
+    network: nn.Module = trainer.network
+    if recipe.eval.weights == "ema":
+        assert trainer.ema is not None
+        network = trainer.ema.module
+    share_buffers(network)
+    ids = trainer.data.splits.of(split)
+    meter = Evaluation(len(trainer.data.classes), recipe.eval.ece_bins, accelerator.device)
+    requests = evaluation_requests(ids, recipe.eval.batch_size, accelerator.num_processes, accelerator.process_index)
+    network.eval()
+    for batch in trainer.data.evaluation.batches(requests):
+        with accelerator.autocast():
+            logits = network(trainer.augment.evaluation(batch))
+        meter.add(logits, batch.labels)
+    network.train()
+    figures = meter.result(accelerator)
+    collect_skipped(trainer)
+    return {"weights": recipe.eval.weights, "skipped": len(ids) - figures["images"], **figures}
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Gives every process the buffers of the main one: between updates their BatchNorm statistics differ."""
+    if dist.is_available() and dist.is_initialized():
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def collect_skipped(trainer: Trainer) -> None:
+    """Adds the damaged images that the loaders of all processes met, and names the new ones in the log."""
+    found = merged(trainer.accelerator, trainer.data.train.skipped | trainer.data.evaluation.skipped)
+    for sample, reason in found.items():
+        if sample not in trainer.progress.skipped:
+            trainer.progress.skipped[sample] = reason
+            line = {"step": trainer.progress.step, "id": sample, "path": trainer.data.name_of(sample), "reason": reason}
+            if trainer.accelerator.is_main_process:
+                trainer.folder.append("skipped.jsonl", line)
+            trainer.console.print(f"skipped: damaged image {line['path']}: {reason}")

@@ -1,0 +1,48 @@
+"""Requests to stop: SIGTERM, SIGINT and SIGUSR1, and a launcher that died. The loop saves and ends when it sees one."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+
+import psutil
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_LAUNCHERS = ("accelerate", "torchrun", "torch.distributed")
+
+
+class StopRequest:
+    """Context manager; inside it `reason()` says why to stop, or is None. A second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+        self._parent = os.getppid()
+        self._watch_parent = _is_launcher(self._parent)
+
+    def __enter__(self) -> "StopRequest":
+        self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._reason is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._reason = f"signal {signal.Signals(number).name}"
+
+    def reason(self) -> str | None:
+        """Why to stop, or None. A launcher that is killed leaves its workers running and unsignalled: it is watched."""
+        if self._reason is None and self._watch_parent and os.getppid() != self._parent:
+            self._reason = f"the launcher (process {self._parent}) is gone"
+        return self._reason
+
+
+def _is_launcher(pid: int) -> bool:
+    try:
+        command = " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+    return any(name in command for name in _LAUNCHERS)

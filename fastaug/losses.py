@@ -1,0 +1,103 @@
+"""Losses against soft targets: loss(logits [B,C], target, reduction), weighted, reduced by `reduce_losses`.
+
+Each is computed in float32 (float64 for float64 logits) and has finite derivatives in logits and masses for
+every target, one-hot and uniform ones included.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastaug.targets import (
+    Reduction,
+    SoftTarget,
+    check_logits,
+    dense,
+    expectation,
+    log_probabilities,
+    probabilities,
+    reduce_losses,
+    soft_cross_entropy,
+)
+
+# Below it a target probability counts as this much in a logarithm: t log t is off by at most EPS/e and its
+# derivative at t = 0 is log EPS instead of minus infinity.
+EPS = 1e-12
+
+
+def target_entropy(target: SoftTarget, num_classes: int) -> Tensor:
+    """Entropy of each target in nats, 0 log 0 = 0: [B]; in closed form unless there are `rows`."""
+    table, counts = probabilities(target, num_classes)
+    return -(counts * table * table.clamp_min(EPS).log()).sum(1)
+
+
+def soft_kl(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean") -> Tensor:
+    """KL(target || softmax) = cross-entropy - H(target): in the logits, the gradient of cross-entropy."""
+    losses = -expectation(log_probabilities(logits, target), target) - target_entropy(target, logits.shape[1])
+    return reduce_losses(losses, target.weight, reduction)
+
+
+def symmetric_kl(
+    logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", eps: float = 1e-6
+) -> Tensor:
+    """(KL(t || p) + KL(p || t)) / 2 with p the softmax, the loss of AutoDO (Gudovskiy et al. 2021).
+
+    Target probabilities below `eps` count as `eps` in the logarithms: against a hard label, probability put
+    elsewhere costs log(1/eps) per unit instead of infinitely much.
+    """
+    log_p = log_probabilities(logits, target)
+    t = dense(target, logits.shape[1])
+    losses = ((log_p.exp() - t) * (log_p - t.clamp_min(eps).log())).sum(1) / 2
+    return reduce_losses(losses, target.weight, reduction)
+
+
+def soft_focal(
+    logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", gamma: float = 2.0
+) -> Tensor:
+    """-sum_c t_c (1 - p_c)^gamma log p_c: focal loss (Lin et al. 2017, eq. 4) averaged under the target."""
+    if gamma < 0:
+        raise ValueError(f"the focal exponent gamma must be >= 0, found {gamma}")
+    log_p = log_probabilities(logits, target)
+    missing = (-torch.expm1(log_p)).clamp_min(EPS)  # for gamma < 1 the slope at 0 is infinite
+    return reduce_losses(-expectation(missing**gamma * log_p, target), target.weight, reduction)
+
+
+def soft_bce(
+    logits: Tensor,
+    target: SoftTarget,
+    reduction: Reduction = "mean",
+    target_threshold: float | None = None,
+    sum_classes: bool = False,
+) -> Tensor:
+    """Binary cross-entropy of C sigmoids against the target (Wightman et al. 2021, "ResNet strikes back").
+
+    A sample's loss is the mean over classes, or the sum; with `target_threshold` every class whose target is
+    above it is fully on and the others are off, as in timm.
+    """
+    check_logits(logits, target)
+    values = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    t = dense(target, logits.shape[1]).to(values.dtype)
+    if target_threshold is not None:
+        t = (t > target_threshold).to(values.dtype)
+    losses = F.binary_cross_entropy_with_logits(values, t, reduction="none")
+    return reduce_losses(losses.sum(1) if sum_classes else losses.mean(1), target.weight, reduction)
+
+
+def published_weighting(losses: Tensor, weight: Tensor) -> Tensor:
+    """mean(weight) * mean(losses) of weights and unweighted losses [B]; only to reproduce published numbers.
+
+    The released Soft Augmentation code multiplies weights [B,1] by losses [B] and averages the [B,B] product:
+    every sample gets the mean weight. `reduce_losses` is what the paper states.
+    """
+    return weight.mean() * losses.mean()
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "ce": soft_cross_entropy,
+    "kl": soft_kl,
+    "symmetric_kl": symmetric_kl,
+    "focal": soft_focal,
+    "bce": soft_bce,
+}

@@ -1,0 +1,52 @@
+"""timm models: by name, with weights from the hub or a file, a stem for small images, and their moving average."""
+
+from pathlib import Path
+
+import timm
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from fastaug.errors import RecipeError
+from fastaug.recipe import Model
+
+
+def build_model(model: Model, num_classes: int) -> nn.Module:
+    """A timm model with `num_classes` outputs; RecipeError names a wrong name, argument or file."""
+    kwargs = dict(model.kwargs)
+    # Passed only when set: not every network takes them.
+    kwargs |= {k: v for k, v in (("drop_rate", model.drop), ("drop_path_rate", model.drop_path)) if v}
+    if model.initial_checkpoint is not None:
+        if not Path(model.initial_checkpoint).is_file():
+            raise RecipeError([f"model.initial_checkpoint: no file {model.initial_checkpoint}"])
+        kwargs["pretrained_cfg_overlay"] = {"file": model.initial_checkpoint}
+    pretrained = model.pretrained or model.initial_checkpoint is not None
+    try:
+        network = timm.create_model(model.name, pretrained=pretrained, num_classes=num_classes, **kwargs)
+    except (TypeError, RuntimeError) as error:
+        if "pretrained" in str(error).lower() or "hub" in str(error).lower():
+            raise RecipeError([f"model.pretrained: no weights for {model.name}: {error}"]) from error
+        raise RecipeError([f"model.name: {model.name} cannot be built: {error}"]) from error
+    if model.stem == "small":
+        _use_small_stem(network, model.name)
+    if model.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return network
+
+
+def _use_small_stem(network: nn.Module, name: str) -> None:
+    """3x3 convolution of stride 1 and no pooling (He et al., arXiv:1512.03385, section 4.2), for 28 to 64 pixels."""
+    if not (hasattr(network, "conv1") and isinstance(getattr(network, "maxpool", None), nn.Module)):
+        raise RecipeError([f"model.stem: small needs a ResNet-like network (conv1, maxpool); {name} has none"])
+    convolutions = [m for m in network.conv1.modules() if isinstance(m, nn.Conv2d)]
+    first, last = convolutions[0], convolutions[-1]
+    network.conv1 = nn.Conv2d(first.in_channels, last.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+
+
+def build_ema(model: Model, network: nn.Module) -> ModelEmaV3 | None:
+    """timm's moving average of `network`, if the recipe wants one."""
+    if not model.ema:
+        return None
+    return ModelEmaV3(network, decay=model.ema_decay, use_warmup=model.ema_warmup)

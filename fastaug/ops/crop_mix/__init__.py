@@ -1,0 +1,74 @@
+"""Soft crop, CutMix or Mixup, normalisation and cast of a batch in one pass, with the targets that follow.
+
+params = sample_crop_mix(key, ids, images.shape[1:3], Sampling(sigma=0.375, cutmix=1.0))
+images, target = crop_mix(images, labels, params, classes=100)
+loss = soft_cross_entropy(model(images), target)
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastaug.ops.crop_mix.masses import Soften, soft_targets
+from fastaug.ops.crop_mix.params import CropMixParams, check_params, identity_params
+from fastaug.ops.crop_mix.reference import crop_mix_reference, normaliser
+from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD, Sampling, sample_crop_mix
+from fastaug.targets import SoftTarget, check_labels, check_num_classes
+
+__all__ = ["CropMixParams", "Sampling", "Soften", "crop_mix", "identity_params", "sample_crop_mix"]
+
+
+def crop_mix(
+    images: Tensor,
+    labels: Tensor,
+    params: CropMixParams,
+    *,
+    classes: int,
+    soften: Soften = Soften(),
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, SoftTarget]:
+    """Images uint8 [N,H,W,C] or float [N,C,H,W] in [0, 1], labels [N] -> [N,C,H,W] channels_last, targets.
+
+    Output pixel (y, x) of sample i is its own view or, in its box, the partner's view at the same place; then
+    (x - mean) / std, with mean and std [C] in [0, 1] units, as `dtype`. Gradients reach float images and
+    `soften.k`. ValueError for whatever does not fit; values on a device are not read.
+    """
+    nhwc = _as_nhwc(images, len(mean))
+    n, height, width, channels = nhwc.shape
+    _check(labels, classes, n, channels, len(std), dtype)
+    if not torch.compiler.is_compiling():
+        check_params(params, n, height, width, channels)
+        if labels.device.type == "cpu":
+            check_labels(labels, classes)
+    scale, bias = normaliser(mean, std, images.dtype == torch.uint8)
+    mixed = crop_mix_reference(nhwc, params.to(images.device), scale, bias, dtype)
+    return mixed, soft_targets(labels.long(), params, (height, width), classes, soften)
+
+
+def _as_nhwc(images: Tensor, channels: int) -> Tensor:
+    """[N,H,W,C] view of uint8 [N,H,W,C] or float [N,C,H,W]."""
+    if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise ValueError(
+            f"images must be uint8 [N,H,W,C] or float [N,C,H,W], found {images.dtype} {tuple(images.shape)}"
+        )
+    nhwc = images if images.dtype == torch.uint8 else images.permute(0, 2, 3, 1)
+    if nhwc.shape[-1] != channels:
+        raise ValueError(
+            f"mean has {channels} values and images {tuple(images.shape)} {nhwc.shape[-1]} channels; "
+            "uint8 batches are [N,H,W,C], float batches [N,C,H,W]"
+        )
+    return nhwc
+
+
+def _check(labels: Tensor, classes: int, n: int, channels: int, stds: int, dtype: torch.dtype) -> None:
+    """ValueError for shapes, types and numbers that do not fit; reads no tensor."""
+    check_num_classes(classes)
+    if labels.shape != (n,) or labels.is_floating_point():
+        raise ValueError(f"labels must be integers [{n}], found {labels.dtype} {tuple(labels.shape)}")
+    if stds != channels:
+        raise ValueError(f"std must have {channels} values as mean has, found {stds}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating type such as torch.bfloat16, found {dtype}")

@@ -1,0 +1,119 @@
+"""What a shifted, mixed sample still shows of its two classes: targets in closed form, no pixel is looked at."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastaug.ops.crop_mix.params import CropMixParams
+from fastaug.targets import (
+    SoftTarget,
+    mass_confidence,
+    other_class_target,
+    soft_augmentation_mass,
+)
+
+ON = ("both", "target", "weight", "none")
+
+
+@dataclass(frozen=True)
+class Soften:
+    """How visibility turns into confidence: Soft Augmentation (Liu et al. 2023) and its joins with mixing.
+
+    k: exponent of s(v) = 1 - (1 - v)^k, a number or a tensor ([] or [N]) that gradients reach. p_max,
+    threshold: confidence p_max from visibility T on. visibility: "area" share, or "iou" of view and image.
+    on: soften the target, the loss weight, both or none (the hard control). rule for pasted boxes: "pixels" s of
+    all that is visible, shared by visible pixels; "own" area lambda times each image's own s; "base" area lambda
+    times s of the base. other: missing confidence goes to an extra class C, not to all; not with mixing.
+    """
+
+    k: float | Tensor = 2.0
+    p_max: float = 1.0
+    threshold: float = 1.0
+    visibility: str = "area"
+    on: str = "both"
+    rule: str = "pixels"
+    other: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {"visibility": ("area", "iou"), "on": ON, "rule": ("pixels", "own", "base")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}")
+        if not isinstance(self.k, Tensor) and not self.k > 0:
+            raise ValueError(
+                f"the softening exponent k must be > 0, found {self.k}; use on='none' for hard targets"
+            )
+
+    def curve(self, v: Tensor, classes: int) -> Tensor:
+        """Mass of the label at visible share v, any shape [N, ...]."""
+        v = v / (2 - v) if self.visibility == "iou" else v  # |A & B| / |A | B| of two equal rectangles
+        k = self.k
+        if isinstance(k, Tensor) and k.ndim:
+            k = k.reshape(-1, *[1] * (v.ndim - 1))
+        return soft_augmentation_mass(v, k, classes, self.p_max, self.threshold)
+
+
+def visible_pixels(dy: Tensor, dx: Tensor, size: tuple[int, int], rect: Tensor) -> Tensor:
+    """Pixels of rect [N,4] (top, bottom, left, right) where a view shifted by dy, dx [N] shows its image: [N]."""
+    spans = []
+    for shift, length, start, end in zip((dy, dx), size, rect.T[::2], rect.T[1::2], strict=True):
+        first, stop = (-shift).clamp(0, length), (length - shift).clamp(0, length)
+        spans.append((torch.minimum(end, stop) - torch.maximum(start, first)).clamp_min(0))
+    return spans[0] * spans[1]
+
+
+def visible_counts(params: CropMixParams, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Visible pixels of the base outside of its box and of the partner in it [N,2]; of both whole views [N,2]."""
+    whole = params.box.new_tensor([0, size[0], 0, size[1]]).expand(len(params), 4)
+    dy, dx, partner = params.dy, params.dx, params.partner
+    view = visible_pixels(dy, dx, size, whole)
+    left = view - visible_pixels(dy, dx, size, params.box)
+    pasted = visible_pixels(dy[partner], dx[partner], size, params.box)
+    return torch.stack([left, pasted], 1), torch.stack([view, view[partner]], 1)
+
+
+def masses(
+    params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften
+) -> tuple[Tensor, Tensor]:
+    """Masses [N,2] and loss weights [N] of N samples, on the device of `params` (of k, if k is a tensor)."""
+    pixels = size[0] * size[1]
+    parts, whole = visible_counts(params, size)
+    pasted, share = params.pasted(), params.own_share()
+    if isinstance(soften.k, Tensor):
+        parts, whole, pasted, share = (
+            t.to(soften.k.device, non_blocking=True) for t in (parts, whole, pasted, share)
+        )
+    lam = torch.where(pasted > 0, 1 - pasted / pixels, share)
+    hard = torch.stack([lam, 1 - lam], 1)
+    if soften.on == "none":
+        return hard, torch.ones_like(lam)
+    own = soften.curve(whole / pixels, classes)
+    soft = hard * (own[:, :1] if soften.rule == "base" else own)
+    if soften.rule == "pixels":
+        seen = parts.sum(1, keepdim=True)
+        by_pixels = soften.curve(seen / pixels, classes) * parts / seen.clamp_min(1)
+        soft = torch.where((pasted > 0)[:, None], by_pixels, soft)
+    weight = torch.ones_like(lam) if soften.on == "target" else mass_confidence(soft.sum(1), classes)
+    return hard if soften.on == "weight" else soft, weight
+
+
+def soft_targets(
+    labels: Tensor, params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften
+) -> SoftTarget:
+    """Targets of the mixed batch for labels [N] int64, on their device. ValueError: "other" with mixing."""
+    mass, weight = (t.to(labels.device, non_blocking=True) for t in masses(params, size, classes, soften))
+    if soften.other:
+        _refuse_mixing(params)
+        p = mass_confidence(mass[:, 0], classes)
+        return other_class_target(labels, p, classes)._replace(weight=weight)
+    partner = params.partner.to(labels.device, non_blocking=True)
+    return SoftTarget(torch.stack([labels, labels[partner]], 1), mass, weight)
+
+
+def _refuse_mixing(params: CropMixParams) -> None:
+    """ValueError if any sample is mixed; parameters on a device are not read."""
+    if params.box.device.type == "cpu" and ((params.pasted() > 0) | (params.own_share() < 1)).any():
+        raise ValueError(
+            "the 'other' class cannot say how two labels mix; turn mixup and cutmix off, or `other`"
+        )

@@ -1,0 +1,111 @@
+"""What one application of the op does to each sample, and the checks that keep it in bounds."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CropMixParams:
+    """One row for each of N samples, drawn by `sample_crop_mix` or written by hand; pixels, and image units.
+
+    dy, dx [N] int64: the view reads at (y + dy, x + dx). flip [N] bool: mirrored left-right before that.
+    partner [N] int64: position in the batch of the sample pasted or blended in. box [N,4] int64: top, bottom,
+    left, right, upper ends exclusive. fill [N,C] float: value outside the image (uint8 images: 0 to 255, floats:
+    0 to 1). blend [N] float or None: Mixup's share of the own view, 1 without; only samples with an empty box
+    blend.
+    """
+
+    dy: Tensor
+    dx: Tensor
+    flip: Tensor
+    partner: Tensor
+    box: Tensor
+    fill: Tensor
+    blend: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.dy)
+
+    def to(self, device: torch.device | str) -> "CropMixParams":
+        """The same rows on `device`, copied without waiting where the memory is pinned."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(
+            self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None}
+        )
+
+    def pasted(self) -> Tensor:
+        """Pixels of each box: [N] int64."""
+        top, bottom, left, right = self.box.unbind(1)
+        return (bottom - top) * (right - left)
+
+    def own_share(self) -> Tensor:
+        """Mixup's share of the own view in effect, 1 where a box is pasted: [N] float."""
+        if self.blend is None:
+            return torch.ones(len(self), device=self.dy.device)
+        return torch.where(self.pasted() > 0, 1, self.blend)
+
+
+def identity_params(n: int, fill: Tensor) -> CropMixParams:
+    """N samples left as they are: no shift, flip or mixing; fill [C] for every sample."""
+    zeros = torch.zeros(n, dtype=torch.int64)
+    return CropMixParams(
+        zeros, zeros, zeros.bool(), torch.arange(n), torch.zeros(n, 4, dtype=torch.int64), fill.expand(n, -1)
+    )
+
+
+def check_params(params: CropMixParams, n: int, height: int, width: int, channels: int) -> None:
+    """ValueError unless `params` fit N images height x width x channels. Values on a device are not read."""
+    shapes = {
+        "dy": (n,),
+        "dx": (n,),
+        "flip": (n,),
+        "partner": (n,),
+        "box": (n, 4),
+        "fill": (n, channels),
+        "blend": (n,),
+    }
+    kinds = {
+        "flip": torch.bool,
+        "dy": torch.int64,
+        "dx": torch.int64,
+        "partner": torch.int64,
+        "box": torch.int64,
+    }
+    for name, shape in shapes.items():
+        value = getattr(params, name)
+        if value is None and name == "blend":
+            continue
+        if tuple(value.shape) != shape:
+            raise ValueError(
+                f"params.{name} must have shape {shape} for these images, found {tuple(value.shape)}"
+            )
+        kind = kinds.get(name)
+        if value.dtype != kind if kind else not value.is_floating_point():
+            raise ValueError(
+                f"params.{name} must be {kind or 'floating point'}, found {value.dtype}; cast it"
+            )
+    if params.dy.device.type == "cpu" and n:
+        _check_values(params, n, height, width)
+
+
+def _check_values(params: CropMixParams, n: int, height: int, width: int) -> None:
+    """The checks that read values; for parameters in host memory."""
+    wrong = (params.partner < 0) | (params.partner >= n)
+    if wrong.any():
+        at = int(wrong.int().argmax())
+        raise ValueError(
+            f"params.partner[{at}] = {int(params.partner[at])} is outside [0, {n}); "
+            "partners are positions in this batch"
+        )
+    top, bottom, left, right = params.box.unbind(1)
+    wrong = (top < 0) | (bottom < top) | (bottom > height) | (left < 0) | (right < left) | (right > width)
+    if wrong.any():
+        at = int(wrong.int().argmax())
+        raise ValueError(
+            f"params.box[{at}] = {params.box[at].tolist()} (top, bottom, left, right) leaves the image of "
+            f"{height} x {width} or is turned over; clip it"
+        )
+    if params.blend is not None and not ((params.blend >= 0) & (params.blend <= 1)).all():
+        raise ValueError("params.blend must be in [0, 1]; it is the share of the own view")

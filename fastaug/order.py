@@ -1,0 +1,116 @@
+"""Which ids are trained on in which step: a pure function of (seed, epoch, position).
+
+The order of an epoch is a keyed permutation of the split's ids. The state of the data is one integer, the number of
+samples consumed since the start of training, so nothing that a loader has prefetched leaks into a checkpoint. Every
+process cuts its pieces out of the same global batches: their sequence does not depend on the number of processes or
+micro-batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.errors import DataError
+from fastaug.recipe import SMALLEST_BATCH
+from fastaug.seeding import Key, Stream, permuted
+
+Ids = npt.NDArray[np.int64]
+
+
+class Request(NamedTuple):
+    """One micro-batch that a loader is to deliver."""
+
+    epoch: int
+    ids: Ids
+
+
+def piece_bounds(size: int, parts: int, group: int = 1) -> npt.NDArray[np.int64]:
+    """Bounds [parts + 1] that cut `size` positions into nearly equal parts, each cut at a multiple of `group`."""
+    groups = -(-size // group)
+    return np.minimum(np.arange(parts + 1) * groups // parts * group, size)
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The training order of one split, seen by one process.
+
+    `ids` [N]; `batch_size` images an update over all processes; each update is cut into `world * accumulate` pieces of
+    consecutive positions, of which process `rank` takes `accumulate`. Mixing partners stay inside `group` positions.
+    """
+
+    ids: Ids
+    seed: int
+    batch_size: int
+    world: int = 1
+    rank: int = 0
+    accumulate: int = 1
+    drop_last: bool = False
+    group: int = 1
+
+    @property
+    def samples_per_epoch(self) -> int:
+        n = len(self.ids)
+        return n // self.batch_size * self.batch_size if self.drop_last else n
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.samples_per_epoch // self.batch_size)
+
+    def check(self) -> None:
+        """DataError unless every process has at least two images of every update."""
+        pieces = self.world * self.accumulate
+        spread = f"{self.world} processes x {self.accumulate} micro-batches"
+        if len(self.ids) < self.batch_size:
+            raise DataError(
+                f"train.batch_size: {self.batch_size} is larger than the training split of {len(self.ids)} images; "
+                f"set it to {len(self.ids)} or less"
+            )
+        for name, size in (("every", self.batch_size), ("the last", self.samples_per_epoch % self.batch_size)):
+            smallest = int(np.diff(piece_bounds(size, pieces, self.group)).min()) if size else SMALLEST_BATCH
+            if smallest < SMALLEST_BATCH:
+                raise DataError(
+                    f"train.batch_size: {name} batch of an epoch has {size} images for {spread}, which leaves one "
+                    f"of them with {smallest}; choose another train.batch_size, or train.drop_last=true"
+                )
+
+    def position(self, step: int) -> int:
+        """Samples consumed when `step` updates are done."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        return epoch * self.samples_per_epoch + within * self.batch_size
+
+    def step(self, position: int) -> int:
+        """Updates done when `position` samples are consumed; ValueError when it is not the end of an update."""
+        epoch, within = divmod(position, self.samples_per_epoch)
+        if within % self.batch_size:
+            raise ValueError(f"position {position} is inside an update of {self.batch_size} images")
+        return epoch * self.steps_per_epoch + within // self.batch_size
+
+    def size(self, step: int) -> int:
+        """Images of update `step` over all processes."""
+        return min(self.batch_size, self.samples_per_epoch - step % self.steps_per_epoch * self.batch_size)
+
+    def epoch_ids(self, epoch: int) -> Ids:
+        """The ids of one epoch in the order they are consumed."""
+        return permuted(Key(self.seed, epoch, Stream.ORDER), self.ids)[: self.samples_per_epoch]
+
+    def requests(self, first_step: int, last_step: int) -> Iterator[Request]:
+        """This process's micro-batches of the updates in [first_step, last_step), `accumulate` for each."""
+        epoch, ids = -1, self.ids
+        for step in range(first_step, last_step):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                ids = self.epoch_ids(epoch)
+            start = step % self.steps_per_epoch * self.batch_size
+            batch = ids[start : start + self.batch_size]
+            bounds = piece_bounds(len(batch), self.world * self.accumulate, self.group)
+            for piece in range(self.rank * self.accumulate, (self.rank + 1) * self.accumulate):
+                yield Request(epoch, batch[bounds[piece] : bounds[piece + 1]])
+
+
+def evaluation_requests(ids: Ids, batch_size: int, world: int, rank: int) -> Iterator[Request]:
+    """Fixed batches of `ids` in order, dealt to the processes in turn: a batch is the same at any process count."""
+    for start in range(rank * batch_size, len(ids), world * batch_size):
+        yield Request(0, ids[start : start + batch_size])

@@ -1,0 +1,79 @@
+"""The processes of a job: one Accelerator, checked against the launcher, and what all of them decide together."""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from fastaug.errors import NonFiniteError, PeerError, RecipeError
+from fastaug.recipe import Recipe
+
+
+def build_accelerator(recipe: Recipe) -> Accelerator:
+    """Accelerate for devices, precision and processes; refuses a job whose processes do not see each other."""
+    cpu = not torch.cuda.is_available()
+    if cpu and recipe.train.precision == "fp16":
+        raise RecipeError(["train.precision: fp16 needs a GPU and none is visible; use bf16 or no"])
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=recipe.train.precision,
+        log_with=recipe.run.trackers or None,
+        project_dir=recipe.run.dir,
+    )
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != expected:
+        raise PeerError(
+            f"the launcher started {expected} processes (WORLD_SIZE) but this one sees {accelerator.num_processes}; "
+            "each would train alone. Start CPU processes with torchrun --nproc-per-node N"
+        )
+    return accelerator
+
+
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether `flag` is set on any process; a host sync, so called at log lines only when there are several."""
+    if accelerator.num_processes == 1:
+        return flag
+    votes = torch.tensor(int(flag), device=accelerator.device)
+    return bool(accelerator.reduce(votes, reduction="sum").item())
+
+
+def merged(accelerator: Accelerator, mine: dict[int, str]) -> dict[int, str]:
+    """The union of one dictionary of every process; every process must call this."""
+    if accelerator.num_processes == 1:
+        return dict(mine)
+    return dict(sorted(pair for pairs in gather_object([list(mine.items())]) for pair in pairs))
+
+
+def stop_if_not_finite(accelerator: Accelerator, value: Tensor, what: str, step: int) -> None:
+    """Ends every process before the optimizer step when `value` is not finite on any of them; no host sync on a GPU.
+
+    On a GPU the assertion fails on the device, in stream order, and surfaces as a CUDA error (not yet measured).
+    """
+    finite = torch.isfinite(value).all()
+    if accelerator.num_processes > 1:
+        votes = finite.to(torch.int32)
+        dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+        finite = votes.bool()
+    message = f"{what} is not finite in update {step}; lower optim.lr, or set optim.clip_grad"
+    if finite.device.type == "cpu":
+        if not finite:
+            raise NonFiniteError(message)
+    else:
+        torch._assert_async(finite, message)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, Any] = {}
+    for name in ("fastaug", "torch", "torchvision", "timm", "accelerate", "nvidia-dali-cuda120", "nvidia-dali-cuda130"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

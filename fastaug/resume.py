@@ -1,0 +1,65 @@
+"""What a run's checkpoints hold, and how the same command continues from the last one."""
+
+from dataclasses import asdict
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from fastaug import checkpoint
+from fastaug.assemble import Progress, Trainer
+from fastaug.errors import StorageError
+from fastaug.processes import merged
+
+
+def save(trainer: Trainer) -> None:
+    """Writes a checkpoint of this update; every process must call this, the main one writes."""
+    progress = trainer.progress
+    progress.skipped |= merged(trainer.accelerator, trainer.data.train.skipped)
+    if not trainer.accelerator.is_main_process:
+        return
+    weights = {"model": trainer.network.state_dict()}
+    if trainer.ema is not None:
+        weights["ema"] = trainer.ema.module.state_dict()
+    scaler = trainer.accelerator.scaler
+    state: dict[str, Any] = {
+        "position": trainer.order.position(progress.step),
+        "progress": asdict(progress),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else {},
+    }
+    checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state)
+    checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
+    trainer.folder.write_status(None, "running", progress.step)
+
+
+def restore(trainer: Trainer) -> None:
+    """Puts the trainer where the newest sound checkpoint of its run folder is; nothing to do without one."""
+    path, warnings = checkpoint.latest(trainer.folder.checkpoints)
+    found = [str(path) if path else None]
+    broadcast_object_list(found)  # all processes take the one that the main process found
+    for warning in warnings:
+        trainer.console.print(warning)
+    if found[0] is not None:
+        load_into(trainer, found[0])
+        trainer.console.print(f"continuing from {found[0]}")
+    step = trainer.progress.step
+    if trainer.accelerator.is_main_process:
+        for name in ("metrics.jsonl", "skipped.jsonl"):
+            trainer.folder.cut_after(name, step)
+    trainer.folder.cut_after(f"ids-{trainer.order.rank}.jsonl", step)
+
+
+def load_into(trainer: Trainer, path: str) -> None:
+    """Loads weights, optimizer and progress from the checkpoint folder `path`."""
+    from pathlib import Path
+
+    weights, state = checkpoint.load(Path(path))
+    trainer.network.load_state_dict(weights["model"])
+    if trainer.ema is not None:
+        trainer.ema.module.load_state_dict(weights["ema"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    if trainer.accelerator.scaler is not None:
+        trainer.accelerator.scaler.load_state_dict(state["scaler"])
+    trainer.progress = Progress(**state["progress"])
+    if trainer.order.step(state["position"]) != trainer.progress.step:
+        raise StorageError(f"{path}: position {state['position']} is not update {trainer.progress.step} of this data")

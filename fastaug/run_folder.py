@@ -1,0 +1,99 @@
+"""The run folder: recipe, metrics, status and result, written so that a kill at any moment leaves each one whole."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fastaug.errors import RecipeError, StorageError
+from fastaug.recipe import RESUMABLE, Recipe
+from fastaug.recipe_reading import differences, read_recipe, to_yaml
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `path` whole or not at all, through a synced temporary file beside it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RunFolder:
+    """One run's files. Only the main process writes; it holds a lock, so a second start of the run is refused."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def open(self, recipe: Recipe) -> None:
+        """Creates and locks the folder; RecipeError when another recipe ran in it, StorageError when it is in use."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"run.dir: {self.path} is in use by another process; wait for it or choose another run.dir"
+            ) from None
+        except OSError as error:
+            raise StorageError(f"run.dir: {self.path} cannot be written: {error}") from error
+        stored = self.path / "recipe.yaml"
+        if stored.exists():
+            changed = differences(read_recipe(stored), recipe)
+            problems = [
+                f"{key}: is {new!r} but this run was started with {old!r}; set it back, or choose another run.dir"
+                for key, (old, new) in changed.items()
+                if key not in RESUMABLE
+            ]
+            if problems:
+                raise RecipeError(problems)
+        write_atomically(stored, to_yaml(recipe).encode())
+
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
+        """Replaces the JSON file `name`."""
+        write_atomically(self.path / name, (json.dumps(values, indent=2) + "\n").encode())
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The JSON file `name`, or None when there is none."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write_status(self, code: int | None, reason: str, step: int) -> None:
+        """How the run stands; `code` is the exit code, or None while it runs."""
+        self.write_json("status.json", {"code": code, "reason": reason, "step": step})
+
+    def append(self, name: str, values: dict[str, Any]) -> None:
+        """Adds one line to the JSON-lines file `name`."""
+        with open(self.path / name, "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def cut_after(self, name: str, step: int) -> None:
+        """Drops the lines of `name` that a killed run wrote after the state at `step`, and a half-written last line."""
+        path = self.path / name
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                values = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if values["step"] <= step:
+                kept.append(line + "\n")
+        write_atomically(path, "".join(kept).encode())

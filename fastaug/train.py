@@ -1,0 +1,51 @@
+"""Trains one recipe: accelerate launch fastaug/train.py RECIPE.yaml [key.path=value ...]."""
+
+import os
+import sys
+
+if __package__ in (None, ""):  # run as a script: Python put fastaug/ first on sys.path
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import argparse
+
+from fastaug.errors import RecipeError
+from fastaug.recipe_reading import read_recipe, to_yaml
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
+    parser.add_argument("recipe", help="YAML file; recipes/ has examples")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
+    parser.add_argument(
+        "--check",
+        nargs="?",
+        const="recipe",
+        choices=("recipe", "full"),
+        help="only validate and print the resolved recipe; full: also build model and optimizer",
+    )
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Exit codes: 0 done, 1 internal, 2 recipe, 3 data, 4 non-finite, 5 storage, 6 peer, 75 stopped after saving."""
+    arguments = parse()
+    try:
+        recipe = read_recipe(arguments.recipe, arguments.overrides)
+        if arguments.check == "full":
+            from fastaug.check import check_names
+
+            check_names(recipe)
+    except RecipeError as error:
+        print(f"{arguments.recipe} cannot be run:", *error.problems, sep="\n  ", file=sys.stderr)
+        return error.code
+    if arguments.check:
+        print(to_yaml(recipe), end="")
+        return 0
+    from fastaug.worker import run
+
+    return run(recipe)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""One process of a run, from the resolved recipe to its exit code: whatever happens, status.json says how it ended."""
+
+import subprocess
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastaug.assemble import Trainer, assemble
+from fastaug.console import Console
+from fastaug.engine import fit
+from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError
+from fastaug.processes import build_accelerator, versions
+from fastaug.recipe import Recipe
+from fastaug.run_folder import RunFolder
+
+
+def run(recipe: Recipe) -> int:
+    """Trains and writes result.json; the exit code of the process."""
+    assert recipe.run.dir is not None
+    folder = RunFolder(recipe.run.dir)
+    ending = Ending(folder)
+    with ending:
+        accelerator = build_accelerator(recipe)
+        ending.main = accelerator.is_main_process
+        console = Console(accelerator.is_main_process)
+        if accelerator.is_main_process:
+            folder.open(recipe)
+            ending.owner = True
+        accelerator.wait_for_everyone()
+        trainer = assemble(recipe, accelerator, folder, console)
+        ending.trainer = trainer
+        accelerator.init_trackers("fastaug")
+        describe(trainer)
+        figures = fit(trainer)
+        if accelerator.is_main_process:
+            finish(trainer, figures)
+        accelerator.end_training()
+    return ending.code
+
+
+class Ending:
+    """Context manager that turns every exception into an exit code, one message and status.json."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self.main = True
+        self.owner = False  # holds the lock of the run folder
+        self.trainer: Trainer | None = None
+        self.code = EXIT_DONE
+
+    def __enter__(self) -> "Ending":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        reason = "done"
+        if error is not None:
+            if not isinstance(error, Exception):  # a second Ctrl-C, SystemExit
+                return False
+            error = translated(error)
+            self.code = error.code if isinstance(error, FastaugError) else 1
+            reason = str(error) or type(error).__name__
+            if not isinstance(error, FastaugError):
+                traceback.print_exception(error)
+            Console(True).print(f"stopped with code {self.code}: {reason}")
+        if self.owner:
+            self._folder.write_status(self.code, reason, self.trainer.progress.step if self.trainer else 0)
+        return True
+
+
+def translated(error: Exception) -> Exception:
+    """`error`, or what it means when a library raised it."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in text:
+        return FastaugError(f"out of memory: {text.splitlines()[0]}; raise train.accumulate or lower data.img_size")
+    if isinstance(error, torch.distributed.DistError) or "gloo" in text.lower() or "Connection closed by peer" in text:
+        return PeerError(f"another process of the job is gone or does not answer: {text.splitlines()[0]}")
+    if "device-side assert" in text:
+        return NonFiniteError("a check on the device failed, most likely a loss that is not finite; see the log above")
+    return error
+
+
+def describe(trainer: Trainer) -> None:
+    """Says what is about to run."""
+    recipe, splits = trainer.recipe, trainer.data.splits
+    sizes = ", ".join(f"{len(splits.of(role))} {role}" for role in ("train", "meta", "select", "test"))
+    trainer.console.print(
+        f"{recipe.model.name}, {len(trainer.data.classes)} classes, {sizes}; {trainer.last_step} updates of "
+        f"{recipe.train.batch_size} on {trainer.accelerator.num_processes} x {trainer.accelerator.device.type}"
+    )
+
+
+def finish(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
+    """Writes result.json and prints the summary."""
+    progress, recipe = trainer.progress, trainer.recipe
+    headline = {name: figures["test"][name] for name in ("top1", "top5", "nll", "ece", "ece_bins", "weights")}
+    best = {"step": progress.best_step, "select_top1": progress.best_top1} if progress.best_step else None
+    speed = progress.images_seen / progress.train_seconds
+    result = {
+        **headline,
+        "checkpoint": "last",
+        "test": figures["test"],
+        "select": figures.get("select"),
+        "best": best,
+        "images_per_second": speed,
+        "train_seconds": progress.train_seconds,
+        "images_seen": progress.images_seen,
+        "skipped_images": len(progress.skipped),
+        "loader": recipe.data.loader,
+        "source": LOADER_SOURCES[recipe.data.loader],
+        "processes": trainer.accelerator.num_processes,
+        "device": trainer.accelerator.device.type,
+        "versions": versions(),
+        "commit": commit(),
+    }
+    trainer.folder.write_json("result.json", result)
+    rows = {f"test {name}": f"{headline[name]:.4f}" for name in ("top1", "top5", "nll", "ece")}
+    rows |= {"images/s": f"{speed:.0f}", "training": f"{progress.train_seconds:.1f} s", "skipped": str(len(progress.skipped))}
+    trainer.console.summary(f"{trainer.folder.path} ({headline['weights']} weights, last checkpoint)", rows)
+
+
+LOADER_SOURCES = {
+    "dali": "encoded files, decoded by DALI for every batch",
+    "resident": "encoded files, decoded by DALI once and kept in memory",
+    "synthetic": "random pixels",
+}
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from, if it is one."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None

@@ -40,14 +40,20 @@ def fit(trainer: Trainer) -> dict[str, Any]:
             reason = stop.reason()
             # With several processes all stop at the same update: at a log line, where they synchronise anyway.
             stops = (logs or trainer.accelerator.num_processes == 1) and any_process(trainer.accelerator, bool(reason))
-            every = run.checkpoint_every
-            if stops or improved or (progress.step % every == 0 if every else epoch_ends):
+            if stops or improved or progress.step == total or saves(run.checkpoint_every, progress.step, epoch_ends):
                 clock.pause()
                 save(trainer)
             if stops:
                 raise Stopped(f"{reason or 'another process was told to stop'}; the same command continues from here")
             clock.resume()
-    return {split: evaluate(trainer, split) for split in trainer.data.held_out()}
+    figures = {split: evaluate(trainer, split) for split in trainer.data.held_out()}
+    collect_skipped(trainer)
+    return figures
+
+
+def saves(every: int, step: int, epoch_ends: bool) -> bool:
+    """Whether run.checkpoint_every asks for a checkpoint at this update."""
+    return step % every == 0 if every else epoch_ends
 
 
 def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
@@ -145,6 +151,7 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
     # Without a select split the test figures are shown, but nothing is chosen by them.
     split = "select" if len(trainer.data.splits.select) else "test"
     figures = evaluate(trainer, split)
+    collect_skipped(trainer)
     report(trainer, split, figures)
     trainer.console.print(f"epoch {epoch}  {split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}")
     if split == "test" or (progress.best_top1 is not None and figures["top1"] <= progress.best_top1):
@@ -172,7 +179,6 @@ def evaluate(trainer: Trainer, split: str) -> dict[str, Any]:
         meter.add(logits, batch.labels)
     network.train()
     figures = meter.result(accelerator)
-    collect_skipped(trainer)
     return {"weights": recipe.eval.weights, "skipped": len(ids) - figures["images"], **figures}
 
 

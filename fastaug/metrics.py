@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics.classification import MulticlassCalibrationError
+
+from fastaug.errors import DataError
 
 
 class TrainMeter:
@@ -38,31 +40,26 @@ class Evaluation:
     """
 
     def __init__(self, num_classes: int, bins: int, device: torch.device) -> None:
-        self._images = torch.zeros((), dtype=torch.int64, device=device)
-        self._num_classes, self._bins = num_classes, bins
-        self._metrics = MetricCollection(
-            {
-                "top1": MulticlassAccuracy(num_classes, top_k=1, average="micro"),
-                "top5": MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro"),
-                "ece": MulticlassCalibrationError(num_classes, n_bins=bins, norm="l1"),
-            },
-            compute_groups=False,
-        ).to(device)
-        self._nll = MeanMetric().set_dtype(torch.float64).to(device)
+        self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # images, right, right among the first five
+        self._nll = torch.zeros((), dtype=torch.float64, device=device)
+        self._ece = MulticlassCalibrationError(num_classes, n_bins=bins, norm="l1").to(device)
+        self._top, self._bins = min(5, num_classes), bins
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Counts one batch: logits [N, C], labels [N]."""
         if not len(labels):
             return
         logits = logits.double()
-        self._images += len(labels)
-        self._metrics.update(logits.softmax(-1), labels)
-        self._nll.update(torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
+        hits = logits.topk(self._top, dim=-1).indices == labels[:, None]
+        self._counts += torch.stack([hits.new_tensor(len(labels), dtype=torch.int64), hits[:, 0].sum(), hits.sum()])
+        self._nll += F.cross_entropy(logits, labels, reduction="sum")
+        self._ece.update(logits.softmax(-1), labels)
 
     def result(self, accelerator: Accelerator) -> dict[str, Any]:
         """The figures over all processes; every process must call this."""
-        images = int(accelerator.reduce(self._images, reduction="sum").item())
+        images, right, among = accelerator.reduce(self._counts, reduction="sum").tolist()
+        nll, ece = accelerator.reduce(self._nll, reduction="sum").item(), float(self._ece.compute())
         if images == 0:
-            return {"images": 0, "top1": None, "top5": None, "nll": None, "ece": None, "ece_bins": self._bins}
-        figures = {name: float(value) for name, value in self._metrics.compute().items()}
-        return {"images": images, **figures, "nll": float(self._nll.compute()), "ece_bins": self._bins}
+            raise DataError("no image of the split could be decoded; see skipped.jsonl in the run folder")
+        figures = {"top1": right / images, "top5": among / images, "nll": nll / images, "ece": ece}
+        return {"images": images, **figures, "ece_bins": self._bins}

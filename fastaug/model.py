@@ -23,7 +23,7 @@ def build_model(model: Model, num_classes: int) -> nn.Module:
     pretrained = model.pretrained or model.initial_checkpoint is not None
     try:
         network = timm.create_model(model.name, pretrained=pretrained, num_classes=num_classes, **kwargs)
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         if "pretrained" in str(error).lower() or "hub" in str(error).lower():
             raise RecipeError([f"model.pretrained: no weights for {model.name}: {error}"]) from error
         raise RecipeError([f"model.name: {model.name} cannot be built: {error}"]) from error

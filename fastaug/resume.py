@@ -1,6 +1,7 @@
 """What a run's checkpoints hold, and how the same command continues from the last one."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -51,8 +52,6 @@ def restore(trainer: Trainer) -> None:
 
 def load_into(trainer: Trainer, path: str) -> None:
     """Loads weights, optimizer and progress from the checkpoint folder `path`."""
-    from pathlib import Path
-
     weights, state = checkpoint.load(Path(path))
     trainer.network.load_state_dict(weights["model"])
     if trainer.ema is not None:

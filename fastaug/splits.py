@@ -2,9 +2,9 @@
 
 Rule for fractions: in a class of n training images, in an order drawn by (seed, class), the first
 round(test * n) are test, the next round(select * n) select, the next round(meta * n) meta, halves up, on the
-decimal as written; the last image of a class stays in train. Each class is drawn by itself: files added to one
-leave the others' choice as it was, and a meta fraction changes nothing in test or select. Totals can therefore
-differ from fraction * N, by at most half an image per class (more where a class runs out of images).
+decimal as written; the last image of a class stays in train. Each class is drawn by itself: files added to
+one leave the choice in the others as it was, and a meta fraction changes nothing in test or select. Totals
+can differ from fraction * N, by at most half an image per class (more where a class runs out of images).
 """
 
 from collections.abc import Mapping
@@ -156,6 +156,10 @@ def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float
             name = index.paths[int(both[0])].decode(errors="replace")
             text = f"{one} and {other} share {len(both)} images, the first id {both[0]} ({name})"
             raise DataError(f"data.splits: {text}; list each image once")
+    for role, value in fractions.items():
+        if value and not len(roles[role]):
+            text = f"data.{role}_fraction = {value} takes no image out of any class"
+            raise DataError(f"{text}; raise data.{role}_fraction or set it to 0")
     if not len(roles["train"]):
         raise DataError(
             f"no training image in {index.root}; set data.root, or list some in train.txt of data.splits"
@@ -164,9 +168,6 @@ def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float
         remedy = "set data.test_fraction, add a val or test folder, or list some in test.txt of data.splits"
         raise DataError(f"no test image in {index.root}; {remedy}")
     for role, ids in roles.items():
-        if fractions.get(role) and not len(ids):
-            text = f"data.{role}_fraction = {fractions[role]} takes no image out of any class"
-            raise DataError(f"{text}; raise data.{role}_fraction or set it to 0")
         if len(ids) and (index.status[ids] == Status.DAMAGED).all():
             first = int(ids[0])
             path = index.path(first).decode(errors="replace")

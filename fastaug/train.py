@@ -19,12 +19,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
     parser.add_argument(
         "--check",
-        nargs="?",
-        const="recipe",
         choices=("recipe", "full"),
-        help="only validate and print the resolved recipe; full: also build model and optimizer",
+        metavar="full",
+        help="(or --check=full) only validate and print the resolved recipe; full: also build model and optimizer",
     )
-    return parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # A bare --check must not swallow the override behind it, as argparse's optional values do.
+    return parser.parse_intermixed_args(["--check=recipe" if word == "--check" else word for word in given])
 
 
 def main() -> int:

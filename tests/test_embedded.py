@@ -21,8 +21,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def root(cache: Path) -> Path:
     """Written by two processes at once."""
-    code = f"from pathlib import Path; from fastaug.embedded import *; print(materialize('mnist5k', Path({str(cache)!r})))"
-    command = [sys.executable, "-W", "error", "-c", code]
+    code = "import sys, pathlib as p, fastaug.embedded as e\nprint(e.materialize('mnist5k', p.Path(sys.argv[1])))"
+    command = [sys.executable, "-W", "error", "-c", code, str(cache)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     told = [process.communicate()[0].strip() for process in running]
     assert told == [str(cache / "mnist5k")] * 2

@@ -90,6 +90,7 @@ def test_same_class_pair_has_the_confidence_of_one_mass():
 def test_rows_of_one_class_are_not_merged():
     rows = torch.tensor([[[0.7, 0.3], [0.2, 0.8]]])
     target = SoftTarget(torch.tensor([[0, 0]]), torch.tensor([[0.5, 0.5]]), torch.ones(1), rows)
+    assert torch.equal(T.merge_equal(target).mass, target.mass)
     torch.testing.assert_close(T.confidence(target, 2), torch.tensor([0.55]))
 
 

@@ -2,6 +2,9 @@
 
 A row is: fill | visible span | fill of the own view, cut open where the box is for the partner's. The spans are
 decided by the parameters, so that no pixel asks where it comes from.
+
+Two things about numba shape the code: indices are unsigned, because it vectorises no loop whose index may be
+negative; and helpers are inlined before typing, because an array handed to a function costs reference counts.
 """
 
 import functools
@@ -15,126 +18,99 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.vectors import LINE, reversed_pixels, streamed
+from fastaug.ops.crop_mix.vectors import LINE, PIXELS, reverse_block, stream_line
 
 STREAM_BYTES = 4 << 20  # larger outputs do not stay in cache until the network reads them: write past it
 
+inlined = numba.njit(inline="always", error_model="numpy")
 jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
-@jit
-def _tiled(values, length):  # type: ignore[no-untyped-def]
-    """The channel values of a pixel, repeated along a row."""
-    row = np.empty(length, dtype=np.float32)
-    for e in range(length):
-        row[e] = values[e % len(values)]
-    return row
-
-
-@jit
-def _affine(out, at, source, start, length, scale, bias):  # type: ignore[no-untyped-def]
-    """out[at + e] = source[start + e] * scale[at + e] + bias[at + e]; unsigned indices let numba vectorise it."""
-    for e in range(np.uint64(length)):
-        out[at + e] = np.float32(source[start + e]) * scale[at + e] + bias[at + e]
-
-
-@jit
-def _copy(target, source, start, stop):  # type: ignore[no-untyped-def]
-    for e in range(np.uint64(start), np.uint64(stop)):
-        target[e] = source[e]
-
-
-@jit
-def _view(row, low, high, images, n, y, geometry, fill, scale, bias, channels, scratch):  # type: ignore[no-untyped-def]
-    """Columns low to high of row y of the view of image n, normalised, into `row`."""
+@inlined
+def _reversed(scratch, images, n, y, start, length, channels):  # type: ignore[no-untyped-def]
+    """Pixels of images[n, y, start : start + length] in reverse order into `scratch`."""
     count = len(channels)
-    height, total = images.shape[1:]
-    dy, dx, flip = geometry[n, 0], geometry[n, 1], geometry[n, 2]
+    width = length // count
+    vectors = width // PIXELS * PIXELS
+    size = images.itemsize * count
+    to = scratch.ctypes.data
+    read = images.ctypes.data + ((n * images.shape[1] + y) * images.shape[2] + start) * images.itemsize
+    for x in range(0, vectors, PIXELS):
+        reverse_block(to + x * size, read + (width - PIXELS - x) * size, images, channels)
+    for x in range(vectors, width):
+        for c in range(count):
+            scratch[x * count + c] = images[n, y, start + (width - 1 - x) * count + c]
+
+
+@inlined
+def _view(rows, r, low, high, images, n, y, geometry, fill, scale, bias, channels, scratch):  # type: ignore[no-untyped-def]
+    """Columns low to high of row y of the view of image n, times scale plus bias, into rows[r]."""
+    count = len(channels)
+    height, total = images.shape[1], images.shape[2]
+    line = y + geometry[n, 0]
+    dx = geometry[n, 1]
     first = min(max(low, -dx), high)
     stop = max(min(high, total // count - dx), first)
-    if not 0 <= y + dy < height:
+    if line < 0 or line >= height:
         first = stop = high
-    _copy(row, fill, low * count, first * count)
-    _copy(row, fill, stop * count, high * count)
-    if first == stop:
-        return
+    for e in range(np.uint64(low * count), np.uint64(first * count)):
+        rows[r, e] = fill[e]
+    for e in range(np.uint64(stop * count), np.uint64(high * count)):
+        rows[r, e] = fill[e]
     start, length = (first + dx) * count, (stop - first) * count
-    line = images[n, y + dy]
-    at = np.uint64(first * count)
-    if flip:
-        reversed_pixels(scratch, line, total - start - length, length, channels)
-        _affine(row, at, scratch, np.uint64(0), length, scale, bias)
-    else:
-        _affine(row, at, line, np.uint64(start), length, scale, bias)
+    at, n, line = np.uint64(first * count), np.uint64(n), np.uint64(line)
+    if length > 0 and geometry[n, 2] != 0:
+        _reversed(scratch, images, n, line, total - start - length, length, channels)
+        for e in range(np.uint64(length)):
+            rows[r, at + e] = np.float32(scratch[e]) * scale[at + e] + bias[at + e]
+    elif length > 0:
+        start = np.uint64(start)
+        for e in range(np.uint64(length)):
+            rows[r, at + e] = np.float32(images[n, line, start + e]) * scale[at + e] + bias[at + e]
+
+
+@inlined
+def _rounded(words, half):  # type: ignore[no-untyped-def]
+    """Bits of float32 `words` -> bits of bfloat16, to nearest even; NaN stays NaN."""
+    for e in range(np.uint64(len(half))):
+        word = words[e]
+        up = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        half[e] = np.uint32(0x7FC0) if (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else up
+
+
+@inlined
+def _streamed(out, n, y, row):  # type: ignore[no-untyped-def]
+    """Row [L] of out's type to out[n, y] with stores that go past the caches, whole lines of 64 bytes."""
+    size, length = out.itemsize, len(row)
+    to = out.ctypes.data + (n * out.shape[1] + y) * length * size
+    read = row.ctypes.data
+    head = min(length, (-to % LINE) // size)
+    lines = (length - head) * size // LINE
+    stop = head + lines * LINE // size
+    un, uy = np.uint64(n), np.uint64(y)
+    for e in range(np.uint64(head)):
+        out[un, uy, e] = row[e]
+    for line in range(lines):
+        stream_line(to + head * size + line * LINE, read + head * size + line * LINE)
+    for e in range(np.uint64(stop), np.uint64(length)):
+        out[un, uy, e] = row[e]
 
 
 @jit
-def _round_bfloat16(out, row):  # type: ignore[no-untyped-def]
-    """float32 `row` -> bits of bfloat16, to nearest even; NaN stays NaN."""
-    bits = row.view(np.uint32)
-    for e in range(len(row)):
-        word = bits[e]
-        rounded = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        out[e] = rounded if row[e] == row[e] else np.uint32(0x7FC0)
-
-
-@jit
-def _write(out, row, half, stream):  # type: ignore[no-untyped-def]
-    """One finished row to memory: float32, or rounded where `out` holds 2-byte values."""
-    if out.itemsize == 2:
-        _round_bfloat16(half, row)
-        source = half
-    else:
-        source = row.view(out.dtype)
-    if stream:
-        streamed(out, source)
-    else:
-        out[:] = source
-
-
-@jit
-def _pasted(images, n, geometry, colour, scale, bias, channels, out, stream):  # type: ignore[no-untyped-def]
+def _pasted(images, geometry, colour, scale, bias, channels, out, stream, n):  # type: ignore[no-untyped-def]
     """Sample n without a blend: its own spans, and the partner's inside of the box."""
-    height, length = images.shape[1:]
-    width, partner = length // len(channels), geometry[n, 3]
-    top, bottom, left, right = geometry[n, 4:8]
-    row, scratch = np.empty(length, dtype=np.float32), np.empty(length, dtype=images.dtype)
-    half = np.empty(length, dtype=out.dtype)
-    fill, other, zero = np.empty_like(row), np.empty_like(row), np.uint64(0)
-    _affine(fill, zero, _tiled(colour[n, :-1], length), zero, length, scale, bias)
-    _affine(other, zero, _tiled(colour[partner, :-1], length), zero, length, scale, bias)
+    height, length = images.shape[1], images.shape[2]
+    count = len(channels)
+    width, partner = length // count, geometry[n, 3]
+    top, bottom, left, right = geometry[n, 4], geometry[n, 5], geometry[n, 6], geometry[n, 7]
+    rows, fills = np.empty((1, length), dtype=np.float32), np.empty((2, length), dtype=np.float32)
+    for e in range(length):
+        fills[0, e] = colour[n, e % count] * scale[e] + bias[e]
+        fills[1, e] = colour[partner, e % count] * scale[e] + bias[e]
+    own, other, scratch = fills[0], fills[1], np.empty(length, dtype=images.dtype)
     for y in range(height):
         a, b = (left, right) if top <= y < bottom else (0, 0)
-        _view(row, 0, a, images, n, y, geometry, fill, scale, bias, channels, scratch)
-        _view(row, a, b, images, partner, y, geometry, other, scale, bias, channels, scratch)
-        _view(row, b, width, images, n, y, geometry, fill, scale, bias, channels, scratch)
-        _write(out[n, y], row, half, stream)
-
-
-@jit
-def _blended(images, n, geometry, colour, scale, bias, channels, out, stream):  # type: ignore[no-untyped-def]
-    """Sample n as a blend of two whole views, in image units before normalising."""
-    height, length = images.shape[1:]
-    width, partner, share = length // len(channels), geometry[n, 3], colour[n, -1]
-    row, scratch = np.empty(length, dtype=np.float32), np.empty(length, dtype=images.dtype)
-    half, second = np.empty(length, dtype=out.dtype), np.empty_like(row)
-    fill, other = _tiled(colour[n, :-1], length), _tiled(colour[partner, :-1], length)
-    one, zero = np.ones_like(row), np.zeros_like(row)
-    for y in range(height):
-        _view(row, 0, width, images, n, y, geometry, fill, one, zero, channels, scratch)
-        _view(second, 0, width, images, partner, y, geometry, other, one, zero, channels, scratch)
-        for e in range(length):
-            row[e] = (row[e] * share + second[e] * (np.float32(1) - share)) * scale[e] + bias[e]
-        _write(out[n, y], row, half, stream)
-
-
-@jit
-def _forward(images, geometry, colour, factors, offsets, out, stream, start, stop):  # type: ignore[no-untyped-def]
-    """Samples start to stop of images [N,H,W*C] into the bits of out [N,H,W*C] (uint32, or uint16 for bfloat16)."""
-    scale, bias = _tiled(factors, images.shape[2]), _tiled(offsets, images.shape[2])
-    for n in range(start, stop):
-        if colour[n, -1] == 1:
-            _pasted(images, n, geometry, colour, scale, bias, factors, out, stream)
-        else:
-            _blended(images, n, geometry, colour, scale, bias, factors, out, stream)
-
+        _view(rows, 0, 0, a, images, n, y, geometry, own, scale, bias, channels, scratch)
+        _view(rows, 0, a, b, images, partner, y, geometry, other, scale, bias, channels, scratch)
+        _view(rows, 0, b, width, images, n, y, geometry, own, scale, bias, channels, scratch)
+        _streamed(out, n, y, rows[0].view(np.uint32))

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -16,8 +15,8 @@ def _vector(builder: Any, address: Any, kind: ir.Type) -> Any:
 
 
 @intrinsic
-def _reverse_block(_context: Any, target: Any, source: Any, like: Any, channels: Any) -> Any:
-    """Copies 16 pixels from address `source` to `target` in reverse order; `like` has the type, `channels` is a tuple."""
+def reverse_block(_context: Any, target: Any, source: Any, like: Any, channels: Any) -> Any:
+    """Copies 16 pixels from address `source` to `target` in reverse order; like: array of the type, channels: tuple."""
     kind = ir.IntType(like.dtype.bitwidth)
     count = channels.count
     order = [count * (PIXELS - 1 - e // count) + e % count for e in range(PIXELS * count)]
@@ -34,7 +33,7 @@ def _reverse_block(_context: Any, target: Any, source: Any, like: Any, channels:
 
 
 @intrinsic
-def _stream_line(_context: Any, target: Any, source: Any) -> Any:
+def stream_line(_context: Any, target: Any, source: Any) -> Any:
     """Copies 64 bytes to the aligned address `target` past the caches: the line is not read first."""
 
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -46,30 +45,3 @@ def _stream_line(_context: Any, target: Any, source: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), generate
-
-
-@numba.njit(nogil=True)
-def reversed_pixels(target, source, start, length, channels):  # type: ignore[no-untyped-def]
-    """Pixels of source[start : start + length] in reverse order into `target`; `channels`: any tuple of C values."""
-    count = len(channels)
-    width = length // count
-    vectors = width // PIXELS * PIXELS
-    size = source.itemsize * count
-    read = source.ctypes.data + start * source.itemsize
-    for x in range(0, vectors, PIXELS):
-        _reverse_block(target.ctypes.data + x * size, read + (width - PIXELS - x) * size, source, channels)
-    for x in range(vectors, width):
-        for c in range(count):
-            target[x * count + c] = source[start + (width - 1 - x) * count + c]
-
-
-@numba.njit(nogil=True)
-def streamed(target, source):  # type: ignore[no-untyped-def]
-    """Copies `source` to `target` (1-d, contiguous, same type) with stores that bypass the caches."""
-    step = LINE // source.itemsize
-    head = min(len(source), (-target.ctypes.data % LINE) // source.itemsize)
-    stop = head + (len(source) - head) // step * step
-    target[:head] = source[:head]
-    for e in range(head, stop, step):
-        _stream_line(target.ctypes.data + e * source.itemsize, source.ctypes.data + e * source.itemsize)
-    target[stop:] = source[stop:]

@@ -1,0 +1,112 @@
+"""Names of the fixed augmentation policies, read strictly: timm's strings, and torchvision's `ta_wide` and `ra`.
+
+    rand-m9-mstd0.5-inc1   RandAugment (timm): magnitude, its deviation, operations that grow with the magnitude
+    augmix-m3-w3           AugMix (timm): magnitude, chains mixed
+    original  originalr  v0  v0r   AutoAugment's ImageNet policies (timm); -mstd0.5 adds noise to magnitudes
+    3a                     3-Augment of DeiT III: grayscale, solarize or blur, then colour jitter
+    ta_wide                TrivialAugment, wide (torchvision)
+    ra-n2-m9               RandAugment as torchvision has it: operations, magnitude of 0 to 30
+    none                   no policy
+
+Sections may come in any order. Imports neither torch nor the libraries, so that a recipe is checked at once.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+TIMM_LEVELS = 10  # timm's largest magnitude, unless mmax says otherwise
+
+
+@dataclass(frozen=True)
+class Section:
+    """What may follow a section's letters: a number of `kind` in [low, high], or one of `choices`."""
+
+    kind: type[int] | type[float] = int
+    low: float = 0
+    high: float = float("inf")
+    choices: tuple[str, ...] = ()
+
+
+_MSTD = {"mstd": Section(float)}
+FAMILIES: dict[str, dict[str, Section]] = {
+    "rand": {
+        "m": Section(),
+        "n": Section(low=1),
+        "p": Section(float, high=1),
+        "mmax": Section(low=1),
+        "inc": Section(high=1),
+        "t": Section(choices=("weights", "3a", "3aw")),
+        **_MSTD,
+    },
+    "augmix": {
+        "m": Section(high=TIMM_LEVELS),
+        "w": Section(low=1),
+        "d": Section(low=1),
+        "a": Section(float, low=1e-3),
+        **_MSTD,
+    },
+    **{name: _MSTD for name in ("original", "originalr", "v0", "v0r", "3a")},
+    "ta_wide": {},
+    "ra": {"n": Section(low=1), "m": Section(high=30)},
+    "none": {},
+}
+
+
+@dataclass(frozen=True)
+class PolicyName:
+    """A policy's name taken apart: `family`, its sections, and the name as written."""
+
+    text: str
+    family: str
+    sections: dict[str, int | float | str]
+
+    @property
+    def library(self) -> Literal["timm", "torchvision"]:
+        """Whose implementation it is."""
+        return "torchvision" if self.family in ("ta_wide", "ra") else "timm"
+
+
+def parse_policy(text: str | None) -> PolicyName | None:
+    """The parts of a policy's name, None for None, "" and "none"; ValueError names the part that is not known."""
+    if not text or text == "none":
+        return None
+    family, *parts = text.split("-")
+    if family not in FAMILIES:
+        raise ValueError(f"unknown policy {family!r} in {text!r}; known: {', '.join(FAMILIES)}")
+    sections: dict[str, int | float | str] = {}
+    for part in parts:
+        letters, value = _section(part, family, text)
+        if letters in sections:
+            raise ValueError(f"section {letters!r} is given twice in policy {text!r}")
+        sections[letters] = value
+    largest = sections.get("mmax", TIMM_LEVELS)
+    if family == "rand" and sections.get("m", 0) > largest:  # type: ignore[operator]
+        raise ValueError(
+            f"magnitude m{sections['m']} in policy {text!r} is above {largest}; raise it with mmax"
+        )
+    return PolicyName(text, family, sections)
+
+
+def _section(part: str, family: str, text: str) -> tuple[str, int | float | str]:
+    """Letters and value of one section such as mstd0.5."""
+    known = FAMILIES[family]
+    for letters, section in known.items():
+        if section.choices and part.startswith(letters):
+            if part[len(letters) :] in section.choices:
+                return letters, part[len(letters) :]
+            options = ", ".join(letters + choice for choice in section.choices)
+            raise ValueError(f"unknown section {part!r} in policy {text!r}; known: {options}")
+    match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
+    if match is None or match[1] not in known:
+        sections = f"known: {', '.join(known)}, each with its value" if known else f"{family} has none"
+        raise ValueError(f"unknown section {part!r} in policy {text!r}; {sections}")
+    section = known[match[1]]
+    if section.kind is int and "." in match[2]:
+        raise ValueError(f"section {part!r} in policy {text!r} must be a whole number")
+    value = section.kind(match[2])
+    if not section.low <= value <= section.high:
+        raise ValueError(
+            f"section {part!r} in policy {text!r} must be in [{section.low:g}, {section.high:g}]"
+        )
+    return match[1], value

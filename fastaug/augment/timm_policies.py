@@ -1,0 +1,135 @@
+"""timm's RandAugment, AutoAugment, 3-Augment and AugMix, drawn by timm and applied by timm's operations.
+
+timm draws while it applies. Here its transforms run on a tuple that records the operations in place of an image, so
+that what will be done is known, a value, before a pixel is touched.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from timm.data import auto_augment as library
+from torch import Tensor
+
+from fastaug.augment.draws import draw_each
+from fastaug.augment.names import PolicyName
+from fastaug.augment.policies import Policy, apply_each
+from fastaug.seeding import IdArray, Key
+
+RESAMPLE = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic")}
+
+
+class Op(NamedTuple):
+    """One operation: timm's name, its arguments, Pillow's number of the interpolation."""
+
+    name: str
+    args: tuple[float, ...]
+    resample: int
+
+
+class Mix(NamedTuple):
+    """AugMix of one image: blend of the image and, by `share`, of its chains under `weights`."""
+
+    share: float
+    weights: tuple[float, ...]
+    chains: tuple[tuple[Op, ...], ...]
+
+
+def timm_policy(
+    name: PolicyName, size: tuple[int, int], mean: Sequence[float], interpolation: str | None
+) -> Policy:
+    """The policy for images of `size`, with the settings timm's own training pipeline gives it."""
+    hparams: dict[str, Any] = {
+        "translate_const": int(min(size) * 0.45),
+        "img_mean": tuple(min(255, round(255 * x)) for x in mean),
+    }
+    if interpolation is not None:
+        hparams["interpolation"] = RESAMPLE[interpolation]
+    if name.family == "rand":
+        return TimmPolicy(library.rand_augment_transform(name.text, hparams))
+    if name.family == "augmix":
+        return AugMix(library.augment_and_mix_transform(name.text, {**hparams, "translate_pct": 0.3}))
+    return TimmPolicy(library.auto_augment_transform(name.text, hparams))
+
+
+class TimmPolicy:
+    """RandAugment or AutoAugment: params are the operations of each image, in order."""
+
+    def __init__(self, transform: library.RandAugment | library.AutoAugment) -> None:
+        chains = transform.policy if isinstance(transform, library.AutoAugment) else [transform.ops]
+        self.fill = _record([op for chain in chains for op in chain])
+        self.transform = transform
+
+    def sample(self, key: Key, ids: IdArray) -> list[tuple[Op, ...]]:
+        """The operations of each image; an operation skipped by its probability is not listed."""
+        return draw_each(lambda: self.transform(()), key, ids)
+
+    def apply(self, images: Tensor, params: Sequence[tuple[Op, ...]]) -> Tensor:
+        """Augmented copy of uint8 images [N,H,W,3]."""
+        return apply_each(images, params, partial(_run, fill=self.fill))
+
+
+class AugMix:
+    """AugMix (Hendrycks et al. 2020, algorithm 1): params are each image's chains and how they are mixed."""
+
+    def __init__(self, transform: library.AugMixAugment) -> None:
+        self.fill = _record(transform.ops)
+        self.transform = transform
+
+    def sample(self, key: Key, ids: IdArray) -> list[Mix]:
+        """Weights of the chains (Dirichlet), share of the mixture (Beta) and operations of each image."""
+        return draw_each(self._draw, key, ids)
+
+    def _draw(self) -> Mix:
+        timm, draw = self.transform, np.random  # timm's generator and its order of draws
+        weights = np.float32(draw.dirichlet([timm.alpha] * timm.width))  # noqa: NPY002
+        share = np.float32(draw.beta(timm.alpha, timm.alpha))  # noqa: NPY002
+        chains = []
+        for _ in weights:
+            depth = timm.depth if timm.depth > 0 else draw.randint(1, 4)  # noqa: NPY002
+            chain: tuple[Op, ...] = ()
+            for op in draw.choice(timm.ops, depth, replace=True):  # noqa: NPY002
+                chain = op(chain)
+            chains.append(chain)
+        return Mix(float(share), tuple(float(w) for w in weights), tuple(chains))
+
+    def apply(self, images: Tensor, params: Sequence[Mix]) -> Tensor:
+        """Augmented copy of uint8 images [N,H,W,3]."""
+        return apply_each(images, params, self._mix)
+
+    def _mix(self, image: Image.Image, mix: Mix) -> Image.Image:
+        mixed = np.zeros((image.height, image.width, 3), dtype=np.float32)
+        for weight, chain in zip(mix.weights, mix.chains, strict=True):
+            mixed += np.float32(weight) * np.asarray(_run(image, chain, self.fill), dtype=np.float32)
+        chains = Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+        return Image.blend(image, chains, mix.share)
+
+
+def _record(ops: Sequence[library.AugmentOp]) -> tuple[int, int, int]:
+    """Makes timm's operations append themselves to a tuple instead of changing an image; their fill colour."""
+    for op in ops:
+        op.aug_fn = partial(_append, op.name)
+    return ops[0].kwargs["fillcolor"]
+
+
+def _append(
+    name: str, done: tuple[Op, ...], *args: float, fillcolor: tuple[int, int, int], resample: Any
+) -> tuple[Op, ...]:
+    """`done` and one more operation; draws what timm leaves to be drawn inside the operation."""
+    del fillcolor  # the same for all
+    if name == "GaussianBlurRand":
+        return (*done, Op("GaussianBlur", (random.uniform(0.1, 2.0 * args[0]),), 0))
+    moves = name.startswith(("Shear", "Translate", "Rotate"))
+    if moves and isinstance(resample, tuple):
+        resample = random.choice(resample)
+    return (*done, Op(name, args, int(resample) if moves else 0))
+
+
+def _run(image: Image.Image, ops: Sequence[Op], fill: tuple[int, int, int]) -> Image.Image:
+    functions: dict[str, Callable[..., Image.Image]] = library.NAME_TO_OP
+    for op in ops:
+        image = functions[op.name](image, *op.args, fillcolor=fill, resample=op.resample)
+    return image

@@ -1,0 +1,73 @@
+"""torchvision's TrivialAugmentWide, RandAugment and ColorJitter, drawn and applied by torchvision.
+
+Its automatic policies draw while they apply; here they run on an image without pixels and record their choices.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from fastaug.augment.draws import draw_each
+from fastaug.augment.names import PolicyName
+from fastaug.augment.policies import apply_each
+from fastaug.seeding import IdArray, Key
+
+Choice = tuple[str, float]  # torchvision's name of the operation, its magnitude
+
+
+class TorchvisionPolicy:
+    """TrivialAugment (Müller and Hutter 2021) or RandAugment (Cubuk et al. 2020): params are each image's choices."""
+
+    def __init__(self, name: PolicyName, size: tuple[int, int], interpolation: str) -> None:
+        mode = InterpolationMode(interpolation)
+        if name.family == "ta_wide":
+            self.transform: Any = v2.TrivialAugmentWide(interpolation=mode)
+        else:
+            layers, magnitude = name.sections.get("n", 2), name.sections.get("m", 9)
+            self.transform = v2.RandAugment(num_ops=layers, magnitude=magnitude, interpolation=mode)
+        self.step = self.transform._apply_image_or_video_transform  # one operation on one image
+        self.choices: list[Choice] = []
+        self.transform._apply_image_or_video_transform = self._record
+        self.blank = torch.empty(3, *size, device="meta")
+
+    def _record(self, image: Tensor, transform_id: str, magnitude: float, **_: Any) -> Tensor:
+        self.choices.append((transform_id, magnitude))
+        return image
+
+    def _draw(self) -> tuple[Choice, ...]:
+        self.choices.clear()
+        self.transform(self.blank)
+        return tuple(self.choices)
+
+    def sample(self, key: Key, ids: IdArray) -> list[tuple[Choice, ...]]:
+        """Names and magnitudes of each image's operations, in order."""
+        return draw_each(self._draw, key, ids)
+
+    def apply(self, images: Tensor, params: Sequence[tuple[Choice, ...]]) -> Tensor:
+        """Augmented copy of uint8 images [N,H,W,3]."""
+        return apply_each(images, params, self._run)
+
+    def _run(self, image: Image.Image, choices: Sequence[Choice]) -> Image.Image:
+        mode, fill = self.transform.interpolation, self.transform._fill
+        for name, magnitude in choices:
+            image = self.step(image, name, magnitude, interpolation=mode, fill=fill)
+        return image
+
+
+class ColorJitter:
+    """Brightness, contrast and saturation by factors in [1 - amount, 1 + amount], in random order."""
+
+    def __init__(self, amount: float) -> None:
+        self.transform = v2.ColorJitter(amount, amount, amount)
+
+    def sample(self, key: Key, ids: IdArray) -> list[dict[str, Any]]:
+        """torchvision's parameters of each image."""
+        return draw_each(lambda: self.transform.make_params([]), key, ids, number=1)
+
+    def apply(self, images: Tensor, params: Sequence[dict[str, Any]]) -> Tensor:
+        """Augmented copy of uint8 images [N,H,W,3]."""
+        return apply_each(images, params, self.transform.transform)

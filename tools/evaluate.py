@@ -1,0 +1,67 @@
+"""Evaluates a run or one of its checkpoints; under torchrun with as many processes as wanted, with the same figures."""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import argparse
+import json
+from pathlib import Path
+
+from fastaug.errors import FastaugError, StorageError
+from fastaug.recipe_reading import read_recipe
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or one of its checkpoints/step-*")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the run's recipe")
+    parser.add_argument("--split", default="test", choices=("train", "meta", "select", "test"))
+    parser.add_argument("--weights", choices=("raw", "ema"), help="default: as the recipe's headline")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    return parser.parse_intermixed_args()
+
+
+def evaluate_path(arguments: argparse.Namespace) -> None:
+    """Prints the figures and writes them where asked."""
+    from fastaug.assemble import assemble
+    from fastaug.checkpoint import latest
+    from fastaug.console import Console
+    from fastaug.engine import evaluate
+    from fastaug.processes import build_accelerator, versions
+    from fastaug.resume import load_into
+    from fastaug.run_folder import RunFolder
+
+    is_run = (arguments.path / "recipe.yaml").is_file()
+    run = arguments.path if is_run else arguments.path.resolve().parent.parent
+    path = latest(run / "checkpoints")[0] if is_run else arguments.path
+    if path is None or not (run / "recipe.yaml").is_file():
+        raise StorageError(f"{arguments.path}: neither a run folder with a checkpoint nor a checkpoint of a run")
+    weights = [f"eval.weights={arguments.weights}"] if arguments.weights else []
+    recipe = read_recipe(run / "recipe.yaml", arguments.overrides + weights + ["run.trackers=[]"])
+    accelerator = build_accelerator(recipe)
+    console = Console(accelerator.is_main_process)
+    trainer = assemble(recipe, accelerator, RunFolder(run), console)
+    load_into(trainer, str(path))
+    figures = evaluate(trainer, arguments.split)
+    console.summary(f"{path}, {arguments.split}", {name: str(value) for name, value in figures.items()})
+    if arguments.json and accelerator.is_main_process:
+        result = {"checkpoint": str(path), "split": arguments.split, "figures": figures, "versions": versions()}
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    accelerator.end_training()
+
+
+def main() -> int:
+    """The exit code, as that of train.py."""
+    try:
+        evaluate_path(parse())
+    except FastaugError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -139,7 +139,7 @@ def _complete(file: BinaryIO, size: int, kind: str | None) -> bool:
     head = file.read(8)
     file.seek(max(0, size - TAIL))
     tail = file.read(TAIL)
-    file.seek(position)  # Pillow reads on from here
+    file.seek(position)  # the file is in use by Pillow
     if kind in ("JPEG", "MPO"):
         return b"\xff\xd9" in tail
     if kind == "PNG":

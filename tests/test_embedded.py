@@ -21,7 +21,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def root(cache: Path) -> Path:
     """Written by two processes at once."""
-    code = "import sys, pathlib as p, fastaug.embedded as e\nprint(e.materialize('mnist5k', p.Path(sys.argv[1])))"
+    code = "import sys, pathlib, fastaug.embedded as e\n"
+    code += "print(e.materialize('mnist5k', pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-W", "error", "-c", code, str(cache)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     told = [process.communicate()[0].strip() for process in running]

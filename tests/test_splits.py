@@ -41,7 +41,7 @@ def names(index: Index, splits: Splits, role: str) -> set[bytes]:
 
 
 counts = st.lists(st.integers(4, 60), min_size=2, max_size=6)
-percent = st.integers(5, 20).map(lambda n: n / 100)
+percent = st.integers(10, 20).map(lambda n: n / 100)
 seeds = st.integers(0, 2**64 - 1)
 
 

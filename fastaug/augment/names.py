@@ -1,6 +1,6 @@
-"""Names of the fixed augmentation policies, read strictly: timm's strings, and torchvision's `ta_wide` and `ra`.
+"""Names of the fixed augmentation policies, read strictly: timm's strings, torchvision's `ta_wide` and `ra`.
 
-    rand-m9-mstd0.5-inc1   RandAugment (timm): magnitude, its deviation, operations that grow with the magnitude
+    rand-m9-mstd0.5-inc1   RandAugment (timm): magnitude, its deviation, operations that grow with it
     augmix-m3-w3           AugMix (timm): magnitude, chains mixed
     original  originalr  v0  v0r   AutoAugment's ImageNet policies (timm); -mstd0.5 adds noise to magnitudes
     3a                     3-Augment of DeiT III: grayscale, solarize or blur, then colour jitter
@@ -46,7 +46,7 @@ FAMILIES: dict[str, dict[str, Section]] = {
         "a": Section(float, low=1e-3),
         **_MSTD,
     },
-    **{name: _MSTD for name in ("original", "originalr", "v0", "v0r", "3a")},
+    **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), _MSTD),
     "ta_wide": {},
     "ra": {"n": Section(low=1), "m": Section(high=30)},
     "none": {},
@@ -68,7 +68,7 @@ class PolicyName:
 
 
 def parse_policy(text: str | None) -> PolicyName | None:
-    """The parts of a policy's name, None for None, "" and "none"; ValueError names the part that is not known."""
+    """The parts of a policy's name, None for None, "" and "none"; ValueError names the part not known."""
     if not text or text == "none":
         return None
     family, *parts = text.split("-")

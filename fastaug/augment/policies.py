@@ -1,9 +1,9 @@
 """Fixed augmentation policies by name, applied to uint8 batches between the loader's crop and the fused op.
 
-Sampling is a function of (key, id) alone and gives one plain value per image: what will be done to it. Applying is
-a pure function of image and value, so a batch may be cut in pieces and spread over threads. The operations are
-Pillow's on every device: those of torchvision on tensors give other pixels and, on a CPU, are slower (Sharpness 15
-times); a batch that lies on a device therefore travels to the host and back.
+Sampling is a function of (key, id) alone and gives one plain value per image: what will be done to it. Applying
+is a pure function of image and value, so a batch may be cut in pieces and spread over threads. The operations are
+Pillow's on every device: torchvision's on tensors give other pixels and are slower on a CPU (Sharpness 15 times).
+A batch that lies on a device therefore travels to the host and back: augment before the upload.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,10 +58,10 @@ def build_policy(
 ) -> Policy | None:
     """The policy named `aa` (see `names`) for images of `img_size`, None if there is nothing to do.
 
-    timm fills what an operation uncovers with `mean` (of images in [0, 1]), torchvision with black. `interpolation`
-    of rotations and the like: None is the library's own (timm: bilinear or bicubic by chance; torchvision:
-    nearest). `color_jitter` j adds brightness, contrast and saturation factors in [1 - j, 1 + j]; None is none,
-    but 0.3 for 3a.
+    timm fills what an operation uncovers with `mean` (of images in [0, 1]), torchvision with black.
+    `interpolation` of rotations and the like: None is the library's own (timm: bilinear or bicubic by chance;
+    torchvision: nearest). `color_jitter` j adds brightness, contrast and saturation factors in [1 - j, 1 + j];
+    None is none, but 0.3 for 3a.
     """
     name = parse_policy(aa)
     if interpolation is not None and interpolation not in INTERPOLATIONS:

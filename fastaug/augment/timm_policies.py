@@ -1,7 +1,7 @@
 """timm's RandAugment, AutoAugment, 3-Augment and AugMix, drawn by timm and applied by timm's operations.
 
-timm draws while it applies. Here its transforms run on a tuple that records the operations in place of an image, so
-that what will be done is known, a value, before a pixel is touched.
+timm draws while it applies. Here its transforms run on a tuple that records the operations in place of an image:
+what will be done is known, as a value, before a pixel is touched.
 """
 
 import random
@@ -84,17 +84,17 @@ class AugMix:
         return draw_each(self._draw, key, ids)
 
     def _draw(self) -> Mix:
-        timm, draw = self.transform, np.random  # timm's generator and its order of draws
-        weights = np.float32(draw.dirichlet([timm.alpha] * timm.width))  # noqa: NPY002
-        share = np.float32(draw.beta(timm.alpha, timm.alpha))  # noqa: NPY002
+        timm, generator = self.transform, np.random  # the generator and the order of draws are timm's
+        weights = generator.dirichlet([timm.alpha] * timm.width)
+        share = generator.beta(timm.alpha, timm.alpha)
         chains = []
         for _ in weights:
-            depth = timm.depth if timm.depth > 0 else draw.randint(1, 4)  # noqa: NPY002
+            depth = timm.depth if timm.depth > 0 else generator.randint(1, 4)
             chain: tuple[Op, ...] = ()
-            for op in draw.choice(timm.ops, depth, replace=True):  # noqa: NPY002
+            for op in generator.choice(timm.ops, depth, replace=True):
                 chain = op(chain)
             chains.append(chain)
-        return Mix(float(share), tuple(float(w) for w in weights), tuple(chains))
+        return Mix(float(share), tuple(weights.tolist()), tuple(chains))
 
     def apply(self, images: Tensor, params: Sequence[Mix]) -> Tensor:
         """Augmented copy of uint8 images [N,H,W,3]."""
@@ -105,11 +105,11 @@ class AugMix:
         for weight, chain in zip(mix.weights, mix.chains, strict=True):
             mixed += np.float32(weight) * np.asarray(_run(image, chain, self.fill), dtype=np.float32)
         chains = Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
-        return Image.blend(image, chains, mix.share)
+        return Image.blend(image, chains, float(np.float32(mix.share)))
 
 
 def _record(ops: Sequence[library.AugmentOp]) -> tuple[int, int, int]:
-    """Makes timm's operations append themselves to a tuple instead of changing an image; their fill colour."""
+    """Makes timm's operations append themselves to a tuple instead of changing an image; returns their fill."""
     for op in ops:
         op.aug_fn = partial(_append, op.name)
     return ops[0].kwargs["fillcolor"]

@@ -1,6 +1,6 @@
 """torchvision's TrivialAugmentWide, RandAugment and ColorJitter, drawn and applied by torchvision.
 
-Its automatic policies draw while they apply; here they run on an image without pixels and record their choices.
+Its automatic policies draw while they apply; here one copy runs on an image without pixels and records choices.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
 
 from fastaug.augment.draws import draw_each
 from fastaug.augment.names import PolicyName
@@ -20,19 +20,18 @@ Choice = tuple[str, float]  # torchvision's name of the operation, its magnitude
 
 
 class TorchvisionPolicy:
-    """TrivialAugment (Müller and Hutter 2021) or RandAugment (Cubuk et al. 2020): params are each image's choices."""
+    """TrivialAugment (Müller, Hutter 2021) or RandAugment (Cubuk et al. 2020): params are an image's choices."""
 
     def __init__(self, name: PolicyName, size: tuple[int, int], interpolation: str) -> None:
+        kind, options = v2.TrivialAugmentWide, {}
+        if name.family == "ra":
+            kind = v2.RandAugment
+            options = {"num_ops": name.sections.get("n", 2), "magnitude": name.sections.get("m", 9)}
         mode = InterpolationMode(interpolation)
-        if name.family == "ta_wide":
-            self.transform: Any = v2.TrivialAugmentWide(interpolation=mode)
-        else:
-            layers, magnitude = name.sections.get("n", 2), name.sections.get("m", 9)
-            self.transform = v2.RandAugment(num_ops=layers, magnitude=magnitude, interpolation=mode)
-        self.step = self.transform._apply_image_or_video_transform  # one operation on one image
-        self.choices: list[Choice] = []
-        self.transform._apply_image_or_video_transform = self._record
+        self.transform, self.recorder = (kind(interpolation=mode, **options) for _ in range(2))
+        self.recorder._apply_image_or_video_transform = self._record
         self.blank = torch.empty(3, *size, device="meta")
+        self.choices: list[Choice] = []  # of the image being drawn for
 
     def _record(self, image: Tensor, transform_id: str, magnitude: float, **_: Any) -> Tensor:
         self.choices.append((transform_id, magnitude))
@@ -40,7 +39,7 @@ class TorchvisionPolicy:
 
     def _draw(self) -> tuple[Choice, ...]:
         self.choices.clear()
-        self.transform(self.blank)
+        self.recorder(self.blank)
         return tuple(self.choices)
 
     def sample(self, key: Key, ids: IdArray) -> list[tuple[Choice, ...]]:
@@ -54,7 +53,7 @@ class TorchvisionPolicy:
     def _run(self, image: Image.Image, choices: Sequence[Choice]) -> Image.Image:
         mode, fill = self.transform.interpolation, self.transform._fill
         for name, magnitude in choices:
-            image = self.step(image, name, magnitude, interpolation=mode, fill=fill)
+            image = self.transform._apply_image_or_video_transform(image, name, magnitude, mode, fill)
         return image
 
 

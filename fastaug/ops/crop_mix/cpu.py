@@ -1,10 +1,7 @@
 """The CPU formulation: every output row is put together from spans in the first cache, then written once.
 
 A row is: fill | visible span | fill of the own view, cut open where the box is for the partner's. The spans are
-decided by the parameters, so that no pixel asks where it comes from.
-
-Two things about numba shape the code: indices are unsigned, because it vectorises no loop whose index may be
-negative; and helpers are inlined before typing, because an array handed to a function costs reference counts.
+decided by the parameters, so that no pixel asks where it comes from. Rows are addresses here, see `vectors`.
 """
 
 import functools
@@ -18,99 +15,145 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.vectors import LINE, PIXELS, reverse_block, stream_line
+from fastaug.ops.crop_mix.vectors import LINE, PIXELS, affine_pixels, copy_bytes
 
 STREAM_BYTES = 4 << 20  # larger outputs do not stay in cache until the network reads them: write past it
 
-inlined = numba.njit(inline="always", error_model="numpy")
 jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
-@inlined
-def _reversed(scratch, images, n, y, start, length, channels):  # type: ignore[no-untyped-def]
-    """Pixels of images[n, y, start : start + length] in reverse order into `scratch`."""
-    count = len(channels)
-    width = length // count
-    vectors = width // PIXELS * PIXELS
-    size = images.itemsize * count
-    to = scratch.ctypes.data
-    read = images.ctypes.data + ((n * images.shape[1] + y) * images.shape[2] + start) * images.itemsize
-    for x in range(0, vectors, PIXELS):
-        reverse_block(to + x * size, read + (width - PIXELS - x) * size, images, channels)
-    for x in range(vectors, width):
+@jit
+def _affine_span(to, read, size, like, scale, bias, width, flip):  # type: ignore[no-untyped-def]
+    """`width` pixels at address `read` -> float32 at `to`, times scale plus bias, in reverse order if `flip`."""
+    pixel, out = size * len(scale), 4 * len(scale)
+    if width < PIXELS:
+        for x in range(width):
+            source = width - 1 - x if flip else x
+            affine_pixels(to + x * out, read + source * pixel, like, scale, bias, 1, 0, 0)
+        return
+    for step in range(0, width, PIXELS):
+        x = min(step, width - PIXELS)  # the last block overlaps the one before
+        if flip:
+            affine_pixels(to + x * out, read + (width - PIXELS - x) * pixel, like, scale, bias, PIXELS, 1, 0)
+        else:
+            affine_pixels(to + x * out, read + x * pixel, like, scale, bias, PIXELS, 0, 0)
+
+
+@jit
+def _fill_span(to, read, count, width):  # type: ignore[no-untyped-def]
+    """`width` pixels of float32 at `to` from a block of equal pixels at `read`."""
+    if width < PIXELS:
+        for e in range(width * count):
+            copy_bytes(to + 4 * e, read + 4 * (e % count), 4, 0)
+        return
+    for step in range(0, width, PIXELS):
+        x = min(step, width - PIXELS)
         for c in range(count):
-            scratch[x * count + c] = images[n, y, start + (width - 1 - x) * count + c]
+            copy_bytes(to + 4 * count * x + LINE * c, read + LINE * c, LINE, 0)
 
 
-@inlined
-def _view(rows, r, low, high, images, n, y, geometry, fill, scale, bias, channels, scratch):  # type: ignore[no-untyped-def]
-    """Columns low to high of row y of the view of image n, times scale plus bias, into rows[r]."""
-    count = len(channels)
-    height, total = images.shape[1], images.shape[2]
-    line = y + geometry[n, 0]
-    dx = geometry[n, 1]
+@jit
+def _clipped(low, high, line, dx, height, width):  # type: ignore[no-untyped-def]
+    """First and last + 1 of the columns low to high in which a view shows its image."""
     first = min(max(low, -dx), high)
-    stop = max(min(high, total // count - dx), first)
-    if line < 0 or line >= height:
-        first = stop = high
-    for e in range(np.uint64(low * count), np.uint64(first * count)):
-        rows[r, e] = fill[e]
-    for e in range(np.uint64(stop * count), np.uint64(high * count)):
-        rows[r, e] = fill[e]
-    start, length = (first + dx) * count, (stop - first) * count
-    at, n, line = np.uint64(first * count), np.uint64(n), np.uint64(line)
-    if length > 0 and geometry[n, 2] != 0:
-        _reversed(scratch, images, n, line, total - start - length, length, channels)
-        for e in range(np.uint64(length)):
-            rows[r, at + e] = np.float32(scratch[e]) * scale[at + e] + bias[at + e]
-    elif length > 0:
-        start = np.uint64(start)
-        for e in range(np.uint64(length)):
-            rows[r, at + e] = np.float32(images[n, line, start + e]) * scale[at + e] + bias[at + e]
+    stop = max(min(high, width - dx), first)
+    return (first, stop) if 0 <= line < height else (high, high)
 
 
-@inlined
-def _rounded(words, half):  # type: ignore[no-untyped-def]
-    """Bits of float32 `words` -> bits of bfloat16, to nearest even; NaN stays NaN."""
+@jit
+def _view_span(to, low, high, y, view, frame, like, scale, bias):  # type: ignore[no-untyped-def]
+    """Columns low to high of row y of a view into the row at `to`; view: image and fill addresses, dy, dx, flip."""
+    image, fill, dy, dx, flip = view
+    height, width, size = frame
+    pixel = 4 * len(scale)
+    first, stop = _clipped(low, high, y + dy, dx, height, width)
+    _fill_span(to + low * pixel, fill, len(scale), first - low)
+    _fill_span(to + stop * pixel, fill, len(scale), high - stop)
+    start = width - stop - dx if flip else first + dx
+    read = image + ((y + dy) * width + start) * size * len(scale)
+    _affine_span(to + first * pixel, read, size, like, scale, bias, stop - first, flip)
+
+
+@jit
+def _write_row(to, read, size, stream):  # type: ignore[no-untyped-def]
+    """`size` bytes of a finished row to memory; the size is even."""
+    head = min(-to % LINE, size) if stream else 0
+    lines = (size - head) // LINE
+    for b in range(0, head, 2):
+        copy_bytes(to + b, read + b, 2, 0)
+    for b in range(head, head + lines * LINE, LINE):
+        if stream:
+            copy_bytes(to + b, read + b, LINE, 1)
+        else:
+            copy_bytes(to + b, read + b, LINE, 0)
+    for b in range(head + lines * LINE, size, 2):
+        copy_bytes(to + b, read + b, 2, 0)
+
+
+@jit
+def _bfloat16(half, row):  # type: ignore[no-untyped-def]
+    """Rounds float32 `row`, seen as uint32, to the bits of bfloat16 in `half`: nearest even, NaN stays NaN."""
     for e in range(np.uint64(len(half))):
-        word = words[e]
+        word = row[e]
         up = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
         half[e] = np.uint32(0x7FC0) if (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else up
 
 
-@inlined
-def _streamed(out, n, y, row):  # type: ignore[no-untyped-def]
-    """Row [L] of out's type to out[n, y] with stores that go past the caches, whole lines of 64 bytes."""
-    size, length = out.itemsize, len(row)
-    to = out.ctypes.data + (n * out.shape[1] + y) * length * size
-    read = row.ctypes.data
-    head = min(length, (-to % LINE) // size)
-    lines = (length - head) * size // LINE
-    stop = head + lines * LINE // size
-    un, uy = np.uint64(n), np.uint64(y)
-    for e in range(np.uint64(head)):
-        out[un, uy, e] = row[e]
-    for line in range(lines):
-        stream_line(to + head * size + line * LINE, read + head * size + line * LINE)
-    for e in range(np.uint64(stop), np.uint64(length)):
-        out[un, uy, e] = row[e]
+@jit
+def _blend(row, second, share):  # type: ignore[no-untyped-def]
+    rest = np.float32(1) - share
+    for e in range(np.uint64(len(row))):
+        row[e] = row[e] * share + second[e] * rest
 
 
 @jit
-def _pasted(images, geometry, colour, scale, bias, channels, out, stream, n):  # type: ignore[no-untyped-def]
-    """Sample n without a blend: its own spans, and the partner's inside of the box."""
-    height, length = images.shape[1], images.shape[2]
-    count = len(channels)
-    width, partner = length // count, geometry[n, 3]
-    top, bottom, left, right = geometry[n, 4], geometry[n, 5], geometry[n, 6], geometry[n, 7]
-    rows, fills = np.empty((1, length), dtype=np.float32), np.empty((2, length), dtype=np.float32)
-    for e in range(length):
-        fills[0, e] = colour[n, e % count] * scale[e] + bias[e]
-        fills[1, e] = colour[partner, e % count] * scale[e] + bias[e]
-    own, other, scratch = fills[0], fills[1], np.empty(length, dtype=images.dtype)
-    for y in range(height):
-        a, b = (left, right) if top <= y < bottom else (0, 0)
-        _view(rows, 0, 0, a, images, n, y, geometry, own, scale, bias, channels, scratch)
-        _view(rows, 0, a, b, images, partner, y, geometry, other, scale, bias, channels, scratch)
-        _view(rows, 0, b, width, images, n, y, geometry, own, scale, bias, channels, scratch)
-        _streamed(out, n, y, rows[0].view(np.uint32))
+def _view(images, n, geometry, colour, scale, bias, fill):  # type: ignore[no-untyped-def]
+    """What `_view_span` needs to know of sample n; writes its block of fill pixels."""
+    _, height, width, count = images.shape
+    for e in range(len(fill)):
+        fill[e] = colour[n, e % count] * scale[e % count] + bias[e % count]
+    image = images.ctypes.data + n * height * width * count * images.itemsize
+    dy, dx, flip = np.int64(geometry[n, 0]), np.int64(geometry[n, 1]), np.int64(geometry[n, 2])
+    return np.int64(image), np.int64(fill.ctypes.data), dy, dx, flip
+
+
+@jit
+def _pasted_row(to, y, own, other, box, frame, like, scale, bias):  # type: ignore[no-untyped-def]
+    """Row y of a sample without a blend, normalised, at `to`."""
+    top, bottom, left, right = box
+    a, b = (left, right) if top <= y < bottom else (0, 0)
+    _view_span(to, 0, a, y, own, frame, like, scale, bias)
+    _view_span(to, a, b, y, other, frame, like, scale, bias)
+    _view_span(to, b, frame[1], y, own, frame, like, scale, bias)
+
+
+@jit
+def _forward(images, geometry, colour, scale, bias, unit, out, stream, work, start, stop):  # type: ignore[no-untyped-def]
+    """Samples start to stop: images [N,H,W,C] -> out [N,H,W,C], float32 as uint32 or bfloat16 as uint16.
+
+    unit: (ones, zeros) like scale and bias. work: two rows float32, two blocks of fill, a row uint16; they belong
+    to the caller, because numba frees an array of its own after the last line that names it, addresses or not.
+    """
+    height, width, count = images.shape[1:]
+    frame, like, pixels = (height, width, images.itemsize), images[0, 0, 0, 0], width * count
+    row, second, fill, other_fill, half = work
+    to, plain = row.ctypes.data, np.float32(0)
+    source = half.ctypes.data if out.itemsize == 2 else to
+    for n in range(start, stop):
+        share = colour[n, count]
+        factor, offset = unit if share != 1 else (scale, bias)
+        own = _view(images, n, geometry, colour, factor, offset, fill)
+        other = _view(images, geometry[n, 3], geometry, colour, factor, offset, other_fill)
+        box = (geometry[n, 4], geometry[n, 5], geometry[n, 6], geometry[n, 7])
+        for y in range(height):
+            if share != 1:
+                _view_span(to, 0, width, y, own, frame, like, factor, offset)
+                _view_span(second.ctypes.data, 0, width, y, other, frame, like, factor, offset)
+                _blend(row, second, share)
+                _affine_span(to, to, 4, plain, scale, bias, width, False)
+            else:
+                _pasted_row(to, y, own, other, box, frame, like, scale, bias)
+            if out.itemsize == 2:
+                _bfloat16(half, row.view(np.uint32))
+            place = out.ctypes.data + (n * height + y) * pixels * out.itemsize
+            _write_row(place, source, pixels * out.itemsize, stream)

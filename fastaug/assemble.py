@@ -12,12 +12,14 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from fastaug.augment.batch import BatchAugment
+from fastaug.augment.hidden import HiddenCutMix
 from fastaug.console import Console
 from fastaug.data import Crop, DaliLoader, Loader, ResidentLoader, SyntheticLoader
 from fastaug.embedded import materialize
 from fastaug.index import Index, load_index
 from fastaug.metrics import TrainMeter
 from fastaug.model import build_ema, build_model
+from fastaug.objective import Objective, build_objective
 from fastaug.optim import SetRate, build_optimizer, build_schedule
 from fastaug.order import Order
 from fastaug.recipe import Recipe
@@ -50,6 +52,7 @@ class Trainer:
     data: "DataParts"
     order: Order
     augment: BatchAugment
+    objective: Objective
     network: nn.Module  # the plain module, for weights and evaluation
     model: nn.Module  # the same behind Accelerate: precision and processes
     ema: ModelEmaV3 | None
@@ -128,7 +131,10 @@ def build_data(recipe: Recipe, accelerator: Accelerator, index: Index | None, sp
     if data.loader == "dali":
         return DataParts(index.classes, splits, dali["train"], dali["evaluation"], index)
     held = np.concatenate([splits.select, splits.test])
-    resident = {"train": ResidentLoader(dali["train"], splits.train), "evaluation": ResidentLoader(dali["evaluation"], held)}
+    resident = {
+        "train": ResidentLoader(dali["train"], splits.train),
+        "evaluation": ResidentLoader(dali["evaluation"], held),
+    }
     return DataParts(index.classes, splits, resident["train"], resident["evaluation"], index)
 
 
@@ -147,12 +153,15 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         world=accelerator.num_processes,
         rank=accelerator.process_index,
         accumulate=recipe.train.accumulate,
+        group=recipe.augment.mix_group or 1,
         drop_last=recipe.train.drop_last,
     )
-    order.check()
     data = build_data(recipe, accelerator, index, splits)
     torch.manual_seed(recipe.run.seed)  # initial weights
-    network = build_model(recipe.model, len(data.classes)).to(accelerator.device)
+    outputs = len(data.classes) + recipe.augment.other_class
+    network = build_model(recipe.model, outputs).to(accelerator.device)
+    mixes_hidden = recipe.augment.mix_layer is not None
+    hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if mixes_hidden else None
     optimizer = build_optimizer(recipe.optim, network)
     set_rate = build_schedule(
         recipe.optim, optimizer, epochs=recipe.train.epochs, updates_per_epoch=order.steps_per_epoch
@@ -168,7 +177,8 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         console=console,
         data=data,
         order=order,
-        augment=BatchAugment(recipe, len(data.classes)),
+        augment=BatchAugment(recipe, len(data.classes), hidden),
+        objective=build_objective(recipe.augment),
         network=network,
         model=model,
         ema=ema,

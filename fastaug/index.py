@@ -152,9 +152,7 @@ def _write_cache(file: Path, index: Index, watch: dict[bytes, int]) -> None:
         "reasons": PathTable.of([reason.encode(errors="replace") for reason in index.reasons.values()]),
         "watch": PathTable.of(list(watch)),
     }
-    arrays: dict[str, Any] = {
-        name: np.frombuffer(table.blob, dtype=np.uint8) for name, table in texts.items()
-    }
+    arrays: dict[str, Any] = {name: np.frombuffer(table.blob, dtype=np.uint8) for name, table in texts.items()}
     arrays |= {f"{name}_offsets": table.offsets for name, table in texts.items()}
     arrays |= {name: getattr(index, name) for name in _COLUMNS}
     arrays["damaged"] = np.array(list(index.reasons), dtype=np.int64)
@@ -180,10 +178,7 @@ def _read_cache(file: Path, root: Path) -> Index | None:
             if int(z["version"]) != VERSION:
                 return None
             watch, top = _texts(z, "watch"), os.fsencode(root)
-            if any(
-                stamp(os.path.join(top, path)) != at
-                for path, at in zip(watch, z["stamps"].tolist(), strict=True)
-            ):
+            if any(stamp(os.path.join(top, path)) != at for path, at in zip(watch, z["stamps"].tolist(), strict=True)):
                 return None
             reasons = (text.decode() for text in _texts(z, "reasons"))
             return Index(

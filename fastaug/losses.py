@@ -39,9 +39,7 @@ def soft_kl(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean") -
     return reduce_losses(losses, target.weight, reduction)
 
 
-def symmetric_kl(
-    logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", eps: float = 1e-6
-) -> Tensor:
+def symmetric_kl(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", eps: float = 1e-6) -> Tensor:
     """(KL(t || p) + KL(p || t)) / 2 with p the softmax, the loss of AutoDO (Gudovskiy et al. 2021).
 
     Target probabilities below `eps` count as `eps` in the logarithms: against a hard label, probability put
@@ -53,9 +51,7 @@ def symmetric_kl(
     return reduce_losses(losses, target.weight, reduction)
 
 
-def soft_focal(
-    logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", gamma: float = 2.0
-) -> Tensor:
+def soft_focal(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", gamma: float = 2.0) -> Tensor:
     """-sum_c t_c (1 - p_c)^gamma log p_c: focal loss (Lin et al. 2017, eq. 4) averaged under the target."""
     if gamma < 0:
         raise ValueError(f"the focal exponent gamma must be >= 0, found {gamma}")

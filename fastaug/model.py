@@ -36,9 +36,10 @@ def build_model(model: Model, num_classes: int) -> nn.Module:
 
 def _use_small_stem(network: nn.Module, name: str) -> None:
     """3x3 convolution of stride 1 and no pooling (He et al., arXiv:1512.03385, section 4.2), for 28 to 64 pixels."""
-    if not (hasattr(network, "conv1") and isinstance(getattr(network, "maxpool", None), nn.Module)):
+    stem = getattr(network, "conv1", None)
+    if not (isinstance(stem, nn.Module) and isinstance(getattr(network, "maxpool", None), nn.Module)):
         raise RecipeError([f"model.stem: small needs a ResNet-like network (conv1, maxpool); {name} has none"])
-    convolutions = [m for m in network.conv1.modules() if isinstance(m, nn.Conv2d)]
+    convolutions = [m for m in stem.modules() if isinstance(m, nn.Conv2d)]
     first, last = convolutions[0], convolutions[-1]
     network.conv1 = nn.Conv2d(first.in_channels, last.out_channels, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -68,7 +68,10 @@ class Order:
                 f"train.batch_size: {self.batch_size} is larger than the training split of {len(self.ids)} images; "
                 f"set it to {len(self.ids)} or less"
             )
-        for name, size in (("every", self.batch_size), ("the last", self.samples_per_epoch % self.batch_size)):
+        for name, size in (
+            ("every", self.batch_size),
+            ("the last", self.samples_per_epoch % self.batch_size),
+        ):
             smallest = int(np.diff(piece_bounds(size, pieces, self.group)).min()) if size else SMALLEST_BATCH
             if smallest < SMALLEST_BATCH:
                 raise DataError(

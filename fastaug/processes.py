@@ -1,8 +1,10 @@
 """The processes of a job: one Accelerator, checked against the launcher, and what all of them decide together."""
 
 import os
+import re
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -18,19 +20,33 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     cpu = not torch.cuda.is_available()
     if cpu and recipe.train.precision == "fp16":
         raise RecipeError(["train.precision: fp16 needs a GPU and none is visible; use bf16 or no"])
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=recipe.train.precision,
-        log_with=recipe.run.trackers or None,
-        project_dir=recipe.run.dir,
-    )
-    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=recipe.train.precision,
+            log_with=recipe.run.trackers or None,
+            project_dir=recipe.run.dir,
+        )
+    except ValueError as error:
+        raise PeerError(f"the processes cannot be joined: {error}; start them with accelerate launch or torchrun") from error
+    expected = max(int(os.environ.get("WORLD_SIZE", "1")), _asked_of_launcher())
     if accelerator.num_processes != expected:
         raise PeerError(
-            f"the launcher started {expected} processes (WORLD_SIZE) but this one sees {accelerator.num_processes}; "
+            f"the launcher was asked for {expected} processes but this one sees {accelerator.num_processes}; "
             "each would train alone. Start CPU processes with torchrun --nproc-per-node N"
         )
     return accelerator
+
+
+def _asked_of_launcher() -> int:
+    """N of `accelerate launch --num_processes N`, which on a CPU machine starts one process and says nothing."""
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return 1
+    text = " ".join(words)
+    asked = re.search(r"accelerate.*--num[_-]processes[ =](\d+)", text)
+    return max(1, int(asked[1])) if asked and not re.search(r"--num[_-]machines[ =]([2-9]|\d\d)", text) else 1
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
@@ -71,7 +87,15 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, Any] = {}
-    for name in ("fastaug", "torch", "torchvision", "timm", "accelerate", "nvidia-dali-cuda120", "nvidia-dali-cuda130"):
+    for name in (
+        "fastaug",
+        "torch",
+        "torchvision",
+        "timm",
+        "accelerate",
+        "nvidia-dali-cuda120",
+        "nvidia-dali-cuda130",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

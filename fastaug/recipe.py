@@ -1,12 +1,10 @@
-"""The recipe: every setting of a run, typed, with its limits. The only file that knows key names.
+"""The recipe: every setting of a run, typed, with its limits. Names are timm's where timm has one.
 
-Names are timm's where timm has one. `limits(...)` states what a value may be; `validate` adds the rules that join
-several keys. Reading YAML and the command line is in `recipe_reading.py`. Nothing here imports torch.
+`limits(...)` states what a value may be; `recipe_rules.py` adds the rules that join several keys, `recipe_reading.py`
+reads YAML and the command line. Nothing here imports torch.
 """
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 LOADERS = ("dali", "resident", "synthetic")
@@ -112,8 +110,41 @@ class Train:
 
 @dataclass
 class Augment:
+    aa: str | None = (
+        None  # fixed policy, timm's names: rand-m9-mstd0.5-inc1, augmix-m3-w3, 3a, ... and ta_wide, ra-n2-m9
+    )
+    color_jitter: float | None = limits(None, low=0, high=1)
+    reprob: float = limits(0.0, low=0, high=1)  # random erasing
+    remode: str = limits("const", choices=("const", "rand", "pixel"))
+    recount: int = limits(1, low=1)
     hflip: float = limits(0.5, low=0, high=1)  # probability
+    shift: float = limits(0.0, low=0)  # soft crop: standard deviation of the shift, as a share of img_size; 0: off
+    shift_limit: float = limits(1.0, low=0, high=1)  # largest shift, a share
+    fill: str = limits("mean", choices=("mean", "constant", "random"))  # what lies outside of an image
+    fill_value: float = limits(0.0, low=0, high=1)  # fill=constant
+    mixup: float = limits(0.0, low=0)  # alpha; 0: off
+    cutmix: float = limits(0.0, low=0)  # alpha; 0: off
+    mixup_prob: float = limits(1.0, low=0, high=1)  # share of updates (or images) that are mixed at all
+    mixup_switch_prob: float = limits(0.5, low=0, high=1)  # of CutMix where both are on
+    mixup_mode: str = limits("batch", choices=("batch", "elem"))  # one draw per mix_group, or per image
+    mix_group: int | None = limits(None, low=1)  # positions of the order that mix with each other; null: a micro-batch
+    lam_fold: bool = False  # the base keeps the larger part
+    mix_layer: str | None = None  # CutMix in the output of this module instead of the image
+    soften: str = limits("both", choices=("both", "target", "weight", "none"))  # what visibility changes
+    soften_k: float = limits(2.0, above=0)  # exponent of the softening curve
+    soften_p_max: float = limits(1.0, above=0, high=1)
+    soften_threshold: float = limits(1.0, above=0, high=1)  # visibility from which an image counts as whole
+    soften_visibility: str = limits("area", choices=("area", "iou"))
+    soften_rule: str = limits("pixels", choices=("pixels", "own", "base"))  # masses of pasted boxes
+    other_class: bool = False  # missing confidence goes to an extra class
+    anneal_epochs: int = limits(0, low=0)  # at the end of training, with the shift / anneal_factor
+    anneal_factor: float = limits(1000.0, low=1)
     smoothing: float = limits(0.0, low=0, below=1)  # label smoothing
+    loss: str = limits("ce", choices=("ce", "kl", "symmetric_kl", "focal", "bce"))
+    focal_gamma: float = limits(2.0, low=0)
+    bce_target_thresh: float | None = limits(None, above=0, below=1)
+    bce_sum: bool = False
+    published_weighting: bool = False  # mean(weight) * mean(loss), as the released Soft Augmentation code computes
 
 
 @dataclass
@@ -140,126 +171,3 @@ RESUMABLE = {
     *("run.dir", "run.log_every", "run.checkpoint_every", "run.keep", "run.log_ids", "run.trackers"),
     *("data.threads", "data.prefetch", "eval.every", "eval.batch_size"),
 }
-
-# Rules that join keys: (broken when, message). Messages begin with the key to change.
-_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
-    (
-        lambda r: not r.data.root and r.data.loader != "synthetic",
-        "data.root: not set; name a folder of images or embedded:mnist5k",
-    ),
-    (
-        lambda r: bool(r.data.root) and r.data.loader == "synthetic",
-        "data.root: has no use with data.loader=synthetic; remove one of them",
-    ),
-    (
-        lambda r: r.train.batch_size % r.train.accumulate != 0,
-        "train.accumulate: {r.train.accumulate} does not divide train.batch_size = {r.train.batch_size}",
-    ),
-    (
-        lambda r: r.optim.warmup_epochs >= r.train.epochs,
-        "optim.warmup_epochs: {r.optim.warmup_epochs} leaves nothing of train.epochs = {r.train.epochs}",
-    ),
-    (
-        lambda r: r.optim.min_lr > r.optim.lr,
-        "optim.min_lr: {r.optim.min_lr} is above optim.lr = {r.optim.lr}",
-    ),
-    (
-        lambda r: r.optim.warmup_lr > r.optim.lr and r.optim.warmup_epochs > 0,
-        "optim.warmup_lr: {r.optim.warmup_lr} is above optim.lr = {r.optim.lr}",
-    ),
-    (
-        lambda r: r.optim.opt_betas is not None and len(r.optim.opt_betas) < 2,
-        "optim.opt_betas: {r.optim.opt_betas} needs two numbers or more",
-    ),
-    (
-        lambda r: r.optim.decay_milestones != sorted(set(r.optim.decay_milestones)),
-        "optim.decay_milestones: {r.optim.decay_milestones} must rise",
-    ),
-    (
-        lambda r: r.data.scale[0] > r.data.scale[1],
-        "data.scale: {r.data.scale} must be [smallest, largest]",
-    ),
-    (
-        lambda r: r.data.ratio[0] > r.data.ratio[1],
-        "data.ratio: {r.data.ratio} must be [smallest, largest]",
-    ),
-    (
-        lambda r: r.data.test_fraction + r.data.select_fraction + r.data.meta_fraction >= 1,
-        "data.test_fraction: with select_fraction and meta_fraction it leaves nothing to train on",
-    ),
-    (
-        lambda r: r.data.loader == "resident" and r.data.crop == "rrc",
-        "data.loader: resident keeps one decoded size; set data.crop to whole or center, or use dali",
-    ),
-    (
-        lambda r: r.data.splits is not None
-        and r.data.test_fraction + r.data.select_fraction + r.data.meta_fraction > 0,
-        "data.splits: names the splits already; remove data.test_fraction, select_fraction and meta_fraction",
-    ),
-    (
-        lambda r: r.model.pretrained and r.model.initial_checkpoint is not None,
-        "model.pretrained: cannot be combined with model.initial_checkpoint; keep one of them",
-    ),
-    (
-        lambda r: r.eval.weights == "ema" and not r.model.ema,
-        "eval.weights: ema needs model.ema = true",
-    ),
-    (
-        lambda r: r.run.dir is not None and not r.run.dir.strip(),
-        "run.dir: is empty; leave it out for runs/<name of the recipe>",
-    ),
-]
-
-
-def _bound_problems(name: str, value: Any, meta: Any) -> list[str]:
-    """What is wrong with one value, or one element, against the limits of its field."""
-    if meta["choices"] and value not in meta["choices"]:
-        return [f"{name}: {value!r} is not one of {', '.join(meta['choices'])}"]
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return []
-    if not abs(value) < float("inf"):
-        return [f"{name}: {value} is not a finite number"]
-    tests = [
-        ("low", "at least", lambda bound: value >= bound),
-        ("high", "at most", lambda bound: value <= bound),
-        ("above", "above", lambda bound: value > bound),
-        ("below", "below", lambda bound: value < bound),
-    ]
-    wrong = [f"{word} {meta[kind]}" for kind, word, fits in tests if meta[kind] is not None and not fits(meta[kind])]
-    return [f"{name}: {value} must be {' and '.join(wrong)}"] if wrong else []
-
-
-def _limit_problems(recipe: Recipe) -> list[str]:
-    problems: list[str] = []
-    for section in fields(recipe):
-        values = getattr(recipe, section.name)
-        for key in fields(values):
-            name, value = f"{section.name}.{key.name}", getattr(values, key.name)
-            if not key.metadata or value is None:
-                continue
-            elements = value if isinstance(value, list) else [value]
-            if key.metadata["length"] and len(elements) != key.metadata["length"]:
-                problems.append(f"{name}: {value} must have {key.metadata['length']} numbers")
-            for element in elements:
-                problems += _bound_problems(name, element, key.metadata)
-    return problems
-
-
-def key_of(problem: str) -> str:
-    """The key that a problem's text begins with."""
-    return problem.partition(":")[0]
-
-
-def validate(recipe: Recipe, unusable: set[str] | None = None) -> list[str]:
-    """Every broken limit and rule, each as "key: value, what is allowed"; an empty list when the recipe is sound.
-
-    Nothing is said of keys in `unusable` (their values are stand-ins), nor of rules that read a broken key.
-    """
-    skip = unusable or set()
-    problems = [text for text in _limit_problems(recipe) if key_of(text) not in skip]
-    skip = skip | {key_of(text) for text in problems}
-    for broken, message in _RULES:
-        keys = {key_of(message), *re.findall(r"\{r\.(\w+\.\w+)", message)}
-        if not keys & skip and broken(recipe):
-            problems.append(message.format(r=recipe))
-    return problems

@@ -15,7 +15,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from fastaug.errors import RecipeError
-from fastaug.recipe import Recipe, key_of, validate
+from fastaug.recipe import Recipe
+from fastaug.recipe_rules import key_of, validate
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -58,7 +59,7 @@ _set_yaml_12_resolvers()
 
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text; yaml.YAMLError when it is not strict YAML."""
-    return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    return yaml.load(text, Loader=_StrictLoader)
 
 
 def _nearest(key: str, known: list[str]) -> str:
@@ -71,7 +72,9 @@ def _type_name(expected: Any) -> str:
         return " or ".join(_type_name(part) for part in get_args(expected))
     if get_origin(expected) is list:
         return f"list of {_type_name(get_args(expected)[0])}"
-    return {types.NoneType: "null", dict: "mapping"}.get(get_origin(expected) or expected, getattr(expected, "__name__", ""))
+    return {types.NoneType: "null", dict: "mapping"}.get(
+        get_origin(expected) or expected, getattr(expected, "__name__", "")
+    )
 
 
 def _fits(value: Any, expected: Any) -> bool:
@@ -111,7 +114,7 @@ def _checked(values: Any, schema: type, prefix: str, problems: list[str]) -> dic
             known = [f.name for f in fields(schema)]
             problems.append(f"{name}: unknown key{_nearest(str(key), known)} (known: {', '.join(known)})")
         elif is_dataclass(hints[key]):
-            good[key] = _checked(value, hints[key], f"{name}.", problems)  # type: ignore[arg-type]
+            good[key] = _checked(value, hints[key], f"{name}.", problems)
         elif not _fits(value, hints[key]):
             problems.append(_type_problem(name, value, hints[key]))
         else:

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fastaug.errors import RecipeError, StorageError
 from fastaug.recipe import RESUMABLE, Recipe
@@ -14,11 +14,14 @@ from fastaug.recipe_reading import differences, read_recipe, to_yaml
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes `path` whole or not at all, through a synced temporary file beside it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # gone already after the rename
     sync_folder(path.parent)
 
 
@@ -36,6 +39,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._lock: IO[str] | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -64,6 +68,12 @@ class RunFolder:
             if problems:
                 raise RecipeError(problems)
         write_atomically(stored, to_yaml(recipe).encode())
+
+    def close(self) -> None:
+        """Gives up the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Replaces the JSON file `name`."""

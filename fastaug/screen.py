@@ -56,9 +56,7 @@ class Header(NamedTuple):
     reason: str
 
 
-def screen_all(
-    root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: bool
-) -> list[Header]:
+def screen_all(root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: bool) -> list[Header]:
     """The header of every path below `root`, in order, read by `threads` threads."""
     from PIL import Image
     from rich.console import Console
@@ -95,9 +93,7 @@ def screen(path: bytes, exif: str) -> Header:
             return _examine(file, found.st_size, exif)
     except OSError as error:
         if error.errno in _MACHINE:
-            raise DataError(
-                f"{os.fsdecode(path)} cannot be read ({error.strerror}); check the storage"
-            ) from error
+            raise DataError(f"{os.fsdecode(path)} cannot be read ({error.strerror}); check the storage") from error
         return Header(0, 0, f"cannot be opened: {error.strerror}")
 
 

@@ -80,7 +80,7 @@ def words(key: Key, ids: IdArray, draws: int) -> npt.NDArray[np.uint64]:
 
 def uniform(key: Key, ids: IdArray, draws: int) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1), 53 bits each: [N, draws] float64."""
-    return (words(key, ids, draws) >> np.uint64(11)) * 2.0**-53
+    return (words(key, ids, draws) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def integers(key: Key, ids: IdArray, high: npt.ArrayLike, draws: int = 1) -> npt.NDArray[np.int64]:

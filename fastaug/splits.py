@@ -75,13 +75,9 @@ def _check_fractions(fractions: Mapping[str, float], files: Path | None) -> None
         if not 0 <= value < 1:  # refuses NaN too
             raise ValueError(f"data.{name}_fraction = {value}: must lie in [0, 1)")
         if value and files is not None:
-            raise ValueError(
-                f"data.{name}_fraction = {value} together with data.splits = {files}; set it to 0"
-            )
+            raise ValueError(f"data.{name}_fraction = {value} together with data.splits = {files}; set it to 0")
     if sum(fractions.values()) >= 1:
-        raise ValueError(
-            f"the fractions {dict(fractions)} leave nothing to train on; their sum must be below 1"
-        )
+        raise ValueError(f"the fractions {dict(fractions)} leave nothing to train on; their sum must be below 1")
 
 
 def _take(index: Index, roles: dict[str, Ids], seed: int, fractions: Mapping[str, float]) -> dict[str, Ids]:
@@ -111,14 +107,10 @@ def _take(index: Index, roles: dict[str, Ids], seed: int, fractions: Mapping[str
 def _read_lists(index: Index, folder: Path) -> dict[str, Ids]:
     """The ids in train.txt and, where present, meta.txt, select.txt and test.txt."""
     if not (folder / "train.txt").is_file():
-        raise DataError(
-            f"data.splits: {folder / 'train.txt'} is missing; list the training images there, one a line"
-        )
+        raise DataError(f"data.splits: {folder / 'train.txt'} is missing; list the training images there, one a line")
     known = {f"{role}.txt" for role in ROLES}
     if extra := sorted(path.name for path in folder.glob("*.txt") if path.name not in known):
-        raise DataError(
-            f"data.splits: {folder / extra[0]} is no split; rename it to one of {', '.join(sorted(known))}"
-        )
+        raise DataError(f"data.splits: {folder / extra[0]} is no split; rename it to one of {', '.join(sorted(known))}")
     ids = {path: i for i, path in enumerate(index.paths)}
     lists = {role: folder / f"{role}.txt" for role in ROLES}
     return {role: _read_list(file, ids) for role, file in lists.items() if file.exists()}
@@ -130,9 +122,7 @@ def _read_list(file: Path, ids: Mapping[bytes, int]) -> Ids:
     try:
         text = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise DataError(
-            f"data.splits: {file} cannot be read ({error.strerror}); repair or remove it"
-        ) from error
+        raise DataError(f"data.splits: {file} cannot be read ({error.strerror}); repair or remove it") from error
     for number, line in enumerate(text.splitlines(), start=1):
         entry = line.strip()
         if not entry or entry.startswith(b"#"):
@@ -140,9 +130,7 @@ def _read_list(file: Path, ids: Mapping[bytes, int]) -> Ids:
         where = f"data.splits: {file}, line {number}: {entry.decode(errors='replace')!r}"
         id = ids.get(entry, int(entry) if entry.isdigit() and len(entry) < 12 else -1)
         if not 0 <= id < len(ids):
-            raise DataError(
-                f"{where} is neither an id below {len(ids)} nor a path below data.root; correct the line"
-            )
+            raise DataError(f"{where} is neither an id below {len(ids)} nor a path below data.root; correct the line")
         if id in lines:
             raise DataError(f"{where} is the image of line {lines[id]} again; remove one of the two lines")
         lines[id] = number
@@ -161,9 +149,7 @@ def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float
             text = f"data.{role}_fraction = {value} takes no image out of any class"
             raise DataError(f"{text}; raise data.{role}_fraction or set it to 0")
     if not len(roles["train"]):
-        raise DataError(
-            f"no training image in {index.root}; set data.root, or list some in train.txt of data.splits"
-        )
+        raise DataError(f"no training image in {index.root}; set data.root, or list some in train.txt of data.splits")
     if not len(roles["test"]):
         remedy = "set data.test_fraction, add a val or test folder, or list some in test.txt of data.splits"
         raise DataError(f"no test image in {index.root}; {remedy}")

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fastaug.seeding import Key, uniform
 
-Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 _ATTEMPTS = 10  # as torchvision
 
 
@@ -58,8 +58,8 @@ def random_resized(
     none = ~fits.any(axis=1)[:, None]
     fallback_tall = np.where(w / h < ratio[0], np.rint(w / ratio[0]), h)
     fallback_wide = np.where(w / h > ratio[1], np.rint(h * ratio[1]), w)
-    tall = np.where(none, np.minimum(fallback_tall, h), np.take_along_axis(tall, first, 1))
-    wide = np.where(none, np.minimum(fallback_wide, w), np.take_along_axis(wide, first, 1))
+    tall = np.where(none, fallback_tall.clip(1, h), np.take_along_axis(tall, first, 1))
+    wide = np.where(none, fallback_wide.clip(1, w), np.take_along_axis(wide, first, 1))
     # Where no attempt fitted, the window stays in the middle.
     top = np.where(none, (h - tall) // 2, np.floor(u[:, :1] * (h - tall + 1)))
     left = np.where(none, (w - wide) // 2, np.floor(u[:, 1:2] * (w - wide + 1)))

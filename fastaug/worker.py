@@ -31,6 +31,7 @@ def run(recipe: Recipe) -> int:
         accelerator.wait_for_everyone()
         trainer = assemble(recipe, accelerator, folder, console)
         ending.trainer = trainer
+        trainer.order.check()
         accelerator.init_trackers("fastaug")
         describe(trainer)
         figures = fit(trainer)
@@ -66,6 +67,7 @@ class Ending:
             Console(True).print(f"stopped with code {self.code}: {reason}")
         if self.owner:
             self._folder.write_status(self.code, reason, self.trainer.progress.step if self.trainer else 0)
+        self._folder.close()
         return True
 
 
@@ -116,7 +118,11 @@ def finish(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
     }
     trainer.folder.write_json("result.json", result)
     rows = {f"test {name}": f"{headline[name]:.4f}" for name in ("top1", "top5", "nll", "ece")}
-    rows |= {"images/s": f"{speed:.0f}", "training": f"{progress.train_seconds:.1f} s", "skipped": str(len(progress.skipped))}
+    rows |= {
+        "images/s": f"{speed:.0f}",
+        "training": f"{progress.train_seconds:.1f} s",
+        "skipped": str(len(progress.skipped)),
+    }
     trainer.console.summary(f"{trainer.folder.path} ({headline['weights']} weights, last checkpoint)", rows)
 
 

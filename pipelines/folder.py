@@ -34,7 +34,15 @@ def folder_graph(source: Source, device: str, side: int, interpolation: str, exi
 
 
 def build_folder_pipeline(
-    source: Source, *, batch_size: int, threads: int, device_id: int | None, prefetch: int, side: int, interpolation: str, exif: str
+    source: Source,
+    *,
+    batch_size: int,
+    threads: int,
+    device_id: int | None,
+    prefetch: int,
+    side: int,
+    interpolation: str,
+    exif: str,
 ) -> Any:
     """A built pipeline for up to `batch_size` images; `device_id=None` runs without a GPU."""
     pipeline = folder_graph(

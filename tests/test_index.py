@@ -29,9 +29,7 @@ def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return Image.frombytes(mode, (width, height), pixels.tobytes())
 
 
-def encoded(
-    kind: str = "JPEG", width: int = 40, height: int = 30, mode: str = "RGB", **options: object
-) -> bytes:
+def encoded(kind: str = "JPEG", width: int = 40, height: int = 30, mode: str = "RGB", **options: object) -> bytes:
     out = io.BytesIO()
     noise(width, height, mode).save(out, kind, **options)
     return out.getvalue()
@@ -213,12 +211,7 @@ def bomb() -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     extent = struct.pack(">IIBBBBB", 20_000, 10_000, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + block(b"IHDR", extent)
-        + block(b"IDAT", zlib.compress(b""))
-        + block(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + block(b"IHDR", extent) + block(b"IDAT", zlib.compress(b"")) + block(b"IEND", b"")
 
 
 def test_every_damage_is_listed_with_its_reason(tmp_path):
@@ -256,9 +249,7 @@ def test_a_large_picture_below_the_limit_raises_no_warning(tmp_path):
     two_classes(tmp_path)
     large = bomb().replace(struct.pack(">II", 20_000, 10_000), struct.pack(">II", 10_000, 10_000))
     start = large.index(b"IHDR")
-    large = (
-        large[: start + 17] + struct.pack(">I", zlib.crc32(large[start : start + 17])) + large[start + 21 :]
-    )
+    large = large[: start + 17] + struct.pack(">I", zlib.crc32(large[start : start + 17])) + large[start + 21 :]
     put(tmp_path / "cat/large.png", large)
     index = load_index(tmp_path)
     assert index.heights[row(index, b"cat/large.png")] == 10_000

@@ -64,6 +64,21 @@ def test_gradcheck_in_logits_masses_weights_and_rows_in_both_modes(name, rows):
     assert torch.autograd.gradcheck(loss, [x.requires_grad_() for x in inputs], check_forward_ad=True)
 
 
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_forward_mode_by_torch_func_agrees_with_reverse_mode(name, rows):
+    logits, target = problem(1, rows=rows)
+    inputs = (logits, target.mass, target.weight)
+    tangents = tuple(torch.randn_like(x) for x in inputs)
+
+    def loss(logits, mass, weight):
+        return LOSSES[name](logits, target._replace(mass=mass, weight=weight))
+
+    gradients = torch.func.grad(loss, argnums=(0, 1, 2))(*inputs)
+    _, tangent = torch.func.jvp(loss, inputs, tangents)
+    torch.testing.assert_close(tangent, sum((g * t).sum() for g, t in zip(gradients, tangents, strict=True)))
+
+
 # ---- the traps: pairs of one class, nothing visible, everything visible, k < 1 ----
 
 
@@ -163,7 +178,9 @@ def test_half_precision_logits_are_evaluated_in_float32(name):
     target = T.smoothed(T.hard_target(torch.arange(4)), 0.1)
     got = LOSSES[name](logits, target)
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got, LOSSES[name](logits.double(), target).float(), rtol=2e-6, atol=2e-6)
+    exact = LOSSES[name](logits.double(), target)
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(got.double(), exact, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)

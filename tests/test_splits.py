@@ -171,9 +171,7 @@ def test_a_fraction_that_takes_nothing_is_refused(role):
 def test_a_split_of_damaged_images_alone_is_refused():
     counts = {Folder.TEST: [2, 2], Folder.TRAIN: [5, 5]}
     make_splits(table(counts, damaged=(0, 1, 2)), seed=0)
-    with pytest.raises(
-        DataError, match=r"all 4 images of test are damaged.*test/000/00000.jpg \(empty file\)"
-    ):
+    with pytest.raises(DataError, match=r"all 4 images of test are damaged.*test/000/00000.jpg \(empty file\)"):
         make_splits(table(counts, damaged=(0, 1, 2, 3)), seed=0)
 
 

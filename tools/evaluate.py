@@ -16,7 +16,9 @@ from fastaug.recipe_reading import read_recipe
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or one of its checkpoints/step-*")
+    parser.add_argument(
+        "path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or one of its checkpoints/step-*"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the run's recipe")
     parser.add_argument("--split", default="test", choices=("train", "meta", "select", "test"))
     parser.add_argument("--weights", choices=("raw", "ema"), help="default: as the recipe's headline")
@@ -48,7 +50,12 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     figures = evaluate(trainer, arguments.split)
     console.summary(f"{path}, {arguments.split}", {name: str(value) for name, value in figures.items()})
     if arguments.json and accelerator.is_main_process:
-        result = {"checkpoint": str(path), "split": arguments.split, "figures": figures, "versions": versions()}
+        result = {
+            "checkpoint": str(path),
+            "split": arguments.split,
+            "figures": figures,
+            "versions": versions(),
+        }
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     accelerator.end_training()
 

@@ -18,8 +18,8 @@ _LOCK = threading.Lock()  # the generators belong to the process: one thread see
 def draw_each(draw: Callable[[], T], key: Key, ids: IdArray, number: int = 0) -> list[T]:
     """draw() once per id, every global generator seeded by (key, id, number); their states are put back.
 
-    Only drawing comes through here, never work on pixels. No other thread may draw from `random` or `np.random`
-    meanwhile; fastaug itself never does.
+    Only drawing comes through here, never work on pixels. No other thread may draw from `random` or
+    `np.random` meanwhile; fastaug itself never does.
     """
     with _LOCK, _restored():
         return [_seeded(draw, int(seed)) for seed in words(key.on(Stream.POLICY), ids, number + 1)[:, number]]

@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020) with timm's parameters, after normalisation; boxes in closed form by (key, id)."""
+"""Random erasing (Zhong et al. 2020) as timm does it, after normalisation; boxes drawn by (key, id)."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -18,7 +18,7 @@ ATTEMPTS = 10  # boxes drawn until one fits; timm's
 
 
 class Erasing(NamedTuple):
-    """What is erased: box [N,count,4] int64 (top, bottom, left, right; empty: none), value [N,count,3], seed [N]."""
+    """Box [N,count,4] (top, bottom, left, right; empty: none), value [N,count,3] and noise seed [N]."""
 
     box: npt.NDArray[np.int64]
     value: npt.NDArray[np.float32]
@@ -29,8 +29,8 @@ class Erasing(NamedTuple):
 class RandomErasing:
     """Erases, with probability `reprob`, 1 to `recount` boxes of an image of `img_size` = (height, width).
 
-    `remode`: const fills with 0, which is the mean; rand with one normal value per box and channel; pixel with one
-    per pixel. A box is redrawn up to ten times until it is smaller than the image, and left out if none is.
+    `remode`: const fills with 0, which is the mean; rand with a normal value per box and channel; pixel with
+    one per pixel. A box is redrawn up to ten times until it is smaller than the image, else left out.
     """
 
     reprob: float
@@ -74,16 +74,14 @@ class RandomErasing:
         height, width = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
         fits = (height < self.img_size[0]) & (width < self.img_size[1])
         first = fits.argmax(-1)[..., None]
-        height, width = (
-            np.take_along_axis(np.where(fits, side, 0), first, -1)[..., 0] for side in (height, width)
-        )
+        height, width = (np.take_along_axis(np.where(fits, side, 0), first, -1)[..., 0] for side in (height, width))
         return height, width
 
     def apply(self, images: Tensor, params: Erasing) -> Tensor:
         """Erases in place in normalised float images [N,3,H,W] and returns them.
 
-        Pixel noise is drawn by torch on the images' device: it does not depend on the batch, but a GPU's differs
-        from a CPU's.
+        Pixel noise is drawn by torch on the images' device: the same in every batch, but a GPU's differs from
+        a CPU's.
         """
         if not images.is_floating_point() or tuple(images.shape[2:]) != self.img_size:
             found = f"{images.dtype} {tuple(images.shape)}"
@@ -95,9 +93,8 @@ class RandomErasing:
         for i in np.flatnonzero((params.box[..., 1] > params.box[..., 0]).any(1)):
             noise.manual_seed(int(params.seed[i]))
             for j, (top, bottom, left, right) in enumerate(params.box[i].tolist()):
-                erased = images[i, :, top:bottom, left:right]
+                fill = values[i, j, :, None, None]
                 if self.remode == "pixel":
-                    erased.normal_(generator=noise)
-                else:
-                    erased.copy_(values[i, j, :, None, None])
+                    fill = torch.randn(3, bottom - top, right - left, generator=noise, device=images.device)
+                images[i, :, top:bottom, left:right] = fill
         return images

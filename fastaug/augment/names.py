@@ -82,9 +82,7 @@ def parse_policy(text: str | None) -> PolicyName | None:
         sections[letters] = value
     largest = sections.get("mmax", TIMM_LEVELS)
     if family == "rand" and sections.get("m", 0) > largest:  # type: ignore[operator]
-        raise ValueError(
-            f"magnitude m{sections['m']} in policy {text!r} is above {largest}; raise it with mmax"
-        )
+        raise ValueError(f"magnitude m{sections['m']} in policy {text!r} is above {largest}; raise it with mmax")
     return PolicyName(text, family, sections)
 
 
@@ -106,7 +104,5 @@ def _section(part: str, family: str, text: str) -> tuple[str, int | float | str]
         raise ValueError(f"section {part!r} in policy {text!r} must be a whole number")
     value = section.kind(match[2])
     if not section.low <= value <= section.high:
-        raise ValueError(
-            f"section {part!r} in policy {text!r} must be in [{section.low:g}, {section.high:g}]"
-        )
+        raise ValueError(f"section {part!r} in policy {text!r} must be in [{section.low:g}, {section.high:g}]")
     return match[1], value

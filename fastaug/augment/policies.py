@@ -1,9 +1,9 @@
 """Fixed augmentation policies by name, applied to uint8 batches between the loader's crop and the fused op.
 
-Sampling is a function of (key, id) alone and gives one plain value per image: what will be done to it. Applying
-is a pure function of image and value, so a batch may be cut in pieces and spread over threads. The operations are
-Pillow's on every device: torchvision's on tensors give other pixels and are slower on a CPU (Sharpness 15 times).
-A batch that lies on a device therefore travels to the host and back: augment before the upload.
+Sampling is a function of (key, id) alone and gives one plain value per image: what will be done to it.
+Applying is a pure function of image and value, so a batch may be cut in pieces and spread over threads. The
+operations are Pillow's on every device: torchvision's on tensors give other pixels and are slower on a CPU
+(Sharpness 15 times). A batch on a device travels to the host and back: augment before the upload.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,8 +60,8 @@ def build_policy(
 
     timm fills what an operation uncovers with `mean` (of images in [0, 1]), torchvision with black.
     `interpolation` of rotations and the like: None is the library's own (timm: bilinear or bicubic by chance;
-    torchvision: nearest). `color_jitter` j adds brightness, contrast and saturation factors in [1 - j, 1 + j];
-    None is none, but 0.3 for 3a.
+    torchvision: nearest). `color_jitter` j adds brightness, contrast and saturation factors in
+    [1 - j, 1 + j]; None is none, but 0.3 for 3a.
     """
     name = parse_policy(aa)
     if interpolation is not None and interpolation not in INTERPOLATIONS:
@@ -75,7 +75,7 @@ def build_policy(
     if name is not None and name.library == "timm":
         from fastaug.augment.timm_policies import timm_policy
 
-        policies.append(timm_policy(name, size, mean, interpolation))
+        policies.append(timm_policy(name, mean, interpolation))
     elif name is not None:
         from fastaug.augment.torchvision_policies import TorchvisionPolicy
 
@@ -89,9 +89,7 @@ def build_policy(
     return policies[0] if policies else None
 
 
-def apply_each(
-    images: Tensor, params: Sequence[Any], one: Callable[[Image.Image, Any], Image.Image]
-) -> Tensor:
+def apply_each(images: Tensor, params: Sequence[Any], one: Callable[[Image.Image, Any], Image.Image]) -> Tensor:
     """one(image, value) for every image of uint8 [N,H,W,3]; an empty value leaves the image as it is."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"images must be uint8 [N,H,W,3], found {images.dtype} {tuple(images.shape)}")

@@ -1,7 +1,7 @@
 """timm's RandAugment, AutoAugment, 3-Augment and AugMix, drawn by timm and applied by timm's operations.
 
-timm draws while it applies. Here its transforms run on a tuple that records the operations in place of an image:
-what will be done is known, as a value, before a pixel is touched.
+timm draws while it applies. Here its transforms run on a tuple that records the operations in place of an
+image: what will be done is known, as a value, before a pixel is touched.
 """
 
 import random
@@ -38,14 +38,9 @@ class Mix(NamedTuple):
     chains: tuple[tuple[Op, ...], ...]
 
 
-def timm_policy(
-    name: PolicyName, size: tuple[int, int], mean: Sequence[float], interpolation: str | None
-) -> Policy:
-    """The policy for images of `size`, with the settings timm's own training pipeline gives it."""
-    hparams: dict[str, Any] = {
-        "translate_const": int(min(size) * 0.45),
-        "img_mean": tuple(min(255, round(255 * x)) for x in mean),
-    }
+def timm_policy(name: PolicyName, mean: Sequence[float], interpolation: str | None) -> Policy:
+    """The policy with the settings timm's own training pipeline gives it."""
+    hparams: dict[str, Any] = {"img_mean": tuple(min(255, round(255 * x)) for x in mean)}
     if interpolation is not None:
         hparams["interpolation"] = RESAMPLE[interpolation]
     if name.family == "rand":
@@ -109,7 +104,7 @@ class AugMix:
 
 
 def _record(ops: Sequence[library.AugmentOp]) -> tuple[int, int, int]:
-    """Makes timm's operations append themselves to a tuple instead of changing an image; returns their fill."""
+    """Makes timm's operations append themselves to a tuple, not change an image; returns their fill."""
     for op in ops:
         op.aug_fn = partial(_append, op.name)
     return ops[0].kwargs["fillcolor"]
@@ -131,5 +126,8 @@ def _append(
 def _run(image: Image.Image, ops: Sequence[Op], fill: tuple[int, int, int]) -> Image.Image:
     functions: dict[str, Callable[..., Image.Image]] = library.NAME_TO_OP
     for op in ops:
-        image = functions[op.name](image, *op.args, fillcolor=fill, resample=op.resample)
+        if op.name.startswith("Posterize") and op.args[0] == 0:
+            image = Image.new("RGB", image.size)  # no bit kept: black, as ever; Pillow 13 refuses to do it
+        else:
+            image = functions[op.name](image, *op.args, fillcolor=fill, resample=op.resample)
     return image

@@ -1,6 +1,6 @@
 """torchvision's TrivialAugmentWide, RandAugment and ColorJitter, drawn and applied by torchvision.
 
-Its automatic policies draw while they apply; here one copy runs on an image without pixels and records choices.
+Its automatic policies draw while they apply; here a copy runs on an image without pixels and records choices.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Choice = tuple[str, float]  # torchvision's name of the operation, its magnitude
 
 
 class TorchvisionPolicy:
-    """TrivialAugment (Müller, Hutter 2021) or RandAugment (Cubuk et al. 2020): params are an image's choices."""
+    """TrivialAugment (Müller, Hutter 2021) or RandAugment (Cubuk et al. 2020); params: an image's choices."""
 
     def __init__(self, name: PolicyName, size: tuple[int, int], interpolation: str) -> None:
         kind, options = v2.TrivialAugmentWide, {}

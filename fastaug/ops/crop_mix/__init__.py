@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fastaug.ops.crop_mix.masses import Soften, soft_targets
 from fastaug.ops.crop_mix.params import CropMixParams, check_params, identity_params
-from fastaug.ops.crop_mix.reference import crop_mix_reference, normaliser
+from fastaug.ops.crop_mix.op import crop_mix_op, write_into
+from fastaug.ops.crop_mix.reference import compute_dtype, normaliser
 from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD, Sampling, sample_crop_mix
 from fastaug.targets import SoftTarget, check_labels, check_num_classes
 
@@ -29,6 +30,7 @@ def crop_mix(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, SoftTarget]:
     """Images uint8 [N,H,W,C] or float [N,C,H,W] in [0, 1], labels [N] -> [N,C,H,W] channels_last, targets.
 
@@ -44,8 +46,36 @@ def crop_mix(
         if labels.device.type == "cpu":
             check_labels(labels, classes)
     scale, bias = normaliser(mean, std, images.dtype == torch.uint8)
-    mixed = crop_mix_reference(nhwc, params.to(images.device), scale, bias, dtype)
-    return mixed, soft_targets(labels.long(), params, (height, width), classes, soften)
+    packed = params.packed(height, width, compute_dtype(images.dtype, dtype))
+    geometry, colour = (_to_device(t, images.device) for t in packed)
+    if out is None:
+        mixed = crop_mix_op(nhwc, geometry, colour, scale, bias, dtype)
+    else:
+        mixed = _check_out(out, nhwc, dtype)
+        write_into(mixed, nhwc, geometry, colour, scale, bias)
+    target = soft_targets(labels.long(), params, (height, width), classes, soften)
+    return mixed.permute(0, 3, 1, 2), target
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Host memory goes to a CUDA device through pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and not torch.compiler.is_compiling():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _check_out(out: Tensor, nhwc: Tensor, dtype: torch.dtype) -> Tensor:
+    """`out` as [N,H,W,C]; ValueError unless it can hold the result in place and no gradient has to pass it."""
+    n, height, width, channels = nhwc.shape
+    memory = out.permute(0, 2, 3, 1) if out.ndim == 4 else out
+    if memory.shape != nhwc.shape or out.dtype != dtype or not memory.is_contiguous() or out.device != nhwc.device:
+        raise ValueError(
+            f"out must be {dtype} [{n}, {channels}, {height}, {width}] channels_last on {nhwc.device}, found "
+            f"{out.dtype} {list(out.shape)} with strides {out.stride()} on {out.device}"
+        )
+    if torch.is_grad_enabled() and nhwc.requires_grad:
+        raise ValueError("out cannot be used where images require a gradient; leave it away")
+    return memory
 
 
 def _as_nhwc(images: Tensor, channels: int) -> Tensor:

@@ -1,159 +1,103 @@
-"""The CPU formulation: every output row is put together from spans in the first cache, then written once.
-
-A row is: fill | visible span | fill of the own view, cut open where the box is for the partner's. The spans are
-decided by the parameters, so that no pixel asks where it comes from. Rows are addresses here, see `vectors`.
-"""
+"""Runs the row programs of `rows` on CPU tensors, on as many threads as torch uses."""
 
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.vectors import LINE, PIXELS, affine_pixels, copy_bytes
+from fastaug.ops.crop_mix import rows
+from fastaug.ops.crop_mix.params import partner_users
 
 STREAM_BYTES = 4 << 20  # larger outputs do not stay in cache until the network reads them: write past it
 
-jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Uninitialised memory that starts a cache line; a large one in huge pages, which NumPy asks Linux for.
 
-@jit
-def _affine_span(to, read, size, like, scale, bias, width, flip):  # type: ignore[no-untyped-def]
-    """`width` pixels at address `read` -> float32 at `to`, times scale plus bias, in reverse order if `flip`."""
-    pixel, out = size * len(scale), 4 * len(scale)
-    if width < PIXELS:
-        for x in range(width):
-            source = width - 1 - x if flip else x
-            affine_pixels(to + x * out, read + source * pixel, like, scale, bias, 1, 0, 0)
-        return
-    for step in range(0, width, PIXELS):
-        x = min(step, width - PIXELS)  # the last block overlaps the one before
-        if flip:
-            affine_pixels(to + x * out, read + (width - PIXELS - x) * pixel, like, scale, bias, PIXELS, 1, 0)
-        else:
-            affine_pixels(to + x * out, read + x * pixel, like, scale, bias, PIXELS, 0, 0)
-
-
-@jit
-def _fill_span(to, read, count, width):  # type: ignore[no-untyped-def]
-    """`width` pixels of float32 at `to` from a block of equal pixels at `read`."""
-    if width < PIXELS:
-        for e in range(width * count):
-            copy_bytes(to + 4 * e, read + 4 * (e % count), 4, 0)
-        return
-    for step in range(0, width, PIXELS):
-        x = min(step, width - PIXELS)
-        for c in range(count):
-            copy_bytes(to + 4 * count * x + LINE * c, read + LINE * c, LINE, 0)
-
-
-@jit
-def _clipped(low, high, line, dx, height, width):  # type: ignore[no-untyped-def]
-    """First and last + 1 of the columns low to high in which a view shows its image."""
-    first = min(max(low, -dx), high)
-    stop = max(min(high, width - dx), first)
-    return (first, stop) if 0 <= line < height else (high, high)
-
-
-@jit
-def _view_span(to, low, high, y, view, frame, like, scale, bias):  # type: ignore[no-untyped-def]
-    """Columns low to high of row y of a view into the row at `to`; view: image and fill addresses, dy, dx, flip."""
-    image, fill, dy, dx, flip = view
-    height, width, size = frame
-    pixel = 4 * len(scale)
-    first, stop = _clipped(low, high, y + dy, dx, height, width)
-    _fill_span(to + low * pixel, fill, len(scale), first - low)
-    _fill_span(to + stop * pixel, fill, len(scale), high - stop)
-    start = width - stop - dx if flip else first + dx
-    read = image + ((y + dy) * width + start) * size * len(scale)
-    _affine_span(to + first * pixel, read, size, like, scale, bias, stop - first, flip)
-
-
-@jit
-def _write_row(to, read, size, stream):  # type: ignore[no-untyped-def]
-    """`size` bytes of a finished row to memory; the size is even."""
-    head = min(-to % LINE, size) if stream else 0
-    lines = (size - head) // LINE
-    for b in range(0, head, 2):
-        copy_bytes(to + b, read + b, 2, 0)
-    for b in range(head, head + lines * LINE, LINE):
-        if stream:
-            copy_bytes(to + b, read + b, LINE, 1)
-        else:
-            copy_bytes(to + b, read + b, LINE, 0)
-    for b in range(head + lines * LINE, size, 2):
-        copy_bytes(to + b, read + b, 2, 0)
-
-
-@jit
-def _bfloat16(half, row):  # type: ignore[no-untyped-def]
-    """Rounds float32 `row`, seen as uint32, to the bits of bfloat16 in `half`: nearest even, NaN stays NaN."""
-    for e in range(np.uint64(len(half))):
-        word = row[e]
-        up = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        half[e] = np.uint32(0x7FC0) if (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else up
-
-
-@jit
-def _blend(row, second, share):  # type: ignore[no-untyped-def]
-    rest = np.float32(1) - share
-    for e in range(np.uint64(len(row))):
-        row[e] = row[e] * share + second[e] * rest
-
-
-@jit
-def _view(images, n, geometry, colour, scale, bias, fill):  # type: ignore[no-untyped-def]
-    """What `_view_span` needs to know of sample n; writes its block of fill pixels."""
-    _, height, width, count = images.shape
-    for e in range(len(fill)):
-        fill[e] = colour[n, e % count] * scale[e % count] + bias[e % count]
-    image = images.ctypes.data + n * height * width * count * images.itemsize
-    dy, dx, flip = np.int64(geometry[n, 0]), np.int64(geometry[n, 1]), np.int64(geometry[n, 2])
-    return np.int64(image), np.int64(fill.ctypes.data), dy, dx, flip
-
-
-@jit
-def _pasted_row(to, y, own, other, box, frame, like, scale, bias):  # type: ignore[no-untyped-def]
-    """Row y of a sample without a blend, normalised, at `to`."""
-    top, bottom, left, right = box
-    a, b = (left, right) if top <= y < bottom else (0, 0)
-    _view_span(to, 0, a, y, own, frame, like, scale, bias)
-    _view_span(to, a, b, y, other, frame, like, scale, bias)
-    _view_span(to, b, frame[1], y, own, frame, like, scale, bias)
-
-
-@jit
-def _forward(images, geometry, colour, scale, bias, unit, out, stream, work, start, stop):  # type: ignore[no-untyped-def]
-    """Samples start to stop: images [N,H,W,C] -> out [N,H,W,C], float32 as uint32 or bfloat16 as uint16.
-
-    unit: (ones, zeros) like scale and bias. work: two rows float32, two blocks of fill, a row uint16; they belong
-    to the caller, because numba frees an array of its own after the last line that names it, addresses or not.
+    Touching fresh 4 KiB pages takes several times as long as the op itself.
     """
-    height, width, count = images.shape[1:]
-    frame, like, pixels = (height, width, images.itemsize), images[0, 0, 0, 0], width * count
-    row, second, fill, other_fill, half = work
-    to, plain = row.ctypes.data, np.float32(0)
-    source = half.ctypes.data if out.itemsize == 2 else to
-    for n in range(start, stop):
-        share = colour[n, count]
-        factor, offset = unit if share != 1 else (scale, bias)
-        own = _view(images, n, geometry, colour, factor, offset, fill)
-        other = _view(images, geometry[n, 3], geometry, colour, factor, offset, other_fill)
-        box = (geometry[n, 4], geometry[n, 5], geometry[n, 6], geometry[n, 7])
-        for y in range(height):
-            if share != 1:
-                _view_span(to, 0, width, y, own, frame, like, factor, offset)
-                _view_span(second.ctypes.data, 0, width, y, other, frame, like, factor, offset)
-                _blend(row, second, share)
-                _affine_span(to, to, 4, plain, scale, bias, width, False)
-            else:
-                _pasted_row(to, y, own, other, box, frame, like, scale, bias)
-            if out.itemsize == 2:
-                _bfloat16(half, row.view(np.uint32))
-            place = out.ctypes.data + (n * height + y) * pixels * out.itemsize
-            _write_row(place, source, pixels * out.itemsize, stream)
+    size = math.prod(shape) * dtype.itemsize
+    if size < STREAM_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    memory = np.empty(size + rows.LINE, dtype=np.uint8)
+    skip = -memory.ctypes.data % rows.LINE
+    return torch.from_numpy(memory[skip : skip + size]).view(dtype).view(shape)
+
+
+def forward(
+    images: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float], bias: Sequence[float], out: Tensor
+) -> None:
+    """images [N,H,W,C] uint8 or float -> out [N,H,W,C] contiguous, floating; geometry, colour of `CropMixParams.packed`.
+
+    Images that are neither uint8 nor float32, or not contiguous, are copied first; an output that is neither float32
+    nor bfloat16 is rounded from float32 afterwards.
+    """
+    if out.dtype not in (torch.float32, torch.bfloat16):
+        wide = torch.empty_like(out, dtype=torch.float32)
+        forward(images, geometry, colour, scale, bias, wide)
+        out.copy_(wide)
+        return
+    images = (images if images.dtype == torch.uint8 else images.float()).contiguous()
+    width, channels = images.shape[2:]
+    tables = torch.stack([_table(scale, bias), _table([1.0] * channels, [0.0] * channels)]).numpy()
+    bits = out.view(torch.int32 if out.dtype == torch.float32 else torch.int16).numpy()
+    bits = bits.view(np.uint32 if out.dtype == torch.float32 else np.uint16)
+    arrays = images.numpy(), geometry.numpy(), colour.numpy(), tables, (np.float32(0),) * channels, bits
+
+    def run(start: int, stop: int) -> None:
+        rows.forward(*arrays, bits.nbytes >= STREAM_BYTES, _work(width, channels), start, stop)
+
+    _in_threads(run, len(images))
+
+
+def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float]) -> Tensor:
+    """Gradient in the float images [N,H,W,C] of `forward` for one in its output: float32, contiguous."""
+    gradient = gradient.float().contiguous()
+    out = torch.zeros_like(gradient)
+    users, edges = partner_users(geometry[:, 3])
+    channels = (np.float32(0),) * gradient.shape[3]
+    fixed = (gradient.numpy(), geometry.numpy(), colour.numpy(), users.numpy(), edges.numpy())
+
+    def run(start: int, stop: int) -> None:
+        rows.adjoint(*fixed, _table(scale, scale).numpy(), channels, out.numpy(), start, stop)
+
+    _in_threads(run, len(out))
+    return out
+
+
+def _table(scale: Sequence[float], bias: Sequence[float]) -> Tensor:
+    """Scale and bias, each repeated for a block of pixels: [2, PIXELS * C] float32."""
+    return torch.tensor([list(scale) * rows.PIXELS, list(bias) * rows.PIXELS], dtype=torch.float32)
+
+
+def _work(width: int, channels: int) -> tuple[Any, ...]:
+    """Scratch memory of one thread for `rows.forward`."""
+    row, block = torch.empty(2, width * channels), torch.empty(2, rows.PIXELS * channels)
+    half = torch.empty(width * channels, dtype=torch.int16).numpy().view(np.uint16)
+    return row[0].numpy(), row[1].numpy(), block[0].numpy(), block[1].numpy(), half
+
+
+def _in_threads(run: Callable[[int, int], None], n: int) -> None:
+    """run(start, stop) over [0, n), an even share for each of torch's threads; the caller takes the first."""
+    threads = max(min(torch.get_num_threads(), n), 1)
+    edges = [n * t // threads for t in range(threads + 1)]
+    if threads == 1:
+        return run(0, n)
+    pool = _pool(os.getpid(), threads - 1)
+    others = [pool.submit(run, a, b) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+    run(edges[0], edges[1])
+    for other in others:
+        other.result()
+    return None
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001
+    """Helper threads of this process: a forked child has none of its parent's and starts its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="crop_mix")

@@ -41,9 +41,7 @@ class Soften:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}")
         if not isinstance(self.k, Tensor) and not self.k > 0:
-            raise ValueError(
-                f"the softening exponent k must be > 0, found {self.k}; use on='none' for hard targets"
-            )
+            raise ValueError(f"the softening exponent k must be > 0, found {self.k}; use on='none' for hard targets")
 
     def curve(self, v: Tensor, classes: int) -> Tensor:
         """Mass of the label at visible share v, any shape [N, ...]."""
@@ -73,17 +71,13 @@ def visible_counts(params: CropMixParams, size: tuple[int, int]) -> tuple[Tensor
     return torch.stack([left, pasted], 1), torch.stack([view, view[partner]], 1)
 
 
-def masses(
-    params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften
-) -> tuple[Tensor, Tensor]:
+def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften) -> tuple[Tensor, Tensor]:
     """Masses [N,2] and loss weights [N] of N samples, on the device of `params` (of k, if k is a tensor)."""
     pixels = size[0] * size[1]
     parts, whole = visible_counts(params, size)
     pasted, share = params.pasted(), params.own_share()
     if isinstance(soften.k, Tensor):
-        parts, whole, pasted, share = (
-            t.to(soften.k.device, non_blocking=True) for t in (parts, whole, pasted, share)
-        )
+        parts, whole, pasted, share = (t.to(soften.k.device, non_blocking=True) for t in (parts, whole, pasted, share))
     lam = torch.where(pasted > 0, 1 - pasted / pixels, share)
     hard = torch.stack([lam, 1 - lam], 1)
     if soften.on == "none":
@@ -114,6 +108,4 @@ def soft_targets(
 def _refuse_mixing(params: CropMixParams) -> None:
     """ValueError if any sample is mixed; parameters on a device are not read."""
     if params.box.device.type == "cpu" and ((params.pasted() > 0) | (params.own_share() < 1)).any():
-        raise ValueError(
-            "the 'other' class cannot say how two labels mix; turn mixup and cutmix off, or `other`"
-        )
+        raise ValueError("the 'other' class cannot say how two labels mix; turn mixup and cutmix off, or `other`")

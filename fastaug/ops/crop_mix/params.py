@@ -31,9 +31,7 @@ class CropMixParams:
     def to(self, device: torch.device | str) -> "CropMixParams":
         """The same rows on `device`, copied without waiting where the memory is pinned."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(
-            self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None}
-        )
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None})
 
     def pasted(self) -> Tensor:
         """Pixels of each box: [N] int64."""
@@ -45,6 +43,18 @@ class CropMixParams:
         if self.blend is None:
             return torch.ones(len(self), device=self.dy.device)
         return torch.where(self.pasted() > 0, 1, self.blend)
+
+    def packed(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What kernels read: int32 [N,8] dy, dx, flip, partner, box; `dtype` [N,C+1] fill, share of the own view."""
+        dy, dx = self.dy.clamp(-height, height), self.dx.clamp(-width, width)  # further away shows no more
+        rows = torch.stack([dy, dx, self.flip.long(), self.partner, *self.box.unbind(1)], 1).to(torch.int32)
+        return rows, torch.cat([self.fill, self.own_share()[:, None]], 1).to(dtype)
+
+    @staticmethod
+    def unpacked(rows: Tensor, colour: Tensor) -> "CropMixParams":
+        """The parameters that `packed` gave."""
+        dy, dx, flip, partner = rows[:, :4].long().unbind(1)
+        return CropMixParams(dy, dx, flip.bool(), partner, rows[:, 4:].long(), colour[:, :-1], colour[:, -1])
 
 
 def identity_params(n: int, fill: Tensor) -> CropMixParams:
@@ -78,14 +88,10 @@ def check_params(params: CropMixParams, n: int, height: int, width: int, channel
         if value is None and name == "blend":
             continue
         if tuple(value.shape) != shape:
-            raise ValueError(
-                f"params.{name} must have shape {shape} for these images, found {tuple(value.shape)}"
-            )
+            raise ValueError(f"params.{name} must have shape {shape} for these images, found {tuple(value.shape)}")
         kind = kinds.get(name)
         if value.dtype != kind if kind else not value.is_floating_point():
-            raise ValueError(
-                f"params.{name} must be {kind or 'floating point'}, found {value.dtype}; cast it"
-            )
+            raise ValueError(f"params.{name} must be {kind or 'floating point'}, found {value.dtype}; cast it")
     if params.dy.device.type == "cpu" and n:
         _check_values(params, n, height, width)
 
@@ -109,3 +115,10 @@ def _check_values(params: CropMixParams, n: int, height: int, width: int) -> Non
         )
     if params.blend is not None and not ((params.blend >= 0) & (params.blend <= 1)).all():
         raise ValueError("params.blend must be in [0, 1]; it is the share of the own view")
+
+
+def partner_users(partner: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples sorted by partner [N] and where each partner's begin [N+1]; no value is read on the host."""
+    order = torch.argsort(partner, stable=True)
+    names = torch.arange(len(partner) + 1, device=partner.device, dtype=partner.dtype)
+    return order, torch.searchsorted(partner[order], names)

@@ -82,9 +82,7 @@ def sample_crop_mix(
     partner, leader = _partners(key, ids, sampling.mix_group)
     box, blend = _mixing(key, ids if sampling.mixup_mode == "elem" else leader, size, sampling)
     shift = uniform(key.on(Stream.SHIFT), ids, 2)
-    dy, dx = (
-        truncated_shift(shift[:, a], size[a], sampling.sigma * strength, sampling.limit) for a in (0, 1)
-    )
+    dy, dx = (truncated_shift(shift[:, a], size[a], sampling.sigma * strength, sampling.limit) for a in (0, 1))
     flip = uniform(key.on(Stream.FLIP), ids, 1)[:, 0] < sampling.hflip
     fill = _fill(key, ids, sampling, np.asarray(mean), np.asarray(std)) * white
     arrays = (dy, dx, flip, partner, box, fill.astype(np.float32), blend.astype(np.float32))

@@ -1,0 +1,163 @@
+"""What a recipe's values must fulfil together: every problem at once, each naming the key to change."""
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from fastaug.augment.names import parse_policy
+from fastaug.recipe import Recipe
+
+# Rules that join keys: (broken when, message). Messages begin with the key to change.
+_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
+    (
+        lambda r: not r.data.root and r.data.loader != "synthetic",
+        "data.root: not set; name a folder of images or embedded:mnist5k",
+    ),
+    (
+        lambda r: bool(r.data.root) and r.data.loader == "synthetic",
+        "data.root: has no use with data.loader=synthetic; remove one of them",
+    ),
+    (
+        lambda r: r.train.batch_size % r.train.accumulate != 0,
+        "train.accumulate: {r.train.accumulate} does not divide train.batch_size = {r.train.batch_size}",
+    ),
+    (
+        lambda r: r.optim.warmup_epochs >= r.train.epochs,
+        "optim.warmup_epochs: {r.optim.warmup_epochs} leaves nothing of train.epochs = {r.train.epochs}",
+    ),
+    (
+        lambda r: r.optim.min_lr > r.optim.lr,
+        "optim.min_lr: {r.optim.min_lr} is above optim.lr = {r.optim.lr}",
+    ),
+    (
+        lambda r: r.optim.warmup_lr > r.optim.lr and r.optim.warmup_epochs > 0,
+        "optim.warmup_lr: {r.optim.warmup_lr} is above optim.lr = {r.optim.lr}",
+    ),
+    (
+        lambda r: r.optim.opt_betas is not None and len(r.optim.opt_betas) < 2,
+        "optim.opt_betas: {r.optim.opt_betas} needs two numbers or more",
+    ),
+    (
+        lambda r: r.optim.decay_milestones != sorted(set(r.optim.decay_milestones)),
+        "optim.decay_milestones: {r.optim.decay_milestones} must rise",
+    ),
+    (
+        lambda r: r.data.scale[0] > r.data.scale[1],
+        "data.scale: {r.data.scale} must be [smallest, largest]",
+    ),
+    (
+        lambda r: r.data.ratio[0] > r.data.ratio[1],
+        "data.ratio: {r.data.ratio} must be [smallest, largest]",
+    ),
+    (
+        lambda r: r.data.test_fraction + r.data.select_fraction + r.data.meta_fraction >= 1,
+        "data.test_fraction: with select_fraction and meta_fraction it leaves nothing to train on",
+    ),
+    (
+        lambda r: r.data.loader == "resident" and r.data.crop == "rrc",
+        "data.loader: resident keeps one decoded size; set data.crop to whole or center, or use dali",
+    ),
+    (
+        lambda r: (
+            r.data.splits is not None and r.data.test_fraction + r.data.select_fraction + r.data.meta_fraction > 0
+        ),
+        "data.splits: names the splits already; remove data.test_fraction, select_fraction and meta_fraction",
+    ),
+    (
+        lambda r: r.model.pretrained and r.model.initial_checkpoint is not None,
+        "model.pretrained: cannot be combined with model.initial_checkpoint; keep one of them",
+    ),
+    (
+        lambda r: r.eval.weights == "ema" and not r.model.ema,
+        "eval.weights: ema needs model.ema = true",
+    ),
+    (
+        lambda r: r.augment.other_class and (r.augment.mixup > 0 or r.augment.cutmix > 0),
+        "augment.other_class: has no place for two labels; turn augment.mixup and augment.cutmix off",
+    ),
+    (
+        lambda r: r.augment.other_class and r.augment.smoothing > 0,
+        "augment.other_class: takes the probability that augment.smoothing spreads; set one of them to its default",
+    ),
+    (
+        lambda r: r.augment.mix_layer is not None and (r.augment.cutmix == 0 or r.augment.mixup > 0),
+        "augment.mix_layer: mixes by CutMix alone; set augment.cutmix above 0 and augment.mixup to 0",
+    ),
+    (
+        lambda r: (
+            r.augment.mix_group is not None and (r.train.batch_size // r.train.accumulate) % r.augment.mix_group != 0
+        ),
+        "augment.mix_group: {r.augment.mix_group} does not divide a micro-batch of train.batch_size / train.accumulate",
+    ),
+    (
+        lambda r: r.augment.published_weighting and r.augment.loss not in ("ce", "kl"),
+        "augment.published_weighting: reproduces a loss of kind kl or ce, not {r.augment.loss}",
+    ),
+    (
+        lambda r: r.run.dir is not None and not r.run.dir.strip(),
+        "run.dir: is empty; leave it out for runs/<name of the recipe>",
+    ),
+]
+
+
+def _bound_problems(name: str, value: Any, meta: Any) -> list[str]:
+    """What is wrong with one value, or one element, against the limits of its field."""
+    if meta["choices"] and value not in meta["choices"]:
+        return [f"{name}: {value!r} is not one of {', '.join(meta['choices'])}"]
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return []
+    if not abs(value) < float("inf"):
+        return [f"{name}: {value} is not a finite number"]
+    tests = [
+        ("low", "at least", lambda bound: value >= bound),
+        ("high", "at most", lambda bound: value <= bound),
+        ("above", "above", lambda bound: value > bound),
+        ("below", "below", lambda bound: value < bound),
+    ]
+    wrong = [f"{word} {meta[kind]}" for kind, word, fits in tests if meta[kind] is not None and not fits(meta[kind])]
+    return [f"{name}: {value} must be {' and '.join(wrong)}"] if wrong else []
+
+
+def _limit_problems(recipe: Recipe) -> list[str]:
+    problems: list[str] = []
+    for section in fields(recipe):
+        values = getattr(recipe, section.name)
+        for key in fields(values):
+            name, value = f"{section.name}.{key.name}", getattr(values, key.name)
+            if not key.metadata or value is None:
+                continue
+            elements = value if isinstance(value, list) else [value]
+            if key.metadata["length"] and len(elements) != key.metadata["length"]:
+                problems.append(f"{name}: {value} must have {key.metadata['length']} numbers")
+            for element in elements:
+                problems += _bound_problems(name, element, key.metadata)
+    return problems
+
+
+def _policy_problems(recipe: Recipe) -> list[str]:
+    try:
+        parse_policy(recipe.augment.aa)
+    except ValueError as error:
+        return [f"augment.aa: {error}"]
+    return []
+
+
+def key_of(problem: str) -> str:
+    """The key that a problem's text begins with."""
+    return problem.partition(":")[0]
+
+
+def validate(recipe: Recipe, unusable: set[str] | None = None) -> list[str]:
+    """Every broken limit and rule, each as "key: value, what is allowed"; an empty list when the recipe is sound.
+
+    Nothing is said of keys in `unusable` (their values are stand-ins), nor of rules that read a broken key.
+    """
+    skip = unusable or set()
+    problems = [text for text in _limit_problems(recipe) + _policy_problems(recipe) if key_of(text) not in skip]
+    skip = skip | {key_of(text) for text in problems}
+    for broken, message in _RULES:
+        keys = {key_of(message), *re.findall(r"\{r\.(\w+\.\w+)", message)}
+        if not keys & skip and broken(recipe):
+            problems.append(message.format(r=recipe))
+    return problems

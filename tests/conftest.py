@@ -1,0 +1,59 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indices and embedded sets go to a folder of the session, in child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTAUG_CACHE", str(tmp_path_factory.mktemp("fastaug-cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[np.ndarray]:
+    """scikit-learn's two photographs, uint8 [427, 640, 3]."""
+    return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+
+
+@pytest.fixture
+def jpeg_folder(tmp_path: Path, photos: list[np.ndarray]) -> MakeFolder:
+    """jpeg_folder(classes, images, sizes, splits, kind): class folders of crops of the photographs, below tmp_path.
+
+    `images` of each class and split; sides uniform in `sizes`; splits ("",) for one folder of classes.
+    """
+
+    def make(
+        classes: int = 2,
+        images: int = 8,
+        sizes: tuple[int, int] = (40, 120),
+        splits: tuple[str, ...] = ("",),
+        kind: str = "jpg",
+    ) -> Path:
+        root, draw = tmp_path / "images", np.random.default_rng(0)
+        for split in splits:
+            for label in range(classes):
+                folder = root / split / f"class{label}"
+                folder.mkdir(parents=True)
+                for number in range(images):
+                    height, width = draw.integers(*sizes, 2, endpoint=True)
+                    top, left = draw.integers(0, 427 - height), draw.integers(0, 640 - width)
+                    crop = photos[label % 2][top : top + height, left : left + width]
+                    options = {"quality": 90} if kind == "jpg" else {}
+                    Image.fromarray(crop).save(folder / f"{number:03d}.{kind}", **options)
+        return root
+
+    return make

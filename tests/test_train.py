@@ -1,0 +1,286 @@
+"""Whole runs as users start them: real processes, encoded files through DALI, small networks, two threads at most."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+REPO = Path(__file__).resolve().parent.parent
+TRAIN = [sys.executable, str(REPO / "fastaug/train.py")]
+RECIPE = """
+data: {img_size: 28, crop: rrc, scale: [0.5, 1.0], threads: 1, test_fraction: 0.3}
+model: {name: test_resnet}
+optim: {opt: adamw, lr: 1e-3, weight_decay: 0.05}
+train: {epochs: 1, batch_size: 8}
+augment: {hflip: 0.5, shift: 0.1, cutmix: 1.0}
+eval: {batch_size: 16}
+run: {log_every: 1, log_ids: true}
+"""
+
+
+@pytest.fixture
+def images(tmp_path, photos):
+    """28 small JPEG crops of each of two photographs, a class each; 20 of each class are training images."""
+    generator = np.random.default_rng(0)
+    for name, photo in zip(("flower", "temple"), photos, strict=True):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(28):
+            y, x = generator.integers(0, 300, 2)
+            Image.fromarray(photo[y : y + 40, x : x + 48]).save(tmp_path / "images" / name / f"{i:02}.jpg", quality=90)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def recipe(tmp_path, images):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return [str(path), f"data.root={images}"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def start(command: list[str], **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run(command: list[str], expected: int = 0, **more: str) -> str:
+    process = start(command, **more)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == expected, output[-3000:]
+    return output
+
+
+def torchrun(processes: int) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def status(folder: Path) -> dict:
+    return json.loads((folder / "status.json").read_text())
+
+
+def last_weights(folder: Path) -> dict:
+    path = folder / "checkpoints" / (folder / "checkpoints" / "last").read_text()
+    return {f"{stem}.{k}": v for stem in ("model", "ema") for k, v in load_file(path / f"{stem}.safetensors").items()}
+
+
+def kill_at(command: list[str], ids: Path, step: int) -> None:
+    """Starts `command` and kills it by SIGKILL once update `step` is in the log."""
+    process = start(command)
+    while process.poll() is None:
+        if ids.exists() and ids.read_text().count("\n") >= step:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    process.communicate()
+
+
+RESUME = ["model.ema=true", "model.ema_decay=0.9", "train.accumulate=2", "train.epochs=4", "run.checkpoint_every=3"]
+
+
+@pytest.mark.parametrize("cuts", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_killed_runs_end_bit_equal_to_the_uninterrupted_one(recipe, tmp_path, cuts):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run([*TRAIN, *recipe, *RESUME, f"run.dir={whole}"])
+    command = [*TRAIN, *recipe, *RESUME, f"run.dir={cut}"]
+    steps = len(lines(whole / "ids-0.jsonl"))
+    chosen = random.Random(cuts)
+    for step in sorted(chosen.sample(range(1, steps), min(cuts, steps - 1))):
+        kill_at(command, cut / "ids-0.jsonl", step)
+    run(command)
+    expected = lines(whole / "ids-0.jsonl")
+    assert lines(cut / "ids-0.jsonl") == expected
+    for epoch in range(4):
+        ids = [i for line in expected if line["epoch"] == epoch for i in line["ids"]]
+        assert len(ids) == len(set(ids)) == 40
+    losses = [[line["loss"] for line in lines(folder / "metrics.jsonl") if "loss" in line] for folder in (whole, cut)]
+    assert losses[0] == losses[1]
+    weights, after = last_weights(whole), last_weights(cut)
+    assert weights.keys() == after.keys()
+    assert all((weights[name] == after[name]).all() for name in weights)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, cut)]
+    assert results[0]["test"] == results[1]["test"]
+
+
+def test_a_signal_saves_and_the_same_command_continues(recipe, tmp_path):
+    folder = tmp_path / "run"
+    command = [*TRAIN, *recipe, "train.epochs=200", "eval.every=0", f"run.dir={folder}"]
+    process = start(command)
+    while not (folder / "ids-0.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output[-3000:]
+    ended = status(folder)
+    assert ended["code"] == 75
+    assert "SIGTERM" in ended["reason"]
+    assert (folder / "checkpoints" / f"step-{ended['step']:08d}" / "manifest.json").exists()
+    continued = start(command)
+    while len(lines(folder / "ids-0.jsonl")) <= ended["step"]:
+        assert continued.poll() is None
+        time.sleep(0.05)
+    continued.send_signal(signal.SIGINT)
+    continued.communicate(timeout=120)
+    assert continued.returncode == 75
+    assert [line["step"] for line in lines(folder / "ids-0.jsonl")] == list(range(1, status(folder)["step"] + 1))
+
+
+def test_a_worker_whose_launcher_is_killed_saves_and_ends(recipe, tmp_path):
+    folder = tmp_path / "run"
+    launcher = start([*torchrun(1), *TRAIN[1:], *recipe, "train.epochs=500", "eval.every=0", f"run.dir={folder}"])
+    while not (folder / "ids-0.jsonl").exists():
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while status(folder)["code"] is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert status(folder)["code"] == 75
+    assert "launcher" in status(folder)["reason"]
+
+
+GROUP_NORM = ["model.kwargs={norm_layer: groupnorm1}", "optim.lr=1e-4", "train.epochs=10", "eval.every=0"]
+
+
+def test_two_processes_train_as_one_does(recipe, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings = [*GROUP_NORM, "augment.cutmix=0", "augment.shift=0.2"]
+    run([*TRAIN, *recipe, *settings, f"run.dir={one}"])
+    run([*torchrun(2), *TRAIN[1:], *recipe, *settings, f"run.dir={two}"])
+    expected = lines(one / "ids-0.jsonl")
+    parts = zip(lines(two / "ids-0.jsonl"), lines(two / "ids-1.jsonl"), strict=True)
+    assert [a["ids"] + b["ids"] for a, b in parts] == [line["ids"] for line in expected]
+    assert all(len(line["ids"]) == 4 for line in lines(two / "ids-0.jsonl"))
+    losses = [[line["loss"] for line in lines(folder / "metrics.jsonl") if "loss" in line] for folder in (one, two)]
+    assert len(losses[0]) == 50
+    assert max(abs(a - b) for a, b in zip(*losses, strict=True)) < 1e-5
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    assert results[0]["test"]["top1"] == results[1]["test"]["top1"]
+
+
+@pytest.mark.parametrize("counts", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
+def test_evaluation_is_the_same_with_any_number_of_processes(recipe, tmp_path, counts):
+    folder = tmp_path / "run"
+    run([*TRAIN, *recipe, "data.test_fraction=0.5", "eval.batch_size=5", f"run.dir={folder}"])
+    figures = []
+    for processes in counts:
+        file = tmp_path / f"{processes}.json"
+        run([*torchrun(processes), str(REPO / "tools/evaluate.py"), str(folder), "--json", str(file)])
+        figures.append(json.loads(file.read_text())["figures"])
+    trained = json.loads((folder / "result.json").read_text())["test"]
+    for found in figures:
+        assert found["images"] == trained["images"] == 28
+        assert found["top1"] == trained["top1"]
+        assert found["top5"] == trained["top5"]
+        assert found["nll"] == pytest.approx(trained["nll"], abs=1e-12)
+        assert found["ece"] == pytest.approx(trained["ece"], abs=1e-6)
+
+
+def test_a_run_ends_with_its_result(recipe, tmp_path):
+    folder = tmp_path / "run"
+    accelerate = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "1"]
+    output = run([*accelerate, *TRAIN[1:], *recipe, "run.trackers=[tensorboard]", f"run.dir={folder}"])
+    result = json.loads((folder / "result.json").read_text())
+    assert status(folder) == {"code": 0, "reason": "done", "step": 5}
+    assert {"top1", "top5", "nll", "ece", "ece_bins", "test", "select", "versions", "commit"} <= result.keys()
+    assert result["images_seen"] == 40
+    assert result["skipped_images"] == 0
+    assert result["source"].startswith("encoded files, decoded by DALI")
+    assert result["images_per_second"] == pytest.approx(40 / result["train_seconds"])
+    assert "test top1" in output
+    assert list((folder / "fastaug").glob("events.out.tfevents.*"))
+    assert len(lines(folder / "metrics.jsonl")) == 6
+
+
+def test_select_picks_the_best_checkpoint_and_it_is_kept(recipe, tmp_path):
+    folder = tmp_path / "run"
+    run([*TRAIN, *recipe, "data.select_fraction=0.2", "train.epochs=5", "run.keep=1", f"run.dir={folder}"])
+    result = json.loads((folder / "result.json").read_text())
+    kept = {path.name for path in (folder / "checkpoints").glob("step-*")}
+    last = (folder / "checkpoints" / "last").read_text()
+    assert kept == {last, f"step-{result['best']['step']:08d}"}
+    selected = [line for line in lines(folder / "metrics.jsonl") if line["event"] == "select"]
+    assert result["best"]["select_top1"] == max(line["top1"] for line in selected)
+    assert all(line["event"] != "test" for line in lines(folder / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_not_finite_stops_before_the_update(recipe, tmp_path, processes):
+    folder = tmp_path / "run"
+    launcher = TRAIN if processes == 1 else [*torchrun(2), *TRAIN[1:]]
+    settings = ["optim.opt=sgd", "optim.lr=1e30", "optim.sched=constant", "run.checkpoint_every=1", "eval.every=0"]
+    run([*launcher, *recipe, *settings, f"run.dir={folder}"], expected=4 if processes == 1 else 1)
+    ended = status(folder)
+    assert ended["code"] == 4
+    assert "not finite" in ended["reason"]
+    assert f"update {ended['step']};" in ended["reason"]
+
+
+def test_damaged_images_are_skipped_named_and_counted(recipe, images, tmp_path):
+    """Two are damaged when the index is made; two more are damaged behind its back, between two runs."""
+    folder = tmp_path / "run"
+    (images / "flower" / "03.jpg").write_bytes((images / "flower" / "03.jpg").read_bytes()[:300])
+    (images / "temple" / "05.jpg").write_text("this is a text")
+    run([*TRAIN, *recipe, f"run.dir={tmp_path / 'first'}"])
+    for name in ("07.jpg", "11.jpg"):
+        path = images / "flower" / name
+        os.truncate(path, 400)
+    run([*TRAIN, *recipe, "train.epochs=2", f"run.dir={folder}"])
+    named = {Path(line["path"]).relative_to(images).as_posix() for line in lines(folder / "skipped.jsonl")}
+    assert named == {"flower/03.jpg", "temple/05.jpg", "flower/07.jpg", "flower/11.jpg"}
+    result = json.loads((folder / "result.json").read_text())
+    assert result["skipped_images"] == 4
+    assert result["test"]["images"] + result["test"]["skipped"] == 16
+    used = [i for line in lines(folder / "ids-0.jsonl") if line["epoch"] == 0 for i in line["ids"]]
+    assert len(used) == len(set(used)) == 40 - (4 - result["test"]["skipped"])
+
+
+def test_processes_that_do_not_see_each_other_are_refused(recipe, tmp_path):
+    command = [*TRAIN, *recipe, f"run.dir={tmp_path / 'run'}"]
+    assert "torchrun" in run(command, expected=6, WORLD_SIZE="2")
+    assert status(tmp_path / "run")["code"] == 6
+
+
+@pytest.mark.slow
+def test_accelerate_launch_that_starts_too_few_processes_is_refused(recipe, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+    output = run([*launch, *TRAIN[1:], *recipe, f"run.dir={tmp_path / 'run'}"], expected=1)
+    assert "asked for 2 processes but this one sees 1" in output
+
+
+def test_the_recipe_of_a_started_run_cannot_change(recipe, tmp_path):
+    folder = tmp_path / "run"
+    run([*TRAIN, *recipe, f"run.dir={folder}"])
+    output = run([*TRAIN, *recipe, "optim.lr=0.5", f"run.dir={folder}"], expected=2)
+    assert "optim.lr" in output
+    run([*TRAIN, *recipe, "run.log_every=3", f"run.dir={folder}"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_quickstart_reaches_97_percent(tmp_path):
+    folder = tmp_path / "run"
+    run([*TRAIN, str(REPO / "recipes/quickstart.yaml"), f"run.dir={folder}"], OMP_NUM_THREADS="2")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["test"]["images"] == 1500
+    assert result["top1"] >= 0.97
+    assert result["loader"] == "dali"
+    assert result["train_seconds"] <= 120

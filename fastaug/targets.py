@@ -57,16 +57,6 @@ def mixed_target(classes: Tensor, mass: Tensor, weights: Tensor) -> SoftTarget:
     return SoftTarget(classes.long(), mass, torch.where(seen, mean, weights[:, 0]))
 
 
-def soft_augmentation_target(
-    labels: Tensor, mass: Tensor, num_classes: int, *, soften: bool = True, reweight: bool = True
-) -> SoftTarget:
-    """Soft Augmentation (Liu et al. 2023) of labels [B], mass [B]: softened target, loss weight, or both."""
-    hard = hard_target(labels)
-    weight = mass_confidence(mass, num_classes) if reweight else hard.weight
-    pair = torch.stack([mass, 0 * mass], 1) if soften else hard.mass
-    return SoftTarget(hard.classes, pair, weight)
-
-
 def other_class_target(labels: Tensor, probability: Tensor, num_classes: int) -> SoftTarget:
     """Soft Augmentation's "other" class: `probability` [B] on the label, the rest on class C of C+1 outputs.
 
@@ -106,25 +96,10 @@ def soft_augmentation_mass(
     return (p_max - chance) / (1 - chance) * softness(v / threshold, k)
 
 
-def soft_cutmix_mass(visible: Tensor, pixels: int, k: float | Tensor) -> Tensor:
-    """Soft CutMix: s(V/HW) V_j/V [B,2] of the visible pixels V_j [B,2] of base and partner; `pixels`: HW."""
-    seen = visible.sum(1, keepdim=True)
-    return softness(seen / pixels, _per_row(k)) * visible / seen.clamp_min(1)
-
-
-def area_mass(lam: Tensor, v: Tensor, k: float | Tensor) -> Tensor:
-    """(lam, 1 - lam) s(v) [B,2]: base's share lam [B]; v [B,2] each one's visibility, or [B,1] the base's."""
-    return torch.stack([lam, 1 - lam], 1) * softness(v, _per_row(k))
-
-
 def mass_confidence(mass: Tensor, num_classes: int) -> Tensor:
     """Probability of the only named class, mass + (1 - mass)/C; also the loss weight of Soft Augmentation."""
     check_num_classes(num_classes)
     return mass + (1 - mass) / num_classes
-
-
-def _per_row(k: float | Tensor) -> float | Tensor:
-    return k[:, None] if isinstance(k, Tensor) and k.ndim == 1 else k
 
 
 # ---- what a target says ----

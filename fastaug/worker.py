@@ -1,5 +1,6 @@
 """One process of a run, from the resolved recipe to its exit code: whatever happens, status.json says how it ended."""
 
+import os
 import subprocess
 import traceback
 from pathlib import Path
@@ -22,12 +23,11 @@ def run(recipe: Recipe) -> int:
     folder = RunFolder(recipe.run.dir)
     ending = Ending(folder)
     with ending:
-        accelerator = build_accelerator(recipe)
-        ending.main = accelerator.is_main_process
-        console = Console(accelerator.is_main_process)
-        if accelerator.is_main_process:
+        if os.environ.get("RANK", "0") == "0":  # the main process, before it is known whether the others come
             folder.open(recipe)
             ending.owner = True
+        accelerator = build_accelerator(recipe)
+        console = Console(accelerator.is_main_process)
         accelerator.wait_for_everyone()
         trainer = assemble(recipe, accelerator, folder, console)
         ending.trainer = trainer
@@ -46,7 +46,6 @@ class Ending:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self.main = True
         self.owner = False  # holds the lock of the run folder
         self.trainer: Trainer | None = None
         self.code = EXIT_DONE

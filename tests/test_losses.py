@@ -93,7 +93,7 @@ def test_value_and_every_derivative_are_finite_at_the_corners(name, dtype, k):
     extreme = torch.zeros(6, 3)
     extreme[2, 2], extreme[3, 0] = 200, 200  # surely right, surely wrong
     logits = extreme.to(dtype).requires_grad_()
-    mass = T.area_mass(lam, v[:, None], exponent)
+    mass = torch.stack([lam, 1 - lam], 1) * T.softness(v, exponent)[:, None]
     mass.retain_grad()
     target = T.mixed_target(classes, mass, torch.ones(6, 2))
     losses = LOSSES[name](logits, target, "none")

@@ -1,4 +1,4 @@
-"""Masses from visibility: the softening curve, Soft Augmentation, Soft CutMix."""
+"""Masses from visibility: the softening curve and Soft Augmentation."""
 
 import math
 
@@ -24,7 +24,8 @@ def test_soft_augmentation_confidence_is_the_published_one(v, k, num_classes, sh
     published = p_max if v >= threshold else p_max - (p_max - chance) * ((threshold - v) / threshold) ** k
     visible = torch.tensor([v], dtype=torch.float64)
     mass = T.soft_augmentation_mass(visible, k, num_classes, p_max, threshold)
-    target = T.soft_augmentation_target(torch.tensor([1]), mass, num_classes)
+    weight = T.mass_confidence(mass, num_classes)
+    target = T.SoftTarget(torch.tensor([[1, 1]]), torch.stack([mass, 0 * mass], 1), weight)
     table = T.dense(target, num_classes)[0]
     others = torch.cat([table[:1], table[2:]])
     torch.testing.assert_close(table[1].item(), published, rtol=1e-9, atol=1e-12)
@@ -37,24 +38,6 @@ def test_soft_augmentation_of_the_paper_is_mass_s_of_v():
     p = 1 - (1 - 1 / 100) * (1 - v) ** 2
     torch.testing.assert_close(T.mass_confidence(softness(v, 2), 100), p)
     torch.testing.assert_close(T.soft_augmentation_mass(v, 2, 100), softness(v, 2))
-
-
-def test_soft_cutmix_is_soft_augmentation_without_a_box_and_cutmix_without_a_shift():
-    visible = torch.tensor([[30.0, 0], [48, 16], [0, 0], [24, 8]])
-    mass = T.soft_cutmix_mass(visible, 64, 2.0)
-    s = softness(torch.tensor([30 / 64, 1, 0, 0.5]), 2.0)
-    torch.testing.assert_close(
-        mass, torch.stack([s, s], 1) * torch.tensor([[1, 0], [0.75, 0.25], [0, 0], [0.75, 0.25]])
-    )
-    torch.testing.assert_close(mass, T.soft_cutmix_mass(visible.long(), 64, torch.full((4,), 2.0)))
-
-
-def test_area_mass_takes_own_visibilities_or_the_bases():
-    lam, v = torch.tensor([0.6, 0.6]), torch.tensor([[1.0, 0.5], [0.5, 0]])
-    own = T.area_mass(lam, v, torch.tensor([2.0, 1.0]))
-    torch.testing.assert_close(own, torch.tensor([[0.6, 0.3], [0.3, 0]]))
-    base = T.area_mass(lam, v[:, :1], 2)
-    torch.testing.assert_close(base, torch.tensor([[0.6, 0.4], [0.45, 0.3]]))
 
 
 # ---- derivatives ----
@@ -96,7 +79,8 @@ def test_the_softening_exponent_can_be_learned_through_the_loss():
     classes = torch.tensor([[0, 1], [2, 2], [3, 4], [1, 0]])
 
     def loss(k):
-        mass = T.soft_cutmix_mass(visible, 64, k)
+        seen = visible.sum(1, keepdim=True)
+        mass = softness(seen / 64, k) * visible / seen.clamp_min(1)  # Soft CutMix
         return soft_cross_entropy(logits, T.mixed_target(classes, mass, torch.ones_like(mass)))
 
     for k in EXPONENTS:

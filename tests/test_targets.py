@@ -141,16 +141,6 @@ def test_smoothings_compose():
 # ---- builders ----
 
 
-def test_soft_augmentation_softens_weights_or_both():
-    labels, mass = torch.tensor([2]), torch.tensor([0.5])
-    masses, weights = {}, {}
-    for soften, reweight in [(True, False), (False, True), (True, True)]:
-        target = T.soft_augmentation_target(labels, mass, 4, soften=soften, reweight=reweight)
-        masses[soften, reweight], weights[soften, reweight] = target.mass.tolist(), target.weight.item()
-    assert masses == {(True, False): [[0.5, 0]], (False, True): [[1, 0]], (True, True): [[0.5, 0]]}
-    assert weights == {(True, False): 1, (False, True): 0.625, (True, True): 0.625}
-
-
 def test_other_class_takes_the_remainder():
     target = T.other_class_target(torch.tensor([2, 0]), torch.tensor([0.7, 1.0]), 3)
     expected = torch.tensor([[0, 0, 0.7, 0.3], [1, 0, 0, 0]])
@@ -173,7 +163,8 @@ def test_a_mixed_weight_is_the_mean_under_the_masses_and_reaches_both_ids():
 def test_one_graph_under_compile():
     def step(logits, labels, v, k):
         mass = T.soft_augmentation_mass(v, k, 6)
-        target = T.smoothed(T.soft_augmentation_target(labels, mass, 6), 0.1)
+        hard = T.hard_target(labels, weight=T.mass_confidence(mass, 6))
+        target = T.smoothed(hard._replace(mass=hard.mass * mass[:, None]), 0.1)
         return soft_cross_entropy(logits, target), T.confidence(target, 6)
 
     g = torch.Generator().manual_seed(3)

@@ -40,7 +40,7 @@ def crop_mix(
     """
     nhwc = _as_nhwc(images, len(mean))
     n, height, width, channels = nhwc.shape
-    _check(labels, classes, n, channels, len(std), dtype)
+    _check(labels, classes, n, channels, std, dtype)
     if not torch.compiler.is_compiling():
         check_params(params, n, height, width, channels)
         if labels.device.type == "cpu":
@@ -93,12 +93,14 @@ def _as_nhwc(images: Tensor, channels: int) -> Tensor:
     return nhwc
 
 
-def _check(labels: Tensor, classes: int, n: int, channels: int, stds: int, dtype: torch.dtype) -> None:
+def _check(labels: Tensor, classes: int, n: int, channels: int, std: Sequence[float], dtype: torch.dtype) -> None:
     """ValueError for shapes, types and numbers that do not fit; reads no tensor."""
     check_num_classes(classes)
     if labels.shape != (n,) or labels.is_floating_point():
         raise ValueError(f"labels must be integers [{n}], found {labels.dtype} {tuple(labels.shape)}")
-    if stds != channels:
-        raise ValueError(f"std must have {channels} values as mean has, found {stds}")
+    if len(std) != channels:
+        raise ValueError(f"std must have {channels} values as mean has, found {len(std)}")
+    if not min(std) > 0:
+        raise ValueError(f"std must be > 0, found {tuple(std)}")
     if not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating type such as torch.bfloat16, found {dtype}")

@@ -144,9 +144,7 @@ def forward(
     )
 
 
-def adjoint(
-    gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float], dtype: torch.dtype
-) -> Tensor:
+def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float], dtype: torch.dtype) -> Tensor:
     """Gradient [N,H,W,C] in the output -> gradient in the images, `dtype`, contiguous."""
     gradient = gradient.contiguous()
     out = torch.empty_like(gradient, dtype=dtype)

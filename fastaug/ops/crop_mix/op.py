@@ -5,7 +5,6 @@ again without fill and bias: any order of differentiation.
 """
 
 import functools
-import importlib.util
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +19,13 @@ from fastaug.ops.crop_mix.reference import adjoint_reference, compute_dtype, cro
 @functools.cache
 def _has_numba() -> bool:
     """Whether the CPU formulation can run; says once if not."""
-    found = importlib.util.find_spec("numba") is not None
-    if not found:
+    try:
+        import numba  # noqa: F401
+
+        return True
+    except ImportError:
         warnings.warn("numba is not installed: crop_mix runs its slow reference on the CPU", stacklevel=2)
-    return found
+        return False
 
 
 def formulation(device: torch.device, dtype: torch.dtype) -> str:

@@ -92,6 +92,8 @@ def check_params(params: CropMixParams, n: int, height: int, width: int, channel
         kind = kinds.get(name)
         if value.dtype != kind if kind else not value.is_floating_point():
             raise ValueError(f"params.{name} must be {kind or 'floating point'}, found {value.dtype}; cast it")
+    if params.fill.requires_grad or (params.blend is not None and params.blend.requires_grad):
+        raise ValueError("params.blend and fill are constants of the op: no gradient reaches them; detach() them")
     if params.dy.device.type == "cpu" and n:
         _check_values(params, n, height, width)
 

@@ -1,0 +1,99 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastaug.interrupts import StopRequest
+
+ROOT = Path(__file__).resolve().parent.parent
+WAIT = """
+import sys, time
+sys.path.insert(0, {root!r})
+from fastaug.interrupts import StopRequest
+with StopRequest() as stop:
+    print("ready", flush=True)
+    while stop.reason() is None:
+        time.sleep(0.01)
+    print(stop.reason(), flush=True)
+    {then}
+print("left", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _handlers_untouched() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def waiting(then: str = "pass") -> "subprocess.Popen[str]":
+    code = WAIT.format(root=str(ROOT), then=then)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_is_a_reason(name: str) -> None:
+    with StopRequest() as stop:
+        assert stop.reason() is None
+        os.kill(os.getpid(), getattr(signal, name))
+        assert stop.reason() == f"signal {name}"
+        assert stop.reason() == f"signal {name}"
+
+
+def test_a_process_that_is_signalled_once_ends_by_itself() -> None:
+    process = waiting()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=10)
+    assert output == "signal SIGTERM\nleft\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT"), ("SIGUSR1", "SIGTERM")])
+def test_a_second_signal_ends_the_process_at_once(first: str, second: str) -> None:
+    process = waiting(then="time.sleep(60)")
+    process.send_signal(getattr(signal, first))
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"signal {first}\n"
+    process.send_signal(getattr(signal, second))
+    assert process.wait(timeout=10) == -getattr(signal, second)
+    process.stdout.close()
+
+
+PARENT = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("name", "watched"), [("torchrun", True), ("plain", False)])
+def test_a_dead_launcher_is_a_reason_and_another_dead_parent_is_none(tmp_path: Path, name: str, watched: bool) -> None:
+    """A real grandchild: its parent, named as a launcher or not, is killed and cannot pass anything on."""
+    parent, log = tmp_path / f"{name}.py", tmp_path / "log"
+    parent.write_text(PARENT)
+    code = WAIT.format(root=str(ROOT), then="pass").replace("while stop", "end = time.time() + 1.5\n    while time.time() < end and stop")
+    with open(log, "w") as out:
+        process = subprocess.Popen([sys.executable, str(parent), code], stdout=out)
+    until(lambda: "ready" in log.read_text())
+    process.kill()
+    process.wait()
+    until(lambda: "left" in log.read_text())
+    said = log.read_text().splitlines()[1]
+    assert said == (f"the launcher (process {process.pid}) is gone" if watched else "None")
+
+
+def until(condition: object, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,140 @@
+"""Names, sizes and speed: what keeps `accelerate launch fastaug/train.py` working from a bare clone, and readable."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(file for folder in ("fastaug", "pipelines", "tools") for file in (ROOT / folder).rglob("*.py"))
+LONGEST_FILE, LONGEST_FUNCTION = 300, 40
+KERNELS = {"kernel.py", "cpu.py"}
+
+
+def importable_names() -> list[tuple[str, str]]:
+    """(folder, name) of the modules and sub-packages that a script in that folder puts first on sys.path."""
+    found = []
+    for folder in ("fastaug", "tools"):
+        for path in sorted((ROOT / folder).iterdir()):
+            if path.suffix == ".py" or (path.is_dir() and any(path.rglob("*.py"))):
+                found.append((folder, path.stem))
+    return [(folder, name) for folder, name in found if name != "__init__"]
+
+
+@pytest.mark.parametrize(("folder", "name"), importable_names())
+def test_no_module_shadows_an_importable_name(folder: str, name: str) -> None:
+    elsewhere = [path for path in sys.path if Path(path).resolve() != ROOT / folder]
+    assert name not in sys.stdlib_module_names
+    assert PathFinder.find_spec(name, elsewhere) is None
+
+
+def test_the_test_of_names_finds_names() -> None:
+    names = importable_names()
+    assert ("fastaug", "train") in names
+    assert ("fastaug", "ops") in names
+    assert PathFinder.find_spec("yaml", sys.path) is not None
+
+
+def test_no_package_of_ours_hides_a_top_level_one() -> None:
+    for name in ("pipelines", "tools", "tests", "recipes", "docs"):
+        assert not (ROOT / "fastaug" / name).exists()
+        assert not (ROOT / "fastaug" / f"{name}.py").exists()
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Every module that a file imports, `from a import b` as a and a.b."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_imports_the_script(file: Path) -> None:
+    assert not {"fastaug.train", ".train"} & set(imports(file))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_and_functions_stay_short(file: Path) -> None:
+    text = file.read_text()
+    assert len(text.splitlines()) <= LONGEST_FILE
+    if file.name in KERNELS:
+        return
+    long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
+        and node.name != "main"
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_speak_of_the_project_alone(file: Path) -> None:
+    assert not re.search(r"/(work|opt|tmp|home|root)/", file.read_text())
+
+
+def best_of_three(*command: str) -> float:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-c", "import fastaug"),
+        ("fastaug/train.py", "--help"),
+        ("fastaug/train.py", "recipes/quickstart.yaml", "--check"),
+    ],
+    ids=["import", "help", "check"],
+)
+def test_what_trains_nothing_takes_less_than_a_second(command: tuple[str, ...]) -> None:
+    assert best_of_three(*command) < 1
+
+
+HEAVY = {"torch", "torchvision", "timm", "accelerate", "nvidia", "scipy", "kornia"}
+RUN = """
+import json, runpy, sys
+sys.argv = ["fastaug/train.py", *sys.argv[1:]]
+try:
+    runpy.run_path("fastaug/train.py", run_name="__main__")
+except SystemExit as end:
+    print("LOADED" + json.dumps([end.code, sorted(sys.modules)]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("recipes/quickstart.yaml", "--check")], ids=["help", "check"])
+def test_it_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", RUN, *arguments]
+    ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    code, modules = json.loads(ended.stdout.partition("LOADED")[2])
+    assert code in (0, None)
+    assert "fastaug.recipe_reading" in modules
+    assert not HEAVY & set(modules)
+
+
+@pytest.mark.parametrize("options", [(), ("-P",)], ids=["plain", "safe-path"])
+def test_the_script_runs_from_anywhere_without_an_installed_package(tmp_path: Path, options: tuple[str, ...]) -> None:
+    script, recipe = ROOT / "fastaug" / "train.py", ROOT / "recipes" / "quickstart.yaml"
+    # -S leaves out site-packages and with them an editable installation of the project; its dependencies come back.
+    packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
+    guard = [sys.executable, "-S", *options, str(script), str(recipe), "--check"]
+    ended = subprocess.run(guard, cwd=tmp_path, env={"PYTHONPATH": packages}, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "img_size: 28" in ended.stdout

@@ -1,0 +1,166 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from fastaug.errors import DataError
+from fastaug.metrics import Evaluation, TrainMeter
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def logits_and_labels(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs of a model that is right now and then, and more sure than it should be."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (count,), generator=generator)
+    logits = torch.randn(count, classes, generator=generator) * 2
+    logits[torch.arange(count), labels] += 1.5
+    return logits, labels
+
+
+def figures_by_numpy(logits: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, float]:
+    logits = logits.astype(np.float64)
+    logp = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1, keepdims=True)
+    rank = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)  # classes before the right one
+    confidence, right = np.exp(logp).max(1), logits.argmax(1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    ece = sum(abs(right[place == b].sum() - confidence[place == b].sum()) for b in range(bins)) / len(labels)
+    nll = -logp[np.arange(len(labels)), labels].mean()
+    return {"top1": right.mean(), "top5": (rank < 5).mean(), "nll": nll, "ece": ece}
+
+
+def measured(accelerator: Accelerator, logits: torch.Tensor, labels: torch.Tensor, sizes: list[int], bins: int) -> dict:
+    meter = Evaluation(logits.shape[1], bins, CPU)
+    for part, of in zip(logits.split(sizes), labels.split(sizes), strict=True):
+        meter.add(part, of)
+    return meter.result(accelerator)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 6, 100])
+@pytest.mark.parametrize("bins", [2, 15])
+def test_figures_are_those_of_the_formulas(accelerator: Accelerator, classes: int, bins: int) -> None:
+    logits, labels = logits_and_labels(1000, classes)
+    result = measured(accelerator, logits, labels, [1000], bins)
+    expected = figures_by_numpy(logits.numpy(), labels.numpy(), bins)
+    assert result["images"] == 1000
+    assert result["ece_bins"] == bins
+    for name in ("top1", "top5", "nll"):
+        assert result[name] == pytest.approx(expected[name], abs=1e-12), name
+    assert result["ece"] == pytest.approx(expected["ece"], abs=1e-5)
+
+
+def test_figures_are_those_of_torchmetrics(accelerator: Accelerator) -> None:
+    logits, labels = logits_and_labels(500, 10)
+    result = measured(accelerator, logits, labels, [500], 15)
+    for name, k in (("top1", 1), ("top5", 5)):
+        expected = multiclass_accuracy(logits, labels, num_classes=10, top_k=k, average="micro")
+        assert result[name] == pytest.approx(expected.item(), abs=1e-6)
+    assert result["nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits.double(), labels).item(), abs=1e-12)
+    ece = multiclass_calibration_error(logits.softmax(-1), labels, num_classes=10, n_bins=15, norm="l1")
+    assert result["ece"] == pytest.approx(ece.item(), abs=1e-6)
+
+
+def test_uneven_and_empty_batches_count_each_image_once(accelerator: Accelerator) -> None:
+    logits, labels = logits_and_labels(100, 7)
+    whole = measured(accelerator, logits, labels, [100], 15)
+    parts = measured(accelerator, logits, labels, [1, 0, 60, 7, 32], 15)
+    assert parts == pytest.approx(whole, abs=1e-6)
+
+
+def test_bfloat16_outputs_are_summed_exactly(accelerator: Accelerator) -> None:
+    logits, labels = logits_and_labels(3000, 10)
+    coarse = logits.bfloat16()
+    result = measured(accelerator, coarse, labels, [3000], 15)
+    expected = figures_by_numpy(coarse.float().numpy(), labels.numpy(), 15)
+    assert result["nll"] == pytest.approx(expected["nll"], abs=1e-12)
+    assert result["ece"] == pytest.approx(expected["ece"], abs=1e-5)
+
+
+def test_a_model_that_is_sure_and_right_and_one_that_is_sure_and_wrong(accelerator: Accelerator) -> None:
+    labels = torch.tensor([0, 1, 2])
+    sure = torch.nn.functional.one_hot(labels, 3).float() * 1000
+    right = measured(accelerator, sure, labels, [3], 15)
+    assert {k: right[k] for k in ("top1", "top5", "nll", "ece")} == {"top1": 1, "top5": 1, "nll": 0, "ece": 0}
+    wrong = measured(accelerator, sure.roll(1, 1), labels, [3], 15)
+    assert (wrong["top1"], wrong["nll"]) == (0, 1000)
+    assert wrong["ece"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_no_image_at_all_is_an_error(accelerator: Accelerator, batches: int) -> None:
+    meter = Evaluation(10, 15, CPU)
+    for _ in range(batches):
+        meter.add(torch.zeros(0, 10), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(DataError, match="no image of the split could be decoded"):
+        meter.result(accelerator)
+
+
+RANK = """
+import json, torch
+from accelerate import Accelerator
+from fastaug.metrics import Evaluation, TrainMeter
+torch.set_num_threads(1)
+accelerator = Accelerator(cpu=True)
+rank = accelerator.process_index
+assert accelerator.num_processes == 2
+generator = torch.Generator().manual_seed(0)
+logits, labels = torch.randn(30, 6, generator=generator), torch.randint(6, (30,), generator=generator)
+figures = []
+for cut in (20, 30):  # uneven; then nothing for the second process
+    meter = Evaluation(6, 15, torch.device("cpu"))
+    part = slice(0, cut) if rank == 0 else slice(cut, 30)
+    meter.add(logits[part], labels[part])
+    figures.append(meter.result(accelerator))
+train = TrainMeter(accelerator)
+train.add(torch.tensor(1.0 + rank))
+train.add(torch.tensor(3.0))
+figures.append({"loss": train.read()})
+if rank == 0:
+    print("FIGURES" + json.dumps(figures))
+"""
+
+
+def test_two_processes_give_the_figures_of_one(accelerator: Accelerator, tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    uneven, lone, loss = json.loads(ended.stdout.partition("FIGURES")[2].splitlines()[0])
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(30, 6, generator=generator), torch.randint(6, (30,), generator=generator)
+    whole = measured(accelerator, logits, labels, [30], 15)
+    assert uneven == pytest.approx(whole, abs=1e-6)
+    assert lone == pytest.approx(whole, abs=1e-6)
+    assert loss == {"loss": (1 + 2 + 2 * 3) / 2}
+
+
+def test_the_training_meter_is_the_mean_since_the_last_line(accelerator: Accelerator) -> None:
+    meter = TrainMeter(accelerator)
+    for loss in (1.0, 2.0, 6.0):
+        meter.add(torch.tensor(loss))
+    assert meter.read() == 3
+    meter.add(torch.tensor(10.0))
+    assert meter.read() == 10
+    assert meter.read() == 0
+
+
+def test_the_training_meter_keeps_no_graph_and_loses_no_digits(accelerator: Accelerator) -> None:
+    meter = TrainMeter(accelerator)
+    for _ in range(10_000):
+        meter.add(torch.tensor(0.1))
+    assert meter.read() == pytest.approx(float(torch.tensor(0.1)), abs=1e-12)

@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from fastaug.check import check_names
+from fastaug.errors import RecipeError
+from fastaug.model import build_ema, build_model
+from fastaug.recipe import Data, Model, Optim, Recipe
+
+
+def plain(name: str = "test_resnet", **keys: object) -> Model:
+    return Model(name=name, **keys)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_outputs_are_the_classes(name: str) -> None:
+    network = build_model(plain(name), 7)
+    assert network(torch.zeros(2, 3, 160, 160)).shape == (2, 7)
+
+
+def test_channels_last_is_an_option() -> None:
+    weight = build_model(plain(), 2).layer1[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    weight = build_model(plain(channels_last=False), 2).layer1[0].conv1.weight
+    assert weight.is_contiguous()
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "resnet10t", "resnet18"])
+@pytest.mark.parametrize("side", [28, 32])
+def test_the_small_stem_keeps_the_extent(name: str, side: int) -> None:
+    network = build_model(plain(name, stem="small"), 3)
+    stem = network.conv1
+    assert (stem.kernel_size, stem.stride, stem.bias) == ((3, 3), (1, 1), None)
+    assert isinstance(network.maxpool, torch.nn.Identity)
+    images = torch.zeros(2, 3, side, side)
+    assert network.maxpool(network.act1(network.bn1(stem(images)))).shape[-2:] == (side, side)
+    assert network(images).shape == (2, 3)
+    weight = stem.weight
+    assert weight.std().item() == pytest.approx((2 / (weight.shape[0] * 9)) ** 0.5, rel=0.15)  # He, fan out
+
+
+def test_the_small_stem_needs_a_stem_it_knows() -> None:
+    with pytest.raises(RecipeError, match="model.stem: small needs a ResNet-like network .*; test_vit has none"):
+        build_model(plain("test_vit", stem="small"), 2)
+
+
+def test_drop_and_drop_path_reach_the_network() -> None:
+    network = build_model(plain("resnet10t", drop=0.25, drop_path=0.5), 2)
+    assert network.drop_rate == 0.25
+    assert max(getattr(m, "drop_prob", 0.0) or 0.0 for m in network.modules()) == 0.5
+    assert build_model(plain("resnet10t"), 2).drop_rate == 0
+
+
+def test_further_arguments_reach_timm() -> None:
+    assert build_model(plain(kwargs={"in_chans": 1}), 2).conv1[0].in_channels == 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"name": "resnet5O"}, {"kwargs": {"no_such_argument": 1}}, {"kwargs": {"num_classes": 3}}, {"name": "test_vit", "kwargs": {"img_size": -1}}],
+    ids=["name", "argument", "twice", "value"],
+)
+def test_what_cannot_be_built_is_a_recipe_error(keys: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=r"model\.name: \w+ cannot be built"):
+        build_model(Model(**{"name": "test_resnet", **keys}), 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_a_local_checkpoint_with_another_head_gives_the_backbone(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"weights.{kind}"
+    weights = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    if kind == "pth":
+        torch.save(weights, file)
+    else:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
+    network = build_model(plain(initial_checkpoint=str(file)), 5)
+    assert network.fc.weight.shape[0] == 5
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(tensor, weights[name]), name
+
+
+def test_a_missing_checkpoint_is_a_recipe_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"model\.initial_checkpoint: no file .*absent\.pth"):
+        build_model(plain(initial_checkpoint=str(tmp_path / "absent.pth")), 5)
+
+
+def test_weights_that_do_not_exist_are_a_recipe_error() -> None:
+    name = next(n for n in timm.list_models("resnet*") if not timm.models.get_pretrained_cfg(n).has_weights)
+    with pytest.raises(RecipeError, match=r"model\.pretrained: no weights"):
+        build_model(plain(name, pretrained=True), 5)
+
+
+def test_the_moving_average() -> None:
+    network = build_model(plain(), 2)
+    assert build_ema(plain(), network) is None
+    ema = build_ema(plain(ema=True, ema_decay=0.75), network)
+    assert ema is not None
+    before = network.fc.bias.detach().clone()
+    with torch.no_grad():
+        network.fc.bias += 1
+    ema.update(network)
+    torch.testing.assert_close(ema.module.fc.bias, before + 0.25)
+
+
+def recipe(model: str = "test_resnet", opt: str = "sgd", **keys: object) -> Recipe:
+    return Recipe(data=Data(root="x"), model=plain(model, **keys), optim=Optim(opt=opt))
+
+
+@pytest.mark.parametrize("opt", ["sgd", "SGD", "adamw", "lamb"])
+def test_known_names_pass_the_check(opt: str) -> None:
+    check_names(recipe(opt=opt))
+    check_names(recipe("resnet50.a1_in1k", opt=opt, pretrained=True))  # fetches nothing
+
+
+def test_unknown_names_are_all_told_with_the_nearest() -> None:
+    with pytest.raises(RecipeError) as caught:
+        check_names(recipe("resnet5O", "adamww"))
+    model, opt = caught.value.problems
+    assert model.startswith("model.name: 'resnet5O' is not known to timm; did you mean ")
+    assert "resnet50" in model
+    assert opt.startswith("optim.opt: 'adamww' is not known to timm; did you mean ")
+    assert "adamw" in opt
+
+
+def test_the_check_builds_what_has_known_names() -> None:
+    with pytest.raises(RecipeError, match=r"model\.stem: small needs"):
+        check_names(recipe("test_vit", stem="small"))

@@ -1,0 +1,119 @@
+import math
+
+import pytest
+import timm
+import torch
+
+from fastaug.errors import RecipeError
+from fastaug.optim import SetRate, build_optimizer, build_schedule
+from fastaug.recipe import Optim
+
+EPOCHS, UPDATES = 10, 7  # an epoch has 7 updates
+TOTAL = EPOCHS * UPDATES
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    return timm.create_model("test_resnet", num_classes=4)
+
+
+def schedule(**keys: object) -> tuple[SetRate, torch.optim.Optimizer]:
+    optim = Optim(**{"lr": 0.4, **keys})  # type: ignore[arg-type]
+    optimizer = build_optimizer(optim, torch.nn.Linear(2, 2))
+    return build_schedule(optim, optimizer, epochs=EPOCHS, updates_per_epoch=UPDATES), optimizer
+
+
+def test_cosine_is_the_closed_form() -> None:
+    rate, _ = schedule(min_lr=0.04)
+    for update in (0, 1, 13, 35, TOTAL - 1):
+        expected = 0.04 + 0.36 * (1 + math.cos(math.pi * update / TOTAL)) / 2
+        assert rate(update) == pytest.approx(expected, rel=1e-12), update
+    assert rate(35) == pytest.approx(0.22)
+
+
+def test_warm_up_is_linear_and_ends_on_the_schedule() -> None:
+    rate, _ = schedule(warmup_epochs=2, warmup_lr=0.01)
+    for update in range(2 * UPDATES):
+        assert rate(update) == pytest.approx(0.01 + (0.4 - 0.01) * update / 14, rel=1e-12)
+    for update in (14, 15, 40):
+        assert rate(update) == pytest.approx(0.4 * (1 + math.cos(math.pi * update / TOTAL)) / 2, rel=1e-12)
+
+
+def test_step() -> None:
+    rate, _ = schedule(sched="step", decay_epochs=3, decay_rate=0.1)
+    assert [rate(e * UPDATES) for e in (0, 2, 3, 5, 6, 9)] == pytest.approx([0.4, 0.4, 0.04, 0.04, 0.004, 0.0004])
+    assert rate(3 * UPDATES - 1) == pytest.approx(0.4)
+
+
+def test_multistep() -> None:
+    rate, _ = schedule(sched="multistep", decay_milestones=[4, 8], decay_rate=0.5)
+    assert [rate(e * UPDATES) for e in (0, 3, 4, 7, 8, 9)] == pytest.approx([0.4, 0.4, 0.2, 0.2, 0.1, 0.1])
+    assert rate(4 * UPDATES - 2) == pytest.approx(0.4)  # timm decays one update early
+
+
+def test_poly_takes_decay_rate_as_its_power() -> None:
+    rate, _ = schedule(sched="poly", min_lr=0.04, decay_rate=0.9)
+    for update in (0, 1, 13, 35, TOTAL - 1):
+        assert rate(update) == pytest.approx(0.04 + 0.36 * (1 - update / TOTAL) ** 0.9, rel=1e-12)
+
+
+def test_constant() -> None:
+    rate, optimizer = schedule(sched="constant")
+    assert {rate(update) for update in range(TOTAL)} == {0.4}
+    assert optimizer.param_groups[0]["lr"] == 0.4
+
+
+def test_constant_with_warm_up() -> None:
+    rate, _ = schedule(sched="constant", warmup_epochs=1, warmup_lr=0.05)
+    assert [rate(u) for u in (0, 1, 6)] == pytest.approx([0.05, 0.05 + 0.35 / 7, 0.05 + 0.35 * 6 / 7])
+    assert {rate(u) for u in range(UPDATES, TOTAL)} == {0.4}
+
+
+@pytest.mark.parametrize("sched", ["cosine", "step", "multistep", "poly", "constant"])
+@pytest.mark.parametrize("warmup", [0, 1.5])
+def test_the_rate_is_a_function_of_the_update_alone(sched: str, warmup: float) -> None:
+    keys = {"sched": sched, "warmup_epochs": warmup, "decay_epochs": 2.5, "decay_milestones": [2, 5]}
+    rate, optimizer = schedule(**keys)
+    forwards = [rate(update) for update in range(TOTAL)]
+    for update in (TOTAL - 1, 3, 40, 0, 69):
+        assert rate(update) == forwards[update]
+        assert all(group["lr"] == forwards[update] for group in optimizer.param_groups)
+    fresh, other = schedule(**keys)
+    other.load_state_dict(optimizer.state_dict())  # a continued run
+    assert fresh(33) == forwards[33]
+    assert other.param_groups[0]["lr"] == forwards[33]
+
+
+def decayed(optim: Optim, network: torch.nn.Module) -> dict[str, float]:
+    optimizer = build_optimizer(optim, network)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    return {name: decay[id(p)] for name, p in network.named_parameters()}
+
+
+def test_biases_and_norms_are_not_decayed(network: torch.nn.Module) -> None:
+    decay = decayed(Optim(weight_decay=0.02), network)
+    for name, parameter in network.named_parameters():
+        assert decay[name] == (0.02 if parameter.ndim > 1 else 0), name
+    assert set(decay.values()) == {0, 0.02}
+
+
+def test_they_are_when_asked_for(network: torch.nn.Module) -> None:
+    assert set(decayed(Optim(weight_decay=0.02, norm_weight_decay=True), network).values()) == {0.02}
+
+
+def test_options_reach_the_optimizer(network: torch.nn.Module) -> None:
+    sgd = build_optimizer(Optim(opt="sgd", lr=0.3, momentum=0.7), network)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert (sgd.defaults["lr"], sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.3, 0.7, True)
+    adamw = build_optimizer(
+        Optim(opt="adamw", opt_eps=1e-6, opt_betas=[0.8, 0.95], opt_kwargs={"amsgrad": True}), network
+    )
+    assert isinstance(adamw, torch.optim.AdamW)
+    group = adamw.param_groups[0]
+    assert (group["eps"], tuple(group["betas"]), group["amsgrad"]) == (1e-6, (0.8, 0.95), True)
+
+
+@pytest.mark.parametrize("keys", [{"opt": "sgdd"}, {"opt_kwargs": {"amsgradd": True}}, {"opt": "lamb", "opt_kwargs": {"x": 1}}])
+def test_what_cannot_be_built_is_a_recipe_error(network: torch.nn.Module, keys: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=r"optim\.opt: \w+ cannot be built"):
+        build_optimizer(Optim(**keys), network)  # type: ignore[arg-type]

@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastaug.errors import RecipeError, StorageError
+from fastaug.recipe import RESUMABLE, Data, Optim, Recipe, Run
+from fastaug.recipe_reading import read_recipe, to_yaml
+from fastaug.run_folder import RunFolder, write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+HOLD = """
+import sys, time
+from fastaug.recipe import Data, Recipe, Run
+from fastaug.run_folder import RunFolder
+folder = RunFolder(sys.argv[1])
+folder.open(Recipe(run=Run(dir=sys.argv[1]), data=Data(root="x")))
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def recipe(folder: Path, **keys: object) -> Recipe:
+    return Recipe(run=Run(dir=str(folder), **keys), data=Data(root="x"))  # type: ignore[arg-type]
+
+
+def test_a_folder_is_made_with_its_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "run"
+    folder = RunFolder(path)
+    folder.open(recipe(path))
+    assert folder.checkpoints.is_dir()
+    assert read_recipe(path / "recipe.yaml") == recipe(path)
+    assert [file.name for file in path.iterdir() if file.name.endswith(".tmp")] == []
+    folder.close()
+
+
+def test_a_folder_in_use_by_another_process_is_refused_until_that_is_killed(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"open\n"
+    try:
+        with pytest.raises(StorageError, match="run.dir: .* is in use by another process"):
+            RunFolder(tmp_path).open(recipe(tmp_path))
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    folder = RunFolder(tmp_path)
+    folder.open(recipe(tmp_path))  # the lock died with its process
+    folder.close()
+    again = RunFolder(tmp_path)
+    again.open(recipe(tmp_path))
+    again.close()
+
+
+def test_a_refused_start_changes_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(recipe(tmp_path))
+    stored = (tmp_path / "recipe.yaml").read_bytes()
+    with pytest.raises(StorageError, match="in use"):
+        RunFolder(tmp_path).open(recipe(tmp_path, seed=1))
+    folder.close()
+    other = RunFolder(tmp_path)
+    with pytest.raises(RecipeError):
+        other.open(recipe(tmp_path, seed=1))
+    other.close()
+    assert (tmp_path / "recipe.yaml").read_bytes() == stored
+
+
+def test_another_recipe_is_refused_naming_every_key(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "recipe.yaml", to_yaml(recipe(tmp_path)).encode())
+    changed = recipe(tmp_path, seed=4, keep=9)
+    changed.optim = Optim(lr=0.3)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        folder.open(changed)
+    folder.close()
+    assert caught.value.problems == [
+        "run.seed: is 4 but this run was started with 0; set it back, or choose another run.dir",
+        "optim.lr: is 0.3 but this run was started with 0.1; set it back, or choose another run.dir",
+    ]
+
+
+def test_keys_that_change_no_number_may_differ(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "recipe.yaml", to_yaml(recipe(tmp_path / "moved")).encode())
+    changed = recipe(tmp_path, log_every=3, checkpoint_every=7, keep=1, log_ids=True, trackers=["tensorboard"])
+    changed.data.threads, changed.data.prefetch = 3, 4
+    changed.eval.every, changed.eval.batch_size = 2, 10
+    assert len(RESUMABLE) == 10, "a key was added: change it above too"
+    folder = RunFolder(tmp_path)
+    folder.open(changed)
+    folder.close()
+    assert read_recipe(tmp_path / "recipe.yaml") == changed
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="run.dir: .* cannot be written"):
+        RunFolder(tmp_path / "file" / "run").open(recipe(tmp_path))
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_behind_the_state_are_cut_and_no_others(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    written = [{"step": step, "loss": step / 3, "text": "ü\n"} for step in (10, 20, 20, 30, 31, 40)]
+    for values in written:
+        folder.append("metrics.jsonl", values)
+    assert lines(tmp_path / "metrics.jsonl") == written
+    folder.cut_after("metrics.jsonl", 30)
+    assert lines(tmp_path / "metrics.jsonl") == written[:4]
+    folder.append("metrics.jsonl", written[4])
+    assert lines(tmp_path / "metrics.jsonl") == written[:5]
+    folder.cut_after("metrics.jsonl", 0)
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    folder.cut_after("absent.jsonl", 3)
+    assert not (tmp_path / "absent.jsonl").exists()
+
+
+@pytest.mark.parametrize("half", ['{"step": 20, "lo', "{", '{"step": 2', "\0\0\0\0", '{"step": 20, "t": "\\u00'])
+def test_a_half_written_last_line_is_dropped(tmp_path: Path, half: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10}\n' + half)
+    folder = RunFolder(tmp_path)
+    folder.cut_after("metrics.jsonl", 100)
+    assert path.read_text() == '{"step": 10}\n'
+    folder.append("metrics.jsonl", {"step": 20})
+    assert lines(path) == [{"step": 10}, {"step": 20}]
+
+
+def test_a_whole_last_line_without_its_end_is_kept_and_ended(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10}\n{"step": 20}')
+    RunFolder(tmp_path).cut_after("metrics.jsonl", 100)
+    assert path.read_text() == '{"step": 10}\n{"step": 20}\n'
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read_json("result.json") is None
+    folder.write_json("result.json", {"top1": 0.5})
+    before = os.stat(tmp_path / "result.json").st_ino
+    folder.write_status(75, "signal SIGTERM", 12)
+    folder.write_json("result.json", {"top1": 0.75})
+    assert os.stat(tmp_path / "result.json").st_ino != before  # another file under the name, not the old one rewritten
+    assert folder.read_json("result.json") == {"top1": 0.75}
+    assert folder.read_json("status.json") == {"code": 75, "reason": "signal SIGTERM", "step": 12}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["result.json", "status.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json("result.json", {"top1": 0.5})
+    with pytest.raises(TypeError):
+        folder.write_json("result.json", {"top1": object()})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_atomically(tmp_path / "folder", b"x")
+    assert folder.read_json("result.json") == {"top1": 0.5}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "result.json"]
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from fastaug.run_folder import RunFolder
+folder, draw = RunFolder(sys.argv[1]), random.Random(0)
+for _ in range(25):
+    process = os.fork()
+    if not process:
+        number = 0
+        while True:
+            number += 1
+            folder.write_json("status.json", {"number": number, "text": "x" * 50_000})
+    time.sleep(draw.uniform(0.01, 0.06))
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    values = folder.read_json("status.json")
+    assert values is None or len(values["text"]) == 50_000
+assert values is not None
+"""
+
+
+def test_a_kill_at_any_moment_leaves_the_file_whole(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()

@@ -1,7 +1,9 @@
 """From a recipe to everything a run needs, built once, in the order in which it can fail cheapest."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from fastaug.arrays import KINDS, materialize_arrays
 from fastaug.augment.batch import BatchAugment
 from fastaug.augment.hidden import HiddenCutMix
 from fastaug.console import Console
@@ -26,7 +29,9 @@ from fastaug.recipe import Recipe
 from fastaug.run_folder import RunFolder
 from fastaug.splits import Splits, make_splits
 
-EMBEDDED = "embedded:"
+# What data.root may begin with, before a colon: a maker of class folders.
+SOURCES: dict[str, Callable[..., Path]] = {"embedded": materialize}
+SOURCES |= {kind: partial(materialize_arrays, kind) for kind in KINDS}
 
 
 @dataclass
@@ -94,10 +99,8 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> tuple[Index | None, S
         return None, Splits(train=ids, meta=ids[:0], select=ids[:0], test=tested)
     with accelerator.main_process_first():
         main = accelerator.is_main_process
-        if data.root.startswith(EMBEDDED):
-            root: Path = materialize(data.root.removeprefix(EMBEDDED), progress=main)
-        else:
-            root = Path(data.root)
+        kind, _, source = data.root.partition(":")
+        root = SOURCES[kind](source, progress=main) if source and kind in SOURCES else Path(data.root)
         index = load_index(root, exif=data.exif, progress=main)
     splits = make_splits(
         index,
@@ -119,13 +122,17 @@ def _threads(recipe: Recipe, accelerator: Accelerator) -> int:
 def build_data(recipe: Recipe, accelerator: Accelerator, index: Index | None, splits: Splits) -> DataParts:
     """The loaders of one process."""
     data, seed, device = recipe.data, recipe.run.seed, accelerator.device
+    tested = recipe.eval.img_size or data.img_size
     if index is None:
-        synthetic = SyntheticLoader(data, seed, device)
-        names = tuple(str(c) for c in range(data.synthetic_classes))
-        return DataParts(names, splits, synthetic, synthetic, None)
+        loaders = [SyntheticLoader(data, side, seed, device) for side in (data.img_size, tested)]
+        return DataParts(tuple(map(str, range(data.synthetic_classes))), splits, loaders[0], loaders[1], None)
     micro = -(-recipe.train.batch_size // (accelerator.num_processes * recipe.train.accumulate))
     shared: dict[str, Any] = {"threads": _threads(recipe, accelerator), "device": device}
-    crops = {"train": Crop(data.crop, data, seed), "evaluation": Crop(_evaluation_crop(recipe), data, seed)}
+    evaluated = "whole" if data.crop == "whole" else "center"  # images trained on whole are evaluated whole
+    crops = {
+        "train": Crop(data.crop, data.img_size, data, seed),
+        "evaluation": Crop(evaluated, tested, data, seed),
+    }
     largest = {"train": micro, "evaluation": recipe.eval.batch_size}
     dali = {part: DaliLoader(index, data, crops[part], largest_batch=largest[part], **shared) for part in crops}
     if data.loader == "dali":
@@ -138,15 +145,9 @@ def build_data(recipe: Recipe, accelerator: Accelerator, index: Index | None, sp
     return DataParts(index.classes, splits, resident["train"], resident["evaluation"], index)
 
 
-def _evaluation_crop(recipe: Recipe) -> str:
-    """Images trained on whole are evaluated whole."""
-    return "whole" if recipe.data.crop == "whole" else "center"
-
-
-def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
-    """A Trainer at step 0."""
-    index, splits = find_data(recipe, accelerator)
-    order = Order(
+def build_order(recipe: Recipe, accelerator: Accelerator, splits: Splits) -> Order:
+    """The training order as this process sees it."""
+    return Order(
         ids=splits.train,
         seed=recipe.run.seed,
         batch_size=recipe.train.batch_size,
@@ -155,7 +156,14 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         accumulate=recipe.train.accumulate,
         group=recipe.augment.mix_group or 1,
         drop_last=recipe.train.drop_last,
+        repeats=recipe.augment.repeats,
     )
+
+
+def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
+    """A Trainer at step 0."""
+    index, splits = find_data(recipe, accelerator)
+    order = build_order(recipe, accelerator, splits)
     data = build_data(recipe, accelerator, index, splits)
     torch.manual_seed(recipe.run.seed)  # initial weights
     outputs = len(data.classes) + recipe.augment.other_class

@@ -35,6 +35,7 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     ids: Tensor
+    draws: Tensor  # [N] int64 on the host: what keyed draws are made for; the ids unless images are repeated
 
 
 class Loader(Protocol):
@@ -48,17 +49,18 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Crop:
-    """Which windows a loader cuts: `kind` as data.crop, the rest as the keys of the same name."""
+    """Which windows of `side` pixels a loader cuts: `kind` as data.crop, the rest as the keys of the same name."""
 
     kind: str
+    side: int
     data: Data
     seed: int
 
-    def windows(self, epoch: int, ids: Ids, index: Index) -> windows.Windows:
-        heights, widths, side = index.heights[ids], index.widths[ids], self.data.img_size
+    def windows(self, request: Request, index: Index) -> windows.Windows:
+        heights, widths, side = index.heights[request.ids], index.widths[request.ids], self.side
         if self.kind == "rrc":
-            key = Key(self.seed, epoch, Stream.WINDOW)
-            return windows.random_resized(key, ids, heights, widths, side, self.data.scale, self.data.ratio)
+            key, draws = Key(self.seed, request.epoch, Stream.WINDOW), request.draws()
+            return windows.random_resized(key, draws, heights, widths, side, self.data.scale, self.data.ratio)
         if self.kind == "center":
             return windows.center(heights, widths, side, self.data.crop_pct)
         return windows.whole(heights, widths, side)
@@ -89,7 +91,7 @@ class DaliLoader:
             threads=self.threads,
             device_id=self.device.index or 0 if self.device.type == "cuda" else None,
             prefetch=self.data.prefetch,
-            side=self.data.img_size,
+            side=self.crop.side,
             interpolation=self.data.interpolation,
             exif=self.data.exif,
         )
@@ -118,12 +120,13 @@ class DaliLoader:
             yield self._batch(request, images)
 
     def _nothing(self) -> Tensor:
-        side = self.data.img_size
+        side = self.crop.side
         return torch.empty((0, side, side, 3), dtype=torch.uint8, device=self.device)
 
     def _batch(self, request: Request, images: Tensor) -> Batch:
         ids = torch.from_numpy(request.ids)
-        return Batch(images, self.labels[ids.to(self.device, non_blocking=True)], ids)
+        draws = torch.from_numpy(request.draws())
+        return Batch(images, self.labels[ids.to(self.device, non_blocking=True)], ids, draws)
 
     def _next_inputs(self) -> Inputs:
         """What DALI is fed for the next request that has an image to decode; StopIteration behind the last."""
@@ -139,11 +142,11 @@ class DaliLoader:
         for sample in request.ids[damaged]:
             self.skipped.setdefault(int(sample), self.index.reasons[int(sample)])
         known = np.fromiter((int(sample) in self.skipped for sample in request.ids), bool, len(request.ids))
-        return request._replace(ids=request.ids[~known])
+        return request.keep(~known)
 
     def _inputs(self, request: Request) -> Inputs:
         """Paths, and crop windows as the graph takes them."""
-        w = self.crop.windows(request.epoch, request.ids, self.index)
+        w = self.crop.windows(request, self.index)
         paths = [np.frombuffer(self.index.path(int(sample)), dtype=np.uint8) for sample in request.ids]
         anchor, extent = w.window[:, :2].astype(np.int32), w.window[:, 2:].astype(np.int32)
         return paths, anchor, extent, w.size.astype(np.float32), w.offset.astype(np.int32)
@@ -202,10 +205,10 @@ class ResidentLoader:
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """One batch for every request, in order."""
         for request in requests:
-            ids = torch.from_numpy(request.ids)
-            ids = ids[self.rows[ids] >= 0]
+            request = request.keep((self.rows[torch.from_numpy(request.ids)] >= 0).numpy())
+            ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
             rows = self.rows[ids].to(self.images.device, non_blocking=True)
-            yield Batch(self.images[rows], self.labels[ids.to(self.labels.device, non_blocking=True)], ids)
+            yield Batch(self.images[rows], self.labels[ids.to(self.labels.device, non_blocking=True)], ids, draws)
 
 
 class SyntheticLoader:
@@ -213,8 +216,8 @@ class SyntheticLoader:
 
     BANK = 64  # different images; the rest repeat
 
-    def __init__(self, data: Data, seed: int, device: torch.device):
-        shape = (self.BANK, data.img_size, data.img_size, 3)
+    def __init__(self, data: Data, side: int, seed: int, device: torch.device):
+        shape = (self.BANK, side, side, 3)
         generator = torch.Generator().manual_seed(seed)
         self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
         self.classes, self.device = data.synthetic_classes, device
@@ -225,4 +228,5 @@ class SyntheticLoader:
         for request in requests:
             ids = torch.from_numpy(request.ids)
             on_device = ids.to(self.device, non_blocking=True)
-            yield Batch(self.images[on_device % self.BANK], on_device % self.classes, ids)
+            draws = torch.from_numpy(request.draws())
+            yield Batch(self.images[on_device % self.BANK], on_device % self.classes, ids, draws)

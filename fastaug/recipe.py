@@ -117,6 +117,8 @@ class Augment:
     reprob: float = limits(0.0, low=0, high=1)  # random erasing
     remode: str = limits("const", choices=("const", "rand", "pixel"))
     recount: int = limits(1, low=1)
+    repeats: int = limits(1, low=1, high=2**16)  # repeated augmentation: copies of an image in one update
+    cutout: float = limits(0.0, low=0, high=1)  # side of a blanked square, as a share of img_size; 0: off
     hflip: float = limits(0.5, low=0, high=1)  # probability
     shift: float = limits(0.0, low=0)  # soft crop: standard deviation of the shift, as a share of img_size; 0: off
     shift_limit: float = limits(1.0, low=0, high=1)  # largest shift, a share
@@ -151,6 +153,7 @@ class Augment:
 class Eval:
     every: int = limits(1, low=0)  # epochs; 0: at the end only
     batch_size: int = limits(256, low=1)  # images per process
+    img_size: int | None = limits(None, low=1, high=4096)  # pixels a side; null: data.img_size
     weights: str = limits("raw", choices=("raw", "ema"))  # which weights give the headline
     ece_bins: int = limits(15, low=2)
 

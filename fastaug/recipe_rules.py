@@ -91,6 +91,10 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "augment.mix_group: {r.augment.mix_group} does not divide a micro-batch of train.batch_size / train.accumulate",
     ),
     (
+        lambda r: r.train.batch_size % r.augment.repeats != 0,
+        "augment.repeats: {r.augment.repeats} does not divide train.batch_size = {r.train.batch_size}",
+    ),
+    (
         lambda r: r.augment.published_weighting and r.augment.loss not in ("ce", "kl"),
         "augment.published_weighting: reproduces a loss of kind kl or ce, not {r.augment.loss}",
     ),

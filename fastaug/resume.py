@@ -9,13 +9,12 @@ from accelerate.utils import broadcast_object_list
 from fastaug import checkpoint
 from fastaug.assemble import Progress, Trainer
 from fastaug.errors import StorageError
-from fastaug.processes import merged
 
 
 def save(trainer: Trainer) -> None:
     """Writes a checkpoint of this update; every process must call this, the main one writes."""
     progress = trainer.progress
-    progress.skipped |= merged(trainer.accelerator, trainer.data.train.skipped)
+    meter = trainer.meter.state()
     if not trainer.accelerator.is_main_process:
         return
     weights = {"model": trainer.network.state_dict()}
@@ -25,6 +24,7 @@ def save(trainer: Trainer) -> None:
     state: dict[str, Any] = {
         "position": trainer.order.position(progress.step),
         "progress": asdict(progress),
+        "meter": meter,
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
     }
@@ -59,6 +59,7 @@ def load_into(trainer: Trainer, path: str) -> None:
     trainer.optimizer.load_state_dict(state["optimizer"])
     if trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
+    trainer.meter.restore(state["meter"])
     trainer.progress = Progress(**state["progress"])
     if trainer.order.step(state["position"]) != trainer.progress.step:
         raise StorageError(f"{path}: position {state['position']} is not update {trainer.progress.step} of this data")

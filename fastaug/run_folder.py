@@ -52,6 +52,7 @@ class RunFolder:
             self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.close()
             raise StorageError(
                 f"run.dir: {self.path} is in use by another process; wait for it or choose another run.dir"
             ) from None

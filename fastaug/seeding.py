@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-IdArray = npt.ArrayLike  # integers in [0, 2**32): NumPy array, CPU tensor or list
+IdArray = npt.ArrayLike  # integers in [0, 2**32), see `copies_of`: NumPy array, CPU tensor or list
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # multipliers and Weyl constants of the paper
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -34,10 +34,11 @@ class Stream(IntEnum):
     ERASE = 9
     SPLIT = 10
     MODEL = 11
+    CUTOUT = 12
 
 
 class Key(NamedTuple):
-    """Names one family of draws: `seed` any 64-bit integer, `epoch` and `stream` in [0, 2**32)."""
+    """Names one family of draws: `seed` any 64-bit integer, `epoch` in [0, 2**32), `stream` in [0, 2**16)."""
 
     seed: int
     epoch: int
@@ -67,11 +68,12 @@ def philox(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> npt.NDArray
 def words(key: Key, ids: IdArray, draws: int) -> npt.NDArray[np.uint64]:
     """64 random bits for each id and draw: [N, draws] uint64. Draw d of an id does not depend on `draws`."""
     ids = np.asarray(ids, dtype=np.uint64).reshape(-1)
+    low, high = ids & _LOW, ids >> _SHIFT
     calls = -(-draws // 2)  # one call gives 128 bits: two draws
     counter = np.empty((4, len(ids), calls), dtype=np.uint64)
-    counter[0] = ids[:, None]
+    counter[0] = low[:, None]
     counter[1] = np.uint64(key.epoch)
-    counter[2] = np.uint64(int(key.stream))
+    counter[2] = np.uint64(int(key.stream)) | (high[:, None] << np.uint64(16))
     counter[3] = np.arange(calls, dtype=np.uint64)
     w = philox(counter.reshape(4, -1), (key.seed & 0xFFFFFFFF, (key.seed >> 32) & 0xFFFFFFFF))
     pairs = np.stack([(w[0] << _SHIFT) | w[1], (w[2] << _SHIFT) | w[3]], axis=-1)
@@ -92,6 +94,11 @@ def permuted(key: Key, ids: IdArray) -> npt.NDArray[np.int64]:
     """`ids` in the order of one random word each: [N] int64. The order of two ids does not depend on the others."""
     ids = np.asarray(ids, dtype=np.int64).reshape(-1)
     return ids[np.argsort(words(key, ids, 1)[:, 0], kind="stable")]
+
+
+def copies_of(ids: npt.NDArray[np.int64], copies: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Ids to draw for the copies [N] (each in [0, 2**16)) of images `ids` [N]; copy 0 draws what its image draws."""
+    return ids | (copies << 32)
 
 
 def scalar_seed(key: Key, number: int) -> int:

@@ -12,6 +12,7 @@ from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
 from fastaug.engine import fit
 from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError
+from fastaug.interrupts import StopRequest
 from fastaug.processes import build_accelerator, versions
 from fastaug.recipe import Recipe
 from fastaug.run_folder import RunFolder
@@ -22,7 +23,7 @@ def run(recipe: Recipe) -> int:
     assert recipe.run.dir is not None
     folder = RunFolder(recipe.run.dir)
     ending = Ending(folder)
-    with ending:
+    with StopRequest() as stop, ending:
         if os.environ.get("RANK", "0") == "0":  # the main process, before it is known whether the others come
             folder.open(recipe)
             ending.owner = True
@@ -34,7 +35,7 @@ def run(recipe: Recipe) -> int:
         trainer.order.check()
         accelerator.init_trackers("fastaug")
         describe(trainer)
-        figures = fit(trainer)
+        figures = fit(trainer, stop)
         if accelerator.is_main_process:
             finish(trainer, figures)
         accelerator.end_training()

@@ -1,3 +1,5 @@
+import functools
+import operator
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +36,9 @@ def loader_of(
     index: Index, kind: str = "rrc", *, threads: int = 1, largest: int = 16, seed: int = 0, **keys: object
 ) -> DaliLoader:
     data = Data(root="unused", img_size=SIDE, **keys)  # type: ignore[arg-type]
-    return DaliLoader(index, data, Crop(kind, data, seed), largest_batch=largest, threads=threads, device=CPU)
+    return DaliLoader(
+        index, data, Crop(kind, data.img_size, data, seed), largest_batch=largest, threads=threads, device=CPU
+    )
 
 
 def requests(count: int = 32, size: int = 8, epoch: int = 0) -> list[Request]:
@@ -197,7 +201,9 @@ def test_images_damaged_in_the_index_are_not_even_tried(jpeg_folder: Callable[..
     loader = loader_of(index)
     batches = list(loader.batches(requests()))
     assert [len(batch.ids) for batch in batches] == [7, 0, 8, 7]
-    assert sum((batch.ids.tolist() for batch in batches), []) == [i for i in range(32) if i not in damaged]
+    assert functools.reduce(operator.iadd, (batch.ids.tolist() for batch in batches), []) == [
+        i for i in range(32) if i not in damaged
+    ]
     assert all(torch.equal(b.images[j], first[int(i)]) for b in batches for j, i in enumerate(b.ids))
     assert loader.skipped == {i: index.reasons[i] for i in damaged}
     last = list(loader.batches([Request(0, np.arange(8, 16))] * 3))  # nothing but damaged ones: still one batch each
@@ -264,7 +270,7 @@ def test_resident_drops_and_counts_damaged_images_and_holds_a_subset(index: Inde
 
 def test_synthetic_images_are_fixed_by_id_and_seed() -> None:
     data = Data(loader="synthetic", img_size=8, synthetic_classes=10, synthetic_images=200)
-    one, again, other = (SyntheticLoader(data, seed, CPU) for seed in (0, 0, 1))
+    one, again, other = (SyntheticLoader(data, data.img_size, seed, CPU) for seed in (0, 0, 1))
     wanted = [Request(0, np.array([3, 127, 199])), Request(4, np.array([127]))]
     first, second = one.batches(wanted)
     assert first.labels.tolist() == [3, 7, 9]

@@ -81,7 +81,9 @@ def test_a_dead_launcher_is_a_reason_and_another_dead_parent_is_none(tmp_path: P
     """A real grandchild: its parent, named as a launcher or not, is killed and cannot pass anything on."""
     parent, log = tmp_path / f"{name}.py", tmp_path / "log"
     parent.write_text(PARENT)
-    code = WAIT.format(root=str(ROOT), then="pass").replace("while stop", "end = time.time() + 1.5\n    while time.time() < end and stop")
+    code = WAIT.format(root=str(ROOT), then="pass").replace(
+        "while stop", "end = time.time() + 1.5\n    while time.time() < end and stop"
+    )
     with open(log, "w") as out:
         process = subprocess.Popen([sys.executable, str(parent), code], stdout=out)
     until(lambda: "ready" in log.read_text())

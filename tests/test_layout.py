@@ -129,12 +129,12 @@ def test_it_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     assert not HEAVY & set(modules)
 
 
-@pytest.mark.parametrize("options", [(), ("-P",)], ids=["plain", "safe-path"])
-def test_the_script_runs_from_anywhere_without_an_installed_package(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_the_script_runs_from_anywhere_without_an_installed_package(tmp_path: Path) -> None:
     script, recipe = ROOT / "fastaug" / "train.py", ROOT / "recipes" / "quickstart.yaml"
     # -S leaves out site-packages and with them an editable installation of the project; its dependencies come back.
     packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
-    guard = [sys.executable, "-S", *options, str(script), str(recipe), "--check"]
-    ended = subprocess.run(guard, cwd=tmp_path, env={"PYTHONPATH": packages}, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-S", str(script), str(recipe), "--check"]
+    environment = {"PYTHONPATH": packages}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "img_size: 28" in ended.stdout

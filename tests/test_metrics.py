@@ -33,7 +33,11 @@ def logits_and_labels(count: int, classes: int, seed: int = 0) -> tuple[torch.Te
 
 def figures_by_numpy(logits: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, float]:
     logits = logits.astype(np.float64)
-    logp = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1, keepdims=True)
+    logp = (
+        logits
+        - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
+        - logits.max(1, keepdims=True)
+    )
     rank = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)  # classes before the right one
     confidence, right = np.exp(logp).max(1), logits.argmax(1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)

@@ -29,7 +29,7 @@ def test_channels_last_is_an_option() -> None:
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "resnet10t", "resnet18"])
-@pytest.mark.parametrize("side", [28, 32])
+@pytest.mark.parametrize("side", [28])
 def test_the_small_stem_keeps_the_extent(name: str, side: int) -> None:
     network = build_model(plain(name, stem="small"), 3)
     stem = network.conv1
@@ -43,7 +43,7 @@ def test_the_small_stem_keeps_the_extent(name: str, side: int) -> None:
 
 
 def test_the_small_stem_needs_a_stem_it_knows() -> None:
-    with pytest.raises(RecipeError, match="model.stem: small needs a ResNet-like network .*; test_vit has none"):
+    with pytest.raises(RecipeError, match=r"model\.stem: small needs a ResNet-like network .*; test_vit has none"):
         build_model(plain("test_vit", stem="small"), 2)
 
 
@@ -60,7 +60,12 @@ def test_further_arguments_reach_timm() -> None:
 
 @pytest.mark.parametrize(
     "keys",
-    [{"name": "resnet5O"}, {"kwargs": {"no_such_argument": 1}}, {"kwargs": {"num_classes": 3}}, {"name": "test_vit", "kwargs": {"img_size": -1}}],
+    [
+        {"name": "resnet5O"},
+        {"kwargs": {"no_such_argument": 1}},
+        {"kwargs": {"num_classes": 3}},
+        {"name": "test_vit", "kwargs": {"img_size": -1}},
+    ],
     ids=["name", "argument", "twice", "value"],
 )
 def test_what_cannot_be_built_is_a_recipe_error(keys: dict[str, object]) -> None:
@@ -129,3 +134,23 @@ def test_unknown_names_are_all_told_with_the_nearest() -> None:
 def test_the_check_builds_what_has_known_names() -> None:
     with pytest.raises(RecipeError, match=r"model\.stem: small needs"):
         check_names(recipe("test_vit", stem="small"))
+
+
+@pytest.mark.xfail(strict=True, reason="timm leaves the head out unless the classes are those of its published weights")
+def test_a_local_checkpoint_with_as_many_classes_gives_the_head_too(tmp_path: Path) -> None:
+    weights = timm.create_model("test_resnet", num_classes=10).state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    network = build_model(plain(initial_checkpoint=str(tmp_path / "weights.pth")), 10)
+    assert torch.equal(network.fc.weight, weights["fc.weight"])
+
+
+@pytest.mark.xfail(strict=True, reason="weights of nothing are taken in silence; a broken file ends with a traceback")
+@pytest.mark.parametrize("kind", ["other network", "text", "empty"])
+def test_a_file_without_this_network_s_weights_is_a_recipe_error(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "weights.pth"
+    if kind == "other network":
+        torch.save({"a": torch.zeros(3)}, file)
+    else:
+        file.write_text("hello" if kind == "text" else "")
+    with pytest.raises(RecipeError, match=r"model\.initial_checkpoint"):
+        build_model(plain(initial_checkpoint=str(file)), 10)

@@ -113,7 +113,9 @@ def test_options_reach_the_optimizer(network: torch.nn.Module) -> None:
     assert (group["eps"], tuple(group["betas"]), group["amsgrad"]) == (1e-6, (0.8, 0.95), True)
 
 
-@pytest.mark.parametrize("keys", [{"opt": "sgdd"}, {"opt_kwargs": {"amsgradd": True}}, {"opt": "lamb", "opt_kwargs": {"x": 1}}])
+@pytest.mark.parametrize(
+    "keys", [{"opt": "sgdd"}, {"opt_kwargs": {"amsgradd": True}}, {"opt": "lamb", "opt_kwargs": {"x": 1}}]
+)
 def test_what_cannot_be_built_is_a_recipe_error(network: torch.nn.Module, keys: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=r"optim\.opt: \w+ cannot be built"):
         build_optimizer(Optim(**keys), network)  # type: ignore[arg-type]

@@ -1,3 +1,5 @@
+import functools
+import operator
 import re
 
 import numpy as np
@@ -125,10 +127,10 @@ def test_ids_may_not_be_changed_by_reading_the_order() -> None:
 def test_evaluation_covers_every_id_once_with_the_same_batches_at_any_world(count: int, batch: int) -> None:
     ids = np.arange(count, dtype=np.int64) * 3
     whole = [request.ids.tolist() for request in evaluation_requests(ids, batch, 1, 0)]
-    assert sum(whole, []) == ids.tolist()
+    assert functools.reduce(operator.iadd, whole, []) == ids.tolist()
     for world in (2, 3):
         dealt = [[r.ids.tolist() for r in evaluation_requests(ids, batch, world, rank)] for rank in range(world)]
-        assert sorted(sum(dealt, [])) == sorted(whole)
+        assert sorted(functools.reduce(operator.iadd, dealt, [])) == sorted(whole)
         assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
 
 
@@ -164,5 +166,26 @@ def test_check_passes_exactly_when_every_piece_has_two_images(order: Order) -> N
     if min(sizes) >= 2:
         order.check()
     else:
-        with pytest.raises(DataError, match="train.batch_size"):
+        with pytest.raises(DataError, match=r"train\.batch_size"):
             order.check()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 4), st.integers(4, 60), st.integers(1, 3), st.integers(1, 2))
+def test_repeated_augmentation_puts_all_copies_of_an_image_into_one_update(repeats, images, world, accumulate):
+    batch = repeats * 4
+    orders = [
+        Order(np.arange(100, 100 + images), 5, batch, world, rank, accumulate, repeats=repeats) for rank in range(world)
+    ]
+    seen = []
+    for step in range(orders[0].steps_per_epoch):
+        requests = [request for order in orders for request in order.requests(step, step + 1)]
+        assert sum(len(request.ids) for request in requests) == orders[0].size(step)
+        pairs = [(int(i), int(c)) for request in requests for i, c in zip(request.ids, request.copies, strict=True)]
+        assert len(set(pairs)) == len(pairs)
+        here = {i for i, _ in pairs}
+        assert set(pairs) == {(i, c) for i in here for c in range(repeats)}
+        draws = np.concatenate([request.draws() for request in requests])
+        assert len(set(draws.tolist())) == len(pairs)
+        seen += sorted(here)
+    assert len(seen) == len(set(seen)) == images // repeats

@@ -43,7 +43,7 @@ def test_a_folder_in_use_by_another_process_is_refused_until_that_is_killed(tmp_
     assert process.stdout is not None
     assert process.stdout.readline() == b"open\n"
     try:
-        with pytest.raises(StorageError, match="run.dir: .* is in use by another process"):
+        with pytest.raises(StorageError, match=r"run\.dir: .* is in use by another process"):
             RunFolder(tmp_path).open(recipe(tmp_path))
     finally:
         process.send_signal(signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_keys_that_change_no_number_may_differ(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="run.dir: .* cannot be written"):
+    with pytest.raises(StorageError, match=r"run\.dir: .* cannot be written"):
         RunFolder(tmp_path / "file" / "run").open(recipe(tmp_path))
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fastaug.seeding import Key, Stream, integers, permuted, philox, scalar_seed, uniform, words
+from fastaug.seeding import Key, Stream, copies_of, integers, permuted, philox, scalar_seed, uniform, words
 
 KEY = Key(seed=0x1234_5678_9ABC, epoch=3, stream=Stream.SHIFT)
 
@@ -68,3 +68,11 @@ def test_scalar_seed_fits_torch():
     seeds = {scalar_seed(KEY, n) for n in range(100)}
     assert len(seeds) == 100
     assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_copies_of_an_image_draw_apart_and_the_first_as_the_image_itself():
+    ids = np.array([7, 7, 7])
+    drawn = uniform(KEY, copies_of(ids, np.arange(3)), 4)
+    assert (drawn[0] == uniform(KEY, [7], 4)[0]).all()
+    assert len(np.unique(drawn)) == 12
+    assert (drawn[1] != uniform(KEY.on(Stream.FILL), [7], 4)[0]).all()

@@ -91,7 +91,14 @@ def kill_at(command: list[str], ids: Path, step: int) -> None:
     process.communicate()
 
 
-RESUME = ["model.ema=true", "model.ema_decay=0.9", "train.accumulate=2", "train.epochs=4", "run.checkpoint_every=3"]
+RESUME = [
+    "model.ema=true",
+    "model.ema_decay=0.9",
+    "train.accumulate=2",
+    "train.epochs=4",
+    "run.checkpoint_every=3",
+    "run.log_every=2",
+]
 
 
 @pytest.mark.parametrize("cuts", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])

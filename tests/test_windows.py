@@ -40,7 +40,12 @@ def test_windows_lie_inside_the_image(height: int, width: int, low: float, ratio
 
 @pytest.mark.parametrize(
     ("height", "width", "scale", "ratio"),
-    [(375, 500, SCALE, RATIO), (500, 333, [0.35, 1.0], RATIO), (256, 256, [0.5, 0.6], [0.5, 2.0]), (60, 400, SCALE, RATIO)],
+    [
+        (375, 500, SCALE, RATIO),
+        (500, 333, [0.35, 1.0], RATIO),
+        (256, 256, [0.5, 0.6], [0.5, 2.0]),
+        (60, 400, SCALE, RATIO),
+    ],
 )
 def test_windows_are_distributed_as_torchvisions(
     height: int, width: int, scale: list[float], ratio: list[float]

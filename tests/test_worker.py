@@ -22,7 +22,9 @@ def attempt(tmp_path):
 
     def start(*overrides):
         path = tmp_path / "r.yaml"
-        path.write_text("model: {name: test_resnet}\ndata: {img_size: 32, threads: 1}\ntrain: {epochs: 1, batch_size: 4}")
+        path.write_text(
+            "model: {name: test_resnet}\ndata: {img_size: 32, threads: 1}\ntrain: {epochs: 1, batch_size: 4}"
+        )
         code = run(read_recipe(path, [f"run.dir={tmp_path / 'run'}", *overrides]))
         ended = json.loads((tmp_path / "run" / "status.json").read_text())
         assert ended["code"] == code

@@ -1,4 +1,4 @@
-"""Trains the arms of a study over several seeds and prints mean and standard deviation of each figure at the last epoch.
+"""Trains the arms of a study over several seeds: mean and standard deviation of each figure at the last epoch.
 
 A study is a YAML file: `recipe`, `seeds` (how many) and `arms`, a name and a list of overrides each.
 """
@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="YAML file; docs/studies has examples")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every arm")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders; ended runs are reused")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders; ended runs are reused")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every repetition here")
     return parser.parse_intermixed_args()
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fastaug.augment.erasing import RandomErasing
+from fastaug.augment.erasing import Cutout, RandomErasing
 from fastaug.augment.hidden import HiddenCutMix
 from fastaug.augment.policies import Policy, build_policy
 from fastaug.data import Batch
@@ -28,11 +28,12 @@ class BatchAugment:
         self.policy: Policy | None = build_policy(
             augment.aa, img_size=side, mean=recipe.data.mean, color_jitter=augment.color_jitter
         )
-        self.erasing = (
-            RandomErasing(augment.reprob, self.size, augment.remode, augment.recount)  # type: ignore[arg-type]
-            if augment.reprob
-            else None
-        )
+        self.erasing: list[RandomErasing | Cutout] = []
+        if augment.reprob:
+            erasing = RandomErasing(augment.reprob, self.size, augment.remode, augment.recount)  # type: ignore[arg-type]
+            self.erasing.append(erasing)
+        if augment.cutout:
+            self.erasing.append(Cutout(augment.cutout, self.size))
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -77,7 +78,7 @@ class BatchAugment:
         key, data = Key(self.recipe.run.seed, epoch, Stream.MIX), self.recipe.data
         strength = self.strength(epoch)
         return sample_crop_mix(
-            key, batch.ids, self.size, self.sampling, mean=data.mean, std=data.std, strength=strength
+            key, batch.draws, self.size, self.sampling, mean=data.mean, std=data.std, strength=strength
         )
 
     def training(self, batch: Batch, epoch: int) -> tuple[Tensor, SoftTarget]:
@@ -86,14 +87,14 @@ class BatchAugment:
         images = batch.images
         if self.policy is not None:
             key = Key(self.recipe.run.seed, epoch, Stream.POLICY)
-            images = self.policy.apply(images, self.policy.sample(key, batch.ids))
+            images = self.policy.apply(images, self.policy.sample(key, batch.draws))
         params = self.sample(batch, epoch)
         images, target = crop_mix(
             images, batch.labels, params, classes=self.classes, soften=self.soften, mean=data.mean, std=data.std
         )
-        if self.erasing is not None:
+        for erasing in self.erasing:
             key = Key(self.recipe.run.seed, epoch, Stream.ERASE)
-            images = self.erasing.apply(images, self.erasing.sample(key, batch.ids))
+            images = erasing.apply(images, erasing.sample(key, batch.draws))
         if self.hidden is not None:
             target = self.hidden.draw(Key(self.recipe.run.seed, epoch, Stream.MIX), batch, self.classes)
         smoothing = self.recipe.augment.smoothing

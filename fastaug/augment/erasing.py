@@ -78,23 +78,57 @@ class RandomErasing:
         return height, width
 
     def apply(self, images: Tensor, params: Erasing) -> Tensor:
-        """Erases in place in normalised float images [N,3,H,W] and returns them.
+        """Erases in place in normalised float images [N,3,H,W] and returns them; noise differs between devices."""
+        return erase(images, params, self.img_size, noise=self.remode == "pixel")
 
-        Pixel noise is drawn by torch on the images' device: the same in every batch, but a GPU's differs from
-        a CPU's.
-        """
-        if not images.is_floating_point() or tuple(images.shape[2:]) != self.img_size:
-            found = f"{images.dtype} {tuple(images.shape)}"
-            raise ValueError(f"images must be floating [N,3,H,W] of size {self.img_size}, found {found}")
-        if len(images) != len(params.box):
-            raise ValueError(f"{len(images)} images with the parameters of {len(params.box)}")
-        values = torch.from_numpy(params.value).to(images.device, images.dtype)
-        noise = torch.Generator(images.device)
-        for i in np.flatnonzero((params.box[..., 1] > params.box[..., 0]).any(1)):
-            noise.manual_seed(int(params.seed[i]))
-            for j, (top, bottom, left, right) in enumerate(params.box[i].tolist()):
-                fill = values[i, j, :, None, None]
-                if self.remode == "pixel":
-                    fill = torch.randn(3, bottom - top, right - left, generator=noise, device=images.device)
-                images[i, :, top:bottom, left:right] = fill
-        return images
+
+@dataclass(frozen=True)
+class Cutout:
+    """Blanks one square of side `length` (a share of the height) with the mean (DeVries and Taylor 2017, section 3.2).
+
+    The square's centre is any pixel, so part of it may lie outside.
+    """
+
+    length: float
+    img_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.length <= 1:
+            raise ValueError(f"cutout must be in (0, 1], found {self.length}")
+
+    def sample(self, key: Key, ids: IdArray) -> Erasing:
+        """One box per id."""
+        u = uniform(key.on(Stream.CUTOUT), ids, 2)
+        side = round(self.length * self.img_size[0])
+        start = np.floor(u * self.img_size).astype(np.int64) - side // 2
+        top, left = np.clip(start, 0, None).T
+        bottom, right = np.clip(start + side, None, self.img_size).T
+        box = np.stack([top, bottom, left, right], 1)[:, None]
+        return Erasing(box, np.zeros((len(box), 1, 3), np.float32), np.zeros(len(box), np.uint64))
+
+    def apply(self, images: Tensor, params: Erasing) -> Tensor:
+        """Blanks in place in normalised float images [N,3,H,W] and returns them."""
+        return erase(images, params, self.img_size, noise=False)
+
+
+def erase(images: Tensor, params: Erasing, img_size: tuple[int, int], *, noise: bool) -> Tensor:
+    """Erases in place in normalised float images [N,3,H,W] and returns them.
+
+    Pixel noise is drawn by torch on the images' device: the same in every batch, but a GPU's differs from
+    a CPU's.
+    """
+    if not images.is_floating_point() or tuple(images.shape[2:]) != img_size:
+        found = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"images must be floating [N,3,H,W] of size {img_size}, found {found}")
+    if len(images) != len(params.box):
+        raise ValueError(f"{len(images)} images with the parameters of {len(params.box)}")
+    values = torch.from_numpy(params.value).to(images.device, images.dtype)
+    generator = torch.Generator(images.device)
+    for i in np.flatnonzero((params.box[..., 1] > params.box[..., 0]).any(1)):
+        generator.manual_seed(int(params.seed[i]))
+        for j, (top, bottom, left, right) in enumerate(params.box[i].tolist()):
+            fill = values[i, j, :, None, None]
+            if noise:
+                fill = torch.randn(3, bottom - top, right - left, generator=generator, device=images.device)
+            images[i, :, top:bottom, left:right] = fill
+    return images

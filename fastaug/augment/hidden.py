@@ -56,7 +56,7 @@ class HiddenCutMix:
     def draw(self, key: Key, batch: Batch, classes: int) -> SoftTarget:
         """Draws boxes for `batch`, to be pasted in the next training pass, and returns the targets."""
         assert self._size is not None
-        self._params = sample_crop_mix(key, batch.ids, self._size, self._sampling)
+        self._params = sample_crop_mix(key, batch.draws, self._size, self._sampling)
         return soft_targets(batch.labels, self._params, self._size, classes, Soften())
 
     def _mix(self, module: nn.Module, _: Any, features: Tensor) -> Tensor:

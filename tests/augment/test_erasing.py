@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data.random_erasing import RandomErasing as TimmErasing
 
-from fastaug.augment.erasing import RandomErasing
+from fastaug.augment.erasing import Cutout, RandomErasing
 from fastaug.seeding import Key, Stream
 
 KEY = Key(seed=3, epoch=1, stream=Stream.ERASE)
@@ -153,3 +153,27 @@ def test_images_that_do_not_fit_are_named():
         policy.apply(images(4).transpose(2, 3), params)
     with pytest.raises(ValueError, match="3 images with the parameters of 4"):
         policy.apply(images(3), params)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(4, 64), st.integers(4, 64), st.floats(0.05, 1.0))
+def test_cutout_blanks_the_part_of_one_square_that_lies_inside(height, width, length):
+    cutout = Cutout(length, (height, width))
+    result = cutout.apply(torch.ones(200, 3, height, width), cutout.sample(KEY, np.arange(200)))
+    side = round(length * height)
+    blank = result[:, 0] == 0
+    rows, columns = blank.any(2).sum(1), blank.any(1).sum(1)
+    assert (blank.sum((1, 2)) == rows * columns).all()
+    assert rows.max() <= side
+    assert columns.max() <= side
+    if side <= min(height, width) // 2:
+        assert rows.max() == side
+        assert columns.max() == side
+    assert (rows >= min(side // 2, height)).all()
+
+
+def test_cutout_is_keyed_and_its_centre_covers_the_image():
+    cutout = Cutout(0.25, (16, 16))
+    boxes = cutout.sample(KEY, np.arange(4000)).box[:, 0]
+    assert (cutout.sample(KEY, [7]).box[0, 0] == boxes[7]).all()
+    assert len(np.unique(boxes, axis=0)) == 256

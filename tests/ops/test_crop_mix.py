@@ -184,7 +184,7 @@ def test_gradient_with_partners_that_repeat() -> None:
     torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-6)
 
 
-def operands(kind: torch.dtype, n: int = 3, h: int = 4, w: int = 5) -> tuple[Tensor, ...]:
+def operands(kind: torch.dtype, n: int = 3, h: int = 2, w: int = 3) -> tuple[Tensor, ...]:
     params = drawn(n, h, w, kind)
     x = batch(n, h, w, kind)
     return x.permute(0, 2, 3, 1), *params.packed(h, w, compute_dtype(kind))
@@ -200,8 +200,8 @@ def test_first_and_second_derivatives_by_differences() -> None:
     x = x.contiguous().requires_grad_()
     assert torch.autograd.gradcheck(op, x)
     assert torch.autograd.gradgradcheck(op, x)
-    params = drawn(3, 4, 5, torch.float64)
-    g = torch.randn(3, 4, 5, 3, dtype=torch.float64)
+    params = drawn(3, 2, 3, torch.float64)
+    g = torch.randn(3, 2, 3, 3, dtype=torch.float64)
     want = torch.autograd.grad(crop_mix_reference(x, params, scale, bias, torch.float64).permute(0, 2, 3, 1), x, g)
     torch.testing.assert_close(adjoint_reference(g, params, scale), want[0])
 
@@ -211,10 +211,10 @@ def test_first_and_second_derivatives_by_differences() -> None:
 def test_registration(kind: torch.dtype) -> None:
     x, geometry, colour = operands(kind)
     scale, bias = normaliser(MEAN, STD, kind == torch.uint8)
-    x = batch(3, 4, 5, kind) if kind == torch.uint8 else x.contiguous().requires_grad_()
+    x = batch(3, 2, 3, kind) if kind == torch.uint8 else x.contiguous().requires_grad_()
     dtype = torch.float32 if kind == torch.uint8 else kind
     torch.library.opcheck(crop_mix_op, (x, geometry, colour, scale, bias, dtype))
-    g = torch.rand(3, 4, 5, 3, dtype=dtype, requires_grad=True)
+    g = torch.rand(3, 2, 3, 3, dtype=dtype, requires_grad=True)
     torch.library.opcheck(crop_mix_adjoint, (g, geometry, colour, scale, dtype))
 
 
@@ -264,9 +264,9 @@ def test_bad_input_names_argument_value_and_remedy() -> None:
     refused("dtype must be a floating type", dtype=torch.int8)
     refused("out must be", out=torch.empty(4, 3, 6, 8))
     refused("'other' class", soften=Soften(other=True))
+    f, out = batch(4, 6, 8, torch.float32).requires_grad_(), torch.empty(4, 6, 8, 3).permute(0, 3, 1, 2)
     with pytest.raises(ValueError, match="images require a gradient"):
-        f = batch(4, 6, 8, torch.float32).requires_grad_()
-        applied(f, params, torch.float32, out=torch.empty(4, 6, 8, 3).permute(0, 3, 1, 2))
+        applied(f, params, torch.float32, out=out)
 
 
 def test_empty_batch() -> None:

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from fastaug.windows import Windows, center, random_resized, whole
 from fastaug.seeding import Key, Stream
+from fastaug.windows import Windows, center, random_resized, whole
 from pipelines.folder import build_folder_pipeline
 
 SIDE = 64
@@ -26,7 +26,13 @@ def opened(file: Path) -> Image.Image:
 
 
 def decoded(
-    files: list[Path], windows: Windows, *, batch: int | None = None, threads: int = 1, side: int = SIDE, **options: object
+    files: list[Path],
+    windows: Windows,
+    *,
+    batch: int | None = None,
+    threads: int = 1,
+    side: int = SIDE,
+    **options: object,
 ) -> torch.Tensor:
     """uint8 [N, side, side, 3] of `files`, `batch` at a time."""
     paths = [np.frombuffer(os.fsencode(file), dtype=np.uint8) for file in files]
@@ -76,7 +82,9 @@ def sizes_of(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 def test_pixels_are_those_of_torchvision(files: list[Path], kind: str, interpolation: str) -> None:
     heights, widths = sizes_of(files)
     windows = {
-        "rrc": random_resized(Key(3, 0, Stream.WINDOW), np.arange(len(files)), heights, widths, SIDE, [0.1, 1.0], [0.7, 1.4]),
+        "rrc": random_resized(
+            Key(3, 0, Stream.WINDOW), np.arange(len(files)), heights, widths, SIDE, [0.1, 1.0], [0.7, 1.4]
+        ),
         "center": center(heights, widths, SIDE, 0.875),
         "whole": whole(heights, widths, SIDE),
     }[kind]
@@ -158,8 +166,14 @@ def test_a_batch_that_is_held_is_not_overwritten(files: list[Path]) -> None:
 
     feed = iter([inputs(slice(0, 4))] + [inputs(slice(4 * (i % 3) + 4, 4 * (i % 3) + 8)) for i in range(30)])
     pipeline = build_folder_pipeline(
-        lambda: next(feed), batch_size=4, threads=1, device_id=None, prefetch=2, side=SIDE,
-        interpolation="bilinear", exif="ignore",
+        lambda: next(feed),
+        batch_size=4,
+        threads=1,
+        device_id=None,
+        prefetch=2,
+        side=SIDE,
+        interpolation="bilinear",
+        exif="ignore",
     )
     held = torch.from_dlpack(pipeline.run()[0].as_tensor())
     before = held.clone()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastaug.ops.crop_mix.masses import Soften, soft_targets
-from fastaug.ops.crop_mix.params import CropMixParams, check_params, identity_params
 from fastaug.ops.crop_mix.op import crop_mix_op, write_into
+from fastaug.ops.crop_mix.params import CropMixParams, check_params, identity_params, to_device
 from fastaug.ops.crop_mix.reference import compute_dtype, normaliser
 from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD, Sampling, sample_crop_mix
 from fastaug.targets import SoftTarget, check_labels, check_num_classes
@@ -47,7 +47,7 @@ def crop_mix(
             check_labels(labels, classes)
     scale, bias = normaliser(mean, std, images.dtype == torch.uint8)
     packed = params.packed(height, width, compute_dtype(images.dtype, dtype))
-    geometry, colour = (_to_device(t, images.device) for t in packed)
+    geometry, colour = (to_device(t, images.device) for t in packed)
     if out is None:
         mixed = crop_mix_op(nhwc, geometry, colour, scale, bias, dtype)
     else:
@@ -55,13 +55,6 @@ def crop_mix(
         write_into(mixed, nhwc, geometry, colour, scale, bias)
     target = soft_targets(labels.long(), params, (height, width), classes, soften)
     return mixed.permute(0, 3, 1, 2), target
-
-
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Host memory goes to a CUDA device through pinned memory, so that the host does not wait."""
-    if device.type == "cuda" and tensor.device.type == "cpu" and not torch.compiler.is_compiling():
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _check_out(out: Tensor, nhwc: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,6 +1,7 @@
 """Runs the row programs of `rows` on CPU tensors, on as many threads as torch uses."""
 
 import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -33,10 +34,10 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def forward(
     images: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float], bias: Sequence[float], out: Tensor
 ) -> None:
-    """images [N,H,W,C] uint8 or float -> out [N,H,W,C] contiguous, floating; geometry, colour of `CropMixParams.packed`.
+    """images [N,H,W,C] uint8 or float -> out [N,H,W,C] contiguous, floating; see `CropMixParams.packed`.
 
-    Images that are neither uint8 nor float32, or not contiguous, are copied first; an output that is neither float32
-    nor bfloat16 is rounded from float32 afterwards.
+    Images that are neither uint8 nor float32, or not contiguous, are copied first; an output that is neither
+    float32 nor bfloat16 is rounded from float32 afterwards.
     """
     if out.dtype not in (torch.float32, torch.bfloat16):
         wide = torch.empty_like(out, dtype=torch.float32)
@@ -90,7 +91,7 @@ def _in_threads(run: Callable[[int, int], None], n: int) -> None:
     if threads == 1:
         return run(0, n)
     pool = _pool(os.getpid(), threads - 1)
-    others = [pool.submit(run, a, b) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+    others = [pool.submit(run, a, b) for a, b in itertools.pairwise(edges[1:])]
     run(edges[0], edges[1])
     for other in others:
         other.result()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.params import CropMixParams
+from fastaug.ops.crop_mix.params import CropMixParams, to_device
 from fastaug.targets import (
     SoftTarget,
     mass_confidence,
@@ -77,7 +77,7 @@ def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: S
     parts, whole = visible_counts(params, size)
     pasted, share = params.pasted(), params.own_share()
     if isinstance(soften.k, Tensor):
-        parts, whole, pasted, share = (t.to(soften.k.device, non_blocking=True) for t in (parts, whole, pasted, share))
+        parts, whole, pasted, share = (to_device(t, soften.k.device) for t in (parts, whole, pasted, share))
     lam = torch.where(pasted > 0, 1 - pasted / pixels, share)
     hard = torch.stack([lam, 1 - lam], 1)
     if soften.on == "none":
@@ -96,12 +96,12 @@ def soft_targets(
     labels: Tensor, params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften
 ) -> SoftTarget:
     """Targets of the mixed batch for labels [N] int64, on their device. ValueError: "other" with mixing."""
-    mass, weight = (t.to(labels.device, non_blocking=True) for t in masses(params, size, classes, soften))
+    mass, weight = (to_device(t, labels.device) for t in masses(params, size, classes, soften))
     if soften.other:
         _refuse_mixing(params)
         p = mass_confidence(mass[:, 0], classes)
         return other_class_target(labels, p, classes)._replace(weight=weight)
-    partner = params.partner.to(labels.device, non_blocking=True)
+    partner = to_device(params.partner, labels.device)
     return SoftTarget(torch.stack([labels, labels[partner]], 1), mass, weight)
 
 

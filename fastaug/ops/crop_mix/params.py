@@ -1,6 +1,6 @@
 """What one application of the op does to each sample, and the checks that keep it in bounds."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -29,9 +29,10 @@ class CropMixParams:
         return len(self.dy)
 
     def to(self, device: torch.device | str) -> "CropMixParams":
-        """The same rows on `device`, copied without waiting where the memory is pinned."""
+        """The same rows on `device`."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None})
+        kept = {k: v if v is None else to_device(v, torch.device(device)) for k, v in moved.items()}
+        return CropMixParams(**kept)
 
     def pasted(self) -> Tensor:
         """Pixels of each box: [N] int64."""
@@ -124,3 +125,10 @@ def partner_users(partner: Tensor) -> tuple[Tensor, Tensor]:
     order = torch.argsort(partner, stable=True)
     names = torch.arange(len(partner) + 1, device=partner.device, dtype=partner.dtype)
     return order, torch.searchsorted(partner[order], names)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copies host memory to a CUDA device by way of pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and not torch.compiler.is_compiling():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

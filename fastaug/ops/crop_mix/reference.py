@@ -69,5 +69,5 @@ def adjoint_reference(gradient: Tensor, params: CropMixParams, scale: Sequence[f
     seen = torch.where(box, 0, scaled * share)
     seen = seen.index_add(0, params.partner, torch.where(box, scaled, scaled * (1 - share)))
     inside, index = view_index(params, height, width)
-    out = torch.zeros_like(gradient)
+    out = gradient.new_zeros(gradient.shape)
     return out.index_put_(index, torch.where(inside[..., None], seen, 0), accumulate=True)

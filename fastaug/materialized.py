@@ -1,0 +1,71 @@
+"""Folders of PNG files made once in the cache: complete or absent, whatever stops or races with the writing."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.errors import StorageError
+
+_CHUNK = 256  # pictures a thread takes at once
+
+
+def make_once(target: Path, write: Callable[[Path], None]) -> Path:
+    """`target`, a folder filled by `write(temporary folder)` when absent; StorageError when it cannot be.
+
+    It appears complete or not at all: written beside its place, then renamed; the first process wins. An OSError of
+    `write` counts as trouble of the cache: trouble of the source has to come as DataError.
+    """
+    if target.is_dir():
+        return target
+    temporary = target.with_name(f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        temporary.rename(target)
+    except OSError as error:
+        if not target.is_dir():  # else another process came first
+            raise StorageError(
+                f"{target} cannot be written ({error}); set FASTAUG_CACHE to a folder with room"
+            ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone already after the rename
+    return target
+
+
+def write_pngs(
+    folder: Path,
+    names: Sequence[str],
+    pixels: npt.NDArray[np.uint8],
+    *,
+    text: str,
+    threads: int = 8,
+    progress: bool = False,
+) -> None:
+    """pixels[i] of [N, H, W] (grey) or [N, H, W, 3] (RGB) as the PNG file folder/names[i]; `text` labels the bar."""
+    from PIL import Image
+    from rich.console import Console
+    from rich.progress import track
+
+    Image.init()  # loads Pillow's formats once, before the threads would race for it
+    for parent in sorted({os.path.dirname(name) for name in names}):
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+
+    def chunk(start: int) -> None:
+        for i in range(start, min(start + _CHUNK, len(names))):
+            # Pictures this small fill one block of the disk at every level; level 1 is the fastest.
+            Image.fromarray(pixels[i]).save(os.path.join(folder, names[i]), compress_level=1)
+
+    starts = range(0, len(names), _CHUNK)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        done = pool.map(chunk, starts)
+        for _ in track(done, text, total=len(starts), console=Console(stderr=True)) if progress else done:
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C the rest is not written

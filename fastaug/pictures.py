@@ -1,0 +1,221 @@
+"""Pictures that show what augmentation does: a batch sample by sample, and the softening curve over one image."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from fastaug.assemble import Trainer
+from fastaug.data import Batch
+from fastaug.ops.crop_mix import CropMixParams, crop_mix, identity_params
+from fastaug.ops.crop_mix.masses import visible_counts
+from fastaug.run_folder import write_atomically
+from fastaug.targets import SoftTarget, confidence, merge_equal, rest, softness
+
+COLUMNS = ("original", "partner", "result", "|result - original|")
+WIDTH, GAP, LETTER, LINE, LINES = 192, 16, 14, 19, 3  # pixels: of a cell, between cells, of text; lines below an image
+PAPER, INK, FAINT, BAR = "white", "#1a1a1a", "#d8d8d8", "#bcd7f2"
+SHIFTS, EXPONENTS = tuple(i / 8 for i in range(8)), (1, 2, 3, 4)  # of the softening curve
+
+Texts = Sequence[Sequence[str]]  # lines of each cell of a row
+
+
+def batch_grid(
+    originals: Tensor,
+    results: Tensor,
+    params: CropMixParams,
+    target: SoftTarget,
+    class_names: Sequence[str],
+    ids: Tensor,
+    images: int = 8,
+) -> Image.Image:
+    """A row for each of the first `images` samples: original, partner, result, difference, and below them the numbers.
+
+    originals, results: uint8 [N,H,W,3]; params, target, ids: of the same N samples; all in host memory. class_names: one
+    for each output of the network. ValueError where shapes do not fit.
+    """
+    if originals.shape != results.shape or originals.dtype != torch.uint8 or results.dtype != torch.uint8:
+        found = f"{originals.dtype} {tuple(originals.shape)}, {results.dtype} {tuple(results.shape)}"
+        raise ValueError(f"originals and results must both be uint8 [N,H,W,3], found {found}")
+    texts = batch_texts(params, target, class_names, ids, (originals.shape[1], originals.shape[2]))
+    mixed, rows = is_mixed(params, target), min(images, len(originals))
+    size = _shown_size(originals)
+    step, top = size[1] + LINES * LINE + GAP, LINE + 2 * GAP
+    page = Image.new("RGB", (GAP + len(COLUMNS) * (WIDTH + GAP), top + rows * step), PAPER)
+    lefts = [GAP + column * (WIDTH + GAP) for column in range(len(COLUMNS))]
+    for left, title in zip(lefts, COLUMNS, strict=True):
+        _write(page, (left, GAP), [title])
+    for i in range(rows):
+        partner = originals[params.partner[i]] if mixed[i] else None
+        difference = (results[i].short() - originals[i].short()).abs().byte()
+        shown = (originals[i], partner, results[i], difference)
+        for left, image, text in zip(lefts, shown, texts[i], strict=True):
+            _paste(page, (left, top + i * step), size, image)
+            _write(page, (left, top + i * step + size[1] + 2), text)
+    return page
+
+
+def is_mixed(params: CropMixParams, target: SoftTarget) -> Tensor:
+    """Whether a sample takes something of its partner, in its pixels or (by its target) in a hidden layer: [N] bool."""
+    named = (target.mass[:, 1] > 0) & (target.classes[:, 1] == target.classes[params.partner, 0])
+    return (params.pasted() > 0) | (params.own_share() < 1) | named
+
+
+def batch_texts(
+    params: CropMixParams, target: SoftTarget, class_names: Sequence[str], ids: Tensor, size: tuple[int, int]
+) -> list[Texts]:
+    """What stands below the four images of each of N samples, images of `size` (height, width).
+
+    "visible" is the share of the image's area that shows the original, the partner and, below the difference, either.
+    """
+    pixels = size[0] * size[1]
+    parts, whole = (counts / pixels for counts in visible_counts(params, size))
+    box, share, mixed = params.pasted() / pixels, params.own_share(), is_mixed(params, target)
+    each = torch.where((share < 1)[:, None], whole, parts)
+    seen = torch.where(share < 1, whole[:, 0] * share + whole[:, 1] * (1 - share), parts.sum(1))
+    sure = confidence(target, len(class_names))
+    names = [class_names[label] for label in target.classes[:, 0].tolist()]
+    texts: list[Texts] = []
+    for i, partner in enumerate(params.partner.tolist()):
+        own = [names[i], f"id {int(ids[i])}", f"visible {each[i, 0]:.2f}"]
+        other = [names[partner], *_mixing_text(float(box[i]), float(share[i]), float(each[i, 1]))]
+        numbers = [f"visible {seen[i]:.2f}", f"confidence {sure[i]:.2f}", f"loss weight {target.weight[i]:.2f}"]
+        texts.append((own, other if mixed[i] else ["not mixed"], [mass_text(target, class_names, i)], numbers))
+    return texts
+
+
+def _mixing_text(box: float, share: float, visible: float) -> list[str]:
+    """How a partner comes in: area of its box, the base's share in a blend, how much of it is visible."""
+    if not box and share == 1:
+        return ["in a hidden layer"]
+    return [f"box {box:.2f}" if box else f"blend {1 - share:.2f}", f"visible {visible:.2f}"]
+
+
+def mass_text(target: SoftTarget, class_names: Sequence[str], sample: int) -> str:
+    """A target in words, as in "0.61 cat + 0.27 dog, rest 0.12"; what rounds to 0.00 is left out."""
+    merged = merge_equal(target)
+    pairs = zip(merged.classes[sample].tolist(), merged.mass[sample].tolist(), strict=True)
+    named = " + ".join(f"{mass:.2f} {class_names[label]}" for label, mass in pairs if mass >= 0.005)
+    left = float(rest(target)[sample])
+    return ", ".join(([named] if named else []) + ([f"rest {left:.2f}"] if left >= 0.005 else []))
+
+
+# ---- the softening curve ----
+
+
+def softening_curve(image: Tensor, fill: Tensor) -> Image.Image:
+    """An image uint8 [H,W,3] shifted down and right by eighths of its sides, and s(v) for k = 1 to 4 below each.
+
+    fill [3], 0 to 255: the colour outside of the image. Soft Augmentation (Liu et al. 2023), section 3.
+    """
+    n, (height, width) = len(SHIFTS), image.shape[:2]
+    shift = torch.tensor(SHIFTS)
+    still = identity_params(n, fill.float())
+    params = replace(still, dy=-(shift * height).long(), dx=-(shift * width).long())
+    zero, one = (0.0,) * 3, (1.0,) * 3
+    images, _ = crop_mix(image.expand(n, -1, -1, -1), still.partner, params, classes=n, mean=zero, std=one)
+    shown = displayed(images, zero, one)
+    visible = visible_counts(params, (height, width))[1][:, 0] / (height * width)
+    size, lines = _shown_size(shown), len(EXPONENTS) + 1
+    page = Image.new("RGB", (GAP + n * (size[0] + GAP), 2 * GAP + LINE + size[1] + lines * LINE), PAPER)
+    for i, v in enumerate(visible.tolist()):
+        left, top = GAP + i * (size[0] + GAP), LINE // 2 + GAP
+        _write(page, (left, GAP // 2), [f"shift {SHIFTS[i]:.3f}"])
+        _paste(page, (left, top + GAP // 2), size, shown[i])
+        numbers = [("visible v", v), *((f"s(v), k = {k}", float(softness(visible[i], k))) for k in EXPONENTS)]
+        _bars(page, (left, top + GAP + size[1]), size[0], numbers)
+    return page
+
+
+# ---- from a run ----
+
+
+def displayed(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised images [N,3,H,W] as uint8 [N,H,W,3] in host memory; values beyond black and white are cut."""
+    values = images.detach().float().cpu().permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)
+    return (values * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def trainer_grid(
+    trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget, epoch: int, images: int = 8
+) -> Image.Image:
+    """The grid of a batch and of what `trainer.augment.training(batch, epoch)` made of it; draws leave no trace."""
+    data = trainer.recipe.data
+    names = (*trainer.data.classes, *["(other)"] * trainer.recipe.augment.other_class)
+    on_host = SoftTarget(*(part if part is None else part.detach().cpu() for part in target))
+    return batch_grid(
+        batch.images.cpu(),
+        displayed(inputs, data.mean, data.std),
+        trainer.augment.sample(batch, epoch),
+        on_host,
+        names,
+        batch.ids,
+        images,
+    )
+
+
+def log_batch(trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget, epoch: int) -> None:
+    """If the run has trackers, gives them the grid of a batch and writes batch.png in the run folder; main process."""
+    if not (trainer.accelerator.is_main_process and trainer.accelerator.trackers):
+        return
+    grid = trainer_grid(trainer, batch, inputs, target, epoch)
+    file = BytesIO()
+    grid.save(file, "PNG")
+    write_atomically(trainer.folder.path / "batch.png", file.getvalue())
+    for tracker in trainer.accelerator.trackers:
+        layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+        tracker.log_images({"batch": np.asarray(grid)[None]}, step=trainer.progress.step, **layout)
+
+
+# ---- drawing ----
+
+
+def _shown_size(images: Tensor) -> tuple[int, int]:
+    """Width and height at which images [N,H,W,3] are drawn: small ones enlarged by a whole factor."""
+    height, width = images.shape[1:3]
+    shown = WIDTH // width * width if width <= WIDTH else WIDTH
+    return shown, max(1, round(shown * height / width))
+
+
+def _paste(page: Image.Image, corner: tuple[int, int], size: tuple[int, int], image: Tensor | None) -> None:
+    """Draws an image uint8 [H,W,3], or an empty frame."""
+    if image is None:
+        right, bottom = corner[0] + size[0] - 1, corner[1] + size[1] - 1
+        ImageDraw.Draw(page).rectangle((*corner, right, bottom), outline=FAINT)
+        return
+    kind = Image.Resampling.NEAREST if image.shape[1] <= size[0] else Image.Resampling.BOX
+    page.paste(Image.fromarray(image.numpy()).resize(size, kind), corner)
+
+
+def _write(page: Image.Image, corner: tuple[int, int], lines: Sequence[str]) -> None:
+    """Writes lines, the last one wrapped into what is left of LINES, each cut to the width of a cell."""
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(LETTER)
+    fitted = [*lines[:-1], *_wrapped(lines[-1], font)][:LINES]
+    for number, text in enumerate(fitted):
+        while font.getlength(text) > WIDTH:
+            text = text.removesuffix("...")[:-1] + "..."
+        draw.text((corner[0], corner[1] + number * LINE), text, INK, font)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """`text` in lines that fit a cell; a longer word stays whole."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".lstrip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= WIDTH else [*lines, word]
+    return [line for line in lines if line]
+
+
+def _bars(page: Image.Image, corner: tuple[int, int], width: int, rows: Sequence[tuple[str, float]]) -> None:
+    """Named numbers in [0, 1], each on a bar of its length."""
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(LETTER)
+    for number, (name, value) in enumerate(rows):
+        left, top = corner[0], corner[1] + number * LINE
+        draw.rectangle((left, top, left + width - 1, top + LINE - 3), fill="#f2f2f2")
+        draw.rectangle((left, top, left + round(value * (width - 1)), top + LINE - 3), fill=BAR)
+        draw.text((left + 3, top), name, INK, font)
+        draw.text((left + width - 4, top), f"{value:.2f}", INK, font, anchor="ra")

@@ -1,0 +1,117 @@
+"""The Triton kernels without a GPU: interpreted against the definition, compiled to machine code, bytes counted."""
+
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is there where CUDA builds of torch are")
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastaug.ops.crop_mix import kernel
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def test_interpreted_equal_to_the_definition_and_bytes_near_the_floor() -> None:
+    script = Path(__file__).with_name("interpret_crop_mix.py")
+    env = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=env, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    counts = json.loads(done.stdout)
+    for count in counts.values():
+        assert count["stored"] == 4 * 64 * 64 * 3 * 2  # every element once
+    assert counts["still"]["most_loads_of_a_byte"] == 1
+    assert counts["still"]["moved"] <= 1.05 * counts["still"]["floor"]
+    # shifted and mixed: a byte may show in its own view and in its partner's, never more often
+    assert counts["mixed"]["most_loads_of_a_byte"] <= 2
+    assert counts["mixed"]["pixel_bytes_loaded"] <= counts["mixed"]["in_view"]
+    assert counts["mixed"]["moved"] <= 1.05 * counts["mixed"]["floor"]
+
+
+def compiled(function: Any, pointers: dict[str, str], constants: dict[str, Any], capability: int) -> Any:
+    """Machine code of a kernel for contiguous, 16-byte aligned [N,224,224,3], without a device."""
+    names = function.arg_names
+    _, options = kernel.launch((64, 224, 224, 3))
+    constants |= {k: options[k] for k in ("H", "W", "C", "BLOCK", "ROWS")}
+    signature: dict[str, Any] = {k: pointers.get(k, "constexpr") for k in names}
+    fixed = {(names.index(k),): v for k, v in constants.items()}
+    if "strides" in names:
+        signature["strides"] = ("i32", "i32", "i32", "constexpr")
+        fixed[(names.index("strides"), 3)] = 1
+    aligned = {(names.index(k),): [["tt.divisibility", 16]] for k in pointers}
+    target, chosen = GPUTarget("cuda", capability, 32), ("num_warps", "enable_fp_fusion")
+    return triton.compile(
+        ASTSource(function, signature, fixed, aligned), target=target, options={k: options[k] for k in chosen}
+    )
+
+
+def disassembled(binary: bytes, folder: Path) -> tuple[collections.Counter[str], dict[str, int]]:
+    """How often each memory instruction stands in a cubin, and its registers, stack and local memory."""
+    file = folder / "kernel.cubin"
+    file.write_bytes(binary)
+    use = subprocess.run(
+        [TOOLS / "cuobjdump", "--dump-resource-usage", file], capture_output=True, text=True, check=True
+    )
+    code = subprocess.run([TOOLS / "nvdisasm", file], capture_output=True, text=True, check=True)
+    usage = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", use.stdout)}
+    return collections.Counter(re.findall(r"\b((?:STG|LDG|STL|LDL|FFMA)[.\w]*)", code.stdout)), usage
+
+
+SCALE = {"scale": (0.017, 0.0175, 0.0174)}
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize(("images", "out"), [("*u8", "*bf16"), ("*u8", "*fp32"), ("*fp32", "*fp32")])
+def test_forward_compiles_without_spills_and_stores_16_bytes(
+    capability: int, images: str, out: str, tmp_path: Path
+) -> None:
+    pointers = {"images": images, "geometry": "*i32", "colour": "*fp32", "out": out}
+    binary = compiled(kernel.forward_kernel, pointers, {**SCALE, "bias": (-2.1, -2.0, -1.8)}, capability)
+    code, usage = disassembled(binary.asm["cubin"], tmp_path)
+    assert (usage["STACK"], usage["LOCAL"]) == (0, 0)
+    assert not [k for k in code if k.startswith(("STL", "LDL", "FFMA"))]  # no spill, no contraction
+    assert {k for k in code if k.startswith("STG")} == {"STG.E.128"}
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_adjoint_compiles_without_spills_and_stores_16_bytes(capability: int, tmp_path: Path) -> None:
+    pointers = {"gradient": "*bf16", "geometry": "*i32", "colour": "*fp32", "users": "*i64", "edges": "*i64"}
+    binary = compiled(kernel.adjoint_kernel, {**pointers, "out": "*fp32"}, dict(SCALE), capability)
+    code, usage = disassembled(binary.asm["cubin"], tmp_path)
+    assert (usage["STACK"], usage["LOCAL"]) == (0, 0)
+    assert {k for k in code if k.startswith("STG")} == {"STG.E.128"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_on_a_gpu(dtype: torch.dtype) -> None:
+    """The public op on a device against the CPU, values and gradients."""
+    from fastaug.ops.crop_mix import Sampling, crop_mix, sample_crop_mix
+    from fastaug.seeding import Key
+
+    labels = torch.arange(16)
+    sampling = Sampling(sigma=0.375, cutmix=1.0, mixup=0.2, mixup_mode="elem", fill="random")
+    params = sample_crop_mix(Key(0, 1, 0), range(16), (65, 70), sampling, white=1.0)
+    x = torch.rand(16, 3, 65, 70)
+    a, b = x.clone().requires_grad_(), x.cuda().requires_grad_()
+    want, target = crop_mix(a, labels, params, classes=16, dtype=dtype)
+    got, moved = crop_mix(b, labels.cuda(), params, classes=16, dtype=dtype)
+    assert torch.equal(got.cpu(), want)
+    assert torch.equal(moved.mass.cpu(), target.mass)
+    gradient = torch.randn_like(want)
+    want.backward(gradient)
+    got.backward(gradient.cuda())
+    assert a.grad is not None
+    assert b.grad is not None
+    torch.testing.assert_close(b.grad.cpu(), a.grad)

@@ -1,0 +1,72 @@
+"""Draws the first training batch of a recipe: original, partner, result, difference and targets, a row per sample."""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastaug.errors import FastaugError
+from fastaug.recipe_reading import read_recipe
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NO_WEIGHTS = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]"]
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", help="YAML file; recipes/ has examples")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
+    parser.add_argument("--images", type=int, default=8, metavar="N", help="rows (default 8)")
+    parser.add_argument(
+        "--curve", action="store_true", help="instead: the first image shifted, with s(v) for k = 1 to 4 below"
+    )
+    arguments = parser.parse_intermixed_args()
+    if arguments.images < 1:
+        parser.error(f"--images must be at least 1, found {arguments.images}")
+    if not arguments.out.parent.is_dir():
+        parser.error(f"--out: there is no folder {arguments.out.parent}")
+    return arguments
+
+
+def picture(arguments: argparse.Namespace) -> "Image":
+    """The picture that the command line asks for."""
+    import torch
+
+    from fastaug.assemble import assemble
+    from fastaug.console import Console
+    from fastaug.pictures import softening_curve, trainer_grid
+    from fastaug.processes import build_accelerator
+    from fastaug.run_folder import RunFolder
+
+    recipe = read_recipe(arguments.recipe, arguments.overrides + NO_WEIGHTS)
+    accelerator = build_accelerator(recipe)
+    trainer = assemble(recipe, accelerator, RunFolder("unused"), Console(False))
+    batch = next(trainer.data.train.batches(trainer.order.requests(0, 1)))
+    if arguments.curve:
+        return softening_curve(batch.images[0].cpu(), 255 * torch.tensor(recipe.data.mean))
+    inputs, target = trainer.augment.training(batch, 0)
+    return trainer_grid(trainer, batch, inputs, target, 0, arguments.images)
+
+
+def main() -> int:
+    """The exit code, as that of train.py."""
+    arguments = parse()
+    try:
+        picture(arguments).save(arguments.out, "PNG")
+    except FastaugError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    print(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -44,11 +44,13 @@ class Files:
 
     def where(self, name: str) -> str:
         """A file as messages name it."""
-        return f"{self.place / name}" if self.place.is_dir() else f"{self.place}, member {name}"
+        if self.place.is_dir():
+            return str(on_disk(self.place, name) or self.place / name)
+        return f"{self.place}, member {name}"
 
 
 class Layout(NamedTuple):
-    """A form in which a set is published: all `files` in one of `folders` below a parent, or in `archive` ("": none)."""
+    """A form in which a set is published: `files` in one of `folders` below a parent, or in `archive` ("": none)."""
 
     files: tuple[str, ...]
     folders: tuple[str, ...]

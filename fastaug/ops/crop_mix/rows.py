@@ -128,7 +128,7 @@ def _fill_span(to, read, count, width):  # type: ignore[no-untyped-def]
 def _clipped(low, high, line, dx, height, width):  # type: ignore[no-untyped-def]
     """First and last + 1 of the columns low to high in which a view shows its image."""
     first = min(max(low, -dx), high)
-    stop = max(min(high, width - dx - 1), first)
+    stop = max(min(high, width - dx), first)
     return (first, stop) if 0 <= line < height else (high, high)
 
 

@@ -1,0 +1,154 @@
+"""BatchAugment joins recipe keys, policies, op and erasing; HiddenCutMix mixes inside a network."""
+
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+
+from fastaug.augment.batch import BatchAugment
+from fastaug.augment.hidden import HiddenCutMix
+from fastaug.data import Batch
+from fastaug.errors import RecipeError
+from fastaug.recipe import Augment, Data, Recipe, Train
+from fastaug.seeding import Key, Stream
+from fastaug.targets import dense
+
+CLASSES, SIDE, N = 5, 24, 12
+
+
+def batch(ids=range(N)):
+    ids = torch.tensor(list(ids))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (100, SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
+    return Batch(images[ids], ids % CLASSES, ids, ids)
+
+
+def build(**keys):
+    recipe = Recipe(data=Data(img_size=SIDE), train=Train(epochs=10), augment=Augment(**keys))
+    return BatchAugment(recipe, CLASSES)
+
+
+def test_nothing_asked_is_normalisation_and_hard_labels():
+    given = batch()
+    images, target = build(hflip=0.0).training(given, epoch=0)
+    mean, std = torch.tensor(Data().mean), torch.tensor(Data().std)
+    expected = ((given.images / 255 - mean) / std).permute(0, 3, 1, 2)
+    torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-5)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert (dense(target, CLASSES) == torch.nn.functional.one_hot(given.labels, CLASSES)).all()
+    torch.testing.assert_close(build().evaluation(given), images, rtol=0, atol=0)
+
+
+EVERYTHING = {
+    "aa": "rand-m9-mstd0.5",
+    "shift": 0.3,
+    "cutmix": 1.0,
+    "mixup": 0.2,
+    "mix_group": 4,
+    "reprob": 0.5,
+    "cutout": 0.3,
+    "smoothing": 0.1,
+    "fill": "random",
+}
+
+
+def test_a_sample_looks_the_same_in_any_micro_batch():
+    augment = build(**EVERYTHING)
+    whole, target = augment.training(batch(), epoch=3)
+    parts = [augment.training(batch(range(start, start + 4)), epoch=3) for start in range(0, N, 4)]
+    torch.testing.assert_close(torch.cat([images for images, _ in parts]), whole, rtol=0, atol=0)
+    torch.testing.assert_close(torch.cat([t.mass for _, t in parts]), target.mass, rtol=0, atol=0)
+    again, _ = augment.training(batch(), epoch=4)
+    assert (again != whole).any()
+
+
+def test_drawing_leaves_torchs_generator_alone():
+    before = torch.get_rng_state()
+    build(**EVERYTHING).training(batch(), epoch=0)
+    assert (torch.get_rng_state() == before).all()
+
+
+@pytest.mark.parametrize("key", ["aa", "shift", "cutmix", "mixup", "reprob", "cutout", "hflip"])
+def test_each_key_changes_the_images(key):
+    value = EVERYTHING.get(key, 1.0)
+    plain, _ = build(hflip=0.0).training(batch(), epoch=0)
+    changed, _ = build(**{"hflip": 0.0, key: 1.0 if key == "reprob" else value}).training(batch(), epoch=0)
+    assert (plain != changed).flatten(1).any(1).float().mean() > 0.5
+
+
+def test_copies_of_an_image_are_augmented_apart():
+    one = batch([3, 3])
+    images, _ = build(shift=0.3, hflip=0.0).training(one, epoch=0)
+    assert (images[0] == images[1]).all()
+    images, _ = build(shift=0.3, hflip=0.0).training(one._replace(draws=torch.tensor([3, 3 + (1 << 32)])), epoch=0)
+    assert (images[0] != images[1]).any()
+
+
+def test_the_shift_is_annealed_in_the_last_epochs():
+    augment = build(shift=0.4, anneal_epochs=2, anneal_factor=1000)
+    assert [augment.strength(epoch) for epoch in (0, 7, 8, 9)] == [1, 1, 0.001, 0.001]
+    assert augment.sample(batch(), 7).dy.abs().max() > 0
+    assert augment.sample(batch(), 8).dy.abs().max() == 0
+
+
+def test_other_class_takes_the_missing_confidence():
+    _, target = build(shift=0.4, other_class=True, soften="target").training(batch(), epoch=0)
+    probabilities = dense(target, CLASSES + 1)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(N))
+    assert (probabilities[:, CLASSES] > 0).any()
+    assert (target.classes[:, 1] == CLASSES).all()
+
+
+class TestHiddenCutMix:
+    def network(self):
+        return timm.create_model("test_resnet", num_classes=CLASSES).train()
+
+    def keys(self, **more):
+        return Augment(cutmix=1.0, mix_layer="layer1", mixup_mode="elem", **more)
+
+    def test_features_are_pasted_and_lambda_is_the_exact_share(self):
+        network, seen = self.network(), {}
+        hidden = HiddenCutMix(network, self.keys(), 64)
+        network.layer1.register_forward_hook(lambda *call: seen.update(mixed=call[2]))
+        network.layer1.register_forward_hook(lambda *call: seen.update(plain=call[2]), prepend=True)
+        given = batch()
+        target = hidden.draw(Key(0, 0, Stream.MIX), given, CLASSES)
+        network(torch.randn(N, 3, 64, 64))
+        changed = (seen["mixed"] != seen["plain"]).any(1)
+        cells = changed.shape[1] * changed.shape[2]
+        torch.testing.assert_close(target.mass[:, 1], changed.flatten(1).sum(1) / cells, rtol=0, atol=1e-6)
+        assert (target.mass[:, 1] > 0).any()
+
+    def test_the_next_pass_and_evaluation_are_plain(self):
+        network, inputs = self.network(), torch.randn(N, 3, 64, 64)
+        hidden = HiddenCutMix(network, self.keys(), 64)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 0.0
+        plain = network(inputs)
+        hidden.draw(Key(0, 0, Stream.MIX), batch(), CLASSES)
+        mixed = network(inputs)
+        assert (mixed != plain).any()
+        torch.testing.assert_close(network(inputs), plain)
+        network.eval()
+        expected = network(inputs)
+        hidden.draw(Key(0, 0, Stream.MIX), batch(), CLASSES)
+        torch.testing.assert_close(network(inputs), expected)
+
+    def test_measuring_leaves_the_network_as_it_was(self):
+        network = self.network()
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        HiddenCutMix(network, self.keys(), 64)
+        assert all((value == before[name]).all() for name, value in network.state_dict().items())
+        assert network.training
+
+    @pytest.mark.parametrize(("layer", "said"), [("layer9", "no module 'layer9'"), ("fc", "2-dimensional")])
+    def test_layers_that_cannot_be_mixed_are_refused(self, layer, said):
+        with pytest.raises(RecipeError, match=said):
+            HiddenCutMix(self.network(), replace(self.keys(), mix_layer=layer), 64)
+
+
+def test_dropblock_is_a_setting_of_timms_network():
+    network = timm.create_model("test_resnet", drop_block_rate=0.1)
+    assert any(type(module).__name__ == "DropBlock2d" for module in network.modules())

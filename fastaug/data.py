@@ -38,6 +38,11 @@ class Batch(NamedTuple):
     draws: Tensor  # [N] int64 on the host: what keyed draws are made for; the ids unless images are repeated
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` of the host on `device`; to a GPU from pinned memory, so that the host does not wait."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class Loader(Protocol):
     """What the training and evaluation loops need of a loader."""
 
@@ -76,7 +81,7 @@ class DaliLoader:
     def __init__(self, index: Index, data: Data, crop: Crop, *, largest_batch: int, threads: int, device: torch.device):
         self.index, self.data, self.crop, self.device = index, data, crop, device
         self.largest_batch, self.threads = largest_batch, threads
-        self.labels = torch.from_numpy(index.labels).to(device)
+        self.labels = torch.from_numpy(index.labels)
         self.skipped: dict[int, str] = {}
         self._pipeline = self._build(largest_batch, self._next_inputs)
         self._source: Iterator[Request] = iter(())
@@ -107,7 +112,7 @@ class DaliLoader:
             while self._waiting and not len(self._waiting[0].ids):
                 yield self._batch(self._waiting.popleft(), self._nothing())
             try:
-                (output,) = self._pipeline.share_outputs()
+                (output,) = self._pipeline.share_outputs(cuda_stream=self._stream())
             except StopIteration:
                 return
             except RuntimeError:
@@ -119,6 +124,10 @@ class DaliLoader:
             self._pipeline.schedule_run()
             yield self._batch(request, images)
 
+    def _stream(self) -> Any:
+        """The stream that is to see finished images; None on a CPU."""
+        return torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+
     def _nothing(self) -> Tensor:
         side = self.crop.side
         return torch.empty((0, side, side, 3), dtype=torch.uint8, device=self.device)
@@ -126,7 +135,7 @@ class DaliLoader:
     def _batch(self, request: Request, images: Tensor) -> Batch:
         ids = torch.from_numpy(request.ids)
         draws = torch.from_numpy(request.draws())
-        return Batch(images, self.labels[ids.to(self.device, non_blocking=True)], ids, draws)
+        return Batch(images, to_device(self.labels[ids], self.device), ids, draws)
 
     def _next_inputs(self) -> Inputs:
         """What DALI is fed for the next request that has an image to decode; StopIteration behind the last."""
@@ -207,8 +216,8 @@ class ResidentLoader:
         for request in requests:
             request = request.keep((self.rows[torch.from_numpy(request.ids)] >= 0).numpy())
             ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
-            rows = self.rows[ids].to(self.images.device, non_blocking=True)
-            yield Batch(self.images[rows], self.labels[ids.to(self.labels.device, non_blocking=True)], ids, draws)
+            device = self.images.device
+            yield Batch(self.images[to_device(self.rows[ids], device)], to_device(self.labels[ids], device), ids, draws)
 
 
 class SyntheticLoader:
@@ -227,6 +236,6 @@ class SyntheticLoader:
         """One batch for every request, in order."""
         for request in requests:
             ids = torch.from_numpy(request.ids)
-            on_device = ids.to(self.device, non_blocking=True)
+            on_device = to_device(ids, self.device)
             draws = torch.from_numpy(request.draws())
             yield Batch(self.images[on_device % self.BANK], on_device % self.classes, ids, draws)

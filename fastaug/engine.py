@@ -15,6 +15,7 @@ from fastaug.errors import DataError, Stopped
 from fastaug.interrupts import StopRequest
 from fastaug.metrics import Evaluation
 from fastaug.order import evaluation_requests
+from fastaug.pictures import log_batch
 from fastaug.processes import any_process, merged, stop_if_not_finite
 from fastaug.resume import restore, save
 from fastaug.seeding import Key, Stream, scalar_seed
@@ -73,6 +74,8 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
                 f"every image of a batch in update {step} is damaged; see skipped.jsonl in {trainer.folder.path}"
             )
         inputs, target = trainer.augment.training(batch, epoch)
+        if step == micro == 0:
+            log_batch(trainer, batch, inputs, target, epoch)
         last = micro == accumulate - 1
         with nullcontext() if last else accelerator.no_sync(trainer.model):
             # Of all processes' images, damaged ones too: every image weighs the same at any number of processes.

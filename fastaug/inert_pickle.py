@@ -7,6 +7,7 @@ every other name is refused, and arrays are put together afterwards, from the re
 import io
 import math
 import pickle
+import struct
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from fastaug.errors import DataError
 # What the standard unpickler raises on broken bytes; a broken length field ends in MemoryError.
 _BROKEN = (
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError),
-    *(TypeError, ValueError, ArithmeticError, MemoryError),
+    *(TypeError, ValueError, ArithmeticError, MemoryError, struct.error),
 )
 
 

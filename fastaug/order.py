@@ -48,8 +48,8 @@ class Order:
 
     `ids` [N]; `batch_size` images an update over all processes; each update is cut into `world * accumulate` pieces of
     consecutive positions, of which process `rank` takes `accumulate`. Mixing partners stay inside `group` positions.
-    `repeats` > 1 is repeated augmentation (Hoffer et al., arXiv:1901.09335): every update holds that many copies of each
-    of its images, and an epoch has the images of a `repeats`-th of the split.
+    `repeats` > 1 is repeated augmentation (Hoffer et al., arXiv:1901.09335): every update holds that many copies of
+    each of its images, and an epoch has the images of a `repeats`-th of the split.
     """
 
     ids: Ids

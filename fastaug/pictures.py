@@ -31,25 +31,24 @@ def batch_grid(
     target: SoftTarget,
     class_names: Sequence[str],
     ids: Tensor,
-    images: int = 8,
 ) -> Image.Image:
-    """A row for each of the first `images` samples: original, partner, result, difference, and below them the numbers.
+    """A row for each of the first M samples: original, partner, result, difference, and below them the numbers.
 
-    originals, results: uint8 [N,H,W,3]; params, target, ids: of the same N samples; all in host memory. class_names: one
-    for each output of the network. ValueError where shapes do not fit.
+    originals uint8 [N,H,W,3], results uint8 [M,H,W,3]; params, target, ids [N] of all N samples, as partners may be any
+    of them; all in host memory. class_names: one for each output of the network. ValueError for other shapes.
     """
-    if originals.shape != results.shape or originals.dtype != torch.uint8 or results.dtype != torch.uint8:
-        found = f"{originals.dtype} {tuple(originals.shape)}, {results.dtype} {tuple(results.shape)}"
-        raise ValueError(f"originals and results must both be uint8 [N,H,W,3], found {found}")
+    fits = originals.ndim == 4 and originals.shape[1:] == results.shape[1:] and len(originals) >= len(results)
+    if not fits or originals.dtype != torch.uint8 or results.dtype != torch.uint8:
+        found = f"{originals.dtype} {tuple(originals.shape)} and {results.dtype} {tuple(results.shape)}"
+        raise ValueError(f"originals must be uint8 [N,H,W,3] and results the first of them, augmented, found {found}")
     texts = batch_texts(params, target, class_names, ids, (originals.shape[1], originals.shape[2]))
-    mixed, rows = is_mixed(params, target), min(images, len(originals))
-    size = _shown_size(originals)
+    mixed, size = is_mixed(params, target), _shown_size(originals)
     step, top = size[1] + LINES * LINE + GAP, LINE + 2 * GAP
-    page = Image.new("RGB", (GAP + len(COLUMNS) * (WIDTH + GAP), top + rows * step), PAPER)
+    page = Image.new("RGB", (GAP + len(COLUMNS) * (WIDTH + GAP), top + len(results) * step), PAPER)
     lefts = [GAP + column * (WIDTH + GAP) for column in range(len(COLUMNS))]
     for left, title in zip(lefts, COLUMNS, strict=True):
         _write(page, (left, GAP), [title])
-    for i in range(rows):
+    for i in range(len(results)):
         partner = originals[params.partner[i]] if mixed[i] else None
         difference = (results[i].short() - originals[i].short()).abs().byte()
         shown = (originals[i], partner, results[i], difference)
@@ -92,7 +91,7 @@ def _mixing_text(box: float, share: float, visible: float) -> list[str]:
     """How a partner comes in: area of its box, the base's share in a blend, how much of it is visible."""
     if not box and share == 1:
         return ["in a hidden layer"]
-    return [f"box {box:.2f}" if box else f"blend {1 - share:.2f}", f"visible {visible:.2f}"]
+    return [f"box {box:.2f} of the area" if box else f"blend {1 - share:.2f}", f"visible {visible:.2f}"]
 
 
 def mass_text(target: SoftTarget, class_names: Sequence[str], sample: int) -> str:
@@ -143,19 +142,13 @@ def displayed(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def trainer_grid(
     trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget, epoch: int, images: int = 8
 ) -> Image.Image:
-    """The grid of a batch and of what `trainer.augment.training(batch, epoch)` made of it; draws leave no trace."""
+    """The grid of a batch's first images and what `trainer.augment.training(batch, epoch)` made of them."""
     data = trainer.recipe.data
-    names = (*trainer.data.classes, *["(other)"] * trainer.recipe.augment.other_class)
+    names = [f"class {name}" if name.isdecimal() else name for name in trainer.data.classes]  # "0.6 7" reads badly
+    names += ["(other)"] * trainer.recipe.augment.other_class
     on_host = SoftTarget(*(part if part is None else part.detach().cpu() for part in target))
-    return batch_grid(
-        batch.images.cpu(),
-        displayed(inputs, data.mean, data.std),
-        trainer.augment.sample(batch, epoch),
-        on_host,
-        names,
-        batch.ids,
-        images,
-    )
+    results = displayed(inputs[:images], data.mean, data.std)
+    return batch_grid(batch.images.cpu(), results, trainer.augment.sample(batch, epoch), on_host, names, batch.ids)
 
 
 def log_batch(trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget, epoch: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from importlib.util import find_spec
 from typing import Any
 
 import psutil
@@ -20,6 +21,9 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     cpu = not torch.cuda.is_available()
     if cpu and recipe.train.precision == "fp16":
         raise RecipeError(["train.precision: fp16 needs a GPU and none is visible; use bf16 or no"])
+    missing = [name for name in recipe.run.trackers if find_spec(name) is None]
+    if missing:
+        raise RecipeError([f"run.trackers: {name} is not installed; pip install {name}" for name in missing])
     try:
         accelerator = Accelerator(
             cpu=cpu,

@@ -47,7 +47,7 @@ def test_no_classes(attempt, tmp_path):
     assert "holds no class folders" in reason
 
 
-def test_empty_class(attempt, tmp_path, jpeg_folder):
+def test_empty_class(attempt, jpeg_folder):
     root = jpeg_folder(classes=2, images=4)
     (root / "hollow").mkdir()
     code, reason = attempt(f"data.root={root}", "data.test_fraction=0.5")
@@ -104,3 +104,9 @@ def test_unknown_network(attempt, jpeg_folder):
     code, reason = attempt(f"data.root={root}", "data.test_fraction=0.5", "model.name=resnet_18")
     assert code == 2
     assert "model.name" in reason
+
+
+def test_a_tracker_that_is_not_installed(attempt, jpeg_folder):
+    code, reason = attempt(f"data.root={jpeg_folder()}", "data.test_fraction=0.5", "run.trackers=[wandb]")
+    assert code == 2
+    assert "pip install wandb" in reason

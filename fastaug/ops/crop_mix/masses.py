@@ -86,7 +86,7 @@ def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: S
     soft = hard * (own[:, :1] if soften.rule == "base" else own)
     if soften.rule == "pixels":
         seen = parts.sum(1, keepdim=True)
-        by_pixels = soften.curve(whole[:, :1] / pixels, classes) * parts / seen.clamp_min(1)
+        by_pixels = soften.curve(seen / pixels, classes) * parts / seen.clamp_min(1)
         soft = torch.where((pasted > 0)[:, None], by_pixels, soft)
     weight = torch.ones_like(lam) if soften.on == "target" else mass_confidence(soft.sum(1), classes)
     return hard if soften.on == "weight" else soft, weight

@@ -1,5 +1,6 @@
 """Pictures that show what augmentation does: a batch sample by sample, and the softening curve over one image."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -146,7 +147,9 @@ def trainer_grid(
     data = trainer.recipe.data
     names = [f"class {name}" if name.isdecimal() else name for name in trainer.data.classes]  # "0.6 7" reads badly
     names += ["(other)"] * trainer.recipe.augment.other_class
-    on_host = SoftTarget(*(part if part is None else part.detach().cpu() for part in target))
+    on_host = SoftTarget(*(part.detach().cpu() for part in target[:3]))
+    if target.rows is not None:
+        on_host = on_host._replace(rows=target.rows.detach().cpu())
     results = displayed(inputs[:images], data.mean, data.std)
     return batch_grid(batch.images.cpu(), results, trainer.augment.sample(batch, epoch), on_host, names, batch.ids)
 
@@ -195,9 +198,9 @@ def _write(page: Image.Image, corner: tuple[int, int], lines: Sequence[str]) -> 
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """`text` in lines that fit a cell; a longer word stays whole."""
+    """`text` in lines that fit a cell, not broken before a number; a longer word stays whole."""
     lines = [""]
-    for word in text.split(" "):
+    for word in re.split(r" (?!\d)", text):
         longer = f"{lines[-1]} {word}".lstrip()
         lines = [*lines[:-1], longer] if font.getlength(longer) <= WIDTH else [*lines, word]
     return [line for line in lines if line]

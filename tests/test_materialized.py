@@ -19,7 +19,7 @@ def fill(folder: Path) -> None:
 def test_it_is_written_once(tmp_path: Path) -> None:
     target = tmp_path / "below" / "set"
     assert make_once(target, fill) == target
-    assert make_once(target, lambda folder: pytest.fail("written again")) == target
+    assert make_once(target, lambda _: pytest.fail("written again")) == target
     assert os.listdir(target.parent) == ["set"]
     assert (target / "file").read_text() == "whole"
 

@@ -157,6 +157,10 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     "other class, smoothing": (["augment.other_class=true", "augment.smoothing=0.1"], "augment.other_class: takes"),
     "mixing in a layer": (["augment.mix_layer=layer1"], "augment.mix_layer: mixes by CutMix alone"),
     "group": (["augment.mix_group=7"], "augment.mix_group: 7 does not divide a micro-batch"),
+    "repeats": (
+        ["train.batch_size=10", "augment.repeats=3"],
+        "augment.repeats: 3 does not divide train.batch_size = 10",
+    ),
     "weighting": (["augment.published_weighting=true", "augment.loss=bce"], "augment.published_weighting: reproduces"),
     "empty folder": (["run.dir='  '"], "run.dir: is empty"),
 }

@@ -38,6 +38,7 @@ def parse() -> argparse.Namespace:
 
 def picture(arguments: argparse.Namespace) -> "Image":
     """The picture that the command line asks for."""
+    recipe = read_recipe(arguments.recipe, arguments.overrides + NO_WEIGHTS)  # before the slow imports
     import torch
 
     from fastaug.assemble import assemble
@@ -46,9 +47,8 @@ def picture(arguments: argparse.Namespace) -> "Image":
     from fastaug.processes import build_accelerator
     from fastaug.run_folder import RunFolder
 
-    recipe = read_recipe(arguments.recipe, arguments.overrides + NO_WEIGHTS)
-    accelerator = build_accelerator(recipe)
-    trainer = assemble(recipe, accelerator, RunFolder("unused"), Console(False))
+    folder = RunFolder(recipe.run.dir or "")  # named only: nothing is written there
+    trainer = assemble(recipe, build_accelerator(recipe), folder, Console(False))
     batch = next(trainer.data.train.batches(trainer.order.requests(0, 1)))
     if arguments.curve:
         return softening_curve(batch.images[0].cpu(), 255 * torch.tensor(recipe.data.mean))

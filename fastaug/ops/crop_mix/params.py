@@ -1,6 +1,6 @@
 """What one application of the op does to each sample, and the checks that keep it in bounds."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -31,8 +31,7 @@ class CropMixParams:
     def to(self, device: torch.device | str) -> "CropMixParams":
         """The same rows on `device`."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        kept = {k: v if v is None else to_device(v, torch.device(device)) for k, v in moved.items()}
-        return CropMixParams(**kept)
+        return replace(self, **{k: to_device(v, torch.device(device)) for k, v in moved.items() if v is not None})
 
     def pasted(self) -> Tensor:
         """Pixels of each box: [N] int64."""

@@ -119,21 +119,22 @@ def _threads(recipe: Recipe, accelerator: Accelerator) -> int:
     return recipe.data.threads or max(1, cores // local)
 
 
-def build_data(recipe: Recipe, accelerator: Accelerator, index: Index | None, splits: Splits) -> DataParts:
+def build_data(
+    recipe: Recipe, accelerator: Accelerator, index: Index | None, splits: Splits, order: Order
+) -> DataParts:
     """The loaders of one process."""
     data, seed, device = recipe.data, recipe.run.seed, accelerator.device
     tested = recipe.eval.img_size or data.img_size
     if index is None:
         loaders = [SyntheticLoader(data, side, seed, device) for side in (data.img_size, tested)]
         return DataParts(tuple(map(str, range(data.synthetic_classes))), splits, loaders[0], loaders[1], None)
-    micro = -(-recipe.train.batch_size // (accelerator.num_processes * recipe.train.accumulate))
     shared: dict[str, Any] = {"threads": _threads(recipe, accelerator), "device": device}
     evaluated = "whole" if data.crop == "whole" else "center"  # images trained on whole are evaluated whole
     crops = {
         "train": Crop(data.crop, data.img_size, data, seed),
         "evaluation": Crop(evaluated, tested, data, seed),
     }
-    largest = {"train": micro, "evaluation": recipe.eval.batch_size}
+    largest = {"train": order.largest_piece(), "evaluation": recipe.eval.batch_size}
     dali = {part: DaliLoader(index, data, crops[part], largest_batch=largest[part], **shared) for part in crops}
     if data.loader == "dali":
         return DataParts(index.classes, splits, dali["train"], dali["evaluation"], index)
@@ -164,7 +165,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     """A Trainer at step 0."""
     index, splits = find_data(recipe, accelerator)
     order = build_order(recipe, accelerator, splits)
-    data = build_data(recipe, accelerator, index, splits)
+    data = build_data(recipe, accelerator, index, splits, order)
     torch.manual_seed(recipe.run.seed)  # initial weights
     outputs = len(data.classes) + recipe.augment.other_class
     network = build_model(recipe.model, outputs).to(accelerator.device)

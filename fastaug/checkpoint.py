@@ -44,7 +44,7 @@ def save(folder: Path, step: int, weights: Weights, state: dict[str, Any]) -> Pa
         temporary.mkdir(parents=True)
         for stem, tensors in weights.items():
             save_file(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+                {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
                 temporary / f"{stem}.safetensors",
             )
         torch.save(state, temporary / "state.pt")

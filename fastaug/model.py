@@ -1,9 +1,11 @@
 """timm models: by name, with weights from the hub or a file, a stem for small images, and their moving average."""
 
-from pathlib import Path
+import pickle
 
 import timm
 import torch
+from safetensors import SafetensorError
+from timm.models import load_state_dict
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -16,22 +18,39 @@ def build_model(model: Model, num_classes: int) -> nn.Module:
     kwargs = dict(model.kwargs)
     # Passed only when set: not every network takes them.
     kwargs |= {k: v for k, v in (("drop_rate", model.drop), ("drop_path_rate", model.drop_path)) if v}
-    if model.initial_checkpoint is not None:
-        if not Path(model.initial_checkpoint).is_file():
-            raise RecipeError([f"model.initial_checkpoint: no file {model.initial_checkpoint}"])
-        kwargs["pretrained_cfg_overlay"] = {"file": model.initial_checkpoint}
-    pretrained = model.pretrained or model.initial_checkpoint is not None
     try:
-        network = timm.create_model(model.name, pretrained=pretrained, num_classes=num_classes, **kwargs)
+        network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        if "pretrained" in str(error).lower() or "hub" in str(error).lower():
+        if model.pretrained:
             raise RecipeError([f"model.pretrained: no weights for {model.name}: {error}"]) from error
         raise RecipeError([f"model.name: {model.name} cannot be built: {error}"]) from error
+    if model.initial_checkpoint is not None:
+        _load_initial(network, model.initial_checkpoint)
     if model.stem == "small":
         _use_small_stem(network, model.name)
     if model.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return network
+
+
+def _load_initial(network: nn.Module, file: str) -> None:
+    """Loads the weights in `file`; a head for another number of classes is left as it was initialised."""
+    key = "model.initial_checkpoint"
+    try:
+        weights = load_state_dict(file)
+    except FileNotFoundError:
+        raise RecipeError([f"{key}: no file {file}"]) from None
+    except (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        raise RecipeError([f"{key}: {file} holds no weights that can be read: {error!r}"]) from error
+    own = network.state_dict()
+    heads = network.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+    wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    lost = [name for name in wrong if not name.startswith(heads)]
+    if lost:
+        found = f"{len(lost)} of {len(own)} tensors are missing or of another shape, the first {lost[0]}"
+        raise RecipeError([f"{key}: {file} does not fit this network: {found}"])
+    network.load_state_dict({name: weights[name] for name in own if name not in wrong}, strict=False)
 
 
 def _use_small_stem(network: nn.Module, name: str) -> None:

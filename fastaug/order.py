@@ -107,6 +107,10 @@ class Order:
         """Images of update `step` over all processes."""
         return min(self.batch_size, self.samples_per_epoch - step % self.steps_per_epoch * self.batch_size)
 
+    def largest_piece(self) -> int:
+        """Images of the largest micro-batch of any process."""
+        return int(np.diff(piece_bounds(self.batch_size, self.world * self.accumulate, self.group)).max())
+
     def epoch_ids(self, epoch: int) -> Ids:
         """The ids of one epoch in the order they are consumed, every update's copies one after the other."""
         ids = permuted(Key(self.seed, epoch, Stream.ORDER), self.ids)[: self.samples_per_epoch // self.repeats]

@@ -94,8 +94,8 @@ class Optim:
     warmup_lr: float = limits(1e-5, low=0)
     min_lr: float = limits(0.0, low=0)
     decay_epochs: float = limits(30.0, above=0)  # step: epochs between decays
-    decay_milestones: list[int] = limits([30, 60, 80], low=1)  # multistep: epochs of the decays
-    decay_rate: float = limits(0.1, above=0, high=1)
+    decay_milestones: list[int] = limits([30, 60, 80], low=1)  # multistep: epochs of the decays (timm: an update early)
+    decay_rate: float = limits(0.1, above=0, high=1)  # factor of a decay; with poly, its power
     clip_grad: float | None = limits(None, above=0)  # largest global norm
 
 

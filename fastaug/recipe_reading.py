@@ -7,6 +7,7 @@ and tags are refused. The values are merged by an OmegaConf structured config, w
 import difflib
 import re
 import types
+from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -23,15 +24,18 @@ class _StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader without YAML 1.1's surprises."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", event.start_mark)
+        event = self.peek_event()
+        what = "aliases (*name)" if isinstance(event, yaml.events.AliasEvent) else "tags (!name)"
+        if isinstance(event, yaml.events.AliasEvent) or event.tag not in (None, "!"):
+            raise yaml.composer.ComposerError(None, None, f"{what} are not allowed", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
             if key in seen:
                 line = key_node.start_mark.line + 1
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice, again in line {line}")
@@ -40,9 +44,9 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _set_yaml_12_resolvers() -> None:
-    kept = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+    replaced = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}
     _StrictLoader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in kept]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in replaced]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     number = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
@@ -52,6 +56,7 @@ def _set_yaml_12_resolvers() -> None:
         ("float", rf"{number}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
     ]:
         _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), list(first))
+    _StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
 
 
 _set_yaml_12_resolvers()
@@ -59,7 +64,10 @@ _set_yaml_12_resolvers()
 
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text; yaml.YAMLError when it is not strict YAML."""
-    return yaml.load(text, Loader=_StrictLoader)
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise yaml.YAMLError(f"cannot be read: {error}") from error
 
 
 def _nearest(key: str, known: list[str]) -> str:
@@ -115,6 +123,8 @@ def _checked(values: Any, schema: type, prefix: str, problems: list[str]) -> dic
             problems.append(f"{name}: unknown key{_nearest(str(key), known)} (known: {', '.join(known)})")
         elif is_dataclass(hints[key]):
             good[key] = _checked(value, hints[key], f"{name}.", problems)
+        elif isinstance(value, str) and ("${" in value or value == "???"):
+            problems.append(f"{name}: {value!r} refers to other keys, which recipes do not do; write the value itself")
         elif not _fits(value, hints[key]):
             problems.append(_type_problem(name, value, hints[key]))
         else:
@@ -145,7 +155,8 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe in file `path` with `overrides` ("section.key=value") applied; RecipeError names every problem."""
     path = Path(path)
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8")) or {}
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+        values = {} if values is None else values
     except FileNotFoundError:
         raise RecipeError([f"{path}: no such recipe; give the path of a YAML file"]) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,5 @@
 """What a recipe's values must fulfil together: every problem at once, each naming the key to change."""
 
-import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -159,9 +158,37 @@ def validate(recipe: Recipe, unusable: set[str] | None = None) -> list[str]:
     """
     skip = unusable or set()
     problems = [text for text in _limit_problems(recipe) + _policy_problems(recipe) if key_of(text) not in skip]
-    skip = skip | {key_of(text) for text in problems}
+    broken_keys = skip | {key_of(text) for text in problems}
     for broken, message in _RULES:
-        keys = {key_of(message), *re.findall(r"\{r\.(\w+\.\w+)", message)}
-        if not keys & skip and broken(recipe):
-            problems.append(message.format(r=recipe))
+        try:
+            if broken(_Sections(recipe, broken_keys)):  # type: ignore[arg-type]
+                problems.append(message.format(r=recipe))
+        except _BrokenKey:
+            continue  # what the rule says would be said of a stand-in
     return problems
+
+
+class _BrokenKey(Exception):
+    """A rule read a key that has a problem of its own."""
+
+
+class _Sections:
+    """A recipe for rules: reading a key that is broken ends the rule."""
+
+    def __init__(self, recipe: Recipe, broken: set[str]) -> None:
+        self._recipe, self._broken = recipe, broken
+
+    def __getattr__(self, section: str) -> "_Keys":
+        return _Keys(getattr(self._recipe, section), section, self._broken)
+
+
+class _Keys:
+    """One section for rules."""
+
+    def __init__(self, values: Any, section: str, broken: set[str]) -> None:
+        self._values, self._section, self._broken_keys = values, section, broken
+
+    def __getattr__(self, key: str) -> Any:
+        if f"{self._section}.{key}" in self._broken_keys:
+            raise _BrokenKey
+        return getattr(self._values, key)

@@ -24,7 +24,7 @@ MAX_PIXELS = 178_956_970  # more is a decompression bomb; Pillow's own limit
 TAIL = 64  # bytes searched for an end marker; some writers pad their files
 ORIENTATION = 0x0112  # EXIF tag; 5-8 turn the picture by a quarter
 
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # none of those that start another program
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")  # none of those that start another program
 _CHUNK = 256
 # What Pillow raises on broken bytes; MemoryError is not among them, for it says nothing about the file.
 _BROKEN: tuple[type[Exception], ...] = (

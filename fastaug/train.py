@@ -4,7 +4,8 @@ import os
 import sys
 
 if __package__ in (None, ""):  # run as a script: Python put fastaug/ first on sys.path
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    HERE = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(HERE), *(entry for entry in sys.path if entry != HERE)]
 
 import argparse
 

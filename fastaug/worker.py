@@ -11,7 +11,7 @@ import torch
 from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
 from fastaug.engine import fit
-from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError
+from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError, StorageError
 from fastaug.interrupts import StopRequest
 from fastaug.processes import build_accelerator, versions
 from fastaug.recipe import Recipe
@@ -66,7 +66,10 @@ class Ending:
                 traceback.print_exception(error)
             Console(True).print(f"stopped with code {self.code}: {reason}")
         if self.owner:
-            self._folder.write_status(self.code, reason, self.trainer.progress.step if self.trainer else 0)
+            try:
+                self._folder.write_status(self.code, reason, self.trainer.progress.step if self.trainer else 0)
+            except OSError as failure:
+                Console(True).print(f"status.json cannot be written: {failure}")
         self._folder.close()
         return True
 
@@ -78,6 +81,8 @@ def translated(error: Exception) -> Exception:
         return FastaugError(f"out of memory: {text.splitlines()[0]}; raise train.accumulate or lower data.img_size")
     if isinstance(error, torch.distributed.DistError) or "gloo" in text.lower() or "Connection closed by peer" in text:
         return PeerError(f"another process of the job is gone or does not answer: {text.splitlines()[0]}")
+    if isinstance(error, OSError):
+        return StorageError(f"a file cannot be read or written: {text}; free space or choose another run.dir")
     if "device-side assert" in text:
         return NonFiniteError("a check on the device failed, most likely a loss that is not finite; see the log above")
     return error

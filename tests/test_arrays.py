@@ -386,6 +386,15 @@ def test_foreign_pickles_are_refused(raw: bytes) -> None:
 WHOLE = python2({b"labels": [1, 2], b"data": np.arange(12, dtype=np.uint8).reshape(2, 6), b"filenames": [b"a", b"b"]})
 
 
+@pytest.mark.parametrize("count", [11, 13])
+def test_an_array_has_as_many_bytes_as_its_shape_says(count: int) -> None:
+    pixels = bytes(range(12))
+    raw = WHOLE.replace(b"U\x0c" + pixels, b"U" + bytes([count]) + bytes(count))
+    assert raw != WHOLE
+    with pytest.raises(DataError, match=rf"here: 'data' has {count} bytes for shape \(2, 6\)"):
+        uint8_rows(read_table(raw, "here")["data"], "here")
+
+
 @given(at=st.integers(0, len(WHOLE) - 1), value=st.integers(0, 255), cut=st.booleans())
 def test_broken_pickles_are_refused_or_read_but_never_crash(at: int, value: int, cut: bool) -> None:
     raw = WHOLE[:at] if cut else WHOLE[:at] + bytes([value]) + WHOLE[at + 1 :]
@@ -402,6 +411,7 @@ def test_broken_pickles_are_refused_or_read_but_never_crash(at: int, value: int,
     "data",
     [
         np.zeros((10, 3071), np.uint8),
+        np.zeros((5, 6144), np.uint8),
         np.zeros((10, 3072), np.int8),
         np.zeros((5, 3072), np.uint16),
         np.zeros(3072, np.uint8),
@@ -410,7 +420,7 @@ def test_broken_pickles_are_refused_or_read_but_never_crash(at: int, value: int,
         [0] * 3072,
         b"text",
     ],
-    ids=["short rows", "int8", "uint16", "one axis", "a row less", "objects", "list", "bytes"],
+    ids=["short rows", "long rows", "int8", "uint16", "one axis", "a row less", "objects", "list", "bytes"],
 )
 def test_wrong_arrays_are_refused(tmp_path: Path, data: object) -> None:
     cifar10(tmp_path / "c")

@@ -136,7 +136,6 @@ def test_the_check_builds_what_has_known_names() -> None:
         check_names(recipe("test_vit", stem="small"))
 
 
-@pytest.mark.xfail(strict=True, reason="timm leaves the head out unless the classes are those of its published weights")
 def test_a_local_checkpoint_with_as_many_classes_gives_the_head_too(tmp_path: Path) -> None:
     weights = timm.create_model("test_resnet", num_classes=10).state_dict()
     torch.save(weights, tmp_path / "weights.pth")
@@ -144,7 +143,6 @@ def test_a_local_checkpoint_with_as_many_classes_gives_the_head_too(tmp_path: Pa
     assert torch.equal(network.fc.weight, weights["fc.weight"])
 
 
-@pytest.mark.xfail(strict=True, reason="weights of nothing are taken in silence; a broken file ends with a traceback")
 @pytest.mark.parametrize("kind", ["other network", "text", "empty"])
 def test_a_file_without_this_network_s_weights_is_a_recipe_error(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "weights.pth"

@@ -250,9 +250,7 @@ def main() -> int:
     times = {threads: measure(found, threads, args.repetitions, CLOCKS[args.clock]) for threads in (1, 2)}
     for threads, by in times.items():
         copy = statistics.median(by["copy"])
-        print(
-            f"{threads} thread(s), {args.clock} ms per {args.batch} images of {args.size} x {args.size}: median [min-max]"
-        )
+        print(f"{threads} thread(s), {args.clock} ms per {args.batch} images of side {args.size}: median [min-max]")
         for name, values in by.items():
             m = statistics.median(values)
             print(f"  {name:22} {m:9.2f} [{min(values):.2f}-{max(values):.2f}]  {m / copy:6.2f} x copy")

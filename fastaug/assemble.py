@@ -1,25 +1,19 @@
 """From a recipe to everything a run needs, built once, in the order in which it can fail cheapest."""
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from fastaug.arrays import KINDS, materialize_arrays
 from fastaug.augment.batch import BatchAugment
 from fastaug.augment.hidden import HiddenCutMix
 from fastaug.console import Console
-from fastaug.data import Crop, DaliLoader, Loader, ResidentLoader, SyntheticLoader
-from fastaug.embedded import materialize
-from fastaug.index import Index, load_index
+from fastaug.data import Loader
+from fastaug.evaluation import Evaluator, held_out_ids
+from fastaug.loading import DataParts, evaluation_loader, find_data, training_loader
 from fastaug.metrics import TrainMeter
 from fastaug.model import build_ema, build_model
 from fastaug.objective import Objective, build_objective
@@ -27,11 +21,7 @@ from fastaug.optim import SetRate, build_optimizer, build_schedule
 from fastaug.order import Order
 from fastaug.recipe import Recipe
 from fastaug.run_folder import RunFolder
-from fastaug.splits import Splits, make_splits
-
-# What data.root may begin with, before a colon: a maker of class folders.
-SOURCES: dict[str, Callable[..., Path]] = {"embedded": materialize}
-SOURCES |= {kind: partial(materialize_arrays, kind) for kind in KINDS}
+from fastaug.splits import Splits
 
 
 @dataclass
@@ -54,8 +44,9 @@ class Trainer:
     accelerator: Accelerator
     folder: RunFolder
     console: Console
-    data: "DataParts"
+    parts: DataParts
     order: Order
+    loader: Loader
     augment: BatchAugment
     objective: Objective
     network: nn.Module  # the plain module, for weights and evaluation
@@ -64,91 +55,24 @@ class Trainer:
     optimizer: Any  # Accelerate's, around timm's
     set_rate: SetRate
     meter: TrainMeter
+    evaluator: Evaluator
     progress: Progress = field(default_factory=Progress)
 
     @property
     def last_step(self) -> int:
         return self.recipe.train.epochs * self.order.steps_per_epoch
 
-
-@dataclass
-class DataParts:
-    """Classes, splits and the two loaders."""
-
-    classes: tuple[str, ...]
-    splits: Splits
-    train: Loader
-    evaluation: Loader
-    index: Index | None  # None: synthetic
-
-    def held_out(self) -> list[str]:
-        """The splits that can be evaluated."""
-        return [name for name in ("select", "test") if len(self.splits.of(name))]
-
-    def name_of(self, sample: int) -> str:
-        """The path of an image, fit to print."""
-        return "" if self.index is None else os.fsdecode(self.index.path(sample)).encode(errors="replace").decode()
-
-
-def find_data(recipe: Recipe, accelerator: Accelerator) -> tuple[Index | None, Splits]:
-    """Index and splits; the main process makes them first, the others read its cache."""
-    data = recipe.data
-    if data.loader == "synthetic":
-        ids = np.arange(data.synthetic_images, dtype=np.int64)
-        tested = ids[: min(len(ids), recipe.eval.batch_size)]
-        return None, Splits(train=ids, meta=ids[:0], select=ids[:0], test=tested)
-    with accelerator.main_process_first():
-        main = accelerator.is_main_process
-        kind, _, source = data.root.partition(":")
-        root = SOURCES[kind](source, progress=main) if source and kind in SOURCES else Path(data.root)
-        index = load_index(root, exif=data.exif, progress=main)
-    splits = make_splits(
-        index,
-        seed=data.split_seed,
-        meta=data.meta_fraction,
-        select=data.select_fraction,
-        test=data.test_fraction,
-        files=None if data.splits is None else Path(data.splits),
-    )
-    return index, splits
-
-
-def _threads(recipe: Recipe, accelerator: Accelerator) -> int:
-    cores = len(os.sched_getaffinity(0))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    return recipe.data.threads or max(1, cores // local)
-
-
-def build_data(
-    recipe: Recipe, accelerator: Accelerator, index: Index | None, splits: Splits, order: Order
-) -> DataParts:
-    """The loaders of one process."""
-    data, seed, device = recipe.data, recipe.run.seed, accelerator.device
-    tested = recipe.eval.img_size or data.img_size
-    if index is None:
-        loaders = [SyntheticLoader(data, side, seed, device) for side in (data.img_size, tested)]
-        return DataParts(tuple(map(str, range(data.synthetic_classes))), splits, loaders[0], loaders[1], None)
-    shared: dict[str, Any] = {"threads": _threads(recipe, accelerator), "device": device}
-    evaluated = "whole" if data.crop == "whole" else "center"  # images trained on whole are evaluated whole
-    crops = {
-        "train": Crop(data.crop, data.img_size, data, seed),
-        "evaluation": Crop(evaluated, tested, data, seed),
-    }
-    largest = {"train": order.largest_piece(), "evaluation": recipe.eval.batch_size}
-    dali = {part: DaliLoader(index, data, crops[part], largest_batch=largest[part], **shared) for part in crops}
-    if data.loader == "dali":
-        return DataParts(index.classes, splits, dali["train"], dali["evaluation"], index)
-    held = np.concatenate([splits.select, splits.test])
-    resident = {
-        "train": ResidentLoader(dali["train"], splits.train),
-        "evaluation": ResidentLoader(dali["evaluation"], held),
-    }
-    return DataParts(index.classes, splits, resident["train"], resident["evaluation"], index)
+    def weights(self, kind: str) -> nn.Module:
+        """The network with its "raw" or its "ema" weights."""
+        if kind == "raw":
+            return self.network
+        assert self.ema is not None
+        return self.ema.module
 
 
 def build_order(recipe: Recipe, accelerator: Accelerator, splits: Splits) -> Order:
-    """The training order as this process sees it."""
-    return Order(
+    """The training order as this process sees it; DataError when the batch does not suit the split."""
+    order = Order(
         ids=splits.train,
         seed=recipe.run.seed,
         batch_size=recipe.train.batch_size,
@@ -159,34 +83,40 @@ def build_order(recipe: Recipe, accelerator: Accelerator, splits: Splits) -> Ord
         drop_last=recipe.train.drop_last,
         repeats=recipe.augment.repeats,
     )
+    order.check()
+    return order
+
+
+def build_network(recipe: Recipe, classes: int, accelerator: Accelerator) -> nn.Module:
+    """The network of a recipe with its initial weights, on the device."""
+    torch.manual_seed(recipe.run.seed)
+    return build_model(recipe.model, classes + recipe.augment.other_class).to(accelerator.device)
 
 
 def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
     """A Trainer at step 0."""
-    index, splits = find_data(recipe, accelerator)
-    order = build_order(recipe, accelerator, splits)
-    data = build_data(recipe, accelerator, index, splits, order)
-    torch.manual_seed(recipe.run.seed)  # initial weights
-    outputs = len(data.classes) + recipe.augment.other_class
-    network = build_model(recipe.model, outputs).to(accelerator.device)
-    mixes_hidden = recipe.augment.mix_layer is not None
-    hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if mixes_hidden else None
+    parts = find_data(recipe, accelerator)
+    order = build_order(recipe, accelerator, parts.splits)
+    network = build_network(recipe, len(parts.classes), accelerator)
+    hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
+    augment = BatchAugment(recipe, len(parts.classes), hidden)
     optimizer = build_optimizer(recipe.optim, network)
-    set_rate = build_schedule(
-        recipe.optim, optimizer, epochs=recipe.train.epochs, updates_per_epoch=order.steps_per_epoch
-    )
+    rates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
+    set_rate = build_schedule(recipe.optim, optimizer, **rates)
     ema = build_ema(recipe.model, network)
     if recipe.model.compile:
         network.compile()
     model, prepared = accelerator.prepare(network, optimizer)
+    tested = evaluation_loader(recipe, accelerator, parts, held_out_ids(parts))
     return Trainer(
         recipe=recipe,
         accelerator=accelerator,
         folder=folder,
         console=console,
-        data=data,
+        parts=parts,
         order=order,
-        augment=BatchAugment(recipe, len(data.classes), hidden),
+        loader=training_loader(recipe, accelerator, parts, order),
+        augment=augment,
         objective=build_objective(recipe.augment),
         network=network,
         model=model,
@@ -194,4 +124,5 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         optimizer=prepared,
         set_rate=set_rate,
         meter=TrainMeter(accelerator),
+        evaluator=Evaluator(recipe, accelerator, parts, tested, augment),
     )

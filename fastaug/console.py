@@ -1,8 +1,6 @@
 """What a person sees: one progress bar, log lines and a summary table, on the main process only."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import (
@@ -30,13 +28,6 @@ class Console:
     def bar(self, description: str, total: int, done: int = 0) -> "Bar":
         """A progress bar of `total` steps as a context manager."""
         return Bar(self._console, self._main, description, total, done)
-
-    def track(self, items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
-        """`items` under a bar."""
-        with self.bar(description, total) as bar:
-            for item in items:
-                yield item
-                bar.advance()
 
     def summary(self, title: str, rows: dict[str, str]) -> None:
         """A table of two columns."""

@@ -116,6 +116,8 @@ class DaliLoader:
             except StopIteration:
                 return
             except RuntimeError:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)  # raises what the device itself has to report
                 self._restart()
                 continue
             images = torch.from_dlpack(output.as_tensor())  # no copy: the executor hands over the memory
@@ -202,10 +204,10 @@ class DaliLoader:
 class ResidentLoader:
     """A set that fits in memory: decoded once by a DaliLoader, then batches are gathers on the device."""
 
-    def __init__(self, source: DaliLoader, ids: Ids, progress: Any = iter):
+    def __init__(self, source: DaliLoader, ids: Ids):
         self.labels, self.skipped = source.labels, source.skipped
         chunks = [Request(0, ids[i : i + source.largest_batch]) for i in range(0, len(ids), source.largest_batch)]
-        decoded = list(progress(source.batches(chunks)))
+        decoded = list(source.batches(chunks))
         self.images = torch.cat([batch.images for batch in decoded])
         present = torch.cat([batch.ids for batch in decoded])
         self.rows = torch.full((len(self.labels),), -1, dtype=torch.int64)

@@ -1,20 +1,17 @@
 """The training loop: the order of events of a run, top to bottom."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import nn
 
 from fastaug.assemble import Trainer
 from fastaug.data import Batch
-from fastaug.errors import DataError, Stopped
+from fastaug.errors import Stopped
 from fastaug.interrupts import StopRequest
-from fastaug.metrics import Evaluation
-from fastaug.order import evaluation_requests
 from fastaug.pictures import log_batch
 from fastaug.processes import any_process, merged, stop_if_not_finite
 from fastaug.resume import restore, save
@@ -25,7 +22,7 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
     """Trains from the last checkpoint to the end; the figures of the held-out splits. Stopped after a signal."""
     restore(trainer)
     progress, order, run = trainer.progress, trainer.order, trainer.recipe.run
-    batches = trainer.data.train.batches(order.requests(progress.step, trainer.last_step))
+    batches = trainer.loader.batches(order.requests(progress.step, trainer.last_step))
     clock = Clock(trainer)
     total = trainer.last_step
     with trainer.console.bar("training", total, progress.step) as bar:
@@ -45,11 +42,10 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
                 collect_skipped(trainer)
                 save(trainer)
             if stops:
+                trainer.accelerator.wait_for_everyone()  # a launcher ends all processes when the first one leaves
                 raise Stopped(f"{reason or 'another process was told to stop'}; the same command continues from here")
             clock.resume()
-    figures = {split: evaluate(trainer, split) for split in trainer.data.held_out()}
-    collect_skipped(trainer)
-    return figures
+    return evaluate_end(trainer)
 
 
 def saves(every: int, step: int, epoch_ends: bool) -> bool:
@@ -69,11 +65,9 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     ids = []
     for micro in range(accumulate):
         batch = next(batches)
-        if not len(batch.ids):
-            raise DataError(
-                f"every image of a batch in update {step} is damaged; see skipped.jsonl in {trainer.folder.path}"
-            )
-        inputs, target = trainer.augment.training(batch, epoch)
+        inputs, target = (
+            trainer.augment.training(batch, epoch) if len(batch.ids) else trainer.augment.blank(accelerator.device)
+        )
         if step == micro == 0:
             log_batch(trainer, batch, inputs, target, epoch)
         last = micro == accumulate - 1
@@ -83,13 +77,14 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
             accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
         total += loss.detach()
         ids.append(batch.ids)
-    stop_if_not_finite(accelerator, total, "the training loss", step)
-    if trainer.recipe.optim.clip_grad is not None:
-        accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad)
+    # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.
+    norm = accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad or math.inf)
+    checked = torch.stack([total, norm.to(total)]) if accelerator.scaler is None else total
+    stop_if_not_finite(accelerator, checked, "the training loss or its gradient", step)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
     if trainer.ema is not None:
-        trainer.ema.update(trainer.network, step)
+        trainer.ema.update(trainer.network, step + 1)
     trainer.meter.add(total)
     progress.step, progress.images_seen = step + 1, progress.images_seen + images
     if trainer.recipe.run.log_ids:
@@ -150,60 +145,48 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
     """Evaluates at the end of an epoch if the recipe wants it; whether `select` was better than ever before."""
     progress, every = trainer.progress, trainer.recipe.eval.every
     epoch = progress.step // trainer.order.steps_per_epoch
-    if not every or epoch % every:
+    # Without a select split the test figures are shown, but nothing is chosen by them; the last ones come at the end.
+    split = "select" if len(trainer.parts.splits.select) else "test"
+    if not every or epoch % every or (split == "test" and progress.step == trainer.last_step):
         return False
     clock.pause()
-    # Without a select split the test figures are shown, but nothing is chosen by them.
-    split = "select" if len(trainer.data.splits.select) else "test"
     figures = evaluate(trainer, split)
-    collect_skipped(trainer)
-    report(trainer, split, figures)
-    trainer.console.print(f"epoch {epoch}  {split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}")
     if split == "test" or (progress.best_top1 is not None and figures["top1"] <= progress.best_top1):
         return False
     progress.best_step, progress.best_top1 = progress.step, figures["top1"]
     return True
 
 
-@torch.no_grad()
-def evaluate(trainer: Trainer, split: str) -> dict[str, Any]:
-    """Figures of one split with the headline's weights, every image counted once at any number of processes."""
-    accelerator, recipe = trainer.accelerator, trainer.recipe
-    network: nn.Module = trainer.network
-    if recipe.eval.weights == "ema":
-        assert trainer.ema is not None
-        network = trainer.ema.module
-    share_buffers(network)
-    ids = trainer.data.splits.of(split)
-    meter = Evaluation(len(trainer.data.classes), recipe.eval.ece_bins, accelerator.device)
-    requests = evaluation_requests(ids, recipe.eval.batch_size, accelerator.num_processes, accelerator.process_index)
-    network.eval()
-    for batch in trainer.data.evaluation.batches(requests):
-        with accelerator.autocast():
-            logits = network(trainer.augment.evaluation(batch))
-        meter.add(logits[:, : len(trainer.data.classes)], batch.labels)  # without the "other" class
-    network.train()
-    figures = meter.result(accelerator)
-    return {"weights": recipe.eval.weights, "skipped": len(ids) - figures["images"], **figures}
+def evaluate(trainer: Trainer, split: str, weights: str | None = None) -> dict[str, Any]:
+    """Figures of one split, written to the log; `weights` raw or ema, default the headline's."""
+    weights = weights or trainer.recipe.eval.weights
+    figures = {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split)}
+    collect_skipped(trainer)
+    report(trainer, split, figures)
+    numbers = f"{split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}  ({weights} weights)"
+    trainer.console.print(f"epoch {trainer.progress.step / trainer.order.steps_per_epoch:.0f}  {numbers}")
+    return figures
 
 
-def share_buffers(network: nn.Module) -> None:
-    """Gives every process the buffers of the main one: between updates their BatchNorm statistics differ."""
-    if dist.is_available() and dist.is_initialized():
-        for buffer in network.buffers():
-            dist.broadcast(buffer, src=0)
+def evaluate_end(trainer: Trainer) -> dict[str, Any]:
+    """Final figures of every held-out split, and of test with the weights that are not the headline's."""
+    figures = {split: evaluate(trainer, split) for split in trainer.parts.held_out()}
+    if trainer.ema is not None:
+        other = "ema" if trainer.recipe.eval.weights == "raw" else "raw"
+        figures[f"test_{other}"] = evaluate(trainer, "test", other)
+    return figures
 
 
 def collect_skipped(trainer: Trainer) -> None:
     """Adds the damaged images that the loaders of all processes met, and names the new ones in the log."""
-    found = merged(trainer.accelerator, trainer.data.train.skipped | trainer.data.evaluation.skipped)
+    found = merged(trainer.accelerator, trainer.loader.skipped | trainer.evaluator.loader.skipped)
     for sample, reason in found.items():
         if sample not in trainer.progress.skipped:
             trainer.progress.skipped[sample] = reason
             line = {
                 "step": trainer.progress.step,
                 "id": sample,
-                "path": trainer.data.name_of(sample),
+                "path": trainer.parts.name_of(sample),
                 "reason": reason,
             }
             if trainer.accelerator.is_main_process:

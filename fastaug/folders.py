@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastaug.errors import DataError
 
-EXTENSIONS = (b".jpg", b".jpeg", b".png", b".bmp", b".webp", b".tif", b".tiff", b".ppm", b".pgm")
+EXTENSIONS = (b".jpg", b".jpeg", b".png", b".bmp", b".webp", b".tif", b".tiff", b".gif", b".ppm", b".pgm")
 SHOWN = 10  # names listed in a message
 
 

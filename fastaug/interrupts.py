@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import time
 from types import FrameType, TracebackType
 
 import psutil
@@ -11,10 +13,15 @@ _LAUNCHERS = ("accelerate", "torchrun", "torch.distributed")
 
 
 class StopRequest:
-    """Context manager; inside it `reason()` says why to stop, or is None. A second signal ends the process at once."""
+    """Context manager; inside it `reason()` says why to stop, or is None.
+
+    Schedulers and launchers both signal, so repeats of a signal change nothing; but a second Ctrl-C, a second or more
+    after the first, raises KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
         self._reason: str | None = None
+        self._since = 0.0
         self._parent = os.getppid()
         self._watch_parent = _is_launcher(self._parent)
 
@@ -28,10 +35,11 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self._reason is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self._reason = f"signal {signal.Signals(number).name}"
+        if self._reason is None:
+            self._reason, self._since = f"signal {signal.Signals(number).name}", time.monotonic()
+            print(f"{self._reason}: stopping after this update", file=sys.stderr, flush=True)
+        elif number == signal.SIGINT and time.monotonic() - self._since > 1:
+            raise KeyboardInterrupt
 
     def reason(self) -> str | None:
         """Why to stop, or None. A launcher that is killed leaves its workers running and unsignalled: it is watched."""

@@ -20,7 +20,7 @@ def build_model(model: Model, num_classes: int) -> nn.Module:
     kwargs |= {k: v for k, v in (("drop_rate", model.drop), ("drop_path_rate", model.drop_path)) if v}
     try:
         network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
         if model.pretrained:
             raise RecipeError([f"model.pretrained: no weights for {model.name}: {error}"]) from error
         raise RecipeError([f"model.name: {model.name} cannot be built: {error}"]) from error
@@ -43,7 +43,7 @@ def _load_initial(network: nn.Module, file: str) -> None:
     except (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         raise RecipeError([f"{key}: {file} holds no weights that can be read: {error!r}"]) from error
     own = network.state_dict()
-    heads = network.pretrained_cfg.get("classifier") or ()
+    heads = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
     heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
     wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     lost = [name for name in wrong if not name.startswith(heads)]

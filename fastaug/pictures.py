@@ -145,7 +145,7 @@ def trainer_grid(
 ) -> Image.Image:
     """The grid of a batch's first images and what `trainer.augment.training(batch, epoch)` made of them."""
     data = trainer.recipe.data
-    names = [f"class {name}" if name.isdecimal() else name for name in trainer.data.classes]  # "0.6 7" reads badly
+    names = [f"class {name}" if name.isdecimal() else name for name in trainer.parts.classes]  # "0.6 7" reads badly
     names += ["(other)"] * trainer.recipe.augment.other_class
     on_host = SoftTarget(*(part.detach().cpu() for part in target[:3]))
     if target.rows is not None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,7 +10,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 from fastaug.errors import NonFiniteError, PeerError, RecipeError
@@ -30,11 +31,14 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             mixed_precision=recipe.train.precision,
             log_with=recipe.run.trackers or None,
             project_dir=recipe.run.dir,
+            # Long enough for the main process to index a large set alone.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=1))],
         )
     except ValueError as error:
         raise PeerError(
             f"the processes cannot be joined: {error}; start them with accelerate launch or torchrun"
         ) from error
+    accelerator.gradient_accumulation_steps = 1  # an environment variable must not rescale the loss: train.accumulate
     expected = max(int(os.environ.get("WORLD_SIZE", "1")), _asked_of_launcher())
     if accelerator.num_processes != expected:
         raise PeerError(

@@ -89,13 +89,13 @@ class Optim:
     opt_eps: float | None = limits(None, above=0)
     opt_betas: list[float] | None = limits(None, low=0, below=1)
     opt_kwargs: dict[str, Any] = limits({})
-    sched: str = limits("cosine", choices=("cosine", "step", "multistep", "poly", "constant"))
+    sched: str = limits("cosine", choices=("cosine", "step", "multistep", "constant"))
     warmup_epochs: float = limits(0.0, low=0)
     warmup_lr: float = limits(1e-5, low=0)
     min_lr: float = limits(0.0, low=0)
     decay_epochs: float = limits(30.0, above=0)  # step: epochs between decays
     decay_milestones: list[int] = limits([30, 60, 80], low=1)  # multistep: epochs of the decays (timm: an update early)
-    decay_rate: float = limits(0.1, above=0, high=1)  # factor of a decay; with poly, its power
+    decay_rate: float = limits(0.1, above=0, high=1)  # factor of a decay
     clip_grad: float | None = limits(None, above=0)  # largest global norm
 
 
@@ -171,6 +171,6 @@ class Recipe:
 
 # Keys that may differ when a run is continued: they change how it runs, not what it computes.
 RESUMABLE = {
-    *("run.dir", "run.log_every", "run.checkpoint_every", "run.keep", "run.log_ids", "run.trackers"),
+    *("run.dir", "data.root", "run.log_every", "run.checkpoint_every", "run.keep", "run.log_ids", "run.trackers"),
     *("data.threads", "data.prefetch", "eval.every", "eval.batch_size"),
 }

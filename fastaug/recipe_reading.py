@@ -43,6 +43,10 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _integer(loader: Any, node: Any) -> int:
+    return int(loader.construct_scalar(node))
+
+
 def _set_yaml_12_resolvers() -> None:
     replaced = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}
     _StrictLoader.yaml_implicit_resolvers = {
@@ -56,7 +60,7 @@ def _set_yaml_12_resolvers() -> None:
         ("float", rf"{number}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
     ]:
         _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), list(first))
-    _StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+    _StrictLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 _set_yaml_12_resolvers()
@@ -187,6 +191,17 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
             if values[0] != values[1]:
                 result[f"{section.name}.{key.name}"] = values
     return result
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """{"section.key": value}, lists and mappings as text: what trackers take as hyperparameters."""
+    sections = {section.name: vars(getattr(recipe, section.name)) for section in fields(Recipe)}
+    plain = (bool, int, float, str)
+    return {
+        f"{section}.{key}": value if isinstance(value, plain) else str(value)
+        for section, values in sections.items()
+        for key, value in values.items()
+    }
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -80,6 +80,14 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "augment.other_class: takes the probability that augment.smoothing spreads; set one of them to its default",
     ),
     (
+        lambda r: r.augment.mix_layer is not None and (r.augment.shift > 0 or r.model.compile),
+        "augment.mix_layer: does not go with augment.shift or model.compile; turn those off",
+    ),
+    (
+        lambda r: r.augment.anneal_epochs >= r.train.epochs,
+        "augment.anneal_epochs: {r.augment.anneal_epochs} leaves nothing of train.epochs = {r.train.epochs}",
+    ),
+    (
         lambda r: r.augment.mix_layer is not None and (r.augment.cutmix == 0 or r.augment.mixup > 0),
         "augment.mix_layer: mixes by CutMix alone; set augment.cutmix above 0 and augment.mixup to 0",
     ),

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 
 from fastaug import checkpoint
 from fastaug.assemble import Progress, Trainer
-from fastaug.errors import StorageError
+from fastaug.errors import DataError, StorageError
 
 
 def save(trainer: Trainer) -> None:
@@ -25,6 +26,7 @@ def save(trainer: Trainer) -> None:
         "position": trainer.order.position(progress.step),
         "progress": asdict(progress),
         "meter": meter,
+        "data": trainer.parts.fingerprint(),
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
     }
@@ -51,15 +53,26 @@ def restore(trainer: Trainer) -> None:
 
 
 def load_into(trainer: Trainer, path: str) -> None:
-    """Loads weights, optimizer and progress from the checkpoint folder `path`."""
+    """Loads weights, optimizer and progress from the checkpoint folder `path`; DataError when the data changed."""
     weights, state = checkpoint.load(Path(path))
-    trainer.network.load_state_dict(weights["model"])
+    if state["data"] != trainer.parts.fingerprint():
+        raise DataError(
+            f"data.root: the images are not those that {path} was trained on; put them back, or choose another run.dir"
+        )
+    load_weights(trainer.network, weights["model"])
     if trainer.ema is not None:
-        trainer.ema.module.load_state_dict(weights["ema"])
+        load_weights(trainer.ema.module, weights["ema"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     if trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     trainer.meter.restore(state["meter"])
     trainer.progress = Progress(**state["progress"])
-    if trainer.order.step(state["position"]) != trainer.progress.step:
-        raise StorageError(f"{path}: position {state['position']} is not update {trainer.progress.step} of this data")
+    assert trainer.order.step(state["position"]) == trainer.progress.step
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Loads `weights` into `network`; StorageError when they are another network's."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise StorageError(f"the checkpoint's weights do not fit the network: {error}") from error

@@ -70,6 +70,11 @@ class RunFolder:
                 raise RecipeError(problems)
         write_atomically(stored, to_yaml(recipe).encode())
 
+    @property
+    def locked(self) -> bool:
+        """Whether this process holds the lock."""
+        return self._lock is not None
+
     def close(self) -> None:
         """Gives up the lock."""
         if self._lock is not None:
@@ -80,14 +85,9 @@ class RunFolder:
         """Replaces the JSON file `name`."""
         write_atomically(self.path / name, (json.dumps(values, indent=2) + "\n").encode())
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON file `name`, or None when there is none."""
-        path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
-
-    def write_status(self, code: int | None, reason: str, step: int) -> None:
+    def write_status(self, code: int | None, reason: str, step: int, name: str = "status.json") -> None:
         """How the run stands; `code` is the exit code, or None while it runs."""
-        self.write_json("status.json", {"code": code, "reason": reason, "step": step})
+        self.write_json(name, {"code": code, "reason": reason, "step": step})
 
     def append(self, name: str, values: dict[str, Any]) -> None:
         """Adds one line to the JSON-lines file `name`."""

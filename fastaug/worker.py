@@ -15,6 +15,7 @@ from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError, S
 from fastaug.interrupts import StopRequest
 from fastaug.processes import build_accelerator, versions
 from fastaug.recipe import Recipe
+from fastaug.recipe_reading import flat
 from fastaug.run_folder import RunFolder
 
 
@@ -26,14 +27,13 @@ def run(recipe: Recipe) -> int:
     with StopRequest() as stop, ending:
         if os.environ.get("RANK", "0") == "0":  # the main process, before it is known whether the others come
             folder.open(recipe)
-            ending.owner = True
+            folder.write_status(None, "starting", 0)
         accelerator = build_accelerator(recipe)
         console = Console(accelerator.is_main_process)
         accelerator.wait_for_everyone()
         trainer = assemble(recipe, accelerator, folder, console)
         ending.trainer = trainer
-        trainer.order.check()
-        accelerator.init_trackers("fastaug")
+        accelerator.init_trackers("fastaug", config=flat(recipe))
         describe(trainer)
         figures = fit(trainer, stop)
         if accelerator.is_main_process:
@@ -47,7 +47,6 @@ class Ending:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self.owner = False  # holds the lock of the run folder
         self.trainer: Trainer | None = None
         self.code = EXIT_DONE
 
@@ -56,8 +55,10 @@ class Ending:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         reason = "done"
-        if error is not None:
-            if not isinstance(error, Exception):  # a second Ctrl-C, SystemExit
+        if isinstance(error, KeyboardInterrupt):  # the second Ctrl-C
+            self.code, reason = 1, "interrupted before the state was saved"
+        elif error is not None:
+            if not isinstance(error, Exception):
                 return False
             error = translated(error)
             self.code = error.code if isinstance(error, FastaugError) else 1
@@ -65,9 +66,12 @@ class Ending:
             if not isinstance(error, FastaugError):
                 traceback.print_exception(error)
             Console(True).print(f"stopped with code {self.code}: {reason}")
-        if self.owner:
+        rank = os.environ.get("RANK", "0")
+        if self._folder.locked or (rank != "0" and error is not None):
             try:
-                self._folder.write_status(self.code, reason, self.trainer.progress.step if self.trainer else 0)
+                step = self.trainer.progress.step if self.trainer else 0
+                name = "status.json" if self._folder.locked else f"status-{rank}.json"
+                self._folder.write_status(self.code, reason, step, name)
             except OSError as failure:
                 Console(True).print(f"status.json cannot be written: {failure}")
         self._folder.close()
@@ -76,7 +80,7 @@ class Ending:
 
 def translated(error: Exception) -> Exception:
     """`error`, or what it means when a library raised it."""
-    text = str(error)
+    text = str(error) or type(error).__name__
     if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in text:
         return FastaugError(f"out of memory: {text.splitlines()[0]}; raise train.accumulate or lower data.img_size")
     if isinstance(error, torch.distributed.DistError) or "gloo" in text.lower() or "Connection closed by peer" in text:
@@ -90,10 +94,10 @@ def translated(error: Exception) -> Exception:
 
 def describe(trainer: Trainer) -> None:
     """Says what is about to run."""
-    recipe, splits = trainer.recipe, trainer.data.splits
+    recipe, splits = trainer.recipe, trainer.parts.splits
     sizes = ", ".join(f"{len(splits.of(role))} {role}" for role in ("train", "meta", "select", "test"))
     trainer.console.print(
-        f"{recipe.model.name}, {len(trainer.data.classes)} classes, {sizes}; {trainer.last_step} updates of "
+        f"{recipe.model.name}, {len(trainer.parts.classes)} classes, {sizes}; {trainer.last_step} updates of "
         f"{recipe.train.batch_size} on {trainer.accelerator.num_processes} x {trainer.accelerator.device.type}"
     )
 
@@ -109,6 +113,7 @@ def finish(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
         "checkpoint": "last",
         "test": figures["test"],
         "select": figures.get("select"),
+        **{name: value for name, value in figures.items() if name not in ("test", "select")},
         "best": best,
         "images_per_second": speed,
         "train_seconds": progress.train_seconds,

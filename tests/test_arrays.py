@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastaug.arrays import materialize_arrays
-from fastaug.assemble import find_data
 from fastaug.data import Crop, DaliLoader, ResidentLoader
 from fastaug.errors import DataError, StorageError
 from fastaug.index import Folder, Index, cache_dir, load_index
 from fastaug.inert_pickle import read_table, uint8_rows
+from fastaug.loading import find_data
 from fastaug.order import Request
 from fastaug.recipe import Data, Recipe
 
@@ -256,7 +256,8 @@ def test_loaders_give_the_pixels_of_the_source(tmp_path: Path, form: str, loader
 def test_a_recipe_names_it(tmp_path: Path) -> None:
     source = mnist(tmp_path / "m")
     recipe = Recipe(data=Data(root=f"mnist:{tmp_path / 'm'}"))
-    index, splits = find_data(recipe, Accelerator(cpu=True))
+    parts = find_data(recipe, Accelerator(cpu=True))
+    index, splits = parts.index, parts.splits
     assert index is not None
     assert index.root == materialize_arrays("mnist", tmp_path / "m")
     assert (len(splits.train), len(splits.test)) == (len(source.train[1]), len(source.test[1]))

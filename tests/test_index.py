@@ -180,7 +180,6 @@ def test_healthy_files_of_every_kind(tmp_path):
         "b.BMP": encoded("BMP"),
         "w.webp": encoded("WEBP"),
         "t.tiff": encoded("TIFF"),
-        "g.gif": encoded("GIF", mode="L"),
         "p.ppm": encoded("PPM"),
         "p.pgm": encoded("PPM", mode="L"),
         "padded.jpg": encoded() + b"\0" * 1000,  # no end marker near the end, yet these two decode
@@ -483,3 +482,10 @@ def test_one_folder_for_two_roles(tmp_path):
 def test_an_unknown_exif_setting(tmp_path):
     with pytest.raises(ValueError, match="'turn'"):
         load_index(two_classes(tmp_path), exif="turn")
+
+
+def test_a_gif_is_listed_and_named_as_damaged_for_dali_does_not_decode_it(tmp_path):
+    two_classes(tmp_path)
+    put(tmp_path / "cat" / "g.gif", encoded("GIF", mode="L"))
+    index = load_index(tmp_path)
+    assert list(index.reasons) == [[*index.paths].index(b"cat/g.gif")]

@@ -35,7 +35,9 @@ def _handlers_untouched() -> Iterator[None]:
 
 def waiting(then: str = "pass") -> "subprocess.Popen[str]":
     code = WAIT.format(root=str(ROOT), then=then)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -58,15 +60,28 @@ def test_a_process_that_is_signalled_once_ends_by_itself() -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT"), ("SIGUSR1", "SIGTERM")])
-def test_a_second_signal_ends_the_process_at_once(first: str, second: str) -> None:
-    process = waiting(then="time.sleep(60)")
+@pytest.mark.parametrize("pause", [0.0, 1.5])
+def test_only_a_later_second_ctrl_c_ends_the_process_at_once(pause: float) -> None:
+    process = waiting(then="time.sleep(4)")
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "signal SIGINT\n"
+    time.sleep(pause)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=10)
+    assert (process.returncode == 0) == (pause == 0), output
+
+
+@pytest.mark.parametrize(("first", "second"), [("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGTERM")])
+def test_repeats_from_schedulers_and_launchers_change_nothing(first: str, second: str) -> None:
+    process = waiting(then="time.sleep(2)")
     process.send_signal(getattr(signal, first))
     assert process.stdout is not None
     assert process.stdout.readline() == f"signal {first}\n"
+    time.sleep(1.2)
     process.send_signal(getattr(signal, second))
-    assert process.wait(timeout=10) == -getattr(signal, second)
-    process.stdout.close()
+    process.communicate(timeout=10)
+    assert process.returncode == 0
 
 
 PARENT = """

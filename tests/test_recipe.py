@@ -156,6 +156,11 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     "other class, two labels": (["augment.other_class=true", "augment.cutmix=1"], "augment.other_class: has no place"),
     "other class, smoothing": (["augment.other_class=true", "augment.smoothing=0.1"], "augment.other_class: takes"),
     "mixing in a layer": (["augment.mix_layer=layer1"], "augment.mix_layer: mixes by CutMix alone"),
+    "mixing in a layer and shifting": (
+        ["augment.mix_layer=layer1", "augment.cutmix=1", "augment.shift=0.2"],
+        "augment.mix_layer: does not go with augment.shift",
+    ),
+    "annealing all the time": (["augment.anneal_epochs=100"], "augment.anneal_epochs: 100 leaves nothing of"),
     "group": (["augment.mix_group=7"], "augment.mix_group: 7 does not divide a micro-batch"),
     "repeats": (
         ["train.batch_size=10", "augment.repeats=3"],

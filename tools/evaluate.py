@@ -8,8 +8,10 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from fastaug.errors import FastaugError, StorageError
+from fastaug.recipe import Recipe
 from fastaug.recipe_reading import read_recipe
 
 
@@ -26,15 +28,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def evaluate_path(arguments: argparse.Namespace) -> None:
-    """Prints the figures and writes them where asked."""
-    from fastaug.assemble import assemble
+def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:
+    """The checkpoint folder that is meant and the recipe of its run."""
     from fastaug.checkpoint import latest
-    from fastaug.console import Console
-    from fastaug.engine import evaluate
-    from fastaug.processes import build_accelerator, versions
-    from fastaug.resume import load_into
-    from fastaug.run_folder import RunFolder
 
     is_run = (arguments.path / "recipe.yaml").is_file()
     run = arguments.path if is_run else arguments.path.resolve().parent.parent
@@ -42,20 +38,35 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     if path is None or not (run / "recipe.yaml").is_file():
         raise StorageError(f"{arguments.path}: neither a run folder with a checkpoint nor a checkpoint of a run")
     weights = [f"eval.weights={arguments.weights}"] if arguments.weights else []
-    recipe = read_recipe(run / "recipe.yaml", arguments.overrides + weights + ["run.trackers=[]"])
+    untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null"]
+    return path, read_recipe(run / "recipe.yaml", [*arguments.overrides, *weights, *untrained])
+
+
+def evaluate_path(arguments: argparse.Namespace) -> None:
+    """Prints the figures and writes them where asked."""
+    from fastaug import checkpoint
+    from fastaug.assemble import build_network
+    from fastaug.augment.batch import BatchAugment
+    from fastaug.console import Console
+    from fastaug.evaluation import Evaluator
+    from fastaug.loading import evaluation_loader, find_data
+    from fastaug.processes import build_accelerator, versions
+    from fastaug.resume import load_weights
+
+    path, recipe = checkpoint_and_recipe(arguments)
     accelerator = build_accelerator(recipe)
     console = Console(accelerator.is_main_process)
-    trainer = assemble(recipe, accelerator, RunFolder(run), console)
-    load_into(trainer, str(path))
-    figures = evaluate(trainer, arguments.split)
+    parts = find_data(recipe, accelerator)
+    network = build_network(recipe, len(parts.classes), accelerator)
+    load_weights(network, checkpoint.load(path).weights["ema" if recipe.eval.weights == "ema" else "model"])
+    loader = evaluation_loader(recipe, accelerator, parts, parts.splits.of(arguments.split))
+    evaluator = Evaluator(recipe, accelerator, parts, loader, BatchAugment(recipe, len(parts.classes)))
+    figures: dict[str, Any] = {"weights": recipe.eval.weights, **evaluator.run(network, arguments.split)}
+    for sample, reason in loader.skipped.items():
+        print(f"skipped: damaged image {parts.name_of(sample)}: {reason}")
     console.summary(f"{path}, {arguments.split}", {name: str(value) for name, value in figures.items()})
     if arguments.json and accelerator.is_main_process:
-        result = {
-            "checkpoint": str(path),
-            "split": arguments.split,
-            "figures": figures,
-            "versions": versions(),
-        }
+        result = {"checkpoint": str(path), "split": arguments.split, "figures": figures, "versions": versions()}
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     accelerator.end_training()
 

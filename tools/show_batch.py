@@ -49,7 +49,7 @@ def picture(arguments: argparse.Namespace) -> "Image":
 
     folder = RunFolder(recipe.run.dir or "")  # named only: nothing is written there
     trainer = assemble(recipe, build_accelerator(recipe), folder, Console(False))
-    batch = next(trainer.data.train.batches(trainer.order.requests(0, 1)))
+    batch = next(trainer.loader.batches(trainer.order.requests(0, 1)))
     if arguments.curve:
         return softening_curve(batch.images[0].cpu(), 255 * torch.tensor(recipe.data.mean))
     inputs, target = trainer.augment.training(batch, 0)

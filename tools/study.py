@@ -29,18 +29,17 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path, help="YAML file; docs/studies has examples")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every arm")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders; ended runs are reused")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every repetition here")
     return parser.parse_intermixed_args()
 
 
 def run_arm(arguments: argparse.Namespace, recipe: str, name: str, overrides: list[str], seed: int) -> dict[str, Any]:
-    """The result of one run; trains unless it is there already."""
+    """The result of one run; a run that has ended is only evaluated again."""
     folder = arguments.runs / f"{arguments.study.stem}-{name}-{seed}"
-    if not (folder / "result.json").exists():
-        settings = [f"run.dir={folder}", f"run.seed={seed}", *overrides, *arguments.overrides]
-        command = [sys.executable, str(REPO / "fastaug/train.py"), str(REPO / recipe), *settings]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    settings = [f"run.dir={folder}", f"run.seed={seed}", *overrides, *arguments.overrides]
+    command = [sys.executable, str(REPO / "fastaug/train.py"), str(REPO / recipe), *settings]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     result = json.loads((folder / "result.json").read_text())
     return {"error": 1 - result["top1"], "ece": result["ece"], "nll": result["nll"], "commit": result["commit"]}
 

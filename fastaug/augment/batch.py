@@ -15,7 +15,7 @@ from fastaug.data import Batch
 from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, crop_mix, identity_params, sample_crop_mix
 from fastaug.recipe import Recipe
 from fastaug.seeding import Key, Stream
-from fastaug.targets import SoftTarget, smoothed
+from fastaug.targets import SoftTarget, hard_target, smoothed
 
 
 class BatchAugment:
@@ -99,6 +99,11 @@ class BatchAugment:
             target = self.hidden.draw(Key(self.recipe.run.seed, epoch, Stream.MIX), batch, self.classes)
         smoothing = self.recipe.augment.smoothing
         return images, smoothed(target, smoothing) if smoothing else target
+
+    def blank(self, device: torch.device) -> tuple[Tensor, SoftTarget]:
+        """Two blank images without weight, for a process all of whose images are damaged: it still takes part."""
+        target = hard_target(torch.zeros(2, dtype=torch.int64, device=device), torch.zeros(2, device=device))
+        return torch.zeros(2, 3, *self.size, device=device), target
 
     def evaluation(self, batch: Batch) -> Tensor:
         """Normalised images [N, 3, S, S] float32, channels last."""

@@ -1,0 +1,57 @@
+"""Evaluation of one split, exact at any number of processes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import nn
+
+from fastaug.augment.batch import BatchAugment
+from fastaug.data import Loader
+from fastaug.loading import DataParts
+from fastaug.metrics import Evaluation
+from fastaug.order import evaluation_requests
+from fastaug.recipe import Recipe
+
+
+@dataclass
+class Evaluator:
+    """What evaluation needs; `loader` covers the split that is asked for."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    parts: DataParts
+    loader: Loader
+    augment: BatchAugment
+
+    @torch.no_grad()
+    def run(self, network: nn.Module, split: str) -> dict[str, Any]:
+        """Figures of `network` on a split, every image counted once; every process must call this."""
+        accelerator, recipe, classes = self.accelerator, self.recipe, len(self.parts.classes)
+        share_buffers(network)
+        ids = self.parts.splits.of(split)
+        meter = Evaluation(classes, recipe.eval.ece_bins, accelerator.device)
+        world, rank = accelerator.num_processes, accelerator.process_index
+        network.eval()
+        for batch in self.loader.batches(evaluation_requests(ids, recipe.eval.batch_size, world, rank)):
+            with accelerator.autocast():
+                logits = network(self.augment.evaluation(batch))
+            meter.add(logits[:, :classes], batch.labels)  # without the "other" class
+        network.train()
+        figures = meter.result(accelerator)
+        return {"skipped": len(ids) - figures["images"], **figures}
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Gives every process the buffers of the main one: between updates their BatchNorm statistics differ."""
+    if dist.is_available() and dist.is_initialized():
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def held_out_ids(parts: DataParts) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """All images that a run evaluates."""
+    return np.concatenate([parts.splits.select, parts.splits.test])

@@ -65,9 +65,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     ids = []
     for micro in range(accumulate):
         batch = next(batches)
-        inputs, target = (
-            trainer.augment.training(batch, epoch) if len(batch.ids) else trainer.augment.blank(accelerator.device)
-        )
+        inputs, target = trainer.augment.training(batch, epoch)
         if step == micro == 0:
             log_batch(trainer, batch, inputs, target, epoch)
         last = micro == accumulate - 1

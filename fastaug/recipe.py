@@ -122,7 +122,7 @@ class Augment:
     hflip: float = limits(0.5, low=0, high=1)  # probability
     shift: float = limits(0.0, low=0)  # soft crop: standard deviation of the shift, as a share of img_size; 0: off
     shift_limit: float = limits(1.0, low=0, high=1)  # largest shift, a share
-    fill: str = limits("mean", choices=("mean", "constant", "random"))  # what lies outside of an image
+    fill: str = limits("mean", choices=("mean", "constant", "random", "noise"))  # what lies outside of an image
     fill_value: float = limits(0.0, low=0, high=1)  # fill=constant
     mixup: float = limits(0.0, low=0)  # alpha; 0: off
     cutmix: float = limits(0.0, low=0)  # alpha; 0: off

@@ -1,6 +1,8 @@
-"""How runs end on data that cannot be used: before the first step, with a code and a message that says what to do."""
+"""Runs in this process: how they end, on sound data and on data that cannot be used, with a code and a reason."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -110,3 +112,127 @@ def test_a_tracker_that_is_not_installed(attempt, jpeg_folder):
     code, reason = attempt(f"data.root={jpeg_folder()}", "data.test_fraction=0.5", "run.trackers=[wandb]")
     assert code == 2
     assert "pip install wandb" in reason
+
+
+SMALL = [
+    *("data.img_size=28", "data.test_fraction=0.3", "data.threads=1", "model.name=test_resnet", "train.batch_size=8"),
+    *(
+        "train.epochs=1",
+        "optim.opt=adamw",
+        "optim.lr=1e-3",
+        "eval.batch_size=16",
+        "run.log_ids=true",
+        "run.log_every=1",
+    ),
+    *("augment.shift=0.1", "augment.cutmix=1.0"),
+]
+
+
+@pytest.fixture
+def train(tmp_path, jpeg_folder):
+    """train("key=value", ..., name="run") -> (exit code, run folder): 40 training and 16 test images of two classes."""
+    root = jpeg_folder(classes=2, images=28)
+    (tmp_path / "small.yaml").write_text(f"data: {{root: {root}}}")
+
+    def start(*overrides, name="run"):
+        folder = tmp_path / name
+        code = run(read_recipe(tmp_path / "small.yaml", [*SMALL, f"run.dir={folder}", *overrides]))
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+        return code, folder
+
+    start.root = root
+    return start
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def status(folder):
+    return json.loads((folder / "status.json").read_text())
+
+
+def test_select_picks_the_best_checkpoint_and_it_is_kept(train):
+    code, folder = train("data.select_fraction=0.2", "train.epochs=5", "run.keep=1")
+    assert code == 0
+    result = json.loads((folder / "result.json").read_text())
+    kept = {path.name for path in (folder / "checkpoints").glob("step-*")}
+    last = (folder / "checkpoints" / "last").read_text()
+    assert kept == {last, f"step-{result['best']['step']:08d}"}
+    log = lines(folder / "metrics.jsonl")
+    assert result["best"]["select_top1"] == max(line["top1"] for line in log if line["event"] == "select")
+    assert [line["epoch"] for line in log if line["event"] == "test"] == [5]  # test is looked at once, at the end
+
+
+def test_damaged_images_are_skipped_named_and_counted(train):
+    """Two are damaged when the index is made; two more are damaged behind its back, between two runs."""
+    damage = {"class0/003.jpg": 300, "class1/005.jpg": 0, "class0/007.jpg": 400, "class0/011.jpg": 500}
+    for name in ("class0/003.jpg", "class1/005.jpg"):
+        os.truncate(train.root / name, damage[name])
+    assert train(name="first")[0] == 0
+    for name in ("class0/007.jpg", "class0/011.jpg"):
+        os.truncate(train.root / name, damage[name])
+    code, folder = train("train.epochs=2")
+    assert code == 0
+    named = {Path(line["path"]).relative_to(train.root).as_posix() for line in lines(folder / "skipped.jsonl")}
+    assert named == damage.keys()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["skipped_images"] == 4
+    assert result["test"]["images"] + result["test"]["skipped"] == 16
+    used = [i for line in lines(folder / "ids-0.jsonl") if line["epoch"] == 0 for i in line["ids"]]
+    assert len(used) == len(set(used)) == 40 - (4 - result["test"]["skipped"])
+
+
+def test_a_batch_of_damaged_images_alone_does_not_end_the_run(train):
+    for path in (train.root / "class0").iterdir():
+        os.truncate(path, 300)
+    code, folder = train("train.batch_size=4", "train.accumulate=2", "data.split_seed=1")
+    assert code == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["skipped_images"] == 28
+    assert min(len(line["ids"]) for line in lines(folder / "ids-0.jsonl")) < 2
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(train):
+    settings = ["optim.opt=sgd", "optim.lr=1e30", "optim.sched=constant", "run.checkpoint_every=1", "eval.every=0"]
+    code, folder = train(*settings)
+    assert code == status(folder)["code"] == 4
+    assert f"not finite in update {status(folder)['step']};" in status(folder)["reason"]
+    saved = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    assert int(saved.name[5:]) == status(folder)["step"]
+
+
+def test_the_recipe_of_a_started_run_cannot_change(train):
+    assert train()[0] == 0
+    code, folder = train("optim.lr=0.5")
+    assert code == status(folder)["code"] == 2
+    assert "optim.lr" in status(folder)["reason"]
+    assert train("run.log_every=3")[0] == 0
+
+
+def test_a_run_does_not_continue_on_other_images(train):
+    assert train()[0] == 0
+    (train.root / "class0" / "003.jpg").rename(train.root / "class0" / "003b.jpg")
+    code, folder = train()
+    assert code == 3
+    assert "not those that" in status(folder)["reason"]
+
+
+@pytest.mark.parametrize(
+    "settings", [["train.precision=bf16"], ["model.ema=true", "eval.weights=ema"], ["optim.clip_grad=0.1"]]
+)
+def test_settings_of_training_run_to_a_result(train, settings):
+    code, folder = train(*settings)
+    assert code == 0
+    assert json.loads((folder / "result.json").read_text())["test"]["images"] == 16
+
+
+@pytest.mark.slow
+def test_compiled_training_gives_the_losses_of_eager_training(train):
+    losses = []
+    for compiled in ("false", "true"):
+        code, folder = train(f"model.compile={compiled}", "model.kwargs={norm_layer: groupnorm1}", name=compiled)
+        assert code == 0
+        losses.append([line["loss"] for line in lines(folder / "metrics.jsonl") if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)

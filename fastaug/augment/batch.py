@@ -13,7 +13,7 @@ from fastaug.augment.hidden import HiddenCutMix
 from fastaug.augment.policies import Policy, build_policy
 from fastaug.data import Batch
 from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, crop_mix, identity_params, sample_crop_mix
-from fastaug.recipe import Recipe
+from fastaug.recipe import SMALLEST_BATCH, Recipe
 from fastaug.seeding import Key, Stream
 from fastaug.targets import SoftTarget, hard_target, smoothed
 
@@ -98,12 +98,17 @@ class BatchAugment:
         if self.hidden is not None:
             target = self.hidden.draw(Key(self.recipe.run.seed, epoch, Stream.MIX), batch, self.classes)
         smoothing = self.recipe.augment.smoothing
-        return images, smoothed(target, smoothing) if smoothing else target
+        return self._padded(images, smoothed(target, smoothing) if smoothing else target)
 
-    def blank(self, device: torch.device) -> tuple[Tensor, SoftTarget]:
-        """Two blank images without weight, for a process all of whose images are damaged: it still takes part."""
-        target = hard_target(torch.zeros(2, dtype=torch.int64, device=device), torch.zeros(2, device=device))
-        return torch.zeros(2, 3, *self.size, device=device), target
+    def _padded(self, images: Tensor, target: SoftTarget) -> tuple[Tensor, SoftTarget]:
+        """Adds blank images without weight where damage left fewer than BatchNorm needs."""
+        missing = SMALLEST_BATCH - len(images)
+        if missing <= 0:
+            return images, target
+        device = images.device
+        blank = hard_target(torch.zeros(missing, dtype=torch.int64, device=device), torch.zeros(missing, device=device))
+        joined = (torch.cat(pair) for pair in zip(target[:3], blank[:3], strict=True))
+        return torch.cat([images, images.new_zeros(missing, 3, *self.size)]), SoftTarget(*joined)
 
     def evaluation(self, batch: Batch) -> Tensor:
         """Normalised images [N, 3, S, S] float32, channels last."""

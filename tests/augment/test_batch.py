@@ -18,7 +18,7 @@ CLASSES, SIDE, N = 5, 24, 12
 
 
 def batch(ids=range(N)):
-    ids = torch.tensor(list(ids))
+    ids = torch.tensor(list(ids), dtype=torch.int64)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (100, SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
     return Batch(images[ids], ids % CLASSES, ids, ids)
@@ -152,3 +152,12 @@ class TestHiddenCutMix:
 def test_dropblock_is_a_setting_of_timms_network():
     network = timm.create_model("test_resnet", drop_block_rate=0.1)
     assert any(type(module).__name__ == "DropBlock2d" for module in network.modules())
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_a_batch_that_damage_left_too_small_is_padded_without_weight(images):
+    keys = {key: value for key, value in EVERYTHING.items() if key != "aa"}
+    inputs, target = build(**keys).training(batch(range(images)), 0)
+    assert inputs.shape == (2, 3, SIDE, SIDE)
+    assert (target.weight[images:] == 0).all()
+    assert (target.weight[:images] > 0).all()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastaug.ops.crop_mix.masses import Soften, soft_targets
+from fastaug.ops.crop_mix.noise import with_noise
 from fastaug.ops.crop_mix.op import crop_mix_op, write_into
 from fastaug.ops.crop_mix.params import CropMixParams, check_params, identity_params, to_device
 from fastaug.ops.crop_mix.reference import compute_dtype, normaliser
@@ -53,6 +54,8 @@ def crop_mix(
     else:
         mixed = _check_out(out, nhwc, dtype)
         write_into(mixed, nhwc, geometry, colour, scale, bias)
+    if params.noise is not None:
+        mixed = with_noise(mixed, params, None if out is None else mixed)
     target = soft_targets(labels.long(), params, (height, width), classes, soften)
     return mixed.permute(0, 3, 1, 2), target
 

@@ -4,11 +4,12 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from fastaug.ops.crop_mix import rows
 from fastaug.ops.crop_mix.params import partner_users
 
 STREAM_BYTES = 4 << 20  # larger outputs do not stay in cache until the network reads them: write past it
+PARTS = 4  # of the work for each thread
+
+Floats = npt.NDArray[np.float32]
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -46,13 +50,15 @@ def forward(
         return
     images = (images if images.dtype == torch.uint8 else images.float()).contiguous()
     width, channels = images.shape[2:]
-    tables = torch.stack([_table(scale, bias), _table([1.0] * channels, [0.0] * channels)]).numpy()
+    tables = np.stack([_table(scale, bias), _table([1.0] * channels, [0.0] * channels)])
     bits = out.view(torch.int32 if out.dtype == torch.float32 else torch.int16).numpy()
     bits = bits.view(np.uint32 if out.dtype == torch.float32 else np.uint16)
     arrays = images.numpy(), geometry.numpy(), colour.numpy(), tables, (np.float32(0),) * channels, bits
 
-    def run(start: int, stop: int) -> None:
-        rows.forward(*arrays, bits.nbytes >= STREAM_BYTES, _work(width, channels), start, stop)
+    def run(parts: Iterator[tuple[int, int]]) -> None:
+        work = _work(width, channels)
+        for start, stop in parts:
+            rows.forward(*arrays, bits.nbytes >= STREAM_BYTES, work, start, stop)
 
     _in_threads(run, len(images))
 
@@ -65,36 +71,43 @@ def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[
     channels = (np.float32(0),) * gradient.shape[3]
     fixed = (gradient.numpy(), geometry.numpy(), colour.numpy(), users.numpy(), edges.numpy())
 
-    def run(start: int, stop: int) -> None:
-        rows.adjoint(*fixed, _table(scale, scale).numpy(), channels, out.numpy(), start, stop)
+    def run(parts: Iterator[tuple[int, int]]) -> None:
+        table = _table(scale, scale)
+        for start, stop in parts:
+            rows.adjoint(*fixed, table, channels, out.numpy(), start, stop)
 
     _in_threads(run, len(out))
     return out
 
 
-def _table(scale: Sequence[float], bias: Sequence[float]) -> Tensor:
+def _table(scale: Sequence[float], bias: Sequence[float]) -> Floats:
     """Scale and bias, each repeated for a block of pixels: [2, PIXELS * C] float32."""
-    return torch.tensor([list(scale) * rows.PIXELS, list(bias) * rows.PIXELS], dtype=torch.float32)
+    return np.array([list(scale) * rows.PIXELS, list(bias) * rows.PIXELS], dtype=np.float32)
 
 
 def _work(width: int, channels: int) -> tuple[Any, ...]:
     """Scratch memory of one thread for `rows.forward`."""
-    row, block = torch.empty(2, width * channels), torch.empty(2, rows.PIXELS * channels)
-    half = torch.empty(width * channels, dtype=torch.int16).numpy().view(np.uint16)
-    return row[0].numpy(), row[1].numpy(), block[0].numpy(), block[1].numpy(), half
+    row, block = (np.empty((2, n * channels), dtype=np.float32) for n in (width, rows.PIXELS))
+    return *row, *block, np.empty(width * channels, dtype=np.uint16)
 
 
-def _in_threads(run: Callable[[int, int], None], n: int) -> None:
-    """run(start, stop) over [0, n), an even share for each of torch's threads; the caller takes the first."""
+def _in_threads(run: Callable[[Iterator[tuple[int, int]]], None], n: int) -> None:
+    """run(parts) on each of torch's threads and the caller's; together they get every part of [0, n) once.
+
+    Parts are taken when needed: a helper may wake up only when most of the work is done.
+    """
     threads = max(min(torch.get_num_threads(), n), 1)
-    edges = [n * t // threads for t in range(threads + 1)]
     if threads == 1:
-        return run(0, n)
+        return run(iter([(0, n)]))
+    count = min(PARTS * threads, n)
+    edges = [n * p // count for p in range(count + 1)]
+    parts = iter(list(itertools.pairwise(edges)))  # a list's iterator, unlike a generator, may be shared by threads
     pool = _pool(os.getpid(), threads - 1)
-    others = [pool.submit(run, a, b) for a, b in itertools.pairwise(edges[1:])]
-    run(edges[0], edges[1])
+    others = [pool.submit(run, parts) for _ in range(threads - 1)]
+    run(parts)
     for other in others:
-        other.result()
+        if not other.cancel():  # one that has not started finds nothing left to do
+            other.result()
     return None
 
 

@@ -52,42 +52,42 @@ class Soften:
         return soft_augmentation_mass(v, k, classes, self.p_max, self.threshold)
 
 
-def visible_pixels(dy: Tensor, dx: Tensor, size: tuple[int, int], rect: Tensor) -> Tensor:
-    """Pixels of rect [N,4] (top, bottom, left, right) where a view shifted by dy, dx [N] shows its image: [N]."""
-    spans = []
-    for shift, length, start, end in zip((dy, dx), size, rect.T[::2], rect.T[1::2], strict=True):
-        first, stop = (-shift).clamp(0, length), (length - shift).clamp(0, length)
-        spans.append((torch.minimum(end, stop) - torch.maximum(start, first)).clamp_min(0))
-    return spans[0] * spans[1]
-
-
 def visible_counts(params: CropMixParams, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Visible pixels of the base outside of its box and of the partner in it [N,2]; of both whole views [N,2]."""
-    whole = params.box.new_tensor([0, size[0], 0, size[1]]).expand(len(params), 4)
-    dy, dx, partner = params.dy, params.dx, params.partner
-    view = visible_pixels(dy, dx, size, whole)
-    left = view - visible_pixels(dy, dx, size, params.box)
-    pasted = visible_pixels(dy[partner], dx[partner], size, params.box)
-    return torch.stack([left, pasted], 1), torch.stack([view, view[partner]], 1)
+    """Visible pixels of the base outside of its box and of the partner in it [N,2]; of both whole views [N,2].
+
+    Rows and columns at once, own view and partner's at once: on the CPU these small operations cost what their
+    number is, not what they compute. All [2 axes, 2 views, N].
+    """
+    shift = torch.stack([params.dy, params.dx])
+    shift = torch.stack([shift, shift[:, params.partner]], 1)
+    hidden = shift.clamp_min(0)  # of the end; of the start it is `first`
+    first, stop = hidden - shift, params.box.new_tensor(size)[:, None, None] - hidden
+    start, end = params.box.T.unflatten(0, (2, 2)).split(1, 1)
+    view = (stop - first).clamp_min(0).prod(0)
+    boxed = (torch.minimum(end, stop) - torch.maximum(start, first)).clamp_min(0).prod(0)
+    return torch.stack([view[0] - boxed[0], boxed[1]], 1), view.T
 
 
 def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften) -> tuple[Tensor, Tensor]:
     """Masses [N,2] and loss weights [N] of N samples, on the device of `params` (of k, if k is a tensor)."""
     pixels = size[0] * size[1]
     parts, whole = visible_counts(params, size)
-    pasted, share = params.pasted(), params.own_share()
+    pasted, blend = params.pasted(), params.blend
     if isinstance(soften.k, Tensor):
-        parts, whole, pasted, share = (to_device(t, soften.k.device) for t in (parts, whole, pasted, share))
-    lam = torch.where(pasted > 0, 1 - pasted / pixels, share)
+        parts, whole, pasted = (to_device(t, soften.k.device) for t in (parts, whole, pasted))
+        blend = blend if blend is None else to_device(blend, soften.k.device)
+    boxed = pasted > 0
+    lam = 1 - pasted / pixels
+    lam = lam if blend is None else torch.where(boxed, lam, blend)
     hard = torch.stack([lam, 1 - lam], 1)
     if soften.on == "none":
         return hard, torch.ones_like(lam)
-    own = soften.curve(whole / pixels, classes)
-    soft = hard * (own[:, :1] if soften.rule == "base" else own)
-    if soften.rule == "pixels":
-        seen = parts.sum(1, keepdim=True)
-        by_pixels = soften.curve(seen / pixels, classes) * parts / seen.clamp_min(1)
-        soft = torch.where((pasted > 0)[:, None], by_pixels, soft)
+    joint = boxed[:, None] if soften.rule == "pixels" else None  # samples whose two images are softened as one
+    seen = whole if joint is None else torch.where(joint, parts.sum(1, keepdim=True), whole)
+    curve = soften.curve(seen / pixels, classes)
+    soft = hard * (curve[:, :1] if soften.rule == "base" else curve)
+    if joint is not None:
+        soft = torch.where(joint, curve * parts / seen.clamp_min(1), soft)
     weight = torch.ones_like(lam) if soften.on == "target" else mass_confidence(soft.sum(1), classes)
     return hard if soften.on == "weight" else soft, weight
 

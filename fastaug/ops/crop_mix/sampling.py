@@ -13,7 +13,7 @@ from fastaug.seeding import IdArray, Key, Stream, uniform, words
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-FILLS = ("mean", "random", "constant")
+FILLS = ("mean", "random", "constant", "noise")
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -25,7 +25,8 @@ class Sampling:
 
     sigma: standard deviation of a shift as a share of the image's size; 0 is off. limit: largest shift, a share.
     fill: "mean", "constant" (`fill_value`, in [0, 1]) or "random", one colour per sample as in the release of
-    Soft Augmentation (mean + 0.01 std times a normal number per channel). hflip: probability. mixup, cutmix:
+    Soft Augmentation (mean + 0.01 std times a normal number per channel), or "noise", a normal number of mean and
+    std per pixel and channel (slower: `crop_mix` passes over the batch again). hflip: probability. mixup, cutmix:
     alpha of Beta(alpha, alpha), 0 is off. mixup_prob: share mixed at all; mixup_switch_prob: share of those that
     are CutMix where both are on. mixup_mode: one draw for a "batch" (block of `mix_group`) or each sample
     ("elem"). lam_fold: lambda := max(lambda, 1 - lambda), the base keeps the larger part. mix_group: partners
@@ -85,7 +86,9 @@ def sample_crop_mix(
     dy, dx = (truncated_shift(shift[:, a], size[a], sampling.sigma * strength, sampling.limit) for a in (0, 1))
     flip = uniform(key.on(Stream.FLIP), ids, 1)[:, 0] < sampling.hflip
     fill = _fill(key, ids, sampling, np.asarray(mean), np.asarray(std)) * white
-    arrays = (dy, dx, flip, partner, box, fill.astype(np.float32), blend.astype(np.float32))
+    arrays = [dy, dx, flip, partner, box, fill.astype(np.float32), blend.astype(np.float32)]
+    if sampling.fill == "noise":  # seeds of 63 bits
+        arrays.append((words(key.on(Stream.FILL), ids, 1)[:, 0] >> np.uint64(1)).astype(np.int64))
     return CropMixParams(*(torch.from_numpy(a) for a in arrays))
 
 
@@ -164,7 +167,7 @@ def _fill(key: Key, ids: Ints, sampling: Sampling, mean: Floats, std: Floats) ->
     if sampling.fill == "constant":
         return np.full((len(ids), len(mean)), sampling.fill_value)
     colour = np.broadcast_to(mean, (len(ids), len(mean)))
-    if sampling.fill == "mean":
+    if sampling.fill != "random":
         return colour
     u = uniform(key.on(Stream.FILL), ids, len(mean))
     return colour + 0.01 * std * ndtri(np.maximum(u, 2.0**-54))

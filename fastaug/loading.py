@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from fastaug.arrays import KINDS, materialize_arrays
 from fastaug.data import Crop, DaliLoader, Loader, ResidentLoader, SyntheticLoader
-from fastaug.embedded import materialize
 from fastaug.errors import DataError
 from fastaug.index import Index, load_index
 from fastaug.order import Ids, Order
 from fastaug.recipe import Recipe
+from fastaug.sources.arrays import KINDS, materialize_arrays
+from fastaug.sources.embedded import materialize
 from fastaug.splits import Splits, make_splits
 
 EMBEDDED = "embedded"

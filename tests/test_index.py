@@ -385,7 +385,7 @@ def test_the_cache_folder(monkeypatch):
 
 
 def test_importing_is_light():
-    code = "import sys, fastaug.index, fastaug.splits, fastaug.embedded as _\n"
+    code = "import sys, fastaug.index, fastaug.splits, fastaug.sources.embedded as _\n"
     code += "print([name for name in sys.argv[1:] if name in sys.modules])"
     heavy = ["torch", "nvidia.dali", "PIL", "rich", "mlxtend", "pandas"]
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)

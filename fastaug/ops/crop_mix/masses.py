@@ -65,7 +65,7 @@ def visible_counts(params: CropMixParams, size: tuple[int, int]) -> tuple[Tensor
     start, end = params.box.T.unflatten(0, (2, 2)).split(1, 1)
     view = (stop - first).clamp_min(0).prod(0)
     boxed = (torch.minimum(end, stop) - torch.maximum(start, first)).clamp_min(0).prod(0)
-    return torch.stack([view[0] - boxed[0], boxed[1]], 1), view.T
+    return torch.stack([view[0] - boxed[0], boxed[1]], 1), view.T.contiguous()
 
 
 def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fastaug.errors import DataError, StorageError
-from fastaug.materialized import make_once, write_pngs
+from fastaug.sources.materialized import make_once, write_pngs
 
 
 def fill(folder: Path) -> None:
@@ -56,7 +56,7 @@ def test_the_first_of_two_wins(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_leaves_no_set(tmp_path: Path) -> None:
-    code = "import os, pathlib, signal, sys; from fastaug.materialized import make_once\n"
+    code = "import os, pathlib, signal, sys; from fastaug.sources.materialized import make_once\n"
     code += "def write(folder):\n (folder / 'file').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     code += "make_once(pathlib.Path(sys.argv[1]), write)"
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "set")], check=False)

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.array_files import AGAIN, ArraySet, Files, Layout, Part, checked
 from fastaug.errors import DataError
+from fastaug.sources.array_files import AGAIN, ArraySet, Files, Layout, Part, checked
 
 DIGITS = tuple("0123456789")
 _UINT8 = 0x08

@@ -20,14 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastaug.arrays import materialize_arrays
 from fastaug.data import Crop, DaliLoader, ResidentLoader
 from fastaug.errors import DataError, StorageError
 from fastaug.index import Folder, Index, cache_dir, load_index
-from fastaug.inert_pickle import read_table, uint8_rows
 from fastaug.loading import find_data
 from fastaug.order import Request
 from fastaug.recipe import Data, Recipe
+from fastaug.sources.arrays import materialize_arrays
+from fastaug.sources.inert_pickle import read_table, uint8_rows
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100_NAMES = [f"kind_{99 - label}/ä" for label in range(100)]  # their own order is not that of the labels
@@ -282,7 +282,7 @@ def test_a_second_call_does_no_work_until_the_source_changes(tmp_path: Path) -> 
 
 def test_processes_that_race_leave_one_whole_set(tmp_path: Path) -> None:
     source = cifar10(tmp_path / "c")
-    code = "import sys, fastaug.arrays as a; print(a.materialize_arrays('cifar10', sys.argv[1]))"
+    code = "import sys, fastaug.sources.arrays as a; print(a.materialize_arrays('cifar10', sys.argv[1]))"
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "c")]
     env = os.environ | {"FASTAUG_CACHE": str(tmp_path / "cache")}
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
@@ -293,7 +293,7 @@ def test_processes_that_race_leave_one_whole_set(tmp_path: Path) -> None:
 
 
 def test_importing_is_light() -> None:
-    code = "import sys, fastaug.arrays\nprint([name for name in sys.argv[1:] if name in sys.modules])"
+    code = "import sys, fastaug.sources.arrays\nprint([name for name in sys.argv[1:] if name in sys.modules])"
     heavy = ["torch", "nvidia.dali", "PIL", "rich"]
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

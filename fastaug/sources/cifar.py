@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.array_files import AGAIN, ArraySet, Files, Layout, Part, checked, class_folders
 from fastaug.errors import DataError
-from fastaug.inert_pickle import read_table, text_of, uint8_rows
+from fastaug.sources.array_files import AGAIN, ArraySet, Files, Layout, Part, checked, class_folders
+from fastaug.sources.inert_pickle import read_table, text_of, uint8_rows
 
 _PIXELS = 3 * 32 * 32
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from fastaug.errors import DataError
 from fastaug.index import cache_dir
-from fastaug.materialized import make_once, write_pngs
 from fastaug.seeding import Key, Stream, permuted
+from fastaug.sources.materialized import make_once, write_pngs
 
 # Constant, so that "mnist5k" names the same three sets everywhere; ids are rows of the package's array.
 MNIST5K_KEY = Key(seed=5000, epoch=0, stream=Stream.SPLIT)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastaug.array_files import ArraySet, Layout, on_disk, read_archive, read_folder
-from fastaug.cifar import CIFAR10, CIFAR100
 from fastaug.errors import DataError
-from fastaug.idx import MNIST
 from fastaug.index import cache_dir
-from fastaug.materialized import make_once, write_pngs
+from fastaug.sources.array_files import ArraySet, Layout, on_disk, read_archive, read_folder
+from fastaug.sources.cifar import CIFAR10, CIFAR100
+from fastaug.sources.idx import MNIST
+from fastaug.sources.materialized import make_once, write_pngs
 
 KINDS: dict[str, tuple[Layout, ...]] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST}
 VERSION = 1  # of what is written

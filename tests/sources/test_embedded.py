@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastaug.embedded import KNOWN, MNIST5K_COUNTS, materialize
 from fastaug.errors import DataError, StorageError
 from fastaug.index import Folder, load_index
+from fastaug.sources.embedded import KNOWN, MNIST5K_COUNTS, materialize
 from fastaug.splits import make_splits
 
 
@@ -21,7 +21,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def root(cache: Path) -> Path:
     """Written by two processes at once."""
-    code = "import sys, pathlib, fastaug.embedded as e\n"
+    code = "import sys, pathlib, fastaug.sources.embedded as e\n"
     code += "print(e.materialize('mnist5k', pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-W", "error", "-c", code, str(cache)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -236,3 +236,40 @@ def test_compiled_training_gives_the_losses_of_eager_training(train):
         assert code == 0
         losses.append([line["loss"] for line in lines(folder / "metrics.jsonl") if "loss" in line])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
+SHRUNK = [
+    *("data.loader=dali", "data.test_fraction=0.3", "data.threads=1", "data.img_size=32", "model.name=test_resnet"),
+    *("train.epochs=1", "train.batch_size=8", "train.accumulate=1", "train.precision=no", "eval.batch_size=16"),
+    *("augment.anneal_epochs=0", "optim.warmup_epochs=0", "optim.decay_milestones=[1]", "run.log_every=1"),
+]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_trains_on_a_small_folder(path, jpeg_folder, tmp_path):
+    """With a small network and few images: that the keys go together, not that the claim at the recipe's head holds."""
+    given = read_recipe(path)
+    more = ["augment.mix_group=4"] if given.augment.mix_group else []
+    more += ["eval.img_size=48"] if given.eval.img_size else []
+    root = jpeg_folder(classes=2, images=28)
+    recipe = read_recipe(path, [f"data.root={root}", f"run.dir={tmp_path / 'run'}", *SHRUNK, *more])
+    assert run(recipe) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["images_seen"] == 40
+    assert result["test"]["images"] == 16
+    loss = [line["loss"] for line in lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    assert all(0 < value < 100 for value in loss)
+
+
+def test_the_other_class_is_trained_and_left_out_of_the_figures(train):
+    code, folder = train("augment.cutmix=0", "augment.shift=0.4", "augment.other_class=true", "augment.soften=target")
+    assert code == 0
+    assert json.loads((folder / "result.json").read_text())["test"]["top5"] == 1.0  # of two classes, not three
+
+
+def test_repeated_augmentation_and_a_hidden_layer_train_to_a_result(train):
+    code, folder = train("augment.repeats=2", "augment.shift=0", "augment.mix_layer=layer1")
+    assert code == 0
+    ids = [line["ids"] for line in lines(folder / "ids-0.jsonl")]
+    assert all(sorted(set(step)) == sorted(step)[::2] == sorted(step)[1::2] for step in ids)

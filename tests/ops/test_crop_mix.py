@@ -250,6 +250,8 @@ def test_bad_input_names_argument_value_and_remedy() -> None:
 
     refused(r"partner\[0\] = 4 is outside \[0, 4\)", partner=torch.tensor([4, 0, 1, 2]))
     refused(r"box\[2\] = \[0, 7, 0, 1\].*6 x 8", box=box)
+    box[2] = torch.tensor([0, 6, 5, 3])
+    refused(r"box\[2\] = \[0, 6, 5, 3\].*turned over", box=box)
     refused(r"params.dy must have shape \(4,\)", dy=params.dy[:3])
     refused("params.dx must be torch.int64", dx=params.dx.float())
     refused(r"params.blend must be in \[0, 1\]", blend=torch.full((4,), 1.5))

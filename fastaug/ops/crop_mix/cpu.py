@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +17,6 @@ from fastaug.ops.crop_mix import rows
 from fastaug.ops.crop_mix.params import partner_users
 
 STREAM_BYTES = 4 << 20  # larger outputs do not stay in cache until the network reads them: write past it
-PARTS = 4  # of the work for each thread
 
 Floats = npt.NDArray[np.float32]
 
@@ -55,10 +54,8 @@ def forward(
     bits = bits.view(np.uint32 if out.dtype == torch.float32 else np.uint16)
     arrays = images.numpy(), geometry.numpy(), colour.numpy(), tables, (np.float32(0),) * channels, bits
 
-    def run(parts: Iterator[tuple[int, int]]) -> None:
-        work = _work(width, channels)
-        for start, stop in parts:
-            rows.forward(*arrays, bits.nbytes >= STREAM_BYTES, work, start, stop)
+    def run(start: int, stop: int) -> None:
+        rows.forward(*arrays, bits.nbytes >= STREAM_BYTES, _work(width, channels), start, stop)
 
     _in_threads(run, len(images))
 
@@ -71,10 +68,8 @@ def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[
     channels = (np.float32(0),) * gradient.shape[3]
     fixed = (gradient.numpy(), geometry.numpy(), colour.numpy(), users.numpy(), edges.numpy())
 
-    def run(parts: Iterator[tuple[int, int]]) -> None:
-        table = _table(scale, scale)
-        for start, stop in parts:
-            rows.adjoint(*fixed, table, channels, out.numpy(), start, stop)
+    def run(start: int, stop: int) -> None:
+        rows.adjoint(*fixed, _table(scale, scale), channels, out.numpy(), start, stop)
 
     _in_threads(run, len(out))
     return out
@@ -91,23 +86,17 @@ def _work(width: int, channels: int) -> tuple[Any, ...]:
     return *row, *block, np.empty(width * channels, dtype=np.uint16)
 
 
-def _in_threads(run: Callable[[Iterator[tuple[int, int]]], None], n: int) -> None:
-    """run(parts) on each of torch's threads and the caller's; together they get every part of [0, n) once.
-
-    Parts are taken when needed: a helper may wake up only when most of the work is done.
-    """
+def _in_threads(run: Callable[[int, int], None], n: int) -> None:
+    """run(start, stop) over [0, n), an even share for each of torch's threads; the caller takes the first."""
     threads = max(min(torch.get_num_threads(), n), 1)
+    edges = [n * t // threads for t in range(threads + 1)]
     if threads == 1:
-        return run(iter([(0, n)]))
-    count = min(PARTS * threads, n)
-    edges = [n * p // count for p in range(count + 1)]
-    parts = iter(list(itertools.pairwise(edges)))  # a list's iterator, unlike a generator, may be shared by threads
+        return run(0, n)
     pool = _pool(os.getpid(), threads - 1)
-    others = [pool.submit(run, parts) for _ in range(threads - 1)]
-    run(parts)
+    others = [pool.submit(run, a, b) for a, b in itertools.pairwise(edges[1:])]
+    run(edges[0], edges[1])
     for other in others:
-        if not other.cancel():  # one that has not started finds nothing left to do
-            other.result()
+        other.result()
     return None
 
 

@@ -1,11 +1,7 @@
 """Runs the row programs of `rows` on CPU tensors, on as many threads as torch uses."""
 
-import functools
-import itertools
 import math
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +11,7 @@ from torch import Tensor
 
 from fastaug.ops.crop_mix import rows
 from fastaug.ops.crop_mix.params import partner_users
+from fastaug.ops.crop_mix.team import in_threads
 
 STREAM_BYTES = 4 << 20  # larger outputs do not stay in cache until the network reads them: write past it
 
@@ -57,7 +54,7 @@ def forward(
     def run(start: int, stop: int) -> None:
         rows.forward(*arrays, bits.nbytes >= STREAM_BYTES, _work(width, channels), start, stop)
 
-    _in_threads(run, len(images))
+    in_threads(run, len(images))
 
 
 def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float]) -> Tensor:
@@ -71,7 +68,7 @@ def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[
     def run(start: int, stop: int) -> None:
         rows.adjoint(*fixed, _table(scale, scale), channels, out.numpy(), start, stop)
 
-    _in_threads(run, len(out))
+    in_threads(run, len(out))
     return out
 
 
@@ -84,23 +81,3 @@ def _work(width: int, channels: int) -> tuple[Any, ...]:
     """Scratch memory of one thread for `rows.forward`."""
     row, block = (np.empty((2, n * channels), dtype=np.float32) for n in (width, rows.PIXELS))
     return *row, *block, np.empty(width * channels, dtype=np.uint16)
-
-
-def _in_threads(run: Callable[[int, int], None], n: int) -> None:
-    """run(start, stop) over [0, n), an even share for each of torch's threads; the caller takes the first."""
-    threads = max(min(torch.get_num_threads(), n), 1)
-    edges = [n * t // threads for t in range(threads + 1)]
-    if threads == 1:
-        return run(0, n)
-    pool = _pool(os.getpid(), threads - 1)
-    others = [pool.submit(run, a, b) for a, b in itertools.pairwise(edges[1:])]
-    run(edges[0], edges[1])
-    for other in others:
-        other.result()
-    return None
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001
-    """Helper threads of this process: a forked child has none of its parent's and starts its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="crop_mix")

@@ -12,6 +12,7 @@ from fastaug.augment.batch import BatchAugment
 from fastaug.augment.hidden import HiddenCutMix
 from fastaug.console import Console
 from fastaug.data import Loader
+from fastaug.errors import RecipeError
 from fastaug.evaluation import Evaluator, held_out_ids
 from fastaug.loading import DataParts, evaluation_loader, find_data, training_loader
 from fastaug.metrics import TrainMeter
@@ -97,6 +98,9 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     """A Trainer at step 0."""
     parts = find_data(recipe, accelerator)
     order = build_order(recipe, accelerator, parts.splits)
+    chance = 1 / len(parts.classes)
+    if recipe.augment.soften_p_max < chance:
+        raise RecipeError([f"augment.soften_p_max: {recipe.augment.soften_p_max} is below chance, {chance:.4g}"])
     network = build_network(recipe, len(parts.classes), accelerator)
     hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
     augment = BatchAugment(recipe, len(parts.classes), hidden)

@@ -24,6 +24,7 @@ def build_objective(augment: Augment) -> Objective:
 
     def published(logits: Tensor, target: SoftTarget) -> Tensor:
         losses = loss(logits, target._replace(weight=target.weight.new_ones(len(logits))), reduction="none")
-        return published_weighting(losses, target.weight) * len(logits)
+        real = target.weight > 0  # not the blank images that stand in for damaged ones
+        return published_weighting(losses[real], target.weight[real]) * real.sum() if real.any() else losses.sum() * 0
 
     return published

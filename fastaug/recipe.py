@@ -121,6 +121,7 @@ class Augment:
     cutout: float = limits(0.0, low=0, high=1)  # side of a blanked square, as a share of img_size; 0: off
     hflip: float = limits(0.5, low=0, high=1)  # probability
     shift: float = limits(0.0, low=0)  # soft crop: standard deviation of the shift, as a share of img_size; 0: off
+    shift_dist: str = limits("normal", choices=("normal", "uniform"))  # uniform: any pixel up to shift * img_size
     shift_limit: float = limits(1.0, low=0, high=1)  # largest shift, a share
     fill: str = limits("mean", choices=("mean", "constant", "random", "noise"))  # what lies outside of an image
     fill_value: float = limits(0.0, low=0, high=1)  # fill=constant
@@ -129,7 +130,7 @@ class Augment:
     mixup_prob: float = limits(1.0, low=0, high=1)  # share of updates (or images) that are mixed at all
     mixup_switch_prob: float = limits(0.5, low=0, high=1)  # of CutMix where both are on
     mixup_mode: str = limits("batch", choices=("batch", "elem"))  # one draw per mix_group, or per image
-    mix_group: int | None = limits(None, low=1)  # positions of the order that mix with each other; null: a micro-batch
+    mix_group: int | None = limits(None, low=2)  # positions of the order that mix with each other; null: a micro-batch
     lam_fold: bool = False  # the base keeps the larger part
     mix_layer: str | None = None  # CutMix in the output of this module instead of the image
     soften: str = limits("both", choices=("both", "target", "weight", "none"))  # what visibility changes
@@ -146,7 +147,7 @@ class Augment:
     focal_gamma: float = limits(2.0, low=0)
     bce_target_thresh: float | None = limits(None, above=0, below=1)
     bce_sum: bool = False
-    published_weighting: bool = False  # mean(weight) * mean(loss), as the released Soft Augmentation code computes
+    published_weighting: bool = False  # mean(weight) * mean(loss) of a micro-batch, as the released code
 
 
 @dataclass

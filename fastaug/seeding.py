@@ -67,7 +67,10 @@ def philox(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> npt.NDArray
 
 def words(key: Key, ids: IdArray, draws: int) -> npt.NDArray[np.uint64]:
     """64 random bits for each id and draw: [N, draws] uint64. Draw d of an id does not depend on `draws`."""
-    ids = np.asarray(ids, dtype=np.uint64).reshape(-1)
+    ids = np.asarray(ids).reshape(-1)
+    if ids.size and (ids.min() < 0 or ids.max() >= 2**48):
+        raise ValueError(f"ids must be in [0, 2**48), found {ids.min()} to {ids.max()}; number the samples from 0")
+    ids = ids.astype(np.uint64)
     low, high = ids & _LOW, ids >> _SHIFT
     calls = -(-draws // 2)  # one call gives 128 bits: two draws
     counter = np.empty((4, len(ids), calls), dtype=np.uint64)

@@ -4,9 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from fastaug.order import Order
 from fastaug.recipe_reading import read_recipe
 from fastaug.worker import run
 
@@ -260,6 +262,21 @@ def test_every_recipe_trains_on_a_small_folder(path, jpeg_folder, tmp_path):
     assert result["test"]["images"] == 16
     loss = [line["loss"] for line in lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
     assert all(0 < value < 100 for value in loss)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("path", [path for path in RECIPES if "imagenet" in path.stem], ids=lambda path: path.stem)
+def test_imagenet_recipes_suit_the_size_of_imagenet(path, world):
+    recipe = read_recipe(path)
+    train, augment = recipe.train, recipe.augment
+    keys = {"accumulate": train.accumulate, "drop_last": train.drop_last, "group": augment.mix_group or 1}
+    Order(np.arange(1_281_167), 0, train.batch_size, world, **keys).check()
+
+
+def test_a_largest_confidence_below_chance_is_refused(train):
+    code, folder = train("augment.soften_p_max=0.3")
+    assert code == 2
+    assert "augment.soften_p_max" in status(folder)["reason"]
 
 
 def test_the_other_class_is_trained_and_left_out_of_the_figures(train):

@@ -42,6 +42,7 @@ class BatchAugment:
         return Sampling(
             sigma=a.shift,
             limit=a.shift_limit,
+            shift=a.shift_dist,
             fill=a.fill,
             fill_value=a.fill_value,
             hflip=a.hflip,

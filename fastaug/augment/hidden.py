@@ -63,12 +63,17 @@ class HiddenCutMix:
         if features.ndim != 4:
             found = f"gives {features.ndim}-dimensional features"
             raise RecipeError([f"augment.mix_layer: {self._name} {found}; choose a layer with maps [N, C, H, W]"])
-        self._size = (features.shape[2], features.shape[3])
+        size = (features.shape[2], features.shape[3])
+        self._size = self._size or size  # of the training images, measured once
         if not module.training or self._params is None:
             return features
+        if size != self._size:
+            raise ValueError(f"boxes were drawn for feature maps {self._size}, found {size}")
         params, self._params = self._params.to(features.device), None
         rows = torch.arange(features.shape[2], device=features.device)[:, None]
         columns = torch.arange(features.shape[3], device=features.device)
         top, bottom, left, right = (side[:, None, None] for side in params.box.unbind(1))
         inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-        return torch.where(inside[:, None], features[params.partner], features)
+        n = len(params)  # behind these are blank images, where damage left too few
+        mixed = torch.where(inside[:, None], features[params.partner], features[:n])
+        return torch.cat([mixed, features[n:]]) if len(features) > n else mixed

@@ -136,6 +136,23 @@ class TestHiddenCutMix:
         hidden.draw(Key(0, 0, Stream.MIX), batch(), CLASSES)
         torch.testing.assert_close(network(inputs), expected)
 
+    def test_evaluation_at_another_size_changes_no_box(self):
+        network = self.network()
+        hidden = HiddenCutMix(network, self.keys(), 64)
+        before = hidden.draw(Key(0, 0, Stream.MIX), batch(), CLASSES)
+        network.eval()(torch.randn(2, 3, 96, 96))
+        after = hidden.draw(Key(0, 0, Stream.MIX), batch(), CLASSES)
+        assert (before.mass == after.mass).all()
+        with pytest.raises(ValueError, match="feature maps"):
+            network.train()(torch.randn(N, 3, 96, 96))
+
+    @pytest.mark.parametrize("images", [0, 1])
+    def test_blank_images_behind_the_batch_stay_as_they_are(self, images):
+        network = self.network()
+        hidden = HiddenCutMix(network, self.keys(), 64)
+        hidden.draw(Key(0, 0, Stream.MIX), batch(range(images)), CLASSES)
+        assert network(torch.randn(2, 3, 64, 64)).shape == (2, CLASSES)
+
     def test_measuring_leaves_the_network_as_it_was(self):
         network = self.network()
         before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -180,3 +180,22 @@ def test_masses_are_differentiable_in_k(rule: str, per_sample: bool) -> None:
 def test_bad_settings(change: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Soften(**change)  # type: ignore[arg-type]
+
+
+def test_a_mixed_samples_weight_is_the_mean_of_its_images_by_mass():
+    """Mixup of half a whole image and half one out of sight: only the visible one counts."""
+    n, size = 2, (8, 8)
+    params = CropMixParams(
+        dy=torch.tensor([0, 8]),
+        dx=torch.zeros(n, dtype=torch.int64),
+        flip=torch.zeros(n, dtype=torch.bool),
+        partner=torch.tensor([1, 0]),
+        box=torch.zeros(n, 4, dtype=torch.int64),
+        fill=torch.zeros(n, 3),
+        blend=torch.full((n,), 0.5),
+    )
+    mass, weight = masses(params, size, 100, Soften())
+    assert mass.tolist() == [[0.5, 0.0], [0.0, 0.5]]
+    assert weight.tolist() == [1.0, 1.0]
+    alone = CropMixParams(**{**vars(params), "blend": torch.ones(n)})
+    assert masses(alone, size, 100, Soften())[1].tolist() == [1.0, pytest.approx(0.01)]

@@ -142,3 +142,14 @@ def test_bad_settings(change: dict[str, object], match: str) -> None:
 def test_bad_strength() -> None:
     with pytest.raises(ValueError, match="strength must be in"):
         sample_crop_mix(KEY, [1], (8, 8), strength=1.1)
+
+
+def test_uniform_shifts_cover_every_pixel_up_to_their_bound_alike():
+    ids = np.arange(20_000)
+    params = sample_crop_mix(KEY, ids, (32, 64), Sampling(sigma=0.125, shift="uniform"))
+    for drawn, most in ((params.dy, 4), (params.dx, 8)):
+        values, counts = np.unique(drawn.numpy(), return_counts=True)
+        assert values.tolist() == list(range(-most, most + 1))
+        assert abs(counts - 20_000 / (2 * most + 1)).max() < 5 * np.sqrt(20_000 / (2 * most + 1))
+    with pytest.raises(ValueError, match="shift must be normal or uniform"):
+        Sampling(shift="flat")

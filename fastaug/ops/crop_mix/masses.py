@@ -85,11 +85,19 @@ def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: S
     joint = boxed[:, None] if soften.rule == "pixels" else None  # samples whose two images are softened as one
     seen = whole if joint is None else torch.where(joint, parts.sum(1, keepdim=True), whole)
     curve = soften.curve(seen / pixels, classes)
-    soft = hard * (curve[:, :1] if soften.rule == "base" else curve)
+    curve = curve[:, :1].expand_as(curve) if soften.rule == "base" else curve
+    soft = hard * curve
     if joint is not None:
         soft = torch.where(joint, curve * parts / seen.clamp_min(1), soft)
-    weight = torch.ones_like(lam) if soften.on == "target" else mass_confidence(soft.sum(1), classes)
+    weight = torch.ones_like(lam) if soften.on == "target" else _weights(soft, mass_confidence(curve, classes))
     return hard if soften.on == "weight" else soft, weight
+
+
+def _weights(mass: Tensor, weights: Tensor) -> Tensor:
+    """Mean by mass of the `weights` [N,2] of a mixed sample's two images, the base's where no mass is: [N]."""
+    total = mass.sum(1)
+    some = total > 0
+    return torch.where(some, (mass * weights).sum(1) / torch.where(some, total, 1), weights[:, 0])
 
 
 def soft_targets(

@@ -24,6 +24,7 @@ class Sampling:
     """How shifts, flips, boxes and blends are distributed. Mixing keys are timm's.
 
     sigma: standard deviation of a shift as a share of the image's size; 0 is off. limit: largest shift, a share.
+    shift: "normal", or "uniform" over the whole pixels up to sigma * size (the usual crop after padding).
     fill: "mean", "constant" (`fill_value`, in [0, 1]) or "random", one colour per sample as in the release of
     Soft Augmentation (mean + 0.01 std times a normal number per channel), or "noise", a normal number of mean and
     std per pixel and channel (slower: `crop_mix` passes over the batch again). hflip: probability. mixup, cutmix:
@@ -35,6 +36,7 @@ class Sampling:
 
     sigma: float = 0.0
     limit: float = 1.0
+    shift: str = "normal"
     fill: str = "mean"
     fill_value: float = 0.0
     hflip: float = 0.5
@@ -53,6 +55,8 @@ class Sampling:
         for name in ("limit", "hflip", "mixup_prob", "mixup_switch_prob", "fill_value"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], found {getattr(self, name)}")
+        if self.shift not in ("normal", "uniform"):
+            raise ValueError(f"shift must be normal or uniform, found {self.shift!r}")
         if self.fill not in FILLS:
             raise ValueError(f"fill must be one of {', '.join(FILLS)}, found {self.fill!r}")
         if self.mixup_mode not in ("batch", "elem"):
@@ -83,7 +87,8 @@ def sample_crop_mix(
     partner, leader = _partners(key, ids, sampling.mix_group)
     box, blend = _mixing(key, ids if sampling.mixup_mode == "elem" else leader, size, sampling)
     shift = uniform(key.on(Stream.SHIFT), ids, 2)
-    dy, dx = (truncated_shift(shift[:, a], size[a], sampling.sigma * strength, sampling.limit) for a in (0, 1))
+    draw = truncated_shift if sampling.shift == "normal" else uniform_shift
+    dy, dx = (draw(shift[:, a], size[a], sampling.sigma * strength, sampling.limit) for a in (0, 1))
     flip = uniform(key.on(Stream.FLIP), ids, 1)[:, 0] < sampling.hflip
     fill = _fill(key, ids, sampling, np.asarray(mean), np.asarray(std)) * white
     arrays = [dy, dx, flip, partner, box, fill.astype(np.float32), blend.astype(np.float32)]
@@ -104,6 +109,12 @@ def truncated_shift(u: Floats, size: int, sigma: float, limit: float) -> Ints:
     low = ndtr(-(most + 1) / (sigma * size))
     shift = np.trunc(sigma * size * ndtri(low + u * (1 - 2 * low)))
     return np.clip(shift, -most, most).astype(np.int64)  # u = 0 and rounding may land on the bound itself
+
+
+def uniform_shift(u: Floats, size: int, sigma: float, limit: float) -> Ints:
+    """Uniform u [N] in [0, 1) -> a whole number of pixels, uniform up to int(min(sigma, limit) * size) either way."""
+    most = int(min(sigma, limit) * size)
+    return np.floor(u * (2 * most + 1)).astype(np.int64) - most
 
 
 def beta_lambda(u: Floats, alpha: float) -> Floats:

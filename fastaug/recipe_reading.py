@@ -68,10 +68,13 @@ _set_yaml_12_resolvers()
 
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text; yaml.YAMLError when it is not strict YAML."""
+    loader = _StrictLoader(text)
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        return loader.get_single_data()
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise yaml.YAMLError(f"cannot be read: {error}") from error
+    finally:
+        loader.dispose()
 
 
 def _nearest(key: str, known: list[str]) -> str:

@@ -156,7 +156,8 @@ def trainer_grid(
 
 def log_batch(trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget, epoch: int) -> None:
     """If the run has trackers, gives them the grid of a batch and writes batch.png in the run folder; main process."""
-    if not (trainer.accelerator.is_main_process and trainer.accelerator.trackers):
+    whole = len(batch.ids) == len(inputs)  # not where blank images stand in for damaged ones
+    if not (trainer.accelerator.is_main_process and trainer.accelerator.trackers and whole):
         return
     grid = trainer_grid(trainer, batch, inputs, target, epoch)
     file = BytesIO()

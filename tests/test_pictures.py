@@ -130,7 +130,10 @@ def test_a_blend_says_its_share_and_what_of_both_is_visible():
     assert first[0] == ["cat", "id 7", "visible 1.00"]
     assert first[1] == ["dog", "blend 0.25", "visible 0.50"]
     assert first[2] == ["0.75 cat + 0.12 dog, rest 0.12"]
-    assert first[3] == ["visible 0.88", "confidence 0.78", f"loss weight {0.875 + 0.125 / 4:.2f}"]
+    weight = (0.75 * 1 + 0.125 * (0.5 + 0.5 / 4)) / (
+        0.75 + 0.125
+    )  # the mean by mass of a whole image's and a half one's
+    assert first[3] == ["visible 0.88", "confidence 0.78", f"loss weight {weight:.2f}"]
     assert second[1] == ["not mixed"]
 
 

@@ -50,11 +50,16 @@ def smoothed(target: SoftTarget, smoothing: float | Tensor) -> SoftTarget:
 
 
 def mixed_target(classes: Tensor, mass: Tensor, weights: Tensor) -> SoftTarget:
-    """Pairs [B,2], base first; weight sum_j mass_j w_j / sum_j mass_j, the base's w where no mass is."""
+    """Pairs of classes, mass and loss weights, all [B,2], base first; the weights are joined by `mixed_weight`."""
+    return SoftTarget(classes.long(), mass, mixed_weight(mass, weights))
+
+
+def mixed_weight(mass: Tensor, weights: Tensor) -> Tensor:
+    """Loss weight [B] of mixed samples: sum_j mass_j w_j / sum_j mass_j, the base's w where no mass is."""
     total = mass.sum(1)
     seen = total > 0
     mean = (mass * weights).sum(1) / torch.where(seen, total, 1)
-    return SoftTarget(classes.long(), mass, torch.where(seen, mean, weights[:, 0]))
+    return torch.where(seen, mean, weights[:, 0])
 
 
 def other_class_target(labels: Tensor, probability: Tensor, num_classes: int) -> SoftTarget:

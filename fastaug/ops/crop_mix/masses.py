@@ -9,6 +9,7 @@ from fastaug.ops.crop_mix.params import CropMixParams, to_device
 from fastaug.targets import (
     SoftTarget,
     mass_confidence,
+    mixed_weight,
     other_class_target,
     soft_augmentation_mass,
 )
@@ -89,15 +90,8 @@ def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: S
     soft = hard * curve
     if joint is not None:
         soft = torch.where(joint, curve * parts / seen.clamp_min(1), soft)
-    weight = torch.ones_like(lam) if soften.on == "target" else _weights(soft, mass_confidence(curve, classes))
+    weight = torch.ones_like(lam) if soften.on == "target" else mixed_weight(soft, mass_confidence(curve, classes))
     return hard if soften.on == "weight" else soft, weight
-
-
-def _weights(mass: Tensor, weights: Tensor) -> Tensor:
-    """Mean by mass of the `weights` [N,2] of a mixed sample's two images, the base's where no mass is: [N]."""
-    total = mass.sum(1)
-    some = total > 0
-    return torch.where(some, (mass * weights).sum(1) / torch.where(some, total, 1), weights[:, 0])
 
 
 def soft_targets(

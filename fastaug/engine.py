@@ -7,15 +7,19 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastaug.assemble import Trainer
 from fastaug.data import Batch
 from fastaug.errors import Stopped
 from fastaug.interrupts import StopRequest
+from fastaug.meta_log import alarms
 from fastaug.pictures import log_batch
 from fastaug.processes import any_process, merged, stop_if_not_finite
 from fastaug.resume import restore, save
+from fastaug.samples import found_errors, suspicion, write_samples
 from fastaug.seeding import Key, Stream, scalar_seed
+from fastaug.targets import SoftTarget
 
 
 def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
@@ -40,6 +44,7 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
             if stops or improved or progress.step == total or saves(run.checkpoint_every, progress.step, epoch_ends):
                 clock.pause()
                 collect_skipped(trainer)
+                log_meta(trainer)
                 save(trainer)
             if stops:
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes when the first one leaves
@@ -54,41 +59,68 @@ def saves(every: int, step: int, epoch_ends: bool) -> bool:
 
 
 def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
-    """One update: forward and backward for each micro-batch, then one optimizer step. Returns its learning rate."""
+    """One update: forward and backward for each micro-batch, one optimizer step, a meta step if one is due.
+
+    Returns its learning rate.
+    """
     accelerator, progress, order = trainer.accelerator, trainer.progress, trainer.order
-    step, world, accumulate = progress.step, accelerator.num_processes, order.accumulate
+    step, world = progress.step, accelerator.num_processes
     epoch, images = step // order.steps_per_epoch, order.size(step)
     rate = trainer.set_rate(step)
     # Dropout and drop path draw from torch's generator: seeding each update leaves no state to save.
-    torch.manual_seed(scalar_seed(Key(trainer.recipe.run.seed, epoch, Stream.MODEL), step * world + order.rank))
+    seed = scalar_seed(Key(trainer.recipe.run.seed, epoch, Stream.MODEL), step * world + order.rank)
+    torch.manual_seed(seed)
     total = torch.zeros((), device=accelerator.device)
     ids = []
-    for micro in range(accumulate):
+    for micro in range(order.accumulate):
         batch = next(batches)
-        inputs, target = trainer.augment.training(batch, epoch)
+        inputs, target = augmented(trainer, batch, seed)
         if step == micro == 0:
             log_batch(trainer, batch, inputs, target, epoch)
-        last = micro == accumulate - 1
+        last = micro == order.accumulate - 1
         with nullcontext() if last else accelerator.no_sync(trainer.model):
             # Of all processes' images, damaged ones too: every image weighs the same at any number of processes.
-            loss = trainer.objective(trainer.model(inputs), target) / images
+            logits = trainer.model(inputs)
+            loss = trainer.objective(logits, target) / images
             accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
         total += loss.detach()
+        if trainer.sample_losses is not None:
+            trainer.sample_losses.add(batch, logits.detach(), target)
         ids.append(batch.ids)
-    # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.
-    norm = accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad or math.inf)
-    checked = torch.stack([total, norm.to(total)]) if accelerator.scaler is None else total
-    stop_if_not_finite(accelerator, checked, "the training loss or its gradient", step)
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad()
-    if trainer.ema is not None:
-        trainer.ema.update(trainer.network, step + 1)
+    update(trainer, batch, total, seed)
     trainer.meter.add(total)
     progress.step, progress.images_seen = step + 1, progress.images_seen + images
     if trainer.recipe.run.log_ids:
         line = {"step": progress.step, "epoch": epoch, "ids": torch.cat(ids).tolist()}
         trainer.folder.append(f"ids-{order.rank}.jsonl", line)
     return rate
+
+
+def augmented(trainer: Trainer, batch: Batch, seed: int) -> tuple[Tensor, SoftTarget]:
+    """A micro-batch as the network gets it, with instant weights and labels if the recipe learns those."""
+    step = trainer.progress.step
+    inputs, target = trainer.augment.training(batch, step // trainer.order.steps_per_epoch)
+    if trainer.meta is not None and trainer.meta.sets_targets(step):
+        target = trainer.meta.targets(inputs, target, step, seed)
+    return inputs, target
+
+
+def update(trainer: Trainer, batch: Batch, loss: Tensor, seed: int) -> None:
+    """Clips, steps the optimizer and the moving average, and takes the meta step on `batch`, the last micro-batch."""
+    accelerator, step, meta = trainer.accelerator, trainer.progress.step, trainer.meta
+    # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.
+    norm = accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad or math.inf)
+    checked = torch.stack([loss, norm.to(loss)]) if accelerator.scaler is None else loss
+    stop_if_not_finite(accelerator, checked, "the training loss or its gradient", step)
+    meta_due = meta is not None and meta.due(step)
+    if meta_due:
+        meta.record(norm)
+    trainer.optimizer.step()
+    if trainer.ema is not None:
+        trainer.ema.update(trainer.network, step + 1)
+    if meta_due:
+        meta.step(batch, step, seed)
+    trainer.optimizer.zero_grad()
 
 
 class Clock:
@@ -126,6 +158,22 @@ def log_training(trainer: Trainer, rate: float, clock: Clock) -> None:
     values = {"loss": loss, "lr": rate, "images_per_second": speed}
     report(trainer, "train", values)
     trainer.console.print(f"epoch {epoch:.2f}  update {step}  loss {loss:.4f}  lr {rate:.3g}  {speed:.0f} images/s")
+    log_meta(trainer)
+
+
+def log_meta(trainer: Trainer) -> None:
+    """A line for every meta step since the last call, one for what is learned now, and the alarms."""
+    lines = [] if trainer.meta is None else trainer.meta.log.read()
+    if not lines or not trainer.accelerator.is_main_process:
+        return
+    for line in lines:
+        trainer.folder.append("metrics.jsonl", line)
+    learned = trainer.meta.learned
+    summary = learned.summary() | found_errors(trainer.parts, suspicion(learned, None))
+    found = alarms(summary, trainer.meta.log.skipped)
+    report(trainer, "learned", summary | ({"alarms": found} if found else {}))
+    for alarm in found:
+        trainer.console.print(f"meta step: {alarm}")
 
 
 def report(trainer: Trainer, event: str, values: dict[str, Any]) -> None:
@@ -172,7 +220,18 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
     if trainer.ema is not None:
         other = "ema" if trainer.recipe.eval.weights == "raw" else "raw"
         figures[f"test_{other}"] = evaluate(trainer, "test", other)
-    return figures
+    return figures | judge_samples(trainer)
+
+
+def judge_samples(trainer: Trainer) -> dict[str, Any]:
+    """Writes samples.csv where losses or weights of single images are known; how well they find replaced labels."""
+    losses = None if trainer.sample_losses is None else trainer.sample_losses.means(trainer.accelerator)
+    scores = suspicion(None if trainer.meta is None else trainer.meta.learned, losses)
+    if not scores:
+        return {}
+    if trainer.accelerator.is_main_process:
+        write_samples(trainer.parts, scores, trainer.folder.path / "samples.csv")
+    return {"samples": found_errors(trainer.parts, scores)}
 
 
 def collect_skipped(trainer: Trainer) -> None:

@@ -11,8 +11,11 @@ from accelerate import Accelerator
 from fastaug.data import Crop, DaliLoader, Loader, ResidentLoader, SyntheticLoader
 from fastaug.errors import DataError
 from fastaug.index import Index, load_index
+from fastaug.labels import with_labels
 from fastaug.order import Ids, Order
 from fastaug.recipe import Recipe
+from fastaug.shards.layout import ShardIndex, is_shard_folder, open_shards
+from fastaug.shards.loader import RawShardLoader
 from fastaug.sources.arrays import KINDS, materialize_arrays
 from fastaug.sources.embedded import materialize
 from fastaug.splits import Splits, make_splits
@@ -22,11 +25,15 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True)
 class DataParts:
-    """Classes and splits of a run's data; `index` is None for synthetic data."""
+    """Classes and splits of a run's data; `index` is None for synthetic data.
+
+    `folder_labels` are those of the class folders, the labels of `index` unless data.labels replaces some.
+    """
 
     classes: tuple[str, ...]
     splits: Splits
     index: Index | None
+    folder_labels: Ids | None = None
 
     def held_out(self) -> list[str]:
         """The splits that can be evaluated."""
@@ -37,11 +44,16 @@ class DataParts:
         return "" if self.index is None else os.fsdecode(self.index.path(sample)).encode(errors="replace").decode()
 
     def fingerprint(self) -> str:
-        """SHA-256 of which images are trained on, by relative path: tells whether a run continues on the same data."""
+        """SHA-256 of which images are trained on, by relative path: tells whether a run continues on the same data.
+
+        Shards count as other data than the originals: their pixels differ.
+        """
         digest = hashlib.sha256(self.splits.train.tobytes())
         if self.index is not None:
             digest.update(self.index.paths.blob)
             digest.update(self.index.labels.tobytes())
+        if isinstance(self.index, ShardIndex):
+            digest.update(self.index.settings.pixels())
         return digest.hexdigest()
 
 
@@ -55,6 +67,11 @@ def find_root(root: str, progress: bool) -> Path:
     return Path(root)
 
 
+def find_index(root: Path, exif: str, progress: bool) -> Index:
+    """The index of an image folder or of a shard folder."""
+    return open_shards(root, exif) if is_shard_folder(root) else load_index(root, exif=exif, progress=progress)
+
+
 def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     """Index and splits; the main process makes them first, the others read its cache."""
     data = recipe.data
@@ -65,7 +82,7 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
         return DataParts(tuple(map(str, range(data.synthetic_classes))), splits, None)
     with accelerator.main_process_first():
         main = accelerator.is_main_process
-        index = load_index(find_root(data.root, main), exif=data.exif, progress=main)
+        index = find_index(find_root(data.root, main), data.exif, main)
     splits = make_splits(
         index,
         seed=data.split_seed,
@@ -74,7 +91,10 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
         test=data.test_fraction,
         files=None if data.splits is None else Path(data.splits),
     )
-    return DataParts(index.classes, splits, index)
+    given = index.labels
+    if data.labels is not None:
+        index = with_labels(index, splits, Path(data.labels))
+    return DataParts(index.classes, splits, index, given)
 
 
 def training_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, order: Order) -> Loader:
@@ -91,6 +111,13 @@ def evaluation_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts
     return _loader(recipe, accelerator, parts, ids, crop, recipe.eval.batch_size)
 
 
+def meta_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> Loader:
+    """The loader of the meta split: cut as evaluation images are, at the size that is trained on."""
+    kind = "whole" if recipe.data.crop == "whole" else "center"
+    crop = Crop(kind, recipe.data.img_size, recipe.data, recipe.run.seed)
+    return _loader(recipe, accelerator, parts, parts.splits.meta, crop, recipe.meta.batch_size)
+
+
 def _loader(
     recipe: Recipe, accelerator: Accelerator, parts: DataParts, ids: Ids, crop: Crop, largest_batch: int
 ) -> Loader:
@@ -100,6 +127,9 @@ def _loader(
     if not len(ids):
         raise DataError("the split is empty; choose another one, or set data.select_fraction or data.meta_fraction")
     threads = _threads(recipe, accelerator)
+    if isinstance(parts.index, ShardIndex) and parts.index.settings.format == "raw":
+        raw = RawShardLoader(parts.index, data, crop, largest_batch=largest_batch, threads=threads, device=device)
+        return ResidentLoader(raw, ids) if data.loader == "resident" else raw  # type: ignore[arg-type]
     dali = DaliLoader(parts.index, data, crop, largest_batch=largest_batch, threads=threads, device=device)
     return ResidentLoader(dali, ids) if data.loader == "resident" else dali
 

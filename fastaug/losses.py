@@ -81,6 +81,23 @@ def soft_bce(
     return reduce_losses(losses.sum(1) if sum_classes else losses.mean(1), target.weight, reduction)
 
 
+def soft_gce(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", q: float = 0.7) -> Tensor:
+    """sum_c t_c (1 - p_c^q) / q, generalised cross-entropy (Zhang and Sabuncu 2018, eq. 6) averaged under the target.
+
+    Robust to wrong labels: the larger q, the less samples count that the network gives a small probability.
+    """
+    if not 0 < q <= 1:
+        raise ValueError(f"the exponent q of generalised cross-entropy must be in (0, 1], found {q}")
+    log_p = log_probabilities(logits, target)
+    return reduce_losses(-expectation(torch.expm1(q * log_p) / q, target), target.weight, reduction)
+
+
+def trimmed(losses: Tensor, share: float) -> Tensor:
+    """The sum of `losses` [B] but for the round(share B) largest, scaled by B / (samples that are left)."""
+    kept = len(losses) - round(share * len(losses))
+    return losses.topk(kept, largest=False).values.sum() * (len(losses) / max(kept, 1))
+
+
 def published_weighting(losses: Tensor, weight: Tensor) -> Tensor:
     """mean(weight) * mean(losses) of weights and unweighted losses [B]; only to reproduce published numbers.
 
@@ -96,4 +113,5 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "symmetric_kl": symmetric_kl,
     "focal": soft_focal,
     "bce": soft_bce,
+    "gce": soft_gce,
 }

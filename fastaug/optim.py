@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fastaug.errors import RecipeError
+from fastaug.meta_parameters import InnerRates
 from fastaug.recipe import Optim
 
 SetRate = Callable[[int], float]  # update number -> learning rate, set in the optimizer
@@ -32,6 +33,17 @@ def build_optimizer(optim: Optim, network: nn.Module) -> Optimizer:
         raise RecipeError([f"optim.opt: {optim.opt} cannot be built: {error}"]) from error
 
 
+def build_learned_schedule(set_rate: SetRate, optimizer: Optimizer, learned: InnerRates) -> SetRate:
+    """`set_rate`, then what is learned on top of it."""
+
+    def set_both(update: int) -> float:
+        set_rate(update)
+        learned.set(optimizer)
+        return optimizer.param_groups[0]["lr"]
+
+    return set_both
+
+
 def build_schedule(optim: Optim, optimizer: Optimizer, *, epochs: int, updates_per_epoch: int) -> SetRate:
     """A function that sets the learning rates of update u (from 0) and returns the first group's."""
     scheduler = None
@@ -51,9 +63,14 @@ def build_schedule(optim: Optim, optimizer: Optimizer, *, epochs: int, updates_p
             updates_per_epoch=updates_per_epoch,
         )
 
+    given = [group["lr"] for group in optimizer.param_groups]
+
     def set_rate(update: int) -> float:
         if scheduler is not None:
             scheduler.step_update(update)
+        else:
+            for group, rate in zip(optimizer.param_groups, given, strict=True):
+                group["lr"] = rate  # the meta step may have changed it
         return optimizer.param_groups[0]["lr"]
 
     return set_rate

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LOADERS = ("dali", "resident", "synthetic")
+META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
+META_ENGINES = ("forward", "functional", "reverse", "difference", "implicit", "unroll")
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
 
 
@@ -36,6 +38,7 @@ class Run:
     checkpoint_every: int = limits(0, low=0)  # optimizer steps; 0: at the end of every epoch
     keep: int = limits(3, low=1)  # checkpoints kept, besides the best one
     log_ids: bool = False  # write the ids of every step and process to ids-<rank>.jsonl
+    log_losses: bool = False  # write the mean training loss of every image to samples.csv
     trackers: list[str] = limits([], choices=("tensorboard", "wandb"))
 
 
@@ -58,6 +61,7 @@ class Data:
     select_fraction: float = limits(0.0, low=0, below=1)  # share of train that picks the best checkpoint
     meta_fraction: float = limits(0.0, low=0, below=1)  # share of train that drives the meta step
     split_seed: int = limits(0, low=0)  # of the fractions; not run.seed, so that runs share their test set
+    labels: str | None = None  # file that replaces labels of training images, see fastaug/labels.py
     splits: str | None = None  # folder with train.txt, meta.txt, select.txt, test.txt of ids or paths
     synthetic_images: int = limits(4096, low=1)  # loader=synthetic: images and classes
     synthetic_classes: int = limits(1000, low=2)
@@ -143,11 +147,40 @@ class Augment:
     anneal_epochs: int = limits(0, low=0)  # at the end of training, with the shift / anneal_factor
     anneal_factor: float = limits(1000.0, low=1)
     smoothing: float = limits(0.0, low=0, below=1)  # label smoothing
-    loss: str = limits("ce", choices=("ce", "kl", "symmetric_kl", "focal", "bce"))
+    loss: str = limits("ce", choices=("ce", "kl", "symmetric_kl", "focal", "bce", "gce"))
+    gce_q: float = limits(0.7, above=0, high=1)  # generalised cross-entropy: towards 0 cross-entropy, 1 mean error
+    trim: float = limits(0.0, low=0, below=1)  # share of a micro-batch left out, those with the largest losses
     focal_gamma: float = limits(2.0, low=0)
     bce_target_thresh: float | None = limits(None, above=0, below=1)
     bce_sum: bool = False
     published_weighting: bool = False  # mean(weight) * mean(loss) of a micro-batch, as the released code
+
+
+@dataclass
+class Meta:
+    """The meta step: what augmentation, weights and labels learn from the meta split. Off while `learn` is empty."""
+
+    learn: list[str] = limits([], choices=META_PARTS)  # see fastaug/meta_parameters.py
+    every: int = limits(10, low=1)  # K: updates between two meta steps
+    fraction: float = limits(0.25, above=0, high=1)  # f: share of a micro-batch that a meta step differentiates
+    batch_size: int = limits(64, low=SMALLEST_BATCH)  # meta images of a validation gradient, over all processes
+    start_epochs: float = limits(0.0, low=0)  # warm-up without meta steps
+    engine: str = limits("auto", choices=("auto", *META_ENGINES))  # auto: chosen by a self-test, printed
+    approximate: bool = False  # optimizers without an exact Jacobian: u = -lr v instead of an error
+    renew: int = limits(1, low=1)  # meta steps between two validation gradients
+    half_life: float = limits(0.0, low=0)  # updates after which a validation gradient counts half; 0: no average
+    weights: str = limits("raw", choices=("raw", "ema"))  # which weights of the network are validated
+    probabilities: str = limits("score", choices=("score", "gumbel"))  # how operations' probabilities learn
+    temperature: float = limits(0.5, above=0)  # gumbel: lower is nearer to the hard choice
+    magnitudes: bool = True  # the policy's magnitudes learn too
+    slots: int = limits(2, low=1, high=8)  # operations of the policy one after the other
+    policy_lr: float = limits(0.01, low=0)  # Adam on unbounded parameters, as the next three
+    softness_lr: float = limits(0.01, low=0)
+    smoothing_lr: float = limits(0.01, low=0)
+    optim_lr: float = limits(0.01, low=0)
+    weights_lr: float = limits(0.5, low=0)  # of the table: largest step of a sample's logit is 3 times it
+    labels_temperature: float = limits(1.0, above=0)  # instant labels: larger stays nearer to uniform
+    labels_trust: float = limits(5.0, low=0)  # instant labels: how much the given label counts
 
 
 @dataclass
@@ -167,6 +200,7 @@ class Recipe:
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     augment: Augment = field(default_factory=Augment)
+    meta: Meta = field(default_factory=Meta)
     eval: Eval = field(default_factory=Eval)
 
 

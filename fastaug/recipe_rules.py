@@ -5,7 +5,8 @@ from dataclasses import fields
 from typing import Any
 
 from fastaug.augment.names import parse_policy
-from fastaug.recipe import Recipe
+from fastaug.meta_rules import META_RULES
+from fastaug.recipe import Augment, Recipe
 
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
 _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
@@ -111,6 +112,42 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
 ]
 
+# Keys of `augment` that do nothing on their own: (does something when, said in words, keys).
+_NEEDS: list[tuple[Callable[[Recipe], bool], str, list[str]]] = [
+    (lambda r: r.augment.loss == "bce", "augment.loss is bce", ["bce_target_thresh", "bce_sum"]),
+    (lambda r: r.augment.loss == "focal", "augment.loss is focal", ["focal_gamma"]),
+    (lambda r: r.augment.loss == "gce", "augment.loss is gce", ["gce_q"]),
+    (lambda r: r.augment.fill == "constant", "augment.fill is constant", ["fill_value"]),
+    (lambda r: r.augment.reprob > 0, "augment.reprob is above 0", ["remode", "recount"]),
+    (
+        lambda r: r.augment.shift > 0,
+        "augment.shift is above 0",
+        [
+            *("shift_dist", "shift_limit", "fill", "anneal_epochs"),
+            *("soften_k", "soften_threshold", "soften_visibility", "soften_rule"),
+        ],
+    ),
+    (lambda r: r.augment.anneal_epochs > 0, "augment.anneal_epochs is above 0", ["anneal_factor"]),
+    (
+        lambda r: r.augment.mixup > 0 or r.augment.cutmix > 0,
+        "augment.mixup or augment.cutmix is above 0",
+        ["mixup_prob", "mixup_mode", "mix_group", "lam_fold"],
+    ),
+    (
+        lambda r: r.augment.mixup > 0 and r.augment.cutmix > 0,
+        "both augment.mixup and augment.cutmix are above 0",
+        ["mixup_switch_prob"],
+    ),
+    (lambda r: r.augment.cutmix > 0, "augment.cutmix is above 0", ["soften_rule"]),
+    (
+        lambda r: r.augment.soften != "none",
+        "augment.soften is not none",
+        ["soften_k", "soften_p_max", "soften_threshold", "soften_visibility", "soften_rule"],
+    ),
+    (lambda r: r.augment.mix_layer is None, "augment.mix_layer is null", ["soften_p_max"]),
+    (lambda r: r.augment.soften in ("both", "target"), "augment.soften is both or target", ["other_class"]),
+]
+
 
 def _bound_problems(name: str, value: Any, meta: Any) -> list[str]:
     """What is wrong with one value, or one element, against the limits of its field."""
@@ -167,13 +204,32 @@ def validate(recipe: Recipe, unusable: set[str] | None = None) -> list[str]:
     skip = unusable or set()
     problems = [text for text in _limit_problems(recipe) + _policy_problems(recipe) if key_of(text) not in skip]
     broken_keys = skip | {key_of(text) for text in problems}
-    for broken, message in _RULES:
+    for broken, message in [*_RULES, *META_RULES]:
         try:
             if broken(_Sections(recipe, broken_keys)):  # type: ignore[arg-type]
                 problems.append(message.format(r=recipe))
         except _BrokenKey:
             continue  # what the rule says would be said of a stand-in
-    return problems
+    return problems + _idle_problems(recipe, broken_keys)
+
+
+def _idle_problems(recipe: Recipe, broken_keys: set[str]) -> list[str]:
+    """Each key of `augment` that differs from its default and does nothing, with all that it lacks."""
+    lacks: dict[str, list[str]] = {}
+    for met, need, keys in _NEEDS:
+        try:
+            if not met(_Sections(recipe, broken_keys)):  # type: ignore[arg-type]
+                for key in keys:
+                    lacks.setdefault(key, []).append(need)
+        except _BrokenKey:
+            continue
+    usual = Augment()
+    values = {key: getattr(recipe.augment, key) for key in lacks if f"augment.{key}" not in broken_keys}
+    return [
+        f"augment.{key}: {value} does nothing unless {' and '.join(lacks[key])}; leave it out"
+        for key, value in values.items()
+        if value != getattr(usual, key)
+    ]
 
 
 class _BrokenKey(Exception):

@@ -16,6 +16,7 @@ def save(trainer: Trainer) -> None:
     """Writes a checkpoint of this update; every process must call this, the main one writes."""
     progress = trainer.progress
     meter = trainer.meter.state()
+    losses = None if trainer.sample_losses is None else trainer.sample_losses.state(trainer.accelerator)
     if not trainer.accelerator.is_main_process:
         return
     weights = {"model": trainer.network.state_dict()}
@@ -29,6 +30,8 @@ def save(trainer: Trainer) -> None:
         "data": trainer.parts.fingerprint(),
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
+        "sample_losses": losses,
+        "meta": trainer.meta.state_dict() if trainer.meta is not None else {},
     }
     checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state)
     checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
@@ -65,6 +68,10 @@ def load_into(trainer: Trainer, path: str) -> None:
     trainer.optimizer.load_state_dict(state["optimizer"])
     if trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
+    if trainer.sample_losses is not None:
+        trainer.sample_losses.restore(state["sample_losses"], trainer.accelerator.is_main_process)
+    if trainer.meta is not None:
+        trainer.meta.load_state_dict(state["meta"])
     trainer.meter.restore(state["meter"])
     trainer.progress = Progress(**state["progress"])
     assert trainer.order.step(state["position"]) == trainer.progress.step

@@ -35,6 +35,9 @@ class Stream(IntEnum):
     SPLIT = 10
     MODEL = 11
     CUTOUT = 12
+    LEARNED = 13
+    META = 14
+    NOISE = 15
 
 
 class Key(NamedTuple):

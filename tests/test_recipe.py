@@ -160,8 +160,11 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["augment.mix_layer=layer1", "augment.cutmix=1", "augment.shift=0.2"],
         "augment.mix_layer: does not go with augment.shift",
     ),
-    "annealing all the time": (["augment.anneal_epochs=100"], "augment.anneal_epochs: 100 leaves nothing of"),
-    "group": (["augment.mix_group=7"], "augment.mix_group: 7 does not divide a micro-batch"),
+    "annealing all the time": (
+        ["augment.shift=0.2", "augment.anneal_epochs=100"],
+        "augment.anneal_epochs: 100 leaves nothing of",
+    ),
+    "group": (["augment.cutmix=1", "augment.mix_group=7"], "augment.mix_group: 7 does not divide a micro-batch"),
     "repeats": (
         ["train.batch_size=10", "augment.repeats=3"],
         "augment.repeats: 3 does not divide train.batch_size = 10",
@@ -183,6 +186,73 @@ def test_every_rule_is_broken_above() -> None:
     for _, text in recipe_rules._RULES:
         begin = text.split("{", maxsplit=1)[0]
         assert any(message.startswith(begin) or begin.startswith(message) for message in told), text
+
+
+# key: (value that does nothing by itself, overrides with which it does something)
+IDLE: dict[str, tuple[str, list[str]]] = {
+    "bce_target_thresh": ("0.2", ["loss=bce"]),
+    "bce_sum": ("true", ["loss=bce"]),
+    "focal_gamma": ("1", ["loss=focal"]),
+    "fill_value": ("0.5", ["shift=0.1", "fill=constant"]),
+    "fill": ("random", ["shift=0.1"]),
+    "shift_dist": ("uniform", ["shift=0.1"]),
+    "shift_limit": ("0.5", ["shift=0.1"]),
+    "anneal_epochs": ("5", ["shift=0.1"]),
+    "anneal_factor": ("10", ["shift=0.1", "anneal_epochs=5"]),
+    "soften_k": ("3", ["shift=0.1", "soften=weight"]),
+    "soften_threshold": ("0.5", ["shift=0.1"]),
+    "soften_visibility": ("iou", ["shift=0.1"]),
+    "soften_rule": ("own", ["shift=0.1", "cutmix=1"]),
+    "mixup_prob": ("0.5", ["mixup=1"]),
+    "mixup_mode": ("elem", ["cutmix=1", "mix_layer=layer1"]),
+    "mix_group": ("8", ["mixup=1"]),
+    "lam_fold": ("true", ["cutmix=1"]),
+    "mixup_switch_prob": ("0.7", ["mixup=1", "cutmix=1"]),
+    "remode": ("pixel", ["reprob=0.1"]),
+    "recount": ("2", ["reprob=0.1"]),
+}
+
+
+@pytest.mark.parametrize("key", IDLE)
+def test_a_key_that_does_nothing_is_refused(tmp_path: Path, key: str) -> None:
+    value, needed = IDLE[key]
+    (found,) = problems(tmp_path, GOOD, f"augment.{key}={value}")
+    assert found.startswith(f"augment.{key}: ")
+    assert "does nothing unless augment." in found or "does nothing unless both augment." in found
+    read(tmp_path, GOOD, f"augment.{key}={value}", *(f"augment.{text}" for text in needed))
+    usual = getattr(Augment(), key)
+    read(tmp_path, GOOD, f"augment.{key}={'null' if usual is None else str(usual).lower()}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "need"),
+    [
+        (["mixup_switch_prob=0.7", "cutmix=1"], "both augment.mixup and augment.cutmix are above 0"),
+        (["fill_value=0.7", "shift=0.1"], "augment.fill is constant"),
+        (["soften_k=3", "shift=0.1", "soften=none"], "augment.soften is not none"),
+        (["soften_rule=own", "cutmix=1"], "augment.shift is above 0"),
+        (
+            ["soften_rule=own", "soften=none"],
+            "augment.shift is above 0 and augment.cutmix is above 0 and",
+        ),
+        (["soften_p_max=0.9", "soften=none"], "augment.soften is not none"),
+        (["soften_p_max=0.9", "cutmix=1", "mix_layer=layer1"], "augment.mix_layer is null"),
+        (["other_class=true", "soften=weight"], "augment.soften is both or target"),
+    ],
+)
+def test_what_a_key_lacks_is_named(tmp_path: Path, overrides: list[str], need: str) -> None:
+    (found,) = problems(tmp_path, GOOD, *(f"augment.{text}" for text in overrides))
+    assert f"does nothing unless {need}" in found
+
+
+def test_every_key_that_may_do_nothing_is_tried_above() -> None:
+    keys = {key for _, _, keys in recipe_rules._NEEDS for key in keys}
+    assert keys == set(IDLE) | {"soften_p_max", "other_class"}
+
+
+def test_a_key_that_does_nothing_says_so_only_of_itself(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, GOOD, "augment.loss=bbce", "augment.bce_sum=true")
+    assert found.startswith("augment.loss: 'bbce' is not one of")
 
 
 @pytest.mark.parametrize("text", ["1e-3", "5e-5", "1E-3", "1.e-3", ".5", "+2", "3", "0.1"])

@@ -7,12 +7,14 @@ engine returns the derivative of <u, g> in those, its `Cotangent`, and `pull_bac
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastaug.targets import SoftTarget
 
@@ -63,6 +65,42 @@ class Cotangent(NamedTuple):
     rows: Tensor | None
 
 
+def network_logits(problem: Problem, weights: Weights, images: Tensor, *, twice: bool = True) -> Tensor:
+    """Logits [n, C] of `images` at `weights`, by `eager_logits` as the problem says."""
+    return eager_logits(problem.network, weights, images, problem.seed, problem.autocast, twice=twice)
+
+
+def eager_logits(
+    network: nn.Module,
+    weights: Weights,
+    images: Tensor,
+    seed: int,
+    autocast: Callable[[], AbstractContextManager[object]],
+    *,
+    twice: bool,
+) -> Tensor:
+    """Logits [n, C] of `images` at `weights`, leaving buffers, generators and weights of the network as they are.
+
+    Runs eagerly what was compiled, with copies of the buffers, which BatchNorm moves, and the dropout masks of `seed`.
+    `twice`: attention by its mathematical definition, as the fused kernels have first derivatives only.
+    """
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(torch.random.fork_rng([images.device] if images.is_cuda else []))
+        if twice:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(autocast())
+        torch.manual_seed(seed)
+        logits: Tensor = functional_call(network, {**weights, **buffers}, (images,))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def detached(target: SoftTarget) -> SoftTarget:
+    """The same target off autograd's graph."""
+    return SoftTarget(*(None if part is None else part.detach() for part in target))  # type: ignore[arg-type]
+
+
 def pull_back(
     samples: Samples,
     cotangent: Cotangent,
@@ -71,9 +109,9 @@ def pull_back(
 ) -> list[Tensor]:
     """The hypergradient in each of `parameters` from that in what they acted through; zeros where they did not act.
 
-    Operations drawn at random count by their score function, share_i * grad log p_i, with the mean share as baseline
-    (REINFORCE, Williams 1992). `over_processes` sums a tensor over all processes: the baseline is that of all samples.
-    The result is this process's term; the caller adds them up.
+    Operations drawn at random count by their score function, share_i * grad log p_i, with the mean share of the other
+    samples as baseline, which keeps it unbiased (REINFORCE, Williams 1992). `over_processes` sums a tensor over all
+    processes: the baseline is that of all samples. The result is this process's term; the caller adds them up.
     """
     pairs = [
         (samples.images, cotangent.images),
@@ -83,8 +121,8 @@ def pull_back(
     ]
     if samples.log_probability is not None:
         share = samples.target.weight.detach() * cotangent.weight
-        summed = over_processes(torch.stack([share.sum(), share.new_tensor(len(share))]))
-        pairs.append((samples.log_probability, share - summed[0] / summed[1]))
+        total, count = over_processes(torch.stack([share.sum(), share.new_tensor(len(share))]))
+        pairs.append((samples.log_probability, share - (total - share) / (count - 1).clamp_min(1)))
     reached = [(t, c.to(t.dtype)) for t, c in pairs if t is not None and c is not None and t.requires_grad]
     if not reached:
         return [torch.zeros_like(p) for p in parameters]

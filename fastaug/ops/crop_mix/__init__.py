@@ -13,12 +13,20 @@ from torch import Tensor
 from fastaug.ops.crop_mix.masses import Soften, soft_targets
 from fastaug.ops.crop_mix.noise import with_noise
 from fastaug.ops.crop_mix.op import crop_mix_op, write_into
-from fastaug.ops.crop_mix.params import CropMixParams, check_params, identity_params, to_device
+from fastaug.ops.crop_mix.params import CropMixParams, check_params, first_samples, identity_params, to_device
 from fastaug.ops.crop_mix.reference import compute_dtype, normaliser
 from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD, Sampling, sample_crop_mix
 from fastaug.targets import SoftTarget, check_labels, check_num_classes
 
-__all__ = ["CropMixParams", "Sampling", "Soften", "crop_mix", "identity_params", "sample_crop_mix"]
+__all__ = [
+    "CropMixParams",
+    "Sampling",
+    "Soften",
+    "crop_mix",
+    "first_samples",
+    "identity_params",
+    "sample_crop_mix",
+]
 
 
 def crop_mix(

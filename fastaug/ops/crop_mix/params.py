@@ -135,3 +135,18 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu" and not torch.compiler.is_compiling():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def first_samples(params: CropMixParams, n: int) -> tuple[Tensor, CropMixParams]:
+    """The first `n` samples and whatever partners they need: positions [M] in the batch, and the parameters of those.
+
+    Row i < n of the result shows what sample i showed in the whole batch; rows from n on are there to be partners.
+    Parameters in host memory.
+    """
+    others = torch.unique(params.partner[:n])
+    rows = torch.cat([torch.arange(n), others[others >= n]])
+    place = torch.full((len(params),), 0)
+    place[rows] = torch.arange(len(rows))
+    taken = {f.name: getattr(params, f.name) for f in fields(params)}
+    part = CropMixParams(**{name: None if value is None else value[rows] for name, value in taken.items()})
+    return rows, replace(part, partner=torch.where(torch.arange(len(rows)) < n, place[part.partner], 0))

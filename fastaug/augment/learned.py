@@ -1,0 +1,171 @@
+"""A policy shared by all samples whose operation probabilities and magnitudes are learned.
+
+Each of `slots` applications draws one operation, or none, and a noise u uniform in [-1, 1]; the operation acts by
+u * reach * magnitude. Magnitudes are learned through the pixels (pathwise: draws are kept, amounts are on the graph),
+probabilities by the score function from `log_probability`, or, for comparison, by `relaxed`.
+
+The parameters are a few dozen numbers: left on the host, where the optimizer's step on them is cheapest too, nothing in
+`sample`, `log_probability` and `apply` waits for a device; on a device each `sample` reads the probabilities back.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastaug.augment.transforms import BLACK, EIGHT, Colour, Transform, apply_drawn
+from fastaug.errors import NonFiniteError
+from fastaug.seeding import IdArray, Key, Stream, uniform
+
+NEAR_BOUND = 0.02  # a magnitude this close to 0 or 1 counts as saturated
+
+
+class Draws(NamedTuple):
+    """What was drawn, [N,slots] on the host: op int64 (0: none, k: transforms[k - 1]) and noise float32 in [-1, 1]."""
+
+    op: Tensor
+    noise: Tensor
+
+
+class SharedPolicy(nn.Module):
+    """Learned probabilities and magnitudes of `transforms`, the former for each of `slots` applications.
+
+    `magnitude` in (0, 1) is every operation's at first, `identity` in (0, 1) the probability of drawing none; the
+    operations share the rest equally. `fill` is the colour of what a warp uncovers.
+    """
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform] = EIGHT,
+        slots: int = 2,
+        *,
+        magnitude: float = 0.5,
+        identity: float = 0.2,
+        fill: Colour = BLACK,
+    ) -> None:
+        super().__init__()
+        if not transforms or len({t.name for t in transforms}) < len(transforms):
+            raise ValueError(f"transforms must have different names, found {[t.name for t in transforms]}")
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, found {slots}")
+        for name, value in (("magnitude", magnitude), ("identity", identity)):
+            if not 0 < value < 1:
+                raise ValueError(
+                    f"the initial {name} must be between 0 and 1, found {value}; learning never leaves them"
+                )
+        self.transforms, self.slots, self.fill = tuple(transforms), slots, tuple(fill)
+        others = math.log((1 - identity) / len(transforms))
+        self.logits = nn.Parameter(torch.tensor([math.log(identity)] + [others] * len(transforms)).repeat(slots, 1))
+        self.strengths = nn.Parameter(torch.full((len(transforms),), math.log(magnitude / (1 - magnitude))))
+
+    def probabilities(self) -> Tensor:
+        """Of none and of each operation, by slot: [slots, 1 + operations]."""
+        return self.logits.softmax(1)
+
+    def magnitudes(self) -> Tensor:
+        """Of each operation, in (0, 1)."""
+        return self.strengths.sigmoid()
+
+    def sample(self, key: Key, ids: IdArray) -> Draws:
+        """Draws of each id by the current probabilities (inverse CDF): a function of (seed, epoch, id) and of them."""
+        u = uniform(key.on(Stream.LEARNED), ids, 2 * self.slots)
+        bounds = self._host_logits().softmax(1).cumsum(1)[:, :-1].numpy()
+        op = (u[:, : self.slots, None] >= bounds).sum(2)
+        return Draws(torch.from_numpy(op), self._noise(u))
+
+    def amounts(self, draws: Draws) -> Tensor:
+        """By how much each drawn operation acts, in its unit: [N,slots], on the graph of the magnitudes."""
+        reach = self.strengths.new_tensor([0.0] + [t.reach for t in self.transforms])
+        scale = reach * F.pad(self.magnitudes(), (1, 0))
+        return (self._one_hot(draws.op) * scale).sum(2) * self._beside(draws.noise)
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:  # type: ignore[override]  # as every policy's
+        """Augmented float images [N,3,S,S] in [0, 1], see `apply_drawn`; on the graph of the magnitudes."""
+        return apply_drawn(images, draws.op, self.amounts(draws), self.transforms, self.fill)
+
+    def log_probability(self, draws: Draws) -> Tensor:
+        """Log probability of each sample's operations, [N], on the graph of the logits and on their device."""
+        chosen = self._one_hot(draws.op)
+        return (chosen * self.logits.log_softmax(1)).sum((1, 2))
+
+    def relaxed(self, images: Tensor, key: Key, ids: IdArray, temperature: float = 1.0) -> Tensor:
+        """`apply`'s images with a gradient in the logits too: straight-through Gumbel-softmax (Jang et al. 2017, 2.2).
+
+        Forward, `gumbel_draws` are applied. Backward, a slot is the mixture of its operations by softmax of the
+        perturbed logits over `temperature`, the other slots as drawn. That costs slots * (1 + operations) further
+        applications without gradient, whose images are all kept: for comparison, on small batches. None under no_grad.
+        """
+        if not temperature > 0:
+            raise ValueError(f"the temperature must be above 0, found {temperature}")
+        perturbed = self._perturbed(key, ids)
+        draws = self.gumbel_draws(key, ids)
+        shares = (perturbed / temperature).softmax(2).to(images.device, images.dtype)
+        out = self.apply(images, draws)
+        if not shares.requires_grad:
+            return out
+        for slot in range(self.slots):
+            for kind in range(shares.shape[2]):
+                op = draws.op.clone()
+                op[:, slot] = kind
+                with torch.no_grad():
+                    other = self.apply(images, draws._replace(op=op))
+                share = shares[:, slot, kind, None, None, None]
+                out = out + (share - share.detach()) * other  # adds 0: the value stays exactly that of the draw
+        return out
+
+    def gumbel_draws(self, key: Key, ids: IdArray) -> Draws:
+        """What `relaxed` applies: distributed as `sample` (Gumbel-max), with its noise, from other random numbers."""
+        u = uniform(key.on(Stream.LEARNED), ids, 2 * self.slots)
+        return Draws(self._perturbed(key, ids).detach().argmax(2).cpu(), self._noise(u))
+
+    def _perturbed(self, key: Key, ids: IdArray) -> Tensor:
+        """Logits plus Gumbel noise, [N,slots,1 + operations]; its random numbers come after those of `sample`."""
+        self._host_logits()
+        u = uniform(key.on(Stream.LEARNED), ids, self.slots * (2 + self.logits.shape[1]))[:, 2 * self.slots :]
+        gumbel = -np.log(-np.log(np.maximum(u, 2.0**-54)))  # u is at most 1 - 2**-53: finite
+        return self.logits + self._beside(torch.from_numpy(gumbel).view(-1, *self.logits.shape))
+
+    @torch.no_grad()
+    def summary(self) -> dict[str, float]:
+        """For the log and its alarms; reads the parameters.
+
+        identity: probability of drawing none, mean over slots; untouched: in all slots; entropy of the operations, 1 is
+        uniform, mean over slots; magnitude: their mean; saturated: share of them within NEAR_BOUND of 0 or 1; and
+        probability/NAME (mean over slots) and magnitude/NAME of each operation.
+        """
+        p, magnitudes = self.probabilities().double().cpu(), self.magnitudes().double().cpu()
+        near = torch.minimum(magnitudes, 1 - magnitudes) <= NEAR_BOUND
+        found = {
+            "identity": float(p[:, 0].mean()),
+            "untouched": float(p[:, 0].prod()),
+            "entropy": float(torch.special.entr(p).sum(1).mean()) / math.log(p.shape[1]),
+            "magnitude": float(magnitudes.mean()),
+            "saturated": float(near.double().mean()),
+        }
+        for k, transform in enumerate(self.transforms):
+            found[f"probability/{transform.name}"] = float(p[:, k + 1].mean())
+            found[f"magnitude/{transform.name}"] = float(magnitudes[k])
+        return found
+
+    def _host_logits(self) -> Tensor:
+        """The logits in float64 on the host; NonFiniteError where one is not finite."""
+        logits = self.logits.detach().cpu().double()
+        if not logits.isfinite().all():
+            raise NonFiniteError(f"the logits of the learned policy are not finite: {logits.tolist()}")
+        return logits
+
+    def _noise(self, u: npt.NDArray[np.float64]) -> Tensor:
+        """The noise among the uniform numbers of `sample`."""
+        return torch.from_numpy(2 * u[:, self.slots : 2 * self.slots] - 1).float()
+
+    def _one_hot(self, op: Tensor) -> Tensor:
+        """[N,slots,1 + operations] beside the parameters; sums over it are exact, and the same on every run."""
+        return self._beside(F.one_hot(op, self.logits.shape[1]))
+
+    def _beside(self, values: Tensor) -> Tensor:
+        return values.to(self.logits.device, self.logits.dtype, non_blocking=True)

@@ -1,0 +1,50 @@
+"""Finite differences in the weights: a named fall-back for weights and labels where no derivative of an operation exists.
+
+The gradient in the images is piecewise constant in the gates of a ReLU network, so its difference quotient picks up
+jumps: ten times too large, with a random sign. Images are therefore refused.
+"""
+
+import torch
+from torch import Tensor
+
+from fastaug.hypergrad.forward import normalised
+from fastaug.hypergrad.problem import Cotangent, Problem, Weights, network_logits
+
+STEP = 0.01  # |dw|: larger steps leave the linear range, smaller ones drown in float32 (DARTS, Liu et al. 2019, eq. 8)
+
+
+def difference(
+    problem: Problem, direction: Weights, *, images: bool, step: float = STEP, logits: Tensor | None = None
+) -> Cotangent:
+    """Central differences over w +- step u / |u|; one-sided from training `logits` [n, C] of the same samples if given.
+
+    ValueError when `images` are asked for.
+    """
+    if images:
+        raise ValueError(
+            "finite differences of image gradients are wrong in networks with kinks (ReLU, max-pooling): "
+            "use engine forward, functional or reverse for magnitudes"
+        )
+    unit, length = normalised(direction)
+
+    def derivatives(distance: float) -> list[Tensor]:
+        moved = {name: weight + distance * unit[name] for name, weight in problem.weights.items()}
+        with torch.no_grad():
+            z = network_logits(problem, moved, problem.samples.images.detach(), twice=False)
+        return loss_derivatives(problem, z)
+
+    ahead = derivatives(step)
+    behind = derivatives(-step) if logits is None else loss_derivatives(problem, logits.detach())
+    scale = length / (2 * step if logits is None else step)
+    found = [(a - b) * scale for a, b in zip(ahead, behind, strict=True)]
+    return Cotangent(None, found[0], found[1], found[2] if len(found) > 2 else None)
+
+
+def loss_derivatives(problem: Problem, logits: Tensor) -> list[Tensor]:
+    """dL / d (mass, weight, rows if there are any) at `logits`."""
+    target = problem.samples.target
+    leaves = [part.detach().requires_grad_() for part in (target.mass, target.weight, target.rows) if part is not None]
+    with torch.enable_grad():
+        loss = problem.losses(logits, target._replace(**dict(zip(("mass", "weight", "rows"), leaves, strict=False))))
+        total = loss.sum() / problem.total
+    return list(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))

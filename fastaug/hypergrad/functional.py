@@ -1,0 +1,36 @@
+"""Forward mode by torch.func: slower bookkeeping than `forward`, but it has rules where plain dual numbers lack them.
+
+Its GroupNorm, for one, is written out, so that forward mode over reverse mode exists.
+"""
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp
+
+from fastaug.hypergrad.forward import normalised, rescaled, through_loss
+from fastaug.hypergrad.problem import Cotangent, Problem, Weights, detached, network_logits
+
+
+def functional(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
+    """The engine `forward` in torch.func's words: jvp of the logits, or of their gradient in the images."""
+    unit, length = normalised(direction)
+    inputs, target = problem.samples.images.detach(), detached(problem.samples.target)
+
+    def logits_at(weights: Weights) -> Tensor:
+        return network_logits(problem, weights, inputs)
+
+    def loss_at(pixels: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        logits = network_logits(problem, weights, pixels)
+        return problem.losses(logits, target).sum() / problem.total, logits
+
+    def image_gradient_at(weights: Weights) -> tuple[Tensor, Tensor]:
+        gradient, logits = grad(loss_at, has_aux=True)(inputs, weights)
+        return gradient, logits
+
+    image_tangent = None
+    if images:
+        (_, z), (image_tangent, tangent) = jvp(image_gradient_at, (problem.weights,), (unit,))
+    else:
+        with torch.no_grad():
+            z, tangent = jvp(logits_at, (problem.weights,), (unit,))
+    return rescaled(through_loss(problem, z, tangent), image_tangent, length)

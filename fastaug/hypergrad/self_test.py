@@ -1,0 +1,182 @@
+"""At start-up every engine differentiates a few real samples; a table is printed and the first exact one is chosen.
+
+Exact is what agrees with a float64 reference. The order of choice is that of ENGINES, cheapest first, and not that of
+this run's timings: a continued run and every process of it choose alike.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fastaug.hypergrad import ENGINES
+from fastaug.hypergrad.difference import difference
+from fastaug.hypergrad.problem import Cotangent, Problem, Samples, Weights, detached, network_logits
+from fastaug.targets import SoftTarget
+
+EXACT = 1e-2  # of float32, where a few ReLU gates fall otherwise; the silent errors that are known are 20 times that
+APPROXIMATE = 0.3  # of finite differences in float32
+PRECISE_STEP = 1e-5  # of finite differences in float64
+LABELS = ("mass", "weight", "rows")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One engine's row: relative errors by part and seconds, or the reason why it is out of the question."""
+
+    engine: str
+    errors: dict[str, float]
+    seconds: float = float("nan")
+    reason: str = ""
+
+    @property
+    def exact(self) -> bool:
+        limit = APPROXIMATE if self.engine == "difference" else EXACT
+        return not self.reason and all(error <= limit for error in self.errors.values())
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"{self.engine:<11} cannot: {self.reason}"
+        errors = "  ".join(f"{part} {error:.1e}" for part, error in self.errors.items())
+        return f"{self.engine:<11} {1000 * self.seconds:7.1f} ms  {errors}{'' if self.exact else '  WRONG'}"
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The engine `chosen`, what the others were compared with, and a row for each."""
+
+    chosen: str
+    reference: str
+    trials: tuple[Trial, ...]
+
+
+def self_test(problem: Problem, *, images: bool, samples: int = 8, say: Callable[[str], object] = print) -> SelfTest:
+    """Compares the engines on the first `samples` of a problem, with image gradients if the run needs `images`.
+
+    ValueError when none is exact; it names the operations in the way and the remedy.
+    """
+    small = replace(first(problem, samples), autocast=nullcontext)
+    direction = loss_gradient(small)
+    name, expected = reference(small, direction, images)
+    trials = tuple(_trial(engine, small, direction, expected, images) for engine in ENGINES)
+    say(f"engines of the meta step on {len(small.samples.images)} samples, relative errors against {name}:")
+    for trial in trials:
+        say(f"  {trial}")
+    exact = [trial.engine for trial in trials if trial.exact]
+    if not exact:
+        raise ValueError(_nothing_left(trials, images))
+    say(f"  chosen: {exact[0]}")
+    return SelfTest(exact[0], name, trials)
+
+
+def first(problem: Problem, count: int) -> Problem:
+    """The problem of the first `count` samples, off any graph."""
+    images, target = problem.samples.images[:count], detached(problem.samples.target)
+    parts = (None if part is None else part[:count] for part in target)
+    return replace(problem, samples=Samples(images.detach(), SoftTarget(*parts)))  # type: ignore[arg-type]
+
+
+def loss_gradient(problem: Problem) -> Weights:
+    """grad_w L: a direction of the kind that occurs."""
+    weights = {name: weight.detach().requires_grad_() for name, weight in problem.weights.items()}
+    with torch.enable_grad():
+        logits = network_logits(problem, weights, problem.samples.images)
+        loss = problem.losses(logits, problem.samples.target).sum() / problem.total
+    gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+    return dict(zip(weights, gradients, strict=True))
+
+
+def in_float64(problem: Problem) -> Problem:
+    """The same problem on a float64 copy of the network."""
+    samples, weights = problem.samples, {name: weight.double() for name, weight in problem.weights.items()}
+    parts = {name: getattr(samples.target, name) for name in LABELS}
+    target = samples.target._replace(**{name: part.double() for name, part in parts.items() if part is not None})
+    network = deepcopy(problem.network).double()
+    return replace(problem, network=network, weights=weights, samples=Samples(samples.images.double(), target))
+
+
+def reference(problem: Problem, direction: Weights, images: bool) -> tuple[str, Cotangent]:
+    """What to compare with and its name: the first engine that runs, in float64 unless its passes differ there.
+
+    Finite differences in float64 exist for every network, so they check the labels' part of any other reference:
+    an operation with a wrong derivative of its own is found. ValueError if they disagree or nothing runs.
+    """
+    precise, narrow = in_float64(problem), "float64"
+    wide = {name: tensor.double() for name, tensor in direction.items()}
+    if _error(_logits(problem), _logits(precise)) > EXACT:  # generators may draw other dropout masks in float64
+        precise, wide, narrow = problem, direction, "float32"
+    estimate = partial(difference, step=PRECISE_STEP if narrow == "float64" else 0.01)
+    reasons = []
+    for name in ("reverse", "functional", "forward"):
+        try:
+            found = ENGINES[name](precise, wide, images=images)
+        except RuntimeError as error:
+            reasons.append(f"{name}: {_reason(error)}")
+            continue
+        apart = max(_errors(found, estimate(precise, wide, images=False)).values())
+        if apart > (EXACT if narrow == "float64" else APPROXIMATE):
+            raise ValueError(
+                f"engine {name} and finite differences are {apart:.1e} apart on this network in {narrow}: an operation "
+                "of its own (torch.autograd.Function) has a wrong second derivative; repair or replace it"
+            )
+        return f"{name} in {narrow}", found
+    if images:
+        raise ValueError(_remedy(reasons, images))
+    return f"difference in {narrow}", estimate(precise, wide, images=False)
+
+
+def _logits(problem: Problem) -> Tensor:
+    with torch.no_grad():
+        return network_logits(problem, problem.weights, problem.samples.images)
+
+
+def _trial(engine: str, problem: Problem, direction: Weights, expected: Cotangent, images: bool) -> Trial:
+    """Runs an engine twice: the second time is timed."""
+    if engine == "difference" and images:
+        return Trial(engine, {}, reason="wrong for image gradients in networks with kinks, so only without them")
+    try:
+        ENGINES[engine](problem, direction, images=images)
+        start = time.perf_counter()
+        found = ENGINES[engine](problem, direction, images=images)
+        float(found.weight.sum())  # waits for the device
+        seconds = time.perf_counter() - start
+    except RuntimeError as error:
+        return Trial(engine, {}, reason=_reason(error))
+    return Trial(engine, _errors(found, expected), seconds)
+
+
+def _errors(found: Cotangent, expected: Cotangent) -> dict[str, float]:
+    """Relative error of each part that both have."""
+    return {
+        part: _error(getattr(found, part), getattr(expected, part))
+        for part in Cotangent._fields
+        if getattr(found, part) is not None and getattr(expected, part) is not None
+    }
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    size, off = float(expected.double().norm()), float((found.double() - expected.double()).norm())
+    return off / size if size else off
+
+
+def _reason(error: RuntimeError) -> str:
+    """The first line, which names the operation. Lack of memory is no property of an engine."""
+    if isinstance(error, torch.OutOfMemoryError):
+        raise error
+    return str(error).strip().splitlines()[0]
+
+
+def _nothing_left(trials: tuple[Trial, ...], images: bool) -> str:
+    return _remedy([str(trial) for trial in trials], images)
+
+
+def _remedy(reasons: list[str], images: bool) -> str:
+    remedy = "replace the operation that is named"
+    if images:
+        remedy += ", or learn weights, labels and probabilities only: they need no image gradients"
+    return "\n  ".join(["no engine can differentiate this network:", *reasons, f"remedy: {remedy}"])

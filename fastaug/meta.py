@@ -1,0 +1,212 @@
+"""The meta step: how augmentation, weights and labels learn from the meta split while the network trains.
+
+Every K updates, after the optimizer's step w' = U(w, g): v, the gradient of the validation loss at w', is pulled back
+through the step to a direction u = (dU/dg)^T v, and through the gradient g of a part of the batch to everything that
+shaped it (fastaug/hypergrad). Instant weights and labels are set before the step instead, with v at w.
+Nothing here touches the network, its buffers, gradients, optimizer state or any generator.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from fastaug.augment.batch import BatchAugment, Part
+from fastaug.data import Batch
+from fastaug.hypergrad import ENGINES, hypergradient
+from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights
+from fastaug.hypergrad.updates import RecordedStep, record_step, rule_of, through_average
+from fastaug.instant import instant_labels, instant_weights, with_rows
+from fastaug.meta_log import MetaLog
+from fastaug.processes import any_process
+from fastaug.recipe import SMALLEST_BATCH, Recipe
+from fastaug.targets import SoftTarget
+from fastaug.validation_gradient import ValidationGradient
+
+INSTANT = {"instant_weights", "instant_labels"}
+
+
+def over_processes(tensor: Tensor) -> Tensor:
+    """The sum of a tensor of every process, on the tensor's device."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    on_host = tensor.device.type == "cpu" and "gloo" not in dist.get_backend()
+    summed = tensor.cuda() if on_host else tensor.clone()  # NCCL knows devices only
+    dist.all_reduce(summed)
+    return summed.to(tensor.device)
+
+
+class MetaStep:
+    """The meta step of one process of a run; `average` is the moving average of the network if that is validated."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        augment: BatchAugment,
+        validation: ValidationGradient,
+        losses: Losses,
+        *,
+        steps_per_epoch: int,
+        average: nn.Module | None,
+        say: Callable[[str], None],
+    ) -> None:
+        assert augment.learned is not None
+        rule_of(optimizer, recipe.meta.approximate)
+        self.recipe, self.accelerator, self.network, self.optimizer = recipe, accelerator, network, optimizer
+        self.augment, self.learned, self.validation, self.losses = augment, augment.learned, validation, losses
+        self.steps_per_epoch, self.average, self.say = steps_per_epoch, average, say
+        self.first_step = round(recipe.meta.start_epochs * steps_per_epoch)
+        self.instant = INSTANT & set(recipe.meta.learn)
+        groups = self.learned.groups(recipe)
+        self.shared: list[Tensor] = [p for group in groups for p in group["params"]]
+        self.meta_optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99)) if groups else None
+        self.engine = None if recipe.meta.engine == "auto" else recipe.meta.engine
+        self.log = MetaLog()
+        self._recorded: RecordedStep | None = None
+
+    # ---- when ----
+
+    def _on(self, step: int) -> bool:
+        return step >= self.first_step and (step - self.first_step) % self.recipe.meta.every == 0
+
+    def due(self, step: int) -> bool:
+        """Whether a meta step follows update `step` (from 0)."""
+        return not self.instant and self._on(step)
+
+    def sets_targets(self, step: int) -> bool:
+        """Whether update `step` gets instant weights or labels."""
+        return bool(self.instant) and self._on(step)
+
+    def _renews(self, step: int) -> bool:
+        return (step - self.first_step) // self.recipe.meta.every % self.recipe.meta.renew == 0
+
+    # ---- before the update: instant weights and labels ----
+
+    def targets(self, images: Tensor, target: SoftTarget, step: int, seed: int) -> SoftTarget:
+        """The target of a micro-batch with this update's own weights or labels."""
+        meta, weights = self.recipe.meta, self._weights(self.network)
+        if self._renews(step):
+            self.validation.renew(weights)
+        down = {name: -value for name, value in self.validation.value().items()}
+        written = with_rows(target, self.augment.outputs)
+        problem = self._problem(weights, Samples(images, written), seed)
+        cotangent = ENGINES[self._engine(problem, down)](problem, down, images=False)
+        harm = cotangent.weight
+        if "instant_labels" in self.instant:
+            target, harm = instant_labels(
+                cotangent, written, temperature=meta.labels_temperature, trust=meta.labels_trust
+            )
+        if "instant_weights" in self.instant:
+            target = target._replace(weight=target.weight * instant_weights(harm, over_processes))
+        self.log.add(step, [cotangent.weight], remember=False)
+        return target
+
+    # ---- around the update: everything else ----
+
+    def record(self, norm: Tensor) -> None:
+        """Keeps what is needed of the update that is about to happen; `norm` of its gradient before clipping."""
+        self._recorded = record_step(
+            self.optimizer,
+            self.network.named_parameters(),
+            norm=norm,
+            max_norm=self.recipe.optim.clip_grad,
+            hyperparameters=self.learned.optim is not None,
+            approximate=self.recipe.meta.approximate,
+        )
+
+    def step(self, batch: Batch, step: int, seed: int) -> None:
+        """The meta step after update `step`, on the first images of its last micro-batch."""
+        recorded, self._recorded = self._recorded, None
+        assert recorded is not None
+        n = min(len(batch.ids), max(SMALLEST_BATCH, round(self.recipe.meta.fraction * len(batch.ids))))
+        if self.accelerator.optimizer_step_was_skipped or any_process(self.accelerator, n < SMALLEST_BATCH):
+            return  # the network did not learn in this update, or damage has left too few images
+        if self._renews(step):
+            self.validation.renew(self._weights(self.network if self.average is None else self.average))
+        v = self.validation.value()
+        if self.average is not None:
+            v = through_average(v, self.recipe.model.ema_decay)
+        part = self.augment.part(batch, step // self.steps_per_epoch, n)
+        problem = self._problem(recorded.weights, part.samples, seed)
+        shared, rows = self._gradients(problem, part, recorded.direction(v))
+        if self.learned.optim is not None:
+            shared += self.learned.optim.gradients(self.optimizer, recorded.hyperparameter_gradients(v))
+        self._move(shared, part.ids, rows, step)
+
+    def _gradients(self, problem: Problem, part: Part, u: Weights) -> tuple[list[Tensor], Tensor | None]:
+        """The hypergradient in the shared parameters but the optimizer's, over all processes; in this part's rows."""
+        shared = self.shared[: len(self.shared) - self.learned.optimizer_numbers()]
+        leaves = shared + ([] if part.rows is None else [part.rows])
+        if not leaves:
+            return [], None
+        found = hypergradient(problem, u, leaves, self._engine(problem, u), over_processes)
+        return [over_processes(g) for g in found[: len(shared)]], None if part.rows is None else found[-1]
+
+    def _move(self, shared: list[Tensor], ids: Tensor, rows: Tensor | None, step: int) -> None:
+        """One step of the meta-optimizer, and of the rows of the table that belong to `ids`."""
+        self.log.add(step, [*shared, *([] if rows is None else [rows])], remember=rows is None)
+        if shared and bool(torch.stack([g.isfinite().all() for g in shared]).all()):  # host sync
+            assert self.meta_optimizer is not None
+            for parameter, gradient in zip(self.shared, shared, strict=True):
+                parameter.grad = gradient
+            self.meta_optimizer.step()
+            self.meta_optimizer.zero_grad()
+        if rows is not None:
+            assert self.learned.weights is not None
+            self.learned.weights.move(*gathered(self.accelerator, ids, rows), self.recipe.meta.weights_lr)
+
+    # ---- shared by both ----
+
+    def _weights(self, network: nn.Module) -> Weights:
+        """The weights of `network` by name, those that are trained."""
+        trained = {name for name, weight in self.network.named_parameters() if weight.requires_grad}
+        return {name: weight.detach() for name, weight in network.named_parameters() if name in trained}
+
+    def _problem(self, weights: Weights, samples: Samples, seed: int) -> Problem:
+        count = len(samples.images)
+        if self.accelerator.num_processes > 1:
+            count = int(over_processes(torch.tensor(count, device=samples.images.device)).item())
+        return Problem(self.network, weights, samples, self.losses, count, seed, self.accelerator.autocast)
+
+    def _engine(self, problem: Problem, u: Weights) -> str:
+        """The engine's name; the first call chooses it where the recipe leaves it open, and says so."""
+        if self.engine is None:
+            self.engine = "forward"
+        return self.engine
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that continuing needs."""
+        return {
+            "learned": self.learned.state_dict(),
+            "optimizer": None if self.meta_optimizer is None else self.meta_optimizer.state_dict(),
+            "validation": self.validation.state_dict(),
+            "engine": self.engine,
+            "log": self.log.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state_dict`."""
+        self.learned.load_state_dict(state["learned"])
+        if self.meta_optimizer is not None:
+            self.meta_optimizer.load_state_dict(state["optimizer"])
+        self.validation.load_state_dict(state["validation"])
+        self.engine = state["engine"]
+        self.log.load_state_dict(state["log"])
+
+
+def gathered(accelerator: Accelerator, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and rows of all processes, each id once, with the sum of its rows."""
+    if accelerator.num_processes == 1:
+        return ids, rows
+    padded_ids = accelerator.pad_across_processes(ids.to(rows.device), pad_index=-1)
+    padded_rows = accelerator.pad_across_processes(rows, pad_index=0)
+    all_ids, all_rows = accelerator.gather(padded_ids), accelerator.gather(padded_rows)
+    real = all_ids >= 0
+    unique, position = torch.unique(all_ids[real], return_inverse=True)
+    return unique, torch.zeros(len(unique), device=rows.device).index_add_(0, position, all_rows[real])

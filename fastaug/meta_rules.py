@@ -1,0 +1,94 @@
+"""What the `meta` section of a recipe must fulfil together with the rest."""
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from fastaug.recipe import Meta, Recipe
+
+_INSTANT = {"instant_weights", "instant_labels"}
+
+
+def _learns(recipe: Recipe, *parts: str) -> bool:
+    return bool(set(parts) & set(recipe.meta.learn))
+
+
+def _needs_images(recipe: Recipe) -> bool:
+    """Whether the hypergradient has to pass through pixels."""
+    return _learns(recipe, "policy") and (recipe.meta.magnitudes or recipe.meta.probabilities == "gumbel")
+
+
+def _idle_keys(recipe: Recipe) -> list[str]:
+    """Keys of the section that were set although nothing is learned."""
+    default = Meta()
+    return [f.name for f in fields(Meta) if getattr(recipe.meta, f.name) != getattr(default, f.name)]
+
+
+# (broken when, message), as in recipe_rules.py
+META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
+    (
+        lambda r: not r.meta.learn and bool(_idle_keys(r)),
+        "meta.learn: is empty, so that the other keys of meta have no effect; name what is to be learned",
+    ),
+    (
+        lambda r: len(set(r.meta.learn)) < len(r.meta.learn),
+        "meta.learn: {r.meta.learn} names a part twice",
+    ),
+    (
+        lambda r: bool(r.meta.learn) and r.meta.start_epochs >= r.train.epochs,
+        "meta.start_epochs: {r.meta.start_epochs} leaves nothing of train.epochs = {r.train.epochs}",
+    ),
+    (
+        lambda r: _learns(r, *_INSTANT) and not set(r.meta.learn) <= _INSTANT,
+        "meta.learn: instant parts are set from one pass of every update; learn the others in a run of their own",
+    ),
+    (
+        lambda r: _learns(r, *_INSTANT) and (r.meta.every != 1 or r.meta.fraction != 1),
+        "meta.every: instant parts need every update and every image; set meta.every and meta.fraction to 1, "
+        "and meta.renew above 1 to save time",
+    ),
+    (
+        lambda r: bool(r.meta.learn) and r.augment.published_weighting,
+        "augment.published_weighting: gives every sample the mean weight, which leaves nothing to learn; turn it off",
+    ),
+    (
+        lambda r: bool(r.meta.learn) and r.augment.mix_layer is not None,
+        "augment.mix_layer: cannot be differentiated by the meta step; mix images instead, or empty meta.learn",
+    ),
+    (
+        lambda r: _learns(r, "softness", "smoothing", "instant_labels") and r.augment.bce_target_thresh is not None,
+        "augment.bce_target_thresh: rounds targets, so that meta.learn cannot change them; remove one of them",
+    ),
+    (
+        lambda r: _learns(r, "softness") and (r.augment.soften == "none" or r.augment.shift == 0),
+        "meta.learn: softness has no effect without augment.shift above 0 and augment.soften other than none",
+    ),
+    (
+        lambda r: _learns(r, "smoothing", "instant_labels") and r.augment.other_class,
+        "augment.other_class: takes the probability that learned labels spread; turn it off",
+    ),
+    (
+        lambda r: r.meta.engine == "difference" and _needs_images(r),
+        "meta.engine: difference is wrong for images in networks with kinks (ReLU); choose another engine, or set "
+        "meta.magnitudes=false with meta.probabilities=score",
+    ),
+    (
+        lambda r: r.meta.engine == "unroll" and _learns(r, "optim", *_INSTANT),
+        "meta.engine: unroll cannot learn {r.meta.learn}; choose another engine",
+    ),
+    (
+        lambda r: r.augment.trim > 0 and (bool(r.meta.learn) or r.augment.published_weighting),
+        "augment.trim: leaves out samples that meta.learn or augment.published_weighting would weigh; set it to 0",
+    ),
+    (
+        lambda r: r.run.log_losses and r.data.loader == "synthetic",
+        "run.log_losses: synthetic images have no losses worth keeping; turn it off",
+    ),
+    (
+        lambda r: bool(r.meta.learn) and r.meta.weights == "ema" and not r.model.ema,
+        "meta.weights: ema needs model.ema = true",
+    ),
+    (
+        lambda r: bool(r.meta.learn) and r.data.loader == "synthetic",
+        "data.loader: synthetic has no meta split; use dali or resident",
+    ),
+]

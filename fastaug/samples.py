@@ -1,0 +1,86 @@
+"""What a run knows of single training images: mean losses and learned weights, as a table and as label-error finders."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from fastaug.data import Batch
+from fastaug.loading import DataParts
+from fastaug.meta_parameters import MetaParameters
+from fastaug.objective import Objective
+from fastaug.targets import SoftTarget
+
+
+class SampleLosses:
+    """Mean training loss of every image over a run: images with wrong labels keep large ones."""
+
+    def __init__(self, size: int, losses: Objective, device: torch.device) -> None:
+        self._losses = losses
+        self._sums = torch.zeros(2, size, dtype=torch.float64, device=device)  # losses, visits
+
+    @torch.no_grad()
+    def add(self, batch: Batch, logits: Tensor, target: SoftTarget) -> None:
+        """The losses, without loss weights, of a batch; blank images behind it do not count."""
+        n = len(batch.ids)
+        losses = self._losses(logits, target._replace(weight=torch.ones_like(target.weight)))[:n].double()
+        self._sums.index_add_(1, batch.ids.to(losses.device), torch.stack([losses, torch.ones_like(losses)]))
+
+    def state(self, accelerator: Accelerator) -> Tensor:
+        """Sums over all processes, for a checkpoint; every process must call this."""
+        total: Tensor = accelerator.reduce(self._sums, reduction="sum")
+        return total
+
+    def restore(self, sums: Tensor, main: bool) -> None:
+        """Continues from `state`; the sums go to the main process."""
+        self._sums = sums.to(self._sums.device) if main else torch.zeros_like(self._sums)
+
+    def means(self, accelerator: Accelerator) -> Tensor:
+        """Mean loss [size], NaN for images that were never trained on; every process must call this."""
+        losses, visits = self.state(accelerator)
+        return losses / visits
+
+
+def suspicion(learned: MetaParameters | None, mean_losses: Tensor | None) -> dict[str, Tensor]:
+    """Scores [size] of all ids that are larger for images whose label looks wrong, by what they come from."""
+    found = {} if mean_losses is None else {"loss": mean_losses}
+    if learned is not None and learned.weights is not None:
+        found["weight"] = -learned.weights.bounded(learned.weights.raw)
+    return found
+
+
+def found_errors(parts: DataParts, scores: dict[str, Tensor]) -> dict[str, float]:
+    """Area under the ROC curve of each score for the training images whose label data.labels replaced."""
+    if parts.index is None or parts.folder_labels is None:
+        return {}
+    wrong = torch.from_numpy((parts.index.labels != parts.folder_labels)[parts.splits.train])
+    if not wrong.any() or wrong.all():
+        return {}
+    ids = torch.from_numpy(parts.splits.train)
+    return {
+        f"{name}_auroc": binary_auroc(_ranks(score[ids].cpu()), wrong.long()).item() for name, score in scores.items()
+    }
+
+
+def _ranks(score: Tensor) -> Tensor:
+    """Place of each score among the different ones, in [0, 1]: what is between 0 and 1 is not taken for a logit."""
+    place = torch.unique(torch.nan_to_num(score.double()), return_inverse=True)[1]
+    return place / max(int(place.max()), 1)
+
+
+def write_samples(parts: DataParts, scores: dict[str, Tensor], file: Path) -> None:
+    """A line for every training image, the most suspicious first: id, path, class it is trained as, scores."""
+    assert parts.index is not None
+    columns = {name: score.cpu().tolist() for name, score in scores.items()}
+    ids: list[Any] = parts.splits.train.tolist()
+    first = next(iter(columns.values()))
+    with open(file, "w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(["id", "path", "class", *columns])
+        for i in sorted(ids, key=lambda i: -first[i]):
+            label = parts.classes[int(parts.index.labels[i])]
+            writer.writerow([i, parts.name_of(i), label, *(f"{column[i]:.6g}" for column in columns.values())])

@@ -1,0 +1,107 @@
+"""v: the gradient of the validation loss in the network's weights, from the meta split, averaged over renewals."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastaug.augment.batch import BatchAugment
+from fastaug.data import Batch, Loader
+from fastaug.hypergrad.problem import Weights, eager_logits
+from fastaug.order import Ids, Request, piece_bounds
+from fastaug.seeding import Key, Stream, permuted, scalar_seed
+
+
+def meta_requests(
+    ids: Ids, *, seed: int, batch_size: int, world: int = 1, rank: int = 0, first: int = 0
+) -> Iterator[Request]:
+    """This process's share of meta batches first, first + 1, ... without end.
+
+    The split is gone through in one keyed permutation after the other, so that every image comes once a cycle, in
+    batches of `batch_size` over all processes whatever the split's size.
+    """
+    bounds = piece_bounds(batch_size, world)
+    cycle, order = -1, ids
+    for number in _count_from(first):
+        positions = np.arange(number * batch_size + bounds[rank], number * batch_size + bounds[rank + 1])
+        pieces = []
+        for turn in np.unique(positions // len(ids)).tolist():
+            if turn != cycle:
+                cycle, order = turn, permuted(Key(seed, turn, Stream.META), ids)
+            pieces.append(order[positions[positions // len(ids) == turn] % len(ids)])
+        yield Request(cycle, np.concatenate(pieces))
+
+
+def _count_from(first: int) -> Iterator[int]:
+    while True:
+        yield first
+        first += 1
+
+
+class ValidationGradient:
+    """v of the latest meta batches.
+
+    `decay` is the factor on earlier gradients at each renewal (0: only the last counts); the average is corrected for
+    its start as Adam's moments are. `total(tensor)` sums over processes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loader: Loader,
+        augment: BatchAugment,
+        requests: Callable[[int], Iterator[Request]],
+        *,
+        decay: float,
+        seed: int,
+        total: Callable[[Tensor], Tensor],
+        autocast: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self._network, self._loader, self._augment, self._requests = network, loader, augment, requests
+        self._decay, self._seed, self._total, self._autocast = decay, seed, total, autocast
+        self._batches: Iterator[Batch] | None = None
+        self._average: Weights = {}
+        self.renewals = 0
+
+    def renew(self, weights: Weights) -> None:
+        """Goes to the next meta batch; `weights` are those of the network that is validated."""
+        if self._batches is None:
+            self._batches = self._loader.batches(self._requests(self.renewals))
+        fresh = self._gradient(weights, next(self._batches))
+        self.renewals += 1
+        if self._decay == 0 or not self._average:
+            share = 1 - self._decay
+            self._average = fresh if self._decay == 0 else {name: share * value for name, value in fresh.items()}
+        else:
+            torch._foreach_lerp_(list(self._average.values()), list(fresh.values()), 1 - self._decay)
+
+    def value(self) -> Weights:
+        """v by the names of the weights."""
+        correction = 1 - self._decay**self.renewals
+        if correction == 1:
+            return self._average
+        return dict(zip(self._average, torch._foreach_div(list(self._average.values()), correction), strict=True))
+
+    def _gradient(self, weights: Weights, batch: Batch) -> Weights:
+        """Of the mean cross-entropy over the meta batch of all processes, in training mode as the network's own."""
+        images, names = self._augment.evaluation(batch), list(weights)
+        leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
+        seed = scalar_seed(Key(self._seed, self.renewals, Stream.META), 0)
+        with torch.enable_grad():
+            logits = eager_logits(self._network, leaves, images, seed, self._autocast, twice=False)
+            loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+            found = torch.autograd.grad(loss, [leaves[name] for name in names])
+        count = self._total(torch.tensor(float(len(images)), device=images.device))
+        return {name: self._total(value) / count for name, value in zip(names, found, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Average and number of renewals."""
+        return {"average": self._average, "renewals": self.renewals}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state_dict`, with the meta batch that would have come next."""
+        self._average, self.renewals, self._batches = state["average"], state["renewals"], None

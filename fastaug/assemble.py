@@ -1,7 +1,7 @@
 """From a recipe to everything a run needs, built once, in the order in which it can fail cheapest."""
 
+from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,21 +13,20 @@ from fastaug.augment.batch import BatchAugment
 from fastaug.augment.hidden import HiddenCutMix
 from fastaug.console import Console
 from fastaug.data import Loader
-from fastaug.errors import DataError, RecipeError
+from fastaug.errors import RecipeError
 from fastaug.evaluation import Evaluator, held_out_ids
-from fastaug.loading import DataParts, evaluation_loader, find_data, meta_loader, training_loader
-from fastaug.meta import MetaStep, over_processes
-from fastaug.meta_parameters import MetaParameters
+from fastaug.loading import DataParts, evaluation_loader, find_data, training_loader
+from fastaug.meta import MetaStep
+from fastaug.meta_assembly import build_learned, build_meta
 from fastaug.metrics import TrainMeter
 from fastaug.model import build_ema, build_model
-from fastaug.objective import Objective, build_objective, sample_losses
-from fastaug.optim import SetRate, build_learned_schedule, build_optimizer, build_schedule
+from fastaug.objective import Objective, build_objective
+from fastaug.optim import SetRate, build_optimizer, build_schedule
 from fastaug.order import Order
 from fastaug.recipe import Recipe
 from fastaug.run_folder import RunFolder
-from fastaug.samples import SampleLosses
+from fastaug.samples import SampleLosses, build_sample_losses
 from fastaug.splits import Splits
-from fastaug.validation_gradient import ValidationGradient, meta_requests
 
 
 @dataclass
@@ -97,96 +96,29 @@ def build_order(recipe: Recipe, accelerator: Accelerator, splits: Splits) -> Ord
 
 def build_network(recipe: Recipe, classes: int, accelerator: Accelerator) -> nn.Module:
     """The network of a recipe with its initial weights, on the device."""
+    if recipe.augment.soften_p_max < 1 / classes:
+        found = f"{recipe.augment.soften_p_max} is below chance, {1 / classes:.4g}"
+        raise RecipeError([f"augment.soften_p_max: {found}"])
     torch.manual_seed(recipe.run.seed)
     return build_model(recipe.model, classes + recipe.augment.other_class).to(accelerator.device)
-
-
-def build_learned(
-    recipe: Recipe, accelerator: Accelerator, parts: DataParts, optimizer: torch.optim.Optimizer
-) -> MetaParameters | None:
-    """What the meta step learns, if it learns anything; DataError without a meta split that is large enough."""
-    if not recipe.meta.learn:
-        return None
-    found = len(parts.splits.meta)
-    if found < recipe.meta.batch_size:
-        raise DataError(
-            f"meta.learn: {recipe.meta.learn} needs a meta split of meta.batch_size = {recipe.meta.batch_size} images "
-            f"or more, found {found}; set data.meta_fraction, or add a meta/ folder or list"
-        )
-    assert parts.index is not None
-    momentum = optimizer.param_groups[0].get("momentum")
-    return MetaParameters(recipe, len(parts.index.labels), momentum, accelerator.device)
-
-
-def build_meta(
-    recipe: Recipe,
-    accelerator: Accelerator,
-    parts: DataParts,
-    order: Order,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: ModelEmaV3 | None,
-    augment: BatchAugment,
-    console: Console,
-) -> MetaStep | None:
-    """The meta step of a run, if its recipe learns anything by it."""
-    meta, world = recipe.meta, accelerator.num_processes
-    if augment.learned is None:
-        return None
-    requests = partial(
-        meta_requests,
-        parts.splits.meta,
-        seed=recipe.run.seed,
-        batch_size=meta.batch_size,
-        world=world,
-        rank=accelerator.process_index,
-    )
-    validation = ValidationGradient(
-        network,
-        meta_loader(recipe, accelerator, parts),
-        augment,
-        lambda first: requests(first=first),
-        decay=0.5 ** (meta.every * meta.renew / meta.half_life) if meta.half_life else 0.0,
-        seed=recipe.run.seed,
-        total=over_processes,
-        autocast=accelerator.autocast,
-    )
-    return MetaStep(
-        recipe,
-        accelerator,
-        network,
-        optimizer,
-        augment,
-        validation,
-        sample_losses(recipe.augment),
-        steps_per_epoch=order.steps_per_epoch,
-        average=ema.module if ema is not None and meta.weights == "ema" else None,
-        say=console.print,
-    )
 
 
 def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
     """A Trainer at step 0."""
     parts = find_data(recipe, accelerator)
     order = build_order(recipe, accelerator, parts.splits)
-    chance = 1 / len(parts.classes)
-    if recipe.augment.soften_p_max < chance:
-        raise RecipeError([f"augment.soften_p_max: {recipe.augment.soften_p_max} is below chance, {chance:.4g}"])
     network = build_network(recipe, len(parts.classes), accelerator)
     hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer)
     augment = BatchAugment(recipe, len(parts.classes), hidden, learned)
-    rates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
-    set_rate = build_schedule(recipe.optim, optimizer, **rates)
-    if learned is not None and learned.optim is not None:
-        set_rate = build_learned_schedule(set_rate, optimizer, learned.optim)
+    rates = None if learned is None else learned.optim
+    updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
     ema = build_ema(recipe.model, network)
+    plain = copy(network)  # the same weights, for the meta step, without what compilation and Accelerate add
     if recipe.model.compile:
         network.compile()
     model, prepared = accelerator.prepare(network, optimizer)
-    losses = sample_losses(recipe.augment)
-    size = 0 if parts.index is None else len(parts.index.labels)
     tested = evaluation_loader(recipe, accelerator, parts, held_out_ids(parts))
     return Trainer(
         recipe=recipe,
@@ -202,9 +134,9 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         model=model,
         ema=ema,
         optimizer=prepared,
-        set_rate=set_rate,
+        set_rate=build_schedule(recipe.optim, optimizer, **updates, learned=rates),
         meter=TrainMeter(accelerator),
         evaluator=Evaluator(recipe, accelerator, parts, tested, augment),
-        sample_losses=SampleLosses(size, losses, accelerator.device) if recipe.run.log_losses else None,
-        meta=build_meta(recipe, accelerator, parts, order, network, optimizer, ema, augment, console),
+        sample_losses=build_sample_losses(recipe, accelerator, parts),
+        meta=build_meta(recipe, accelerator, parts, order, plain, optimizer, ema, augment, console),
     )

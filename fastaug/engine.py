@@ -107,18 +107,18 @@ def augmented(trainer: Trainer, batch: Batch, seed: int) -> tuple[Tensor, SoftTa
 
 def update(trainer: Trainer, batch: Batch, loss: Tensor, seed: int) -> None:
     """Clips, steps the optimizer and the moving average, and takes the meta step on `batch`, the last micro-batch."""
-    accelerator, step, meta = trainer.accelerator, trainer.progress.step, trainer.meta
+    accelerator, step = trainer.accelerator, trainer.progress.step
+    meta = trainer.meta if trainer.meta is not None and trainer.meta.due(step) else None
     # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.
     norm = accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad or math.inf)
     checked = torch.stack([loss, norm.to(loss)]) if accelerator.scaler is None else loss
     stop_if_not_finite(accelerator, checked, "the training loss or its gradient", step)
-    meta_due = meta is not None and meta.due(step)
-    if meta_due:
+    if meta is not None:
         meta.record(norm)
     trainer.optimizer.step()
     if trainer.ema is not None:
         trainer.ema.update(trainer.network, step + 1)
-    if meta_due:
+    if meta is not None:
         meta.step(batch, step, seed)
     trainer.optimizer.zero_grad()
 
@@ -163,7 +163,9 @@ def log_training(trainer: Trainer, rate: float, clock: Clock) -> None:
 
 def log_meta(trainer: Trainer) -> None:
     """A line for every meta step since the last call, one for what is learned now, and the alarms."""
-    lines = [] if trainer.meta is None else trainer.meta.log.read()
+    if trainer.meta is None:
+        return
+    lines = trainer.meta.log.read()
     if not lines or not trainer.accelerator.is_main_process:
         return
     for line in lines:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -15,7 +16,7 @@ from fastaug.labels import with_labels
 from fastaug.order import Ids, Order
 from fastaug.recipe import Recipe
 from fastaug.shards.layout import ShardIndex, is_shard_folder, open_shards
-from fastaug.shards.loader import RawShardLoader
+from fastaug.shards.loader import shard_loader
 from fastaug.sources.arrays import KINDS, materialize_arrays
 from fastaug.sources.embedded import materialize
 from fastaug.splits import Splits, make_splits
@@ -127,11 +128,13 @@ def _loader(
     if not len(ids):
         raise DataError("the split is empty; choose another one, or set data.select_fraction or data.meta_fraction")
     threads = _threads(recipe, accelerator)
-    if isinstance(parts.index, ShardIndex) and parts.index.settings.format == "raw":
-        raw = RawShardLoader(parts.index, data, crop, largest_batch=largest_batch, threads=threads, device=device)
-        return ResidentLoader(raw, ids) if data.loader == "resident" else raw  # type: ignore[arg-type]
-    dali = DaliLoader(parts.index, data, crop, largest_batch=largest_batch, threads=threads, device=device)
-    return ResidentLoader(dali, ids) if data.loader == "resident" else dali
+    sizes: dict[str, Any] = {"largest_batch": largest_batch, "threads": threads, "device": device}
+    source: Any  # what ResidentLoader asks for, from files or shards
+    if isinstance(parts.index, ShardIndex):
+        source = shard_loader(parts.index, data, crop, **sizes)
+    else:
+        source = DaliLoader(parts.index, data, crop, **sizes)
+    return ResidentLoader(source, ids) if data.loader == "resident" else source
 
 
 def _threads(recipe: Recipe, accelerator: Accelerator) -> int:

@@ -12,12 +12,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from fastaug.augment.batch import BatchAugment, Part
 from fastaug.data import Batch
+from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES, hypergradient
+from fastaug.hypergrad.implicit import implicit_direction
 from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights
+from fastaug.hypergrad.self_test import self_test
 from fastaug.hypergrad.updates import RecordedStep, record_step, rule_of, through_average
 from fastaug.instant import instant_labels, instant_weights, with_rows
 from fastaug.meta_log import MetaLog
@@ -66,7 +70,8 @@ class MetaStep:
         groups = self.learned.groups(recipe)
         self.shared: list[Tensor] = [p for group in groups for p in group["params"]]
         self.meta_optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99)) if groups else None
-        self.engine = None if recipe.meta.engine == "auto" else recipe.meta.engine
+        # With an implicit direction, the self-test chooses the engine that takes it to the parameters.
+        self.engine = None if recipe.meta.engine in ("auto", "implicit") else recipe.meta.engine
         self.log = MetaLog()
         self._recorded: RecordedStep | None = None
 
@@ -96,7 +101,7 @@ class MetaStep:
         down = {name: -value for name, value in self.validation.value().items()}
         written = with_rows(target, self.augment.outputs)
         problem = self._problem(weights, Samples(images, written), seed)
-        cotangent = ENGINES[self._engine(problem, down)](problem, down, images=False)
+        cotangent = ENGINES[self._engine(problem)](problem, down, images=False)
         harm = cotangent.weight
         if "instant_labels" in self.instant:
             target, harm = instant_labels(
@@ -134,7 +139,8 @@ class MetaStep:
             v = through_average(v, self.recipe.model.ema_decay)
         part = self.augment.part(batch, step // self.steps_per_epoch, n)
         problem = self._problem(recorded.weights, part.samples, seed)
-        shared, rows = self._gradients(problem, part, recorded.direction(v))
+        u = self._implicit(problem, v) if self.recipe.meta.engine == "implicit" else recorded.direction(v)
+        shared, rows = self._gradients(problem, part, u)
         if self.learned.optim is not None:
             shared += self.learned.optim.gradients(self.optimizer, recorded.hyperparameter_gradients(v))
         self._move(shared, part.ids, rows, step)
@@ -145,8 +151,24 @@ class MetaStep:
         leaves = shared + ([] if part.rows is None else [part.rows])
         if not leaves:
             return [], None
-        found = hypergradient(problem, u, leaves, self._engine(problem, u), over_processes)
+        found = hypergradient(problem, u, leaves, self._engine(problem), over_processes)
         return [over_processes(g) for g in found[: len(shared)]], None if part.rows is None else found[-1]
+
+    def _implicit(self, problem: Problem, v: Weights) -> Weights:
+        """-H^-1 v on the classifier, in place of the optimizer's own step."""
+        meta = self.recipe.meta
+        try:
+            return implicit_direction(
+                problem,
+                v,
+                solver=meta.solver,  # type: ignore[arg-type]
+                alpha=meta.alpha,
+                terms=meta.terms,
+                damping=meta.damping,
+                over_processes=over_processes,
+            )
+        except ValueError as error:
+            raise RecipeError([f"meta.engine: implicit cannot go on: {error}"]) from error
 
     def _move(self, shared: list[Tensor], ids: Tensor, rows: Tensor | None, step: int) -> None:
         """One step of the meta-optimizer, and of the rows of the table that belong to `ids`."""
@@ -174,10 +196,18 @@ class MetaStep:
             count = int(over_processes(torch.tensor(count, device=samples.images.device)).item())
         return Problem(self.network, weights, samples, self.losses, count, seed, self.accelerator.autocast)
 
-    def _engine(self, problem: Problem, u: Weights) -> str:
+    def _engine(self, problem: Problem) -> str:
         """The engine's name; the first call chooses it where the recipe leaves it open, and says so."""
         if self.engine is None:
-            self.engine = "forward"
+            images = problem.samples.images.requires_grad
+            try:
+                chosen = [self_test(problem, images=images, say=self.say).chosen]
+            except ValueError as error:
+                raise RecipeError(
+                    [f"meta.learn: {self.recipe.model.name} cannot be differentiated: {error}"]
+                ) from error
+            broadcast_object_list(chosen)  # every process takes the main one's
+            self.engine = chosen[0]
         return self.engine
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
@@ -33,36 +34,19 @@ def build_optimizer(optim: Optim, network: nn.Module) -> Optimizer:
         raise RecipeError([f"optim.opt: {optim.opt} cannot be built: {error}"]) from error
 
 
-def build_learned_schedule(set_rate: SetRate, optimizer: Optimizer, learned: InnerRates) -> SetRate:
-    """`set_rate`, then what is learned on top of it."""
+def build_schedule(
+    optim: Optim,
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    updates_per_epoch: int,
+    learned: InnerRates | None = None,
+) -> SetRate:
+    """A function that sets the learning rates of update u (from 0) and returns the first group's.
 
-    def set_both(update: int) -> float:
-        set_rate(update)
-        learned.set(optimizer)
-        return optimizer.param_groups[0]["lr"]
-
-    return set_both
-
-
-def build_schedule(optim: Optim, optimizer: Optimizer, *, epochs: int, updates_per_epoch: int) -> SetRate:
-    """A function that sets the learning rates of update u (from 0) and returns the first group's."""
-    scheduler = None
-    if optim.sched != "constant" or optim.warmup_epochs:
-        constant = optim.sched == "constant"
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched="multistep" if constant else optim.sched,
-            num_epochs=epochs,
-            decay_epochs=optim.decay_epochs,
-            decay_milestones=[] if constant else optim.decay_milestones,
-            decay_rate=optim.decay_rate,
-            min_lr=optim.min_lr,
-            warmup_lr=optim.warmup_lr,
-            warmup_epochs=optim.warmup_epochs,
-            step_on_epochs=False,
-            updates_per_epoch=updates_per_epoch,
-        )
-
+    `learned`: what a meta step changes about them.
+    """
+    scheduler = _scheduler(optim, optimizer, epochs, updates_per_epoch)
     given = [group["lr"] for group in optimizer.param_groups]
 
     def set_rate(update: int) -> float:
@@ -71,6 +55,29 @@ def build_schedule(optim: Optim, optimizer: Optimizer, *, epochs: int, updates_p
         else:
             for group, rate in zip(optimizer.param_groups, given, strict=True):
                 group["lr"] = rate  # the meta step may have changed it
+        if learned is not None:
+            learned.set(optimizer)
         return optimizer.param_groups[0]["lr"]
 
     return set_rate
+
+
+def _scheduler(optim: Optim, optimizer: Optimizer, epochs: int, updates_per_epoch: int) -> Scheduler | None:
+    """timm's, None where the rate never changes."""
+    constant = optim.sched == "constant"
+    if constant and not optim.warmup_epochs:
+        return None
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="multistep" if constant else optim.sched,
+        num_epochs=epochs,
+        decay_epochs=optim.decay_epochs,
+        decay_milestones=[] if constant else optim.decay_milestones,
+        decay_rate=optim.decay_rate,
+        min_lr=optim.min_lr,
+        warmup_lr=optim.warmup_lr,
+        warmup_epochs=optim.warmup_epochs,
+        step_on_epochs=False,
+        updates_per_epoch=updates_per_epoch,
+    )
+    return scheduler

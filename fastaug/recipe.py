@@ -166,6 +166,10 @@ class Meta:
     batch_size: int = limits(64, low=SMALLEST_BATCH)  # meta images of a validation gradient, over all processes
     start_epochs: float = limits(0.0, low=0)  # warm-up without meta steps
     engine: str = limits("auto", choices=("auto", *META_ENGINES))  # auto: chosen by a self-test, printed
+    solver: str = limits("neumann", choices=("neumann", "identity", "cg"))  # implicit: of the inverse Hessian
+    alpha: float = limits(0.01, above=0)  # implicit: step of the Neumann series
+    terms: int = limits(5, low=0)  # implicit: of the series, or steps of conjugate gradients
+    damping: float = limits(0.0, low=0)  # implicit: added to the Hessian's diagonal
     approximate: bool = False  # optimizers without an exact Jacobian: u = -lr v instead of an error
     renew: int = limits(1, low=1)  # meta steps between two validation gradients
     half_life: float = limits(0.0, low=0)  # updates after which a validation gradient counts half; 0: no average

@@ -1,4 +1,4 @@
-"""What a run knows of single training images: mean losses and learned weights, as a table and as label-error finders."""
+"""What a run knows of single training images, mean losses and learned weights: a table, and what finds wrong labels."""
 
 import csv
 from pathlib import Path
@@ -12,7 +12,8 @@ from torchmetrics.functional.classification import binary_auroc
 from fastaug.data import Batch
 from fastaug.loading import DataParts
 from fastaug.meta_parameters import MetaParameters
-from fastaug.objective import Objective
+from fastaug.objective import Objective, sample_losses
+from fastaug.recipe import Recipe
 from fastaug.targets import SoftTarget
 
 
@@ -43,6 +44,14 @@ class SampleLosses:
         """Mean loss [size], NaN for images that were never trained on; every process must call this."""
         losses, visits = self.state(accelerator)
         return losses / visits
+
+
+def build_sample_losses(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> SampleLosses | None:
+    """The table that run.log_losses asks for."""
+    if not recipe.run.log_losses:
+        return None
+    assert parts.index is not None
+    return SampleLosses(len(parts.index.labels), sample_losses(recipe.augment), accelerator.device)
 
 
 def suspicion(learned: MetaParameters | None, mean_losses: Tensor | None) -> dict[str, Tensor]:

@@ -104,4 +104,6 @@ class ValidationGradient:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state_dict`, with the meta batch that would have come next."""
-        self._average, self.renewals, self._batches = state["average"], state["renewals"], None
+        device = next(self._network.parameters()).device
+        self._average = {name: value.to(device, copy=True) for name, value in state["average"].items()}
+        self.renewals, self._batches = state["renewals"], None

@@ -139,8 +139,10 @@ class BatchAugment:
         weights = None if table is None or leaf is None else table.bounded(leaf)[position.to(leaf.device)]
         images, target = self._apply(part, epoch, params, weights)
         chance = self._log_probability(part, epoch, params)
-        target = SoftTarget(*(None if field is None else field[:n] for field in target))
-        return Part(Samples(images[:n], target, None if chance is None else chance[:n]), ids, leaf)
+        classes, mass, weight = (field[:n] for field in target[:3])
+        return Part(
+            Samples(images[:n], SoftTarget(classes, mass, weight), None if chance is None else chance[:n]), ids, leaf
+        )
 
     def _apply(
         self, batch: Batch, epoch: int, params: CropMixParams, weights: Tensor | None
@@ -166,9 +168,10 @@ class BatchAugment:
 
     def _smoothed(self, target: SoftTarget) -> SoftTarget:
         """The target with the recipe's label smoothing, or the learned one."""
-        learned = self.learned is not None and self.learned.smoothing is not None
-        smoothing = self.learned.smoothing() if learned else self.recipe.augment.smoothing
-        return smoothed(target, smoothing) if learned or smoothing else target
+        learned, fixed = self.learned, self.recipe.augment.smoothing
+        if learned is not None and learned.smoothing is not None:
+            return smoothed(target, learned.smoothing())
+        return smoothed(target, fixed) if fixed else target
 
     def _policy(self) -> "SharedPolicy | None":
         return None if self.learned is None else self.learned.policy
@@ -178,7 +181,7 @@ class BatchAugment:
         policy, key = self._policy(), Key(self.recipe.run.seed, epoch, Stream.LEARNED)
         assert policy is not None
         if self.recipe.meta.probabilities == "gumbel":
-            return policy.relaxed(images, key, batch.draws)
+            return policy.relaxed(images, key, batch.draws, self.recipe.meta.temperature)
         return policy.apply(images, policy.sample(key, batch.draws))
 
     def _log_probability(self, batch: Batch, epoch: int, params: CropMixParams) -> Tensor | None:
@@ -186,7 +189,8 @@ class BatchAugment:
         policy = self._policy()
         if policy is None or self.recipe.meta.probabilities != "score":
             return None
-        own = policy.log_probability(policy.sample(Key(self.recipe.run.seed, epoch, Stream.LEARNED), batch.draws))
+        draws = policy.sample(Key(self.recipe.run.seed, epoch, Stream.LEARNED), batch.draws)
+        own = policy.log_probability(draws).to(batch.labels.device)
         mixed = ((params.pasted() > 0) | (params.own_share() < 1)).to(own)
         return own + mixed * own[params.partner.to(own.device)]
 

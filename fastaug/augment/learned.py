@@ -4,8 +4,8 @@ Each of `slots` applications draws one operation, or none, and a noise u uniform
 u * reach * magnitude. Magnitudes are learned through the pixels (pathwise: draws are kept, amounts are on the graph),
 probabilities by the score function from `log_probability`, or, for comparison, by `relaxed`.
 
-The parameters are a few dozen numbers: left on the host, where the optimizer's step on them is cheapest too, nothing in
-`sample`, `log_probability` and `apply` waits for a device; on a device each `sample` reads the probabilities back.
+The parameters are a few dozen numbers: left on the host, nothing in `sample`, `log_probability` and `apply` needs to
+wait for a device (not yet measured on one); on a device each `sample` reads the probabilities back.
 """
 
 import math

@@ -153,8 +153,8 @@ def apply_drawn(
     """Operation op[i,s] by amount[i,s] on image i, s = 0, 1, ...: contiguous [N,3,S,S], or the images if nothing acts.
 
     `op` [N,slots] int64 on the host: 0 is none, k is transforms[k - 1]. What moves pixels acts first, as one warp of
-    the matrices in order of s, and the rest follows in order of s. An operation runs on the rows that drew it only,
-    and nothing waits for the device: which rows these are is known on the host.
+    the matrices in order of s, and the rest follows in order of s. An operation runs on the rows that drew it only;
+    which rows these are is known on the host, without asking a device.
     """
     _check(images, op, amount, transforms)
     images = _move(images, op, amount, transforms, fill)

@@ -5,6 +5,8 @@ alone. Images need the tangent of grad_images L: forward mode over reverse mode.
 tangent in reverse, is silently wrong through BatchNorm in training mode (its saved statistics are constants there).
 """
 
+import functools
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad as dual
 from torch.nn.utils import get_total_norm
 
+from fastaug.hypergrad.batch_norm import FusedBatchNorm
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights, network_logits
 
 
@@ -27,8 +30,9 @@ class LossDerivatives(NamedTuple):
 
 def forward(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
     """Forward-mode engine: one pass of dual numbers without a graph; with `images` also its way back to the images."""
+    load_formulas()
     unit, length = normalised(direction)
-    with dual.dual_level(), torch.set_grad_enabled(images):
+    with dual.dual_level(), FusedBatchNorm(), torch.set_grad_enabled(images):
         weights = {name: dual.make_dual(weight, unit[name]) for name, weight in problem.weights.items()}
         inputs = problem.samples.images.detach().requires_grad_(images)
         logits = network_logits(problem, weights, inputs)
@@ -40,6 +44,14 @@ def forward(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
             (gradient,) = torch.autograd.grad(logits, inputs, back)
             image_tangent = checked(dual.unpack_dual(gradient).tangent, "the images' gradient")
     return rescaled(found, image_tangent, length)
+
+
+@functools.cache
+def load_formulas() -> None:
+    """torch loads its forward-mode formulas at the first dual number, by a function that it calls deprecated itself."""
+    with warnings.catch_warnings(), dual.dual_level():
+        warnings.simplefilter("ignore", FutureWarning)
+        dual.make_dual(torch.zeros(1), torch.zeros(1))
 
 
 def normalised(direction: Weights) -> tuple[Weights, Tensor]:

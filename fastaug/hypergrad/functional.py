@@ -1,18 +1,26 @@
 """Forward mode by torch.func: slower bookkeeping than `forward`, but it has rules where plain dual numbers lack them.
 
-Its GroupNorm, for one, is written out, so that forward mode over reverse mode exists.
+Its GroupNorm and SiLU, for two, are written out, so that forward mode over reverse mode exists.
 """
+
+from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from fastaug.hypergrad.forward import normalised, rescaled, through_loss
+from fastaug.hypergrad.forward import load_formulas, normalised, rescaled, through_loss
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights, detached, network_logits
 
 
 def functional(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
-    """The engine `forward` in torch.func's words: jvp of the logits, or of their gradient in the images."""
+    """The engine `forward` in torch.func's words: jvp of the logits, or of their gradient in the images.
+
+    Without autocast: norms that are written out give tangents of another type than their values under it.
+    """
+    problem = replace(problem, autocast=nullcontext)
+    load_formulas()
     unit, length = normalised(direction)
     inputs, target = problem.samples.images.detach(), detached(problem.samples.target)
 

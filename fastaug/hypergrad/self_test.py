@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from fastaug.hypergrad import ENGINES
-from fastaug.hypergrad.difference import difference
+from fastaug.hypergrad.difference import STEP, difference
 from fastaug.hypergrad.problem import Cotangent, Problem, Samples, Weights, detached, network_logits
 from fastaug.targets import SoftTarget
 
-EXACT = 1e-2  # of float32, where a few ReLU gates fall otherwise; the silent errors that are known are 20 times that
+EXACT = 0.05  # of float32, where some ReLU gates fall otherwise; the silent errors that are known are at least 0.1
 APPROXIMATE = 0.3  # of finite differences in float32
-PRECISE_STEP = 1e-5  # of finite differences in float64
+PRECISE_STEP = 1e-5  # |dw| of finite differences in float64
+PIXEL_STEP = 1e-8  # |dx| of differences of gradients in float64
 LABELS = ("mass", "weight", "rows")
 
 
@@ -103,14 +103,12 @@ def in_float64(problem: Problem) -> Problem:
 def reference(problem: Problem, direction: Weights, images: bool) -> tuple[str, Cotangent]:
     """What to compare with and its name: the first engine that runs, in float64 unless its passes differ there.
 
-    Finite differences in float64 exist for every network, so they check the labels' part of any other reference:
-    an operation with a wrong derivative of its own is found. ValueError if they disagree or nothing runs.
+    It has to agree with differences of first derivatives: a function marked once_differentiable, for one, counts as
+    a constant in reverse mode, and nothing is raised. ValueError if nothing is left for the images.
     """
-    precise, narrow = in_float64(problem), "float64"
-    wide = {name: tensor.double() for name, tensor in direction.items()}
+    precise, wide, digits = in_float64(problem), {n: t.double() for n, t in direction.items()}, "float64"
     if _error(_logits(problem), _logits(precise)) > EXACT:  # generators may draw other dropout masks in float64
-        precise, wide, narrow = problem, direction, "float32"
-    estimate = partial(difference, step=PRECISE_STEP if narrow == "float64" else 0.01)
+        precise, wide, digits = problem, direction, "float32"
     reasons = []
     for name in ("reverse", "functional", "forward"):
         try:
@@ -118,16 +116,37 @@ def reference(problem: Problem, direction: Weights, images: bool) -> tuple[str, 
         except RuntimeError as error:
             reasons.append(f"{name}: {_reason(error)}")
             continue
-        apart = max(_errors(found, estimate(precise, wide, images=False)).values())
-        if apart > (EXACT if narrow == "float64" else APPROXIMATE):
-            raise ValueError(
-                f"engine {name} and finite differences are {apart:.1e} apart on this network in {narrow}: an operation "
-                "of its own (torch.autograd.Function) has a wrong second derivative; repair or replace it"
+        if digits == "float64" and (apart := disagreement(precise, wide, found)) > EXACT:
+            reasons.append(
+                f"{name}: {apart:.1e} apart from differences of first derivatives: a torch.autograd.Function in "
+                "this network has a wrong second derivative, or none"
             )
-        return f"{name} in {narrow}", found
+            continue
+        return f"{name} in {digits}", found
     if images:
         raise ValueError(_remedy(reasons, images))
-    return f"difference in {narrow}", estimate(precise, wide, images=False)
+    step = PRECISE_STEP if digits == "float64" else STEP
+    return f"difference in {digits}", difference(precise, wide, images=False, step=step)
+
+
+def disagreement(problem: Problem, direction: Weights, found: Cotangent) -> float:
+    """Relative distance of `found` from difference quotients that need no second derivatives, in float64.
+
+    In labels over the weights, in the images along `found.images`: with a step that hardly any ReLU gate notices.
+    """
+    apart = max(_errors(found, difference(problem, direction, images=False, step=PRECISE_STEP)).values())
+    if found.images is None:
+        return apart
+    size = found.images.norm()
+    move = PIXEL_STEP * found.images / size if size else PIXEL_STEP * torch.ones_like(found.images)
+    slopes = []
+    for side in (move, -move):
+        gradient = loss_gradient(
+            replace(problem, samples=problem.samples._replace(images=problem.samples.images + side))
+        )
+        slopes.append(torch.stack([(direction[name] * g).sum() for name, g in gradient.items()]).sum())
+    quotient = (slopes[0] - slopes[1]) / (2 * PIXEL_STEP)
+    return max(apart, float((quotient - size).abs() / torch.maximum(quotient.abs(), size)) if size else 0.0)
 
 
 def _logits(problem: Problem) -> Tensor:

@@ -11,7 +11,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from fastaug.hypergrad.problem import Cotangent, Losses, Samples, detached, eager_logits, pull_back
@@ -19,8 +18,9 @@ from fastaug.hypergrad.updates import bare_optimizer
 from fastaug.targets import SoftTarget
 
 with warnings.catch_warnings():
-    # Said when Python compiles higher 0.2.1 for the first time: it compares a length by `is`.
-    warnings.filterwarnings("ignore", '"is" with', SyntaxWarning)
+    # What Python says of higher 0.2.1 when it compiles it for the first time: a comparison by `is`, a stray backslash.
+    for category in (SyntaxWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", '"is" with|.*invalid escape sequence', category)
     from higher.optim import DifferentiableSGD
 
 Step = Samples | Callable[[], Samples]
@@ -49,10 +49,10 @@ def unroll(
 ) -> list[Tensor]:
     """Gradient of `validation` after the `steps` in each of `parameters`; network and optimizer stay as they are.
 
-    Each step trains on its samples with sum_i losses_i / total, clipped to `max_norm`. `hyperparameters`: tensors for
-    the optimizer's settings by name, one or one per group; `parameters` may name them too. `seeds` of dropout: one per
-    step and one for the validation, default 0, 1, ...; every forward pass begins with the network's own buffers. For
-    one process. ValueError: no steps, an optimizer other than SGD.
+    A step trains on its samples with sum_i losses_i / total, clipped to `max_norm`. `hyperparameters`: tensors for the
+    optimizer's settings by name, one or one per group; `parameters` may hold them. `seeds` of dropout: each step's and
+    the validation's; default 0, 1, ... Forward passes begin with the network's own buffers. For one process.
+    ValueError: no steps, not SGD.
     """
     inner = bare_optimizer(optimizer)
     _check(inner, steps, seeds)
@@ -60,23 +60,19 @@ def unroll(
     samples = [step if isinstance(step, Samples) else step() for step in steps]
     leaves = _leaves(samples)
     names = [name for name, _ in network.named_parameters()]
-    weights = [p.detach().requires_grad_(p.requires_grad) for p in network.parameters()]
 
-    def forward(images: Tensor, seed: int) -> Tensor:
+    def logits(weights: Sequence[Tensor], images: Tensor, seed: int) -> Tensor:
         return eager_logits(network, dict(zip(names, weights, strict=True)), images, seed, autocast, twice=True)
 
     with torch.enable_grad():
         clip = None if max_norm is None else _clip_to(max_norm)
         stepper = DifferentiableSGD(inner, network.parameters(), override=hyperparameters, grad_callback=clip)
+        weights = [p.detach().requires_grad_(p.requires_grad) for p in network.parameters()]
         for leaf, seed in zip(leaves, seeds, strict=False):
-            loss = losses(forward(leaf.images, seed), leaf.target).sum() / total
-            weights = cast(list[Tensor], stepper.step(loss, params=weights))
-        value = validation(lambda images: forward(images, seeds[-1]))
-    inputs = [part for leaf in leaves for part in _parts(leaf)]
-    found = torch.autograd.grad(value, [*inputs, *parameters], allow_unused=True, materialize_grads=True)
-    slopes = {id(part): slope for part, slope in zip(inputs, found, strict=False)}
-    acted = pull_back(_joined(samples), _cotangent(leaves, slopes), parameters)
-    return [through + direct for through, direct in zip(acted, found[len(inputs) :], strict=True)]
+            loss = losses(logits(weights, leaf.images, seed), leaf.target).sum() / total
+            weights = stepper.step(loss, params=weights)
+        value = validation(lambda images: logits(weights, images, seeds[-1]))
+    return _differentiated(value, samples, leaves, parameters)
 
 
 def _check(optimizer: Optimizer, steps: Sequence[Step], seeds: Sequence[int] | None) -> None:
@@ -93,10 +89,10 @@ def _check(optimizer: Optimizer, steps: Sequence[Step], seeds: Sequence[int] | N
 
 
 def _clip_to(max_norm: float) -> Callable[[Sequence[Tensor | None]], list[Tensor | None]]:
-    """clip_grad_norm_, differentiably; None where a parameter has no gradient."""
+    """clip_grad_norm_, but differentiable (torch's takes the norm for a constant); None where there is no gradient."""
 
     def clipped(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        norm = get_total_norm([g for g in gradients if g is not None])
+        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients if g is not None]))
         scale = (max_norm / (norm + 1e-6)).clamp(max=1)
         return [None if g is None else g * scale for g in gradients]
 
@@ -114,6 +110,17 @@ def _leaves(steps: Sequence[Samples]) -> list[Samples]:
                 part.requires_grad_()
         leaves.append(Samples(samples.images.detach().requires_grad_(learned), target))
     return leaves
+
+
+def _differentiated(
+    value: Tensor, steps: Sequence[Samples], leaves: Sequence[Samples], parameters: Sequence[Tensor]
+) -> list[Tensor]:
+    """d value / d parameters: through the samples of the steps, and where value has them directly."""
+    inputs = [part for leaf in leaves for part in _parts(leaf)]
+    found = torch.autograd.grad(value, [*inputs, *parameters], allow_unused=True, materialize_grads=True)
+    slopes = {id(part): slope for part, slope in zip(inputs, found, strict=False)}
+    acted = pull_back(_joined(steps), _cotangent(leaves, slopes), parameters)
+    return [through + direct for through, direct in zip(acted, found[len(inputs) :], strict=True)]
 
 
 def _parts(leaf: Samples) -> list[Tensor]:

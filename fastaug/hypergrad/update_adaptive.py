@@ -13,20 +13,30 @@ from fastaug.hypergrad.update_rules import GroupStep, Tensors, inner, lifted
 
 
 class Ratio(NamedTuple):
-    """N, D and their derivatives in G; that of N is a number per parameter."""
+    """N = over_scale over and D, with dN/dG = over_slope and dD/dG = under_scale bend; scales are numbers."""
 
     over: Tensors
-    under: Tensors
+    over_scale: list[float]
     over_slope: list[float]
-    under_slope: Tensors
+    under: Tensors
+    bend: Tensors
+    under_scale: list[float]
 
-    def slope(self) -> Tensors:
-        """d(N/D)/dG."""
+    def value(self) -> Tensors:
+        """N/D."""
         found = list(torch._foreach_div(self.over, self.under))
-        torch._foreach_mul_(found, self.under_slope)
-        torch._foreach_neg_(found)
-        torch._foreach_add_(found, self.over_slope)
+        torch._foreach_mul_(found, self.over_scale)
+        return found
+
+    def pulled(self, q: Tensors, factor: float) -> Tensors:
+        """factor d(N/D)/dG q."""
+        found = list(torch._foreach_div(self.over, self.under))
+        torch._foreach_mul_(found, self.bend)
+        scales = zip(self.over_scale, self.under_scale, strict=True)
+        torch._foreach_mul_(found, [-factor * over * under for over, under in scales])
+        torch._foreach_add_(found, [factor * slope for slope in self.over_slope])
         torch._foreach_div_(found, self.under)
+        torch._foreach_mul_(found, q)
         return found
 
 
@@ -79,23 +89,25 @@ def adam_ratio(step: GroupStep, terms: AdamTerms) -> Ratio:
     """N = m/c1 and D = sqrt(s/c2) + eps, with m and s after the step."""
     beta1, beta2 = (float(b) for b in step.settings["betas"])
     fresh = 1 - beta1 if step.settings.get("grad_averaging", True) else 1.0
-    roots_of_c2 = [c**0.5 for c in terms.c2]
-    under = list(torch._foreach_div(torch._foreach_sqrt(terms.squares), roots_of_c2))
+    roots = safe_roots(terms.squares)
+    under = list(torch._foreach_mul(roots, [c**-0.5 for c in terms.c2]))
     torch._foreach_add_(under, float(step.settings["eps"]))
-    under_slope = list(torch._foreach_div(terms.gradients, safe_roots(terms.squares)))
-    torch._foreach_mul_(under_slope, [(1 - beta2) / root for root in roots_of_c2])
+    bend = list(torch._foreach_div(terms.gradients, roots))
     if terms.moving is not None:
-        torch._foreach_mul_(under_slope, terms.moving)
-    over = list(torch._foreach_div(step.state("exp_avg"), terms.c1))
-    return Ratio(over, under, [fresh / c for c in terms.c1], under_slope)
+        torch._foreach_mul_(bend, terms.moving)
+    return Ratio(
+        over=step.state("exp_avg"),
+        over_scale=[1 / c for c in terms.c1],
+        over_slope=[fresh / c for c in terms.c1],
+        under=under,
+        bend=bend,
+        under_scale=[(1 - beta2) * c**-0.5 for c in terms.c2],
+    )
 
 
 def adam_direction(step: GroupStep, q: Tensors) -> Tensors:
     """-lr d(N/D)/dG q."""
-    found = adam_ratio(step, adam_terms(step)).slope()
-    torch._foreach_mul_(found, q)
-    torch._foreach_mul_(found, -float(step.settings["lr"]))
-    return found
+    return adam_ratio(step, adam_terms(step)).pulled(q, -float(step.settings["lr"]))
 
 
 def adam_hyperparameters(step: GroupStep, q: Tensors) -> dict[str, Tensor]:
@@ -106,21 +118,20 @@ def adam_hyperparameters(step: GroupStep, q: Tensors) -> dict[str, Tensor]:
         raise ValueError(f"betas {beta1:g}, {beta2:g}: the derivative in a beta of 0 needs the moments that it erased")
     terms = adam_terms(step)
     ratio = adam_ratio(step, terms)
-    weights, along = lifted(step.weights), list(torch._foreach_div(q, ratio.under))  # q/D
+    weights, value, along = lifted(step.weights), ratio.value(), list(torch._foreach_div(q, ratio.under))  # N/D, q/D
     decoupled = step.settings.get("decoupled_weight_decay", False)
-    moments = step.state("exp_avg")
     # dm/dbeta1 = m_old - G = (m - G)/beta1, and the same for s: the old moments are those after the step, taken back.
-    moment_slope = torch._foreach_div(torch._foreach_sub(moments, terms.gradients), [c * beta1 for c in terms.c1])
-    moment_slope = torch._foreach_sub(
-        moment_slope, torch._foreach_mul(ratio.over, [s / c for s, c in zip(terms.c1_slope, terms.c1, strict=True)])
+    by_moment = list(torch._foreach_sub(ratio.over, terms.gradients))
+    torch._foreach_mul_(by_moment, [scale / beta1 for scale in ratio.over_scale])
+    torch._foreach_sub_(
+        by_moment, torch._foreach_mul(ratio.over, [d / c**2 for c, d in zip(terms.c1, terms.c1_slope, strict=True)])
     )
-    by_under = torch._foreach_mul(torch._foreach_div(ratio.over, ratio.under), _under_in_beta2(step, terms, beta2))
-    by_decay = -lr * inner(q, weights) if decoupled else inner(adam_direction(step, q), weights)
+    by_under = torch._foreach_mul(value, _under_in_beta2(step, terms, beta2))
     return {
-        "lr": -inner(along, ratio.over) - (decay * inner(q, weights) if decoupled else 0),
-        "beta1": -lr * inner(along, list(moment_slope)),
+        "lr": -inner(q, value) - (decay * inner(q, weights) if decoupled else 0),
+        "beta1": -lr * inner(along, by_moment),
         "beta2": lr * inner(along, list(by_under)),
-        "weight_decay": by_decay,
+        "weight_decay": inner(q, weights).mul(-lr) if decoupled else inner(ratio.pulled(q, -lr), weights),
     }
 
 
@@ -158,17 +169,12 @@ def _rmsprop(step: GroupStep, q: Tensors, eps_inside: bool) -> Tensors:
         means = step.state("grad_avg")
         squares = list(torch._foreach_addcmul(squares, means, means, value=-1))
         slope = list(torch._foreach_sub(gradients, means))
-    eps = float(settings["eps"])
-    if eps_inside:
-        squares = list(torch._foreach_add(squares, eps))
-    roots = safe_roots(squares)
-    under = roots if eps_inside else list(torch._foreach_add(torch._foreach_sqrt(squares), eps))
-    under_slope = list(torch._foreach_div(slope, roots))
-    torch._foreach_mul_(under_slope, 1 - float(settings["alpha"]))
-    found = Ratio(gradients, under, [1.0] * len(q), under_slope).slope()
-    torch._foreach_mul_(found, q)
-    torch._foreach_mul_(found, -float(settings["lr"]))
-    return found
+    eps, count = float(settings["eps"]), len(q)
+    roots = safe_roots(list(torch._foreach_add(squares, eps)) if eps_inside else squares)
+    under = roots if eps_inside else list(torch._foreach_add(roots, eps))
+    bend = list(torch._foreach_div(slope, roots))
+    ratio = Ratio(gradients, [1.0] * count, [1.0] * count, under, bend, [1 - float(settings["alpha"])] * count)
+    return ratio.pulled(q, -float(settings["lr"]))
 
 
 # ---- LAMB (You et al. 2020, algorithm 2) as timm has it
@@ -182,9 +188,9 @@ def lamb_direction(step: GroupStep, q: Tensors) -> Tensors:
     settings, weights = step.settings, lifted(step.weights)
     lr, decay, decoupled = float(settings["lr"]), float(settings["weight_decay"]), settings.get("decoupled_decay")
     ratio = adam_ratio(step, adam_terms(step._replace(settings={**settings, "decoupled_weight_decay": True})))
-    through = list(torch._foreach_mul(q, -lr))
+    through = q
     if decay or settings["always_adapt"]:
-        updates = list(torch._foreach_div(ratio.over, ratio.under))
+        updates = ratio.value()
         if decay and decoupled:
             scale = lr**2 / settings["max_lr_snapshot"] if settings.get("corrected_weight_decay") else lr
             weights = list(torch._foreach_mul(weights, 1 - scale * decay))
@@ -193,9 +199,7 @@ def lamb_direction(step: GroupStep, q: Tensors) -> Tensors:
         through = [
             _through_trust(t, p, w, settings["trust_clip"]) for t, p, w in zip(through, updates, weights, strict=True)
         ]
-    found = ratio.slope()
-    torch._foreach_mul_(found, through)
-    return found
+    return ratio.pulled(through, -lr)
 
 
 def _through_trust(q: Tensor, update: Tensor, weight: Tensor, clipped: bool) -> Tensor:

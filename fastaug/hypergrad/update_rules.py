@@ -4,7 +4,7 @@ A rule takes q = dL_val/dw' of a group to dL_val/dg, g being the gradient that t
 state as it is after the step: torch's own step (dampening, bias corrections, the place of eps), differentiated by hand.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +33,17 @@ class GroupStep(NamedTuple):
     def state(self, name: str) -> Tensors:
         """One state tensor of each parameter, in float32 or better."""
         return lifted([state[name] for state in self.states])
+
+    def pieces(self, q: Tensors, most: int = 1 << 21) -> Iterator[tuple["GroupStep", Tensors]]:
+        """The same step and `q` in runs of parameters with about `most` numbers, whose temporaries stay in a cache."""
+        start, size = 0, 0
+        for end, tensor in enumerate(q, 1):
+            size += tensor.numel()
+            if size >= most or end == len(q):
+                part = slice(start, end)
+                lists = {name: getattr(self, name)[part] for name in self._fields if name != "settings"}
+                yield self._replace(**lists), q[part]
+                start, size = end, 0
 
 
 class Rule(NamedTuple):

@@ -123,8 +123,8 @@ class RecordedStep:
         """
         found: Weights = {}
         for group in self._after(v):
-            q = lifted([v[name] for name in group.names])
-            found.update(zip(group.names, self.rule.direction(group, q), strict=True))
+            for piece, q in group.pieces(lifted([v[name] for name in group.names])):
+                found.update(zip(piece.names, self.rule.direction(piece, q), strict=True))
         if self.clip is not None and found:
             gradients = [g for group in self._groups for g in group.gradients]
             u, clip = list(found.values()), self.clip
@@ -145,7 +145,8 @@ class RecordedStep:
         found = []
         for group in self._after(v):
             q = lifted([v[name] for name in group.names])
-            found.append(self.rule.hyperparameters(group, q) if q else {})
+            pieces = [self.rule.hyperparameters(piece, part) for piece, part in group.pieces(q)]
+            found.append({h: torch.stack([piece[h] for piece in pieces]).sum() for h in (pieces[0] if pieces else {})})
         return found
 
     def _after(self, v: Weights) -> list[GroupStep]:

@@ -1,0 +1,81 @@
+"""Weights and labels set from one derivative, against what they are defined to be."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from fastaug.hypergrad import ENGINES
+from fastaug.hypergrad.problem import Cotangent, Problem, Samples
+from fastaug.instant import instant_labels, instant_weights, with_rows
+from fastaug.losses import soft_cross_entropy
+from fastaug.targets import SoftTarget, dense, hard_target
+
+
+def alone(tensor):
+    return tensor
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=20))
+def test_weights_are_the_positive_help_with_mean_one(harm):
+    harm = torch.tensor(harm, dtype=torch.float64)
+    weights = instant_weights(harm, alone)
+    assert (weights >= 0).all()
+    assert (weights[harm >= 0] == 0).all()
+    if (harm < -1e-6).any():
+        assert weights.mean().item() == pytest.approx(1)
+        torch.testing.assert_close(weights / weights.sum(), (-harm).clamp_min(0) / (-harm).clamp_min(0).sum())
+
+
+def test_numbers_that_are_not_finite_count_as_harm():
+    weights = instant_weights(torch.tensor([float("nan"), -1.0, float("inf"), -1.0]), alone)
+    assert weights.tolist() == [0, 2, 0, 2]
+
+
+def test_written_out_targets_are_the_same_targets():
+    target = SoftTarget(torch.tensor([[0, 2], [1, 1]]), torch.tensor([[0.5, 0.2], [0.6, 0.0]]), torch.ones(2))
+    torch.testing.assert_close(dense(with_rows(target, 4), 4), dense(target, 4))
+
+
+def test_labels_solve_their_problem():
+    generator = torch.Generator().manual_seed(0)
+    slope = torch.randn(3, 4, generator=generator)
+    target = with_rows(hard_target(torch.tensor([0, 1, 3])), 4)
+    cotangent = Cotangent(None, torch.zeros(3, 2), torch.zeros(3), torch.stack([slope, slope], 1))
+    found, harm = instant_labels(cotangent, target, temperature=0.7, trust=1.3)
+    gain = slope.mean(1, keepdim=True) - slope
+    gain = gain / gain.square().mean().sqrt()
+    for i in range(3):
+        value = (gain[i] + 1.3 * target.rows[i, 0]).double().numpy()
+
+        def loss(z, value=value):
+            y = torch.softmax(torch.from_numpy(z), 0).numpy()
+            return -(value @ y) + 0.7 * (y @ torch.log(torch.from_numpy(y)).numpy())
+
+        best = torch.softmax(torch.from_numpy(minimize(loss, torch.zeros(4).double().numpy(), tol=1e-12).x), 0)
+        torch.testing.assert_close(found.rows[i, 0].double(), best, rtol=0, atol=1e-4)
+    torch.testing.assert_close(harm, -(gain * found.rows[:, 0]).sum(1))
+
+
+def test_wrong_labels_get_less_weight_and_the_right_class_more_probability():
+    """A linear network, two well separated classes, a fifth of the labels wrong: v knows the truth."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 2, (100,), generator=generator)
+    images = torch.randn(100, 2, generator=generator) + 3 * (2 * truth[:, None] - 1)
+    labels = torch.where(torch.arange(100) < 20, 1 - truth, truth)
+    network = torch.nn.Linear(2, 2)
+    weights = {name: p.detach() for name, p in network.named_parameters()}
+    losses = lambda logits, target: soft_cross_entropy(logits, target, reduction="none")  # noqa: E731
+    loss = torch.nn.functional.cross_entropy(network(images), truth)
+    v = dict(zip(weights, torch.autograd.grad(loss, list(network.parameters())), strict=True))
+    target = with_rows(hard_target(labels), 2)
+    problem = Problem(network, weights, Samples(images, target), losses, 100)
+    cotangent = ENGINES["forward"](problem, {name: -value for name, value in v.items()}, images=False)
+    given_weights = instant_weights(cotangent.weight, alone)
+    assert given_weights[:20].mean() < 0.1 * given_weights[20:].mean()
+    found, harm = instant_labels(cotangent, target, temperature=1.0, trust=1.0)
+    of_truth = found.rows[torch.arange(100), 0, truth]
+    assert (of_truth[:20] > 0.27).float().mean() > 0.9  # 0.27 is what trust alone would leave them
+    assert harm[20:].mean() < harm[:20].mean()

@@ -1,0 +1,209 @@
+"""The meta step inside real runs: neutral at rate 0, learning otherwise, continued bit for bit, refused with a reason."""
+
+import copy
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from PIL import Image
+from safetensors.torch import load_file
+
+from fastaug.meta import MetaStep
+from fastaug.recipe_reading import read_recipe
+from fastaug.worker import run
+
+RECIPE = """
+data: {img_size: 20, crop: rrc, threads: 1, test_fraction: 0.2, meta_fraction: 0.25}
+model: {name: test_resnet, drop: 0.2}
+optim: {opt: sgd, lr: 0.02, clip_grad: 1.0}
+train: {epochs: 2, batch_size: 8}
+augment: {hflip: 0.5, shift: 0.2, cutmix: 1.0, smoothing: 0.1}
+meta: {every: 2, fraction: 0.5, batch_size: 6, engine: forward}
+eval: {every: 0}
+run: {log_every: 1, log_losses: true}
+"""
+EVERYTHING = "meta.learn=[policy,softness,smoothing,weights,optim]"
+RATES = ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")
+STILL = [f"meta.{name}=0" for name in RATES]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture
+def train(tmp_path, photos):
+    """train(name, "key=value", ...) -> run folder; a training set of 24 images of two classes, 8 of meta, 8 of test."""
+    draw = np.random.default_rng(0)
+    for name, photo in zip(("flower", "temple"), photos, strict=True):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            y, x = draw.integers(0, 300, 2)
+            Image.fromarray(photo[y : y + 30, x : x + 30]).save(tmp_path / "images" / name / f"{i:02}.png")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def start(name: str, *overrides: str, code: int = 0) -> Path:
+        folder = tmp_path / name
+        settings = [f"data.root={tmp_path / 'images'}", f"run.dir={folder}", *overrides]
+        assert run(read_recipe(tmp_path / "recipe.yaml", settings)) == code, (folder / "status.json").read_text()
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+        return folder
+
+    return start
+
+
+def lines(folder: Path, event: str) -> list[dict]:
+    text = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, text) if line["event"] == event]
+
+
+def last(folder: Path) -> tuple[dict, dict]:
+    checkpoint = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    return load_file(checkpoint / "model.safetensors"), torch.load(checkpoint / "state.pt", weights_only=True)
+
+
+def assert_same(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_same(one[name], other[name])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_at_rate_zero_the_training_trajectory_is_that_without_meta_steps(train, precision):
+    settings = [EVERYTHING, f"train.precision={precision}", *STILL]
+    ran = train("ran", *settings)
+    never = train("never", *settings, "meta.start_epochs=1.99")
+    meta = lines(ran, "meta")
+    assert [line["step"] for line in meta] == [1, 3, 5]
+    assert all(line["hypergradient"] > 0 for line in meta)
+    assert not lines(never, "meta")
+    for a, b in zip(last(ran), last(never), strict=True):
+        assert_same({**a, "meta": None, "progress": None}, {**b, "meta": None, "progress": None})
+    losses = [[line["loss"] for line in lines(folder, "train")] for folder in (ran, never)]
+    assert losses[0] == losses[1]
+
+
+def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypatch):
+    seen = []
+    step = MetaStep.step
+
+    def watched(self, batch, number, seed):
+        def state():
+            return copy.deepcopy(
+                {
+                    "buffers": dict(self.network.named_buffers()),
+                    "weights": {name: p.detach() for name, p in self.network.named_parameters()},
+                    "gradients": {name: p.grad for name, p in self.network.named_parameters()},
+                    "optimizer": self.optimizer.state_dict(),
+                    "generator": torch.get_rng_state(),
+                    "training": self.network.training,
+                }
+            )
+
+        before, learned = state(), copy.deepcopy(self.learned.state_dict())
+        step(self, batch, number, seed)
+        assert_same(state(), before)
+        seen.append([name for name, value in self.learned.state_dict().items() if (value != learned[name]).any()])
+
+    monkeypatch.setattr(MetaStep, "step", watched)
+    train("run", EVERYTHING)
+    assert len(seen) == 3
+    parts = {name.partition(".")[0] for name in seen[-1]}
+    assert parts == {"policy", "softness", "smoothing", "weights", "optim"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["meta.learn=[policy]", "meta.probabilities=gumbel"],
+        ["meta.learn=[policy]", "meta.magnitudes=false", "meta.engine=difference"],
+        ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1", "meta.renew=2"],
+        ["meta.learn=[instant_weights,instant_labels]", "meta.every=1", "meta.fraction=1"],
+        ["meta.learn=[softness]", "meta.weights=ema", "model.ema=true", "model.ema_decay=0.9", "meta.half_life=4"],
+        ["meta.learn=[weights]", "meta.engine=auto", "optim.opt=adamw", "train.accumulate=2", "meta.fraction=1"],
+        ["meta.learn=[weights,softness]", "meta.engine=reverse", "augment.aa=rand-m9-mstd0.5", "augment.reprob=0.5"],
+        ["meta.learn=[weights]", "meta.engine=functional", "model.name=test_vit", "optim.opt=lamb"],
+        ["meta.learn=[policy,softness]", "meta.engine=implicit"],
+        ["meta.learn=[policy,softness]", "meta.engine=unroll", "optim.clip_grad=null"],
+    ],
+    ids=lambda settings: " ".join(settings)[:70],
+)
+def test_every_part_trains_to_a_result(train, settings):
+    folder = train("run", *settings, "train.epochs=1")
+    assert all(np.isfinite(line["hypergradient"]) for line in lines(folder, "meta"))
+    assert any(line["hypergradient"] > 0 for line in lines(folder, "meta"))
+
+
+def test_a_continued_run_ends_as_the_uninterrupted_one(train):
+    settings = [EVERYTHING, "meta.half_life=3", "meta.renew=2", "meta.every=1", "meta.engine=auto"]
+    whole = train("whole", *settings)
+    shutil.copytree(whole, whole.parent / "cut")
+    checkpoints = sorted((whole.parent / "cut" / "checkpoints").glob("step-*"))
+    assert len(checkpoints) == 2
+    shutil.rmtree(checkpoints[-1])
+    (checkpoints[0].parent / "last").write_text(checkpoints[0].name)
+    cut = train("cut", *settings)
+    for a, b in zip(last(whole), last(cut), strict=True):
+        assert_same({**a, "progress": None}, {**b, "progress": None})
+    assert lines(whole, "meta") == lines(cut, "meta")
+
+
+def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monkeypatch):
+    from fastaug.validation_gradient import ValidationGradient
+
+    value = ValidationGradient.value
+    monkeypatch.setattr(ValidationGradient, "value", lambda self: {k: v * float("nan") for k, v in value(self).items()})
+    folder = train("run", EVERYTHING)
+    assert [line.get("skipped") for line in lines(folder, "meta")] == [True] * 3
+    learned = lines(folder, "learned")[-1]
+    assert any("3 meta steps were left out" in alarm for alarm in learned["alarms"])
+    assert learned["weight_least"] == pytest.approx(1)
+    assert learned["optim_lr"] == pytest.approx(1)
+
+
+def test_without_a_meta_split_there_is_no_meta_step(train, tmp_path):
+    folder = train("run", "meta.learn=[weights]", "data.meta_fraction=0", code=3)
+    reason = json.loads((folder / "status.json").read_text())["reason"]
+    assert "meta split" in reason
+    assert "data.meta_fraction" in reason
+
+
+def test_an_optimizer_without_a_jacobian_is_refused_unless_approximated(train):
+    folder = train("run", "meta.learn=[weights]", "optim.opt=lion", code=2)
+    assert "Lion" in json.loads((folder / "status.json").read_text())["reason"]
+    train("other", "meta.learn=[weights]", "optim.opt=lion", "meta.approximate=true", "train.epochs=1")
+
+
+def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
+    first = tmp_path / "labels.tsv"
+    known = train("probe", "meta.learn=[weights]", "train.epochs=1") / "samples.csv"
+    rows = list(csv.DictReader(known.open()))
+    assert len(rows) == 24
+    wrong = [rows[i] for i in range(4)]
+    swapped = {"flower": "temple", "temple": "flower"}
+    first.write_text("# wrong on purpose\n" + "".join(f"{r['path']}\t{swapped[r['class']]}\n" for r in wrong))
+    folder = train("run", "meta.learn=[weights]", f"data.labels={first}")
+    table = {row["id"]: row for row in csv.DictReader((folder / "samples.csv").open())}
+    assert [table[r["id"]]["class"] for r in wrong] == [swapped[r["class"]] for r in wrong]
+    found = json.loads((folder / "result.json").read_text())["samples"]
+    assert 0 <= found["loss_auroc"] <= 1
+    assert 0 <= found["weight_auroc"] <= 1

@@ -1,0 +1,95 @@
+"""The meta split's order, and the average of validation gradients."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastaug.validation_gradient import ValidationGradient, meta_requests
+
+
+def taken(count, **kwargs):
+    requests = meta_requests(**kwargs)
+    return [next(requests) for _ in range(count)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(size=st.integers(2, 40), batch=st.integers(2, 40), seed=st.integers(0, 9))
+def test_every_image_comes_once_a_cycle(size, batch, seed):
+    ids = np.arange(100, 100 + size)
+    requests = taken(3 * size // batch + 2, ids=ids, seed=seed, batch_size=batch)
+    assert all(len(request.ids) == batch for request in requests)
+    sequence = np.concatenate([request.ids for request in requests])
+    for start in range(0, len(sequence) - size + 1, size):
+        assert sorted(sequence[start : start + size]) == ids.tolist()
+
+
+def test_cycles_differ():
+    sequence = np.concatenate([r.ids for r in taken(4, ids=np.arange(20), seed=0, batch_size=10)])
+    assert (sequence[:20] != sequence[20:]).any()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_each_batch_in_order(world):
+    whole = taken(9, ids=np.arange(25), seed=3, batch_size=10)
+    shares = [taken(9, ids=np.arange(25), seed=3, batch_size=10, world=world, rank=rank) for rank in range(world)]
+    for request, pieces in zip(whole, zip(*shares, strict=True), strict=True):
+        assert (np.concatenate([piece.ids for piece in pieces]) == request.ids).all()
+
+
+def test_going_on_at_any_batch():
+    whole = taken(9, ids=np.arange(7), seed=3, batch_size=3)
+    later = taken(4, ids=np.arange(7), seed=3, batch_size=3, first=5)
+    assert [r.ids.tolist() for r in whole[5:]] == [r.ids.tolist() for r in later]
+
+
+class Scripted(ValidationGradient):
+    """Gradients 1, 2, 3, ... instead of a network's."""
+
+    def __init__(self, decay):
+        super().__init__(
+            torch.nn.Linear(1, 1),
+            Endless(),
+            None,
+            lambda first: iter(()),
+            decay=decay,
+            seed=0,
+            total=lambda x: x,
+            autocast=torch.no_grad,
+        )
+
+    def _gradient(self, weights, batch):
+        return {"w": torch.tensor([self.renewals + 1.0])}
+
+
+class Endless:
+    def batches(self, requests):
+        yield from iter(lambda: 0, 1)
+
+
+def test_the_average_is_corrected_for_its_start():
+    validation = Scripted(decay=0.8)
+    values = []
+    for _ in range(4):
+        validation.renew({})
+        values.append(validation.value()["w"].item())
+    for n, value in enumerate(values, start=1):
+        shares = 0.8 ** np.arange(n)[::-1]
+        assert value == pytest.approx((shares * np.arange(1, n + 1)).sum() / shares.sum(), rel=1e-6)
+
+
+def test_without_decay_the_last_one_counts():
+    validation = Scripted(decay=0.0)
+    for expected in (1.0, 2.0, 3.0):
+        validation.renew({})
+        assert validation.value()["w"].item() == expected
+
+
+def test_state_goes_on():
+    one, other = Scripted(decay=0.5), Scripted(decay=0.5)
+    one.renew({})
+    other.load_state_dict(one.state_dict())
+    one.renew({})
+    other.renew({})
+    assert other.value()["w"].item() == one.value()["w"].item()

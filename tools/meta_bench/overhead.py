@@ -1,0 +1,83 @@
+"""What a meta step costs: whole training steps with and without it, taking turns."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from meta_bench.scene import Scene, Steps
+
+SHARED = ["meta.learn=[policy,softness]"]
+PER_SAMPLE = ["meta.learn=[weights]", "meta.every=1", "meta.fraction=1"]
+NEVER = "meta.start_epochs=999"  # the same augmentation, and no meta step
+
+
+def timed_blocks(
+    scene: Scene, arms: Mapping[str, Sequence[str]], *, block: int, rounds: int, warm: int
+) -> dict[str, list[dict[str, float]]]:
+    """Seconds per step of each arm in every round, on the clock and of the processor; one untimed block of `warm`."""
+    steps = {name: Steps(scene.trainer(*overrides)) for name, overrides in arms.items()}
+    for run in steps.values():
+        run(warm)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    for number in range(rounds):
+        for name in list(steps) if number % 2 == 0 else reversed(list(steps)):
+            wall, cpu = time.perf_counter(), time.process_time()
+            steps[name](block)
+            seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+            found[name].append({clock: value / block for clock, value in seconds.items()})
+    return found
+
+
+def ratios(blocks: Mapping[str, list[dict[str, float]]], plain: str, clock: str = "wall") -> dict[str, float]:
+    """Median over rounds of each arm's seconds over those of `plain` in the same round."""
+    return {
+        name: statistics.median(one[clock] / other[clock] for one, other in zip(rounds, blocks[plain], strict=True))
+        for name, rounds in blocks.items()
+    }
+
+
+def shared_arms(points: Sequence[tuple[int, float, int]]) -> dict[str, list[str]]:
+    """K = 10, f = 1/4 with and without magnitudes, and the chosen points (K, f, meta images) of the frontier."""
+    k10 = ["meta.every=10", "meta.fraction=0.25", "meta.batch_size=16"]
+    arms = {
+        "plain": [*SHARED, NEVER],
+        "K=10 f=1/4 all": [*SHARED, *k10],
+        "K=10 f=1/4 forward-only": [*SHARED, *k10, "meta.magnitudes=false"],
+    }
+    for every, fraction, images in points:
+        point = [f"meta.every={every}", f"meta.fraction={fraction}", f"meta.batch_size={images}"]
+        arms[point_name(every, fraction, images)] = [*SHARED, *point]
+    return arms
+
+
+def point_name(every: int, fraction: float, images: int) -> str:
+    """How a point of the frontier is called."""
+    return f"K={every} f={fraction:g} m={images}"
+
+
+def sample_arms() -> dict[str, list[str]]:
+    """Sample weights at every step: exact and approximate, with the validation gradient renewed every 5 steps."""
+    common = [*PER_SAMPLE, "meta.renew=5", "meta.half_life=5"]
+    return {
+        "plain": [*PER_SAMPLE, NEVER],
+        "exact, v every step": [*PER_SAMPLE],
+        "exact, v every 5": common,
+        "difference, v every 5": [*common, "meta.engine=difference"],
+        "difference, v every 10 of 128": [
+            *PER_SAMPLE,
+            "meta.renew=10",
+            "meta.half_life=10",
+            "meta.batch_size=128",
+            "meta.engine=difference",
+        ],
+    }
+
+
+def rows(blocks: Mapping[str, list[dict[str, float]]]) -> list[tuple[Any, ...]]:
+    """Name, milliseconds on the clock, ratio to plain on the clock and in processor time."""
+    wall, cpu = ratios(blocks, "plain"), ratios(blocks, "plain", "cpu")
+    return [
+        (name, f"{1000 * statistics.median(r['wall'] for r in rounds):.1f}", f"{wall[name]:.3f}", f"{cpu[name]:.3f}")
+        for name, rounds in blocks.items()
+    ]

@@ -4,25 +4,24 @@ Every loader drops damaged images from its batches and counts them in `skipped`;
 order. None draws a random number that is not keyed by (seed, epoch, id).
 """
 
-import itertools
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug import windows
 from fastaug.errors import DataError
-from fastaug.index import Index, Status
+from fastaug.feed import Crop, Encoded, Feed, Inputs, Task
+from fastaug.index import Index
 from fastaug.order import Ids, Request
 from fastaug.recipe import Data
-from fastaug.seeding import Key, Stream
+from fastaug.resize import Resizer
 
-Inputs = tuple[Any, ...]  # what the DALI graph is fed for one batch, see pipelines/folder.py
+__all__ = ["Batch", "Crop", "DaliLoader", "Loader", "ResidentLoader", "SyntheticLoader", "to_device"]
+
+Result = Callable[[], Tensor]  # waits for a batch's images, or raises what became of them
 
 
 class Batch(NamedTuple):
@@ -52,40 +51,34 @@ class Loader(Protocol):
         """One batch for every request, in order; shorter where images are damaged."""
 
 
-@dataclass(frozen=True)
-class Crop:
-    """Which windows of `side` pixels a loader cuts: `kind` as data.crop, the rest as the keys of the same name."""
-
-    kind: str
-    side: int
-    data: Data
-    seed: int
-
-    def windows(self, request: Request, index: Index) -> windows.Windows:
-        heights, widths, side = index.heights[request.ids], index.widths[request.ids], self.side
-        if self.kind == "rrc":
-            key, draws = Key(self.seed, request.epoch, Stream.WINDOW), request.draws()
-            return windows.random_resized(key, draws, heights, widths, side, self.data.scale, self.data.ratio)
-        if self.kind == "center":
-            return windows.center(heights, widths, side, self.data.crop_pct)
-        return windows.whole(heights, widths, side)
-
-
 class DaliLoader:
-    """Decodes, crops and resizes encoded files with DALI while the caller works on earlier batches.
+    """Decodes, crops and resizes encoded files while the caller works on earlier batches.
 
+    On a GPU DALI's graph does all of it; on a CPU it decodes the windows, and as many threads of a Resizer resize them.
     A damaged file makes DALI give up a whole batch and the pipeline with it. The loader then asks for the images of
     that batch one by one, remembers the damaged ones and starts again from the same batch with a new pipeline.
     """
 
-    def __init__(self, index: Index, data: Data, crop: Crop, *, largest_batch: int, threads: int, device: torch.device):
+    def __init__(
+        self,
+        index: Index,
+        data: Data,
+        crop: Crop,
+        *,
+        largest_batch: int,
+        threads: int,
+        device: torch.device,
+        encoded: Encoded | None = None,
+    ):
+        """`encoded` gives the bytes of an image file by id; None: they are read from the paths of the index."""
         self.index, self.data, self.crop, self.device = index, data, crop, device
         self.largest_batch, self.threads = largest_batch, threads
         self.labels = torch.from_numpy(index.labels)
-        self.skipped: dict[int, str] = {}
-        self._pipeline = self._build(largest_batch, self._next_inputs)
-        self._source: Iterator[Request] = iter(())
-        self._waiting: deque[Request] = deque()  # scheduled and not yet delivered
+        on_gpu = device.type == "cuda"
+        self._feed = Feed(index, crop, encoded, inputs=5 if on_gpu else 3)
+        self.skipped = self._feed.skipped
+        self._resizer = None if on_gpu else Resizer(threads, data.interpolation)
+        self._pipeline = self._build(largest_batch, self._feed.next_inputs)
 
     def _build(self, batch_size: int, source: Callable[[], Inputs]) -> Any:
         from pipelines.folder import build_folder_pipeline
@@ -99,18 +92,31 @@ class DaliLoader:
             side=self.crop.side,
             interpolation=self.data.interpolation,
             exif=self.data.exif,
+            encoded=self._feed.encoded is not None,
+            largest=(int(self.index.heights.max(initial=0)), int(self.index.widths.max(initial=0))),
         )
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """One batch for every request, in order; data.prefetch more are being decoded meanwhile."""
-        if self._waiting:  # the last caller left half-way: what it did not take is still in the pipeline
-            self._pipeline = self._build(self.largest_batch, self._next_inputs)
-        self._source, self._waiting = iter(requests), deque()
+        """One batch for every request, in order; data.prefetch more are being decoded meanwhile, on a CPU one more."""
+        if self._feed.waiting:  # the last caller left half-way: what it did not take is still in the pipeline
+            self._pipeline = self._build(self.largest_batch, self._feed.next_inputs)
+        self._feed.begin(requests)
         self._pipeline.reset()
         self._pipeline.schedule_run()  # the first call schedules data.prefetch batches
+        ahead: deque[tuple[Request, Result]] = deque()
+        for decoded in self._decoded():
+            ahead.append(decoded)
+            if self._resizer is None or len(ahead) > 1:  # one batch is being resized while the caller works
+                yield self._batch(*ahead.popleft())
+        while ahead:
+            yield self._batch(*ahead.popleft())
+
+    def _decoded(self) -> Iterator[tuple[Request, Result]]:
+        """The batches of the stream as soon as they are decoded; an error is raised by the result of the last one."""
+        waiting = self._feed.waiting
         while True:
-            while self._waiting and not len(self._waiting[0].ids):
-                yield self._batch(self._waiting.popleft(), self._nothing())
+            while waiting and not len(waiting[0].request.ids):
+                yield waiting.popleft().request, self._nothing
             try:
                 (output,) = self._pipeline.share_outputs(cuda_stream=self._stream())
             except StopIteration:
@@ -118,13 +124,25 @@ class DaliLoader:
             except RuntimeError:
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)  # raises what the device itself has to report
-                self._restart()
+                try:
+                    self._restart()
+                except DataError as error:
+                    yield waiting[0].request, _raising(error)
+                    return
                 continue
-            images = torch.from_dlpack(output.as_tensor())  # no copy: the executor hands over the memory
+            task = waiting.popleft()
+            result = self._result(output, task)
             self._pipeline.release_outputs()
-            request = self._waiting.popleft()
             self._pipeline.schedule_run()
-            yield self._batch(request, images)
+            yield task.request, result
+
+    def _result(self, output: Any, task: Task) -> Result:
+        """The images of a batch that DALI has done its part of; no copy: the executor hands over the memory."""
+        if self._resizer is None:
+            images = torch.from_dlpack(output.as_tensor())
+            return lambda: images
+        decoded = [np.asarray(output[i]) for i in range(len(output))]
+        return self._resizer.start(decoded, task.windows, self.crop.side).result
 
     def _stream(self) -> Any:
         """The stream that is to see finished images; None on a CPU."""
@@ -134,58 +152,34 @@ class DaliLoader:
         side = self.crop.side
         return torch.empty((0, side, side, 3), dtype=torch.uint8, device=self.device)
 
-    def _batch(self, request: Request, images: Tensor) -> Batch:
+    def _batch(self, request: Request, result: Result) -> Batch:
         ids = torch.from_numpy(request.ids)
         draws = torch.from_numpy(request.draws())
-        return Batch(images, to_device(self.labels[ids], self.device), ids, draws)
-
-    def _next_inputs(self) -> Inputs:
-        """What DALI is fed for the next request that has an image to decode; StopIteration behind the last."""
-        for request in self._source:
-            request = self._without_damaged(request)
-            self._waiting.append(request)
-            if len(request.ids):
-                return self._inputs(request)
-        raise StopIteration
-
-    def _without_damaged(self, request: Request) -> Request:
-        damaged = self.index.status[request.ids] == Status.DAMAGED
-        for sample in request.ids[damaged]:
-            self.skipped.setdefault(int(sample), self.index.reasons[int(sample)])
-        known = np.fromiter((int(sample) in self.skipped for sample in request.ids), bool, len(request.ids))
-        return request.keep(~known)
-
-    def _inputs(self, request: Request) -> Inputs:
-        """Paths, and crop windows as the graph takes them."""
-        w = self.crop.windows(request, self.index)
-        paths = [np.frombuffer(self.index.path(int(sample)), dtype=np.uint8) for sample in request.ids]
-        anchor, extent = w.window[:, :2].astype(np.int32), w.window[:, 2:].astype(np.int32)
-        return paths, anchor, extent, w.size.astype(np.float32), w.offset.astype(np.int32)
+        return Batch(result(), to_device(self.labels[ids], self.device), ids, draws)
 
     def _restart(self) -> None:
         """Finds what is damaged in the batch that failed and goes on from it with a new pipeline."""
-        requests = list(self._waiting)
-        failed = requests[0]
-        reasons = {int(s): self._reason(failed._replace(ids=np.array([s]))) for s in failed.ids}
+        feed, failed = self._feed, self._feed.waiting[0].request
+        reasons = {sample: self._reason(failed.keep(slice(i, i + 1))) for i, sample in enumerate(failed.ids.tolist())}
         damaged = {sample: reason for sample, reason in reasons.items() if reason is not None}
-        if len(damaged) == len(failed.ids) > 1:
+        if len(damaged) == len(reasons) > 1:
             sample, reason = next(iter(damaged.items()))
             raise DataError(
-                f"none of the {len(damaged)} images of a batch can be decoded; first {self._name(sample)}: {reason}"
+                f"none of the {len(damaged)} images of a batch can be decoded; first {feed.name(sample)}: {reason}"
             )
         if not damaged:
             raise DataError(
                 f"decoding a batch of {len(failed.ids)} images failed, yet each of them decodes alone (first: "
-                f"{self._name(int(failed.ids[0]))}); is the machine out of memory? lower train.batch_size"
+                f"{feed.name(int(failed.ids[0]))}); is the machine out of memory? lower train.batch_size"
             )
         self.skipped.update(damaged)
-        self._source, self._waiting = itertools.chain(requests, self._source), deque()
-        self._pipeline = self._build(self.largest_batch, self._next_inputs)
+        feed.again()
+        self._pipeline = self._build(self.largest_batch, feed.next_inputs)
         self._pipeline.schedule_run()
 
     def _reason(self, request: Request) -> str | None:
         """Why the one image of `request` cannot be decoded, or None when it can."""
-        inputs = iter([self._inputs(request)])
+        inputs = iter([self._feed.inputs(Task(request, self.crop.windows(request, self.index)))])
         pipeline = self._build(1, lambda: next(inputs))  # DALI takes functions, not built-in methods
         pipeline.schedule_run()
         try:
@@ -197,8 +191,12 @@ class DaliLoader:
         pipeline.release_outputs()
         return None
 
-    def _name(self, sample: int) -> str:
-        return self.index.path(sample).decode(sys.getfilesystemencoding(), "backslashreplace")
+
+def _raising(error: DataError) -> Result:
+    def result() -> Tensor:
+        raise error
+
+    return result
 
 
 class ResidentLoader:

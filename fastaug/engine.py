@@ -87,7 +87,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
         if trainer.sample_losses is not None:
             trainer.sample_losses.add(batch, logits.detach(), target)
         ids.append(batch.ids)
-    update(trainer, batch, total, seed)
+    update(trainer, batch, logits.detach(), total, seed)
     trainer.meter.add(total)
     progress.step, progress.images_seen = step + 1, progress.images_seen + images
     if trainer.recipe.run.log_ids:
@@ -105,8 +105,11 @@ def augmented(trainer: Trainer, batch: Batch, seed: int) -> tuple[Tensor, SoftTa
     return inputs, target
 
 
-def update(trainer: Trainer, batch: Batch, loss: Tensor, seed: int) -> None:
-    """Clips, steps the optimizer and the moving average, and takes the meta step on `batch`, the last micro-batch."""
+def update(trainer: Trainer, batch: Batch, logits: Tensor, loss: Tensor, seed: int) -> None:
+    """Clips, steps the optimizer and the moving average, and takes the meta step.
+
+    `batch` and `logits` are those of the last micro-batch, `loss` is that of the update.
+    """
     accelerator, step = trainer.accelerator, trainer.progress.step
     meta = trainer.meta if trainer.meta is not None and trainer.meta.due(step) else None
     # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.
@@ -119,7 +122,7 @@ def update(trainer: Trainer, batch: Batch, loss: Tensor, seed: int) -> None:
     if trainer.ema is not None:
         trainer.ema.update(trainer.network, step + 1)
     if meta is not None:
-        meta.step(batch, step, seed)
+        meta.step(batch, logits, step, seed)
     trainer.optimizer.zero_grad()
 
 

@@ -26,7 +26,17 @@ from fastaug.errors import DataError
 from fastaug.folders import Folder, Walk, classes_of, image_rows, layout_of, stamp
 from fastaug.screen import screen_all
 
-__all__ = ["Folder", "Index", "PathTable", "Status", "cache_dir", "cache_file", "load_index"]
+__all__ = [
+    "Folder",
+    "Index",
+    "PathTable",
+    "Status",
+    "cache_dir",
+    "cache_file",
+    "from_arrays",
+    "load_index",
+    "to_arrays",
+]
 
 VERSION = 1  # of the cache file
 _COLUMNS = ("labels", "heights", "widths", "status", "folders")
@@ -144,18 +154,38 @@ def _build(root: Path, walk: Walk, exif: str, threads: int, progress: bool) -> I
     )
 
 
-def _write_cache(file: Path, index: Index, watch: dict[bytes, int]) -> None:
-    """Replaces the cache file in one step: processes that race write the same table."""
+def to_arrays(index: Index) -> dict[str, Any]:
+    """The table as arrays for np.savez, without the root; `from_arrays` reads it back."""
     texts = {
         "paths": index.paths,
         "classes": PathTable.of([os.fsencode(name) for name in index.classes]),
         "reasons": PathTable.of([reason.encode(errors="replace") for reason in index.reasons.values()]),
-        "watch": PathTable.of(list(watch)),
     }
+    arrays = {name: getattr(index, name) for name in _COLUMNS} | text_arrays(texts)
+    return arrays | {"damaged": np.array(list(index.reasons), dtype=np.int64)}
+
+
+def text_arrays(texts: dict[str, PathTable]) -> dict[str, Any]:
+    """Tables of texts as arrays for np.savez; `_texts` reads one back."""
     arrays: dict[str, Any] = {name: np.frombuffer(table.blob, dtype=np.uint8) for name, table in texts.items()}
-    arrays |= {f"{name}_offsets": table.offsets for name, table in texts.items()}
-    arrays |= {name: getattr(index, name) for name in _COLUMNS}
-    arrays["damaged"] = np.array(list(index.reasons), dtype=np.int64)
+    return arrays | {f"{name}_offsets": table.offsets for name, table in texts.items()}
+
+
+def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
+    """The fields of an Index below `root` from an opened file of `to_arrays`; KeyError or ValueError when broken."""
+    reasons = (text.decode() for text in _texts(z, "reasons"))
+    return {
+        "root": root,
+        "classes": tuple(os.fsdecode(name) for name in _texts(z, "classes")),
+        "paths": _texts(z, "paths"),
+        "reasons": dict(zip(z["damaged"].tolist(), reasons, strict=True)),
+        **{name: z[name] for name in _COLUMNS},
+    }
+
+
+def _write_cache(file: Path, index: Index, watch: dict[bytes, int]) -> None:
+    """Replaces the cache file in one step: processes that race write the same table."""
+    arrays = to_arrays(index) | text_arrays({"watch": PathTable.of(list(watch))})
     arrays["stamps"] = np.array(list(watch.values()), dtype=np.int64)
     arrays["version"] = np.array(VERSION)
     temporary = file.with_name(f".{file.name}-{os.getpid()}-{secrets.token_hex(4)}")
@@ -180,14 +210,7 @@ def _read_cache(file: Path, root: Path) -> Index | None:
             watch, top = _texts(z, "watch"), os.fsencode(root)
             if any(stamp(os.path.join(top, path)) != at for path, at in zip(watch, z["stamps"].tolist(), strict=True)):
                 return None
-            reasons = (text.decode() for text in _texts(z, "reasons"))
-            return Index(
-                root=root,
-                classes=tuple(os.fsdecode(name) for name in _texts(z, "classes")),
-                paths=_texts(z, "paths"),
-                reasons=dict(zip(z["damaged"].tolist(), reasons, strict=True)),
-                **{name: z[name] for name in _COLUMNS},
-            )
+            return Index(**from_arrays(z, root))
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
         return None  # absent or broken: it is made anew
 

@@ -34,6 +34,9 @@ class CropMixCallback(Callback):
     Draws are a function of (seed, epoch, id). Without ids, samples are numbered as they come in each epoch: the draws
     then belong to positions and not to images, and change with batch size and number of processes. Ids on a GPU
     are read back, for which the host waits; lists and NumPy arrays stay where they are.
+
+    In the last `anneal_epochs` of the trainer's `max_epochs` the shift is `anneal_factor` times smaller, as in Soft
+    Augmentation (Liu et al. 2023). ValueError at the start of training where `max_epochs` is not above `anneal_epochs`.
     """
 
     def __init__(
@@ -46,11 +49,29 @@ class CropMixCallback(Callback):
         std: Sequence[float] = IMAGENET_STD,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        anneal_epochs: int = 0,
+        anneal_factor: float = 1000.0,
         keys: tuple[Hashable, Hashable, Hashable] = ("images", "labels", "ids"),
     ) -> None:
+        if anneal_epochs < 0 or not anneal_factor >= 1:
+            raise ValueError(f"anneal_epochs must be >= 0, anneal_factor >= 1, found {anneal_epochs}, {anneal_factor}")
+        self.anneal_epochs, self.anneal_factor = anneal_epochs, anneal_factor
         self.classes, self.sampling, self.soften = classes, sampling, soften
         self.mean, self.std, self.seed, self.dtype, self.keys = tuple(mean), tuple(std), seed, dtype, keys
         self._epoch, self._met = 0, 0  # samples that this process met in the epoch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Sees that there is an end to anneal towards."""
+        if self.anneal_epochs and (trainer.max_epochs is None or trainer.max_epochs <= self.anneal_epochs):
+            raise ValueError(
+                f"anneal_epochs = {self.anneal_epochs} needs a Trainer with more max_epochs than that, found "
+                f"{trainer.max_epochs}; set max_epochs, or anneal_epochs to 0"
+            )
+
+    def strength(self, trainer: Trainer) -> float:
+        """Factor on the shift in the trainer's epoch: 1, or 1 / anneal_factor in the last anneal_epochs."""
+        annealed = self.anneal_epochs and trainer.current_epoch >= (trainer.max_epochs or 0) - self.anneal_epochs
+        return 1 / self.anneal_factor if annealed else 1.0
 
     def on_train_batch_start(
         self,
@@ -74,6 +95,7 @@ class CropMixCallback(Callback):
             mean=self.mean,
             std=self.std,
             white=255.0 if as_bytes else 1.0,
+            strength=self.strength(trainer),
         )
         batch[image_key], batch[label_key] = crop_mix(
             images,

@@ -19,8 +19,9 @@ from fastaug.augment.batch import BatchAugment, Part
 from fastaug.data import Batch
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES, hypergradient
+from fastaug.hypergrad.difference import difference
 from fastaug.hypergrad.implicit import implicit_direction
-from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights
+from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights, pull_back
 from fastaug.hypergrad.self_test import self_test
 from fastaug.hypergrad.updates import RecordedStep, record_step, rule_of, through_average
 from fastaug.instant import instant_labels, instant_weights, with_rows
@@ -125,8 +126,8 @@ class MetaStep:
             approximate=self.recipe.meta.approximate,
         )
 
-    def step(self, batch: Batch, step: int, seed: int) -> None:
-        """The meta step after update `step`, on the first images of its last micro-batch."""
+    def step(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
+        """The meta step after update `step`, on the first images of its last micro-batch, whose `logits` are known."""
         recorded, self._recorded = self._recorded, None
         assert recorded is not None
         n = min(len(batch.ids), max(SMALLEST_BATCH, round(self.recipe.meta.fraction * len(batch.ids))))
@@ -140,18 +141,27 @@ class MetaStep:
         part = self.augment.part(batch, step // self.steps_per_epoch, n)
         problem = self._problem(recorded.weights, part.samples, seed)
         u = self._implicit(problem, v) if self.recipe.meta.engine == "implicit" else recorded.direction(v)
-        shared, rows = self._gradients(problem, part, u)
+        # Of the whole batch, training has done half of a finite difference already.
+        known = logits if n == len(logits) else None
+        shared, rows = self._gradients(problem, part, u, known)
         if self.learned.optim is not None:
             shared += self.learned.optim.gradients(self.optimizer, recorded.hyperparameter_gradients(v))
         self._move(shared, part.ids, rows, step)
 
-    def _gradients(self, problem: Problem, part: Part, u: Weights) -> tuple[list[Tensor], Tensor | None]:
+    def _gradients(
+        self, problem: Problem, part: Part, u: Weights, logits: Tensor | None
+    ) -> tuple[list[Tensor], Tensor | None]:
         """The hypergradient in the shared parameters but the optimizer's, over all processes; in this part's rows."""
         shared = self.shared[: len(self.shared) - self.learned.optimizer_numbers()]
         leaves = shared + ([] if part.rows is None else [part.rows])
         if not leaves:
             return [], None
-        found = hypergradient(problem, u, leaves, self._engine(problem), over_processes)
+        engine = self._engine(problem)
+        if engine == "difference":
+            cotangent = difference(problem, u, images=part.samples.images.requires_grad, logits=logits)
+            found = pull_back(part.samples, cotangent, leaves, over_processes)
+        else:
+            found = hypergradient(problem, u, leaves, engine, over_processes)
         return [over_processes(g) for g in found[: len(shared)]], None if part.rows is None else found[-1]
 
     def _implicit(self, problem: Problem, v: Weights) -> Weights:

@@ -72,10 +72,6 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.magnitudes=false with meta.probabilities=score",
     ),
     (
-        lambda r: r.meta.engine == "unroll" and _learns(r, "optim", *_INSTANT),
-        "meta.engine: unroll cannot learn {r.meta.learn}; choose another engine",
-    ),
-    (
         lambda r: r.augment.trim > 0 and (bool(r.meta.learn) or r.augment.published_weighting),
         "augment.trim: leaves out samples that meta.learn or augment.published_weighting would weigh; set it to 0",
     ),

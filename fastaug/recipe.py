@@ -9,7 +9,7 @@ from typing import Any
 
 LOADERS = ("dali", "resident", "synthetic")
 META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
-META_ENGINES = ("forward", "functional", "reverse", "difference", "implicit", "unroll")
+META_ENGINES = ("forward", "functional", "reverse", "difference", "implicit")
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
 
 

@@ -139,7 +139,9 @@ def _read_list(file: Path, ids: Mapping[bytes, int]) -> Ids:
 
 def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float]) -> None:
     for one, other in combinations(ROLES, 2):
-        both = np.intersect1d(roles[one], roles[other])
+        taken = np.zeros(len(index), dtype=bool)  # a table, for np.intersect1d takes seconds at a million ids
+        taken[roles[one]] = True
+        both = np.sort(roles[other][taken[roles[other]]])
         if len(both):
             name = index.paths[int(both[0])].decode(errors="replace")
             text = f"{one} and {other} share {len(both)} images, the first id {both[0]} ({name})"

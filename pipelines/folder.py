@@ -1,8 +1,9 @@
-"""From paths and windows to uint8 [N, S, S, 3]: read, decode the window, resize, cut. Training and evaluation alike.
+"""From paths or bytes and windows to decoded windows: read, decode the window; on a GPU also resize and cut.
 
-One graph for both devices: on a GPU the decoder is "mixed" (the bytes come from the host) and the rest runs there.
-Paths, windows and sizes come from outside, so the pixels of an image depend on nothing but its window: not on the
-batch it is in, the threads that decode it or the rank that asks.
+One graph for both devices. On a GPU the decoder is "mixed" (the bytes come from the host) and the rest runs there, up
+to uint8 [N, S, S, 3]. On a CPU the graph ends with the decoded windows, uint8 [h_i, w_i, 3]: DALI's antialiased resize
+is several times slower there than fastaug.resize. Everything random comes from outside, so the pixels of an image
+depend on nothing but its window: not on the batch it is in, the threads that decode it or the rank that asks.
 """
 
 from collections.abc import Callable
@@ -16,19 +17,31 @@ _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC
 
 
 @pipeline_def
-def folder_graph(source: Source, device: str, side: int, interpolation: str, exif: str) -> Any:
-    """`source()` gives a batch's paths (uint8), anchors, extents (int32 [N, 2], y then x), sizes (float32), offsets."""
-    path, anchor, extent, size, offset = fn.external_source(source=source, num_outputs=5, batch=True)
+def folder_graph(
+    source: Source, device: str, side: int, interpolation: str, exif: str, encoded: bool, largest: tuple[int, int]
+) -> Any:
+    """`source()` gives a batch: paths (or the files' bytes if `encoded`), anchors and extents (int32 [N, 2], y then x)
+    of the windows; for a GPU also sizes (float32) and offsets. `largest`: height and width of the largest image.
+    """
+    on_gpu = device == "gpu"
+    data, anchor, extent, *cut = fn.external_source(source=source, num_outputs=5 if on_gpu else 3, batch=True)
+    # Files are read, not mapped: mapped pages cost more faults, and a file cut short meanwhile would end the process.
+    files = data if encoded else fn.io.file.read(data, dont_use_mmap=True)
     images = fn.decoders.image_slice(
-        fn.io.file.read(path),
+        files,
         anchor,
         extent,
-        device="mixed" if device == "gpu" else "cpu",
+        device="mixed" if on_gpu else "cpu",
         output_type=types.RGB,
         axis_names="HW",
         adjust_orientation=exif == "apply",
         jpeg_fancy_upsampling=True,  # the same chroma on the GPU as on the CPU
+        preallocate_height_hint=largest[0] if on_gpu else 0,
+        preallocate_width_hint=largest[1] if on_gpu else 0,
     )
+    if not on_gpu:
+        return images
+    size, offset = cut
     images = fn.resize(images, size=size, interp_type=_INTERPOLATION[interpolation], antialias=True)
     return fn.slice(images, start=offset, shape=[side, side], axis_names="HW")
 
@@ -43,6 +56,8 @@ def build_folder_pipeline(
     side: int,
     interpolation: str,
     exif: str,
+    encoded: bool = False,
+    largest: tuple[int, int] = (0, 0),
 ) -> Any:
     """A built pipeline for up to `batch_size` images; `device_id=None` runs without a GPU."""
     pipeline = folder_graph(
@@ -51,6 +66,8 @@ def build_folder_pipeline(
         side=side,
         interpolation=interpolation,
         exif=exif,
+        encoded=encoded,
+        largest=largest,
         batch_size=batch_size,
         num_threads=threads,
         device_id=device_id,

@@ -1,6 +1,10 @@
 import functools
+import gc
 import operator
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from fastaug.data import Batch, Crop, DaliLoader, Loader, ResidentLoader, SyntheticLoader
 from fastaug.errors import DataError
@@ -33,12 +39,18 @@ def index(jpeg_folder: Callable[..., Path]) -> Index:
 
 
 def loader_of(
-    index: Index, kind: str = "rrc", *, threads: int = 1, largest: int = 16, seed: int = 0, **keys: object
+    index: Index,
+    kind: str = "rrc",
+    *,
+    threads: int = 1,
+    largest: int = 16,
+    seed: int = 0,
+    encoded: Callable[[int], np.ndarray] | None = None,
+    **keys: object,
 ) -> DaliLoader:
-    data = Data(root="unused", img_size=SIDE, **keys)  # type: ignore[arg-type]
-    return DaliLoader(
-        index, data, Crop(kind, data.img_size, data, seed), largest_batch=largest, threads=threads, device=CPU
-    )
+    data = Data(**({"root": "unused", "img_size": SIDE} | keys))  # type: ignore[arg-type]
+    crop = Crop(kind, data.img_size, data, seed)
+    return DaliLoader(index, data, crop, largest_batch=largest, threads=threads, device=CPU, encoded=encoded)
 
 
 def requests(count: int = 32, size: int = 8, epoch: int = 0) -> list[Request]:
@@ -234,6 +246,88 @@ def test_any_file_name_can_be_read(tmp_path: Path, photos: list[np.ndarray], nam
     os.rename(tmp_path / "set" / "a" / "0.jpg", os.path.join(os.fsencode(tmp_path / "set" / "a"), os.fsencode(name)))
     (batch,) = loader_of(load_index(tmp_path / "set", threads=1)).batches([Request(0, np.arange(2))])
     assert batch.ids.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_evaluation_images_are_those_of_torchvision(jpeg_folder: Callable[..., Path], interpolation: str) -> None:
+    """Whole image resized, then cut, though only what the cut needs is decoded."""
+    index = load_index(jpeg_folder(classes=2, images=8, sizes=(90, 220)), threads=1)
+    images = by_id(loader_of(index, "center", img_size=64, interpolation=interpolation), requests(16))
+    mode = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}[interpolation]
+    for sample, image in images.items():
+        with Image.open(file_of(index, sample)) as picture:
+            whole = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        resized = F.resize(whole, [int(64 / 0.875)], interpolation=mode, antialias=True)
+        reference = F.center_crop(resized, [64, 64]).permute(1, 2, 0)
+        assert (image.float() - reference.float()).abs().mean() < 1.5
+
+
+def test_files_in_memory_give_the_batches_of_the_folder(index: Index) -> None:
+    files = [np.fromfile(file_of(index, i), dtype=np.uint8) for i in range(32)]
+    first = by_id(loader_of(index), requests())
+    assert same(by_id(loader_of(index, encoded=files.__getitem__, threads=2), requests(size=5)), first)
+    files[9], files[20] = files[9][: len(files[9]) // 2], files[20][:0]
+    loader = loader_of(index, encoded=files.__getitem__)
+    assert same(by_id(loader, requests()), {i: first[i] for i in first if i not in (9, 20)})
+    assert sorted(loader.skipped) == [9, 20]
+
+
+def test_an_image_repeated_in_a_batch_and_damaged_is_dropped_everywhere(index: Index) -> None:
+    spoil(index, {3: "truncated"})
+    copies = np.arange(8) // 4
+    (batch,) = loader_of(index).batches([Request(0, np.tile(np.arange(2, 6), 2), copies)])
+    assert batch.ids.tolist() == [2, 4, 5, 2, 4, 5]
+    assert not torch.equal(batch.images[0], batch.images[3])  # two crops of one image
+
+
+@pytest.mark.parametrize("taken", [0, 2, 4])
+def test_threads_end_with_the_loader_even_when_a_stream_is_left_half_way(index: Index, taken: int) -> None:
+    gc.collect()
+    gc.disable()  # they end because nothing refers to the loader, not because the collector came by
+    try:
+        before = len(os.listdir("/proc/self/task"))
+        loader = loader_of(index, threads=2)
+        stream = loader.batches(requests())
+        batches = [next(stream) for _ in range(taken)]
+        assert len(os.listdir("/proc/self/task")) > before
+        del stream, loader
+        deadline = time.monotonic() + 10
+        while len(os.listdir("/proc/self/task")) > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(os.listdir("/proc/self/task")) <= before
+        assert all(batch.images.float().std() > 0 for batch in batches)
+    finally:
+        gc.enable()
+
+
+def test_an_interrupt_ends_a_stream_and_forks_of_it_end_too(index: Index) -> None:
+    program = """
+import itertools, multiprocessing, os, signal, sys, threading
+import numpy as np, torch
+from fastaug.data import Crop, DaliLoader
+from fastaug.index import load_index
+from fastaug.order import Request
+from fastaug.recipe import Data
+data = Data(root=sys.argv[1], img_size=32)
+index = load_index(data.root, threads=1)
+device = torch.device("cpu")
+loader = DaliLoader(index, data, Crop("rrc", 32, data, 0), largest_batch=8, threads=2, device=device)
+stream = loader.batches(Request(epoch, np.arange(8)) for epoch in itertools.count())
+next(stream)
+child = multiprocessing.get_context("fork").Process(target=int)
+child.start()
+child.join(20)
+print("fork", child.exitcode, flush=True)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    for batch in stream:
+        pass
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program, str(index.root)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout.split("\n")[:2], ended.returncode) == (["fork 0", "interrupted"], 0), ended.stderr
 
 
 def test_an_order_read_through_a_loader_gives_each_image_once(index: Index) -> None:

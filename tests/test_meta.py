@@ -3,7 +3,10 @@
 import copy
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +109,7 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
     seen = []
     step = MetaStep.step
 
-    def watched(self, batch, number, seed):
+    def watched(self, batch, logits, number, seed):
         def state():
             return copy.deepcopy(
                 {
@@ -120,7 +123,7 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
             )
 
         before, learned = state(), copy.deepcopy(self.learned.state_dict())
-        step(self, batch, number, seed)
+        step(self, batch, logits, number, seed)
         assert_same(state(), before)
         seen.append([name for name, value in self.learned.state_dict().items() if (value != learned[name]).any()])
 
@@ -143,7 +146,6 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
         ["meta.learn=[weights,softness]", "meta.engine=reverse", "augment.aa=rand-m9-mstd0.5", "augment.reprob=0.5"],
         ["meta.learn=[weights]", "meta.engine=functional", "model.name=test_vit", "optim.opt=lamb"],
         ["meta.learn=[policy,softness]", "meta.engine=implicit"],
-        ["meta.learn=[policy,softness]", "meta.engine=unroll", "optim.clip_grad=null"],
     ],
     ids=lambda settings: " ".join(settings)[:70],
 )
@@ -207,3 +209,28 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
     found = json.loads((folder / "result.json").read_text())["samples"]
     assert 0 <= found["loss_auroc"] <= 1
     assert 0 <= found["weight_auroc"] <= 1
+
+
+def test_two_processes_learn_what_one_does(train, tmp_path):
+    """GroupNorm, mixing inside groups, every sample of every batch: float64 throughout, but for the images."""
+    (tmp_path / "sum.yaml").write_text(
+        RECIPE.replace("name: test_resnet, drop: 0.2", "name: test_resnet, kwargs: {norm_layer: groupnorm1}")
+    )
+    keys = [
+        *("meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.fraction=1", "meta.every=1"),
+        *("augment.mix_group=4", f"data.root={tmp_path / 'images'}", f"run.dir={tmp_path / 'sum'}"),
+        *("meta.engine=functional", "meta.half_life=2", "run.log_losses=false"),
+    ]
+    found = []
+    for processes in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command += [str(Path(__file__).with_name("meta_processes.py")), str(tmp_path / "sum.yaml"), *keys]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=250)
+        assert done.returncode == 0, done.stdout + done.stderr
+        line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND "))
+        found.append(json.loads(line.removeprefix("FOUND ")))
+    for name in ("shared", "table"):
+        one, two = (np.array(result[name]) for result in found)
+        assert np.abs(one).max() > 0
+        np.testing.assert_allclose(two, one, rtol=0, atol=1e-10 * np.abs(one).max(), err_msg=name)

@@ -84,12 +84,15 @@ def fit(data: Any, callback: CropMixCallback, epochs: int = 1, validation: Any =
     return module
 
 
-def expected(data: Crops, epoch: int = 0, ids: Any = None) -> Iterator[tuple[Tensor, SoftTarget]]:
+def expected(
+    data: Crops, epoch: int = 0, ids: Any = None, strength: float = 1.0
+) -> Iterator[tuple[Tensor, SoftTarget]]:
     """What each batch of an epoch has to become."""
     for start in range(0, len(data), 16):
         images = torch.stack(data.images[start : start + 16])
         rows = range(start, start + 16) if ids is None else ids[start : start + 16]
-        params = sample_crop_mix(Key(0, epoch, Stream.MIX), list(rows), (SIDE, SIDE), MIX, **STATISTICS)
+        options = {**STATISTICS, "strength": strength}
+        params = sample_crop_mix(Key(0, epoch, Stream.MIX), list(rows), (SIDE, SIDE), MIX, **options)
         yield crop_mix(images, torch.arange(start, start + 16) % 2, params, classes=CLASSES, **STATISTICS)
 
 
@@ -193,3 +196,26 @@ def test_lightning_takes_other_keys(photos):
     batches = [{"images": i, "labels": c, "number": c * 0 + 5} for i, c in data.loader()]
     module = fit(DataLoader(batches, batch_size=None), callback)
     assert_equal(module.seen, expected(data, ids=[5] * 48))
+
+
+def test_lightning_anneals_the_shift_in_the_last_epochs(photos):
+    data = Crops(photos)
+    callback = CropMixCallback(CLASSES, MIX, **STATISTICS, anneal_epochs=2, anneal_factor=50)
+    module = fit(data.loader(), callback, epochs=3)
+    wanted = [*expected(data), *expected(data, 1, strength=1 / 50), *expected(data, 2, strength=1 / 50)]
+    assert_equal(module.seen, wanted)
+    confidence = [target.mass.sum(1).mean() for _, target in module.seen]
+    assert confidence[0] < confidence[3] == confidence[6] == 1  # sigma of 0.06 pixels: all whole
+
+
+@pytest.mark.parametrize("limits", [{"epochs": 2}, {"epochs": -1, "max_steps": 5}])
+def test_lightning_annealing_needs_a_longer_training(photos, limits):
+    callback = CropMixCallback(CLASSES, MIX, **STATISTICS, anneal_epochs=2)
+    with pytest.raises(ValueError, match="anneal_epochs = 2 needs a Trainer with more max_epochs"):
+        fit(Crops(photos).loader(), callback, **limits)
+
+
+@pytest.mark.parametrize("change", [{"anneal_epochs": -1}, {"anneal_factor": 0.5}, {"anneal_factor": float("nan")}])
+def test_lightning_annealing_is_checked(change):
+    with pytest.raises(ValueError, match="anneal_epochs must be >= 0, anneal_factor >= 1"):
+        CropMixCallback(CLASSES, MIX, **change)

@@ -1,4 +1,4 @@
-"""The derivative of a validation loss after one update in whatever shaped the update: one signature, several engines."""
+"""The derivative of a validation loss after one update in all that shaped it: one signature, several engines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType

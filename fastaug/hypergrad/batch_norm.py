@@ -44,7 +44,7 @@ def _batch_norm(
 
 
 class BatchNorm(Function):
-    """y of x [N,C,...], gamma and beta [C] or None; differentiable in reverse, forward and forward over reverse mode."""
+    """y of x [N,C,...], gamma and beta [C] or None; for reverse, forward and forward over reverse mode."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -77,7 +77,7 @@ class BatchNorm(Function):
 
 
 class Backward(Function):
-    """Gradients in x, gamma and beta; with forward mode for the first. `moments`: mean[dx] and mean[xhat dx], each [C]."""
+    """Gradients in x, gamma and beta, forward mode for the first; `moments`: mean[dx] and mean[xhat dx], each [C]."""
 
     @staticmethod
     def forward(
@@ -104,10 +104,10 @@ class Backward(Function):
         dgx = torch.zeros_like(x) if dg is None else _kernel(dg, x, weight, mean, inverse)[0]
         k = inverse if weight is None else weight * inverse
         dk = torch.zeros_like(k) if dweight is None else dweight * inverse
-        on_xhat = constant = 0
+        on_xhat = constant = torch.zeros_like(k)
         if dx is not None:
             m, c = ctx.moments
-            _, e, _ = _kernel(g, dx, None, torch.zeros_like(mean), torch.ones_like(mean), (False, True, False))
+            e = _kernel(g, dx, None, torch.zeros_like(mean), torch.ones_like(mean), (False, True, False))[1]
             dk = dk - k * inverse * c
             on_dx = -k * b * inverse
             on_xhat = -k * inverse * (e * share - m * a - 2 * c * b)
@@ -123,9 +123,7 @@ def _kernel(
     g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, inverse: Tensor, wanted: tuple[bool, bool, bool] = ALL
 ) -> tuple[Tensor, Tensor, Tensor]:
     """J g, sum[xhat g] and sum[g] by torch's backward kernel."""
-    return torch.ops.aten.native_batch_norm_backward(  # type: ignore[no-any-return]
-        g, x, weight, None, None, mean, inverse, True, 0.0, wanted
-    )
+    return torch.ops.aten.native_batch_norm_backward(g, x, weight, None, None, mean, inverse, True, 0.0, wanted)
 
 
 def _broadcast(per_channel: Tensor, like: Tensor) -> Tensor:

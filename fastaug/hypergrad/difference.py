@@ -1,4 +1,4 @@
-"""Finite differences in the weights: a named fall-back for weights and labels where no derivative of an operation exists.
+"""Finite differences in the weights: a fall-back, by name, for weights and labels where an operation has no derivative.
 
 The gradient in the images is piecewise constant in the gates of a ReLU network, so its difference quotient picks up
 jumps: ten times too large, with a random sign. Images are therefore refused.

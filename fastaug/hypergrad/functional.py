@@ -37,8 +37,8 @@ def functional(problem: Problem, direction: Weights, *, images: bool) -> Cotange
 
     image_tangent = None
     if images:
-        (_, z), (image_tangent, tangent) = jvp(image_gradient_at, (problem.weights,), (unit,))
+        (_, z), (image_tangent, tangent) = jvp(image_gradient_at, (problem.weights,), (unit,))  # type: ignore[misc]
     else:
         with torch.no_grad():
-            z, tangent = jvp(logits_at, (problem.weights,), (unit,))
+            z, tangent = jvp(logits_at, (problem.weights,), (unit,))  # type: ignore[misc]
     return rescaled(through_loss(problem, z, tangent), image_tangent, length)

@@ -5,7 +5,7 @@ this run's timings: a continued run and every process of it choose alike.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace

@@ -7,12 +7,13 @@ import timm
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from fastaug.hypergrad.problem import Problem, Samples
+from fastaug.hypergrad.problem import Cotangent, Problem, Samples, Weights
 from fastaug.targets import SoftTarget, soft_cross_entropy
 
-CLASSES, SIDE = 5, 12
+CLASSES, SIDE, N = 5, 12, 8
 LOSSES = partial(soft_cross_entropy, reduction="none")
 
 
@@ -114,7 +115,7 @@ def target(count: int, seed: int = 2, rows: bool = False) -> SoftTarget:
     return SoftTarget(torch.randint(0, CLASSES, (count, 2), generator=g), mass, weight, soft)
 
 
-def weights_of(network: nn.Module) -> dict[str, Tensor]:
+def weights_of(network: nn.Module) -> Weights:
     """The trained weights, by name, as they are."""
     return {name: weight.detach() for name, weight in network.named_parameters() if weight.requires_grad}
 
@@ -122,3 +123,36 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
 def problem(network: nn.Module, samples: Samples, seed: int = 7) -> Problem:
     """The cross-entropy problem of these samples at the network's weights."""
     return Problem(network, weights_of(network), samples, LOSSES, len(samples.images), seed)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Relative distance."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def validation_loss(network: nn.Module, weights: Weights | None = None) -> Tensor:
+    """On other images, in training mode with a seed of its own."""
+    torch.manual_seed(11)
+    pictures = images(N, 21)
+    logits = network(pictures) if weights is None else functional_call(network, weights, (pictures,))
+    loss: Tensor = LOSSES(logits, target(N, 22)).mean()
+    return loss
+
+
+def some_problem(name: str = "batch_norm", rows: bool = False, seed: int = 0) -> tuple[Problem, Weights]:
+    """A problem without meta-parameters, and a direction."""
+    made = problem(build(name, seed), Samples(images(N), target(N, rows=rows)))
+    g = torch.Generator().manual_seed(seed)
+    return made, {n: torch.randn(w.shape, generator=g, dtype=w.dtype) for n, w in made.weights.items()}
+
+
+def parts(cotangent: Cotangent) -> dict[str, Tensor]:
+    """Those that there are."""
+    return {name: part for name, part in cotangent._asdict().items() if part is not None}
+
+
+def assert_agree(found: Cotangent, expected: Cotangent, limit: float = 1e-10) -> None:
+    """Part by part."""
+    assert parts(found).keys() == parts(expected).keys()
+    for name, part in parts(found).items():
+        assert relative(part, getattr(expected, name)) <= limit, name

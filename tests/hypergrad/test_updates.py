@@ -333,6 +333,19 @@ def test_where_there_was_no_gradient_u_is_zero() -> None:
     assert u["head.weight"].any()
 
 
+def test_frozen_parameters_are_no_part_of_the_step() -> None:
+    parameters = {name: nn.Parameter(w) for name, w in random_weights(0).items()}
+    optimizer = SGD(parameters.values(), lr=0.1)
+    parameters["conv.bias"].requires_grad_(False)
+    trained = ["conv.weight", "head.weight"]
+    for name in trained:
+        parameters[name].grad = torch.ones_like(parameters[name])
+    recorded = record_step(optimizer, parameters.items())
+    optimizer.step()
+    assert list(recorded.weights) == trained
+    assert list(recorded.direction({name: random_weights(2)[name] for name in trained})) == trained
+
+
 @pytest.mark.parametrize("opt", ["sgd", "adam", "adamw", "rmsprop", "rmsproptf", "lamb"])
 @pytest.mark.parametrize("max_norm", [None, 1.0])
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-12])
@@ -380,10 +393,11 @@ def test_the_record_changes_nothing() -> None:
         if records:
             recorded.direction(random_weights(2))
             recorded.hyperparameter_gradients(random_weights(2))
-        ends.append((list(parameters.values()), [p.grad for p in parameters.values()], optimizer.state_dict()))
-    for (w, g, state), (w2, g2, state2) in [ends]:
-        assert all(torch.equal(a, b) for a, b in zip(w, w2, strict=True))
-        assert all(torch.equal(a, b) for a, b in zip(g, g2, strict=True))  # type: ignore[arg-type]
+        gradients = [p.grad for p in parameters.values() if p.grad is not None]
+        ends.append(([*parameters.values(), *gradients], optimizer.state_dict()))
+    for (tensors, state), (tensors2, state2) in [ends]:
+        assert len(tensors) == 2 * len(SHAPES)
+        assert all(torch.equal(a, b) for a, b in zip(tensors, tensors2, strict=True))
         assert state["state"].keys() == state2["state"].keys()
         assert all(
             torch.equal(state["state"][k]["momentum_buffer"], s["momentum_buffer"]) for k, s in state2["state"].items()

@@ -1,4 +1,4 @@
-"""The graph's pixels: against torchvision, and that they depend on nothing but the window."""
+"""Pixels of the graph and its resizer: against torchvision, and that they depend on nothing but the window."""
 
 import os
 from collections.abc import Callable
@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import backend
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from fastaug.resize import Resizer
 from fastaug.seeding import Key, Stream
 from fastaug.windows import Windows, center, random_resized, whole
-from pipelines.folder import build_folder_pipeline
+from pipelines.folder import build_folder_pipeline, folder_graph
 
 SIDE = 64
 MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -25,6 +27,13 @@ def opened(file: Path) -> Image.Image:
         return image.convert("RGB")
 
 
+def inputs_of(files: list[Path], windows: Windows, part: slice, encoded: bool = False) -> tuple[object, ...]:
+    """What the graph is fed for some of the files."""
+    names = [np.frombuffer(os.fsencode(file), dtype=np.uint8) for file in files[part]]
+    data = [np.fromfile(file, dtype=np.uint8) for file in files[part]] if encoded else names
+    return data, windows.window[part, :2].astype(np.int32), windows.window[part, 2:].astype(np.int32)
+
+
 def decoded(
     files: list[Path],
     windows: Windows,
@@ -32,23 +41,25 @@ def decoded(
     batch: int | None = None,
     threads: int = 1,
     side: int = SIDE,
-    **options: object,
+    interpolation: str = "bilinear",
+    exif: str = "ignore",
+    encoded: bool = False,
 ) -> torch.Tensor:
     """uint8 [N, side, side, 3] of `files`, `batch` at a time."""
-    paths = [np.frombuffer(os.fsencode(file), dtype=np.uint8) for file in files]
     batch = batch or len(files)
-    inputs = []
-    for start in range(0, len(files), batch):
-        part = slice(start, start + batch)
-        w, size, offset = windows.window[part], windows.size[part], windows.offset[part]
-        ends = w[:, :2].astype(np.int32), w[:, 2:].astype(np.int32)
-        inputs.append((paths[part], *ends, size.astype(np.float32), offset.astype(np.int32)))
-    feed = iter(inputs)
-    graph = {"interpolation": "bilinear", "exif": "ignore", **options}
+    parts = [slice(start, start + batch) for start in range(0, len(files), batch)]
+    feed = iter([inputs_of(files, windows, part, encoded) for part in parts])
     pipeline = build_folder_pipeline(
-        lambda: next(feed), batch_size=batch, threads=threads, device_id=None, prefetch=2, side=side, **graph
-    )
-    return torch.cat([torch.from_dlpack(pipeline.run()[0].as_tensor()) for _ in inputs])
+        lambda: next(feed), batch_size=batch, threads=threads, device_id=None, prefetch=2, side=side,
+        interpolation=interpolation, exif=exif, encoded=encoded,
+    )  # fmt: skip
+    resizer = Resizer(threads, interpolation)
+    images = []
+    for part in parts:
+        (output,) = pipeline.run()
+        cuts = Windows(*(values[part] for values in windows))
+        images.append(resizer.batch([np.asarray(output[i]) for i in range(len(output))], cuts, side))
+    return torch.cat(images)
 
 
 def expected(file: Path, windows: Windows, i: int, interpolation: str = "bilinear", side: int = SIDE) -> torch.Tensor:
@@ -77,17 +88,18 @@ def sizes_of(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     return sizes[:, 1], sizes[:, 0]
 
 
+def some_windows(kind: str, files: list[Path]) -> Windows:
+    heights, widths = sizes_of(files)
+    if kind == "rrc":
+        key, ids = Key(3, 0, Stream.WINDOW), np.arange(len(files))
+        return random_resized(key, ids, heights, widths, SIDE, [0.1, 1.0], [0.7, 1.4])
+    return center(heights, widths, SIDE, 0.875) if kind == "center" else whole(heights, widths, SIDE)
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("kind", ["rrc", "center", "whole"])
 def test_pixels_are_those_of_torchvision(files: list[Path], kind: str, interpolation: str) -> None:
-    heights, widths = sizes_of(files)
-    windows = {
-        "rrc": random_resized(
-            Key(3, 0, Stream.WINDOW), np.arange(len(files)), heights, widths, SIDE, [0.1, 1.0], [0.7, 1.4]
-        ),
-        "center": center(heights, widths, SIDE, 0.875),
-        "whole": whole(heights, widths, SIDE),
-    }[kind]
+    windows = some_windows(kind, files)
     images = decoded(files, windows, interpolation=interpolation)
     assert images.dtype == torch.uint8
     differences = [difference(image, expected(files[i], windows, i, interpolation)) for i, image in enumerate(images)]
@@ -154,31 +166,59 @@ def test_exif_orientation_is_applied_or_ignored(tmp_path: Path, photos: list[np.
         assert difference(image, picture[5 : 5 + SIDE, 9 : 9 + SIDE]) < 1.5, (option, tall, wide)
 
 
-def test_a_batch_that_is_held_is_not_overwritten(files: list[Path]) -> None:
-    heights, widths = sizes_of(files)
-    windows = center(heights, widths, SIDE, 0.875)
-    w = windows.window
-    paths = [np.frombuffer(os.fsencode(file), dtype=np.uint8) for file in files]
+def test_bytes_in_memory_give_the_pixels_of_the_files(files: list[Path]) -> None:
+    windows = whole(*sizes_of(files), SIDE)
+    assert torch.equal(decoded(files, windows, batch=5, encoded=True), decoded(files, windows))
 
-    def inputs(part: slice) -> tuple[object, ...]:
-        ends = w[part, :2].astype(np.int32), w[part, 2:].astype(np.int32)
-        return paths[part], *ends, windows.size[part].astype(np.float32), windows.offset[part].astype(np.int32)
 
-    feed = iter([inputs(slice(0, 4))] + [inputs(slice(4 * (i % 3) + 4, 4 * (i % 3) + 8)) for i in range(30)])
+def test_decoded_windows_that_are_held_are_not_overwritten(files: list[Path]) -> None:
+    windows = center(*sizes_of(files), SIDE, 0.875)
+    feed = (inputs_of(files, windows, slice(4 * (i % 4), 4 * (i % 4) + 4)) for i in range(31))
     pipeline = build_folder_pipeline(
-        lambda: next(feed),
-        batch_size=4,
-        threads=1,
-        device_id=None,
-        prefetch=2,
-        side=SIDE,
-        interpolation="bilinear",
-        exif="ignore",
-    )
-    held = torch.from_dlpack(pipeline.run()[0].as_tensor())
-    before = held.clone()
+        lambda: next(feed), batch_size=4, threads=1, device_id=None, prefetch=2, side=SIDE,
+        interpolation="bilinear", exif="ignore",
+    )  # fmt: skip
+    (output,) = pipeline.run()
+    held = [np.asarray(output[i]) for i in range(4)]
+    assert not any(image.flags.owndata for image in held)  # no copies
+    before = [image.copy() for image in held]
+    del output
     for _ in range(25):
         pipeline.run()
-    assert torch.equal(held, before)
     del pipeline
-    assert torch.equal(held, before)
+    for image, copy in zip(held, before, strict=True):
+        np.testing.assert_array_equal(image, copy)
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_the_graph_for_a_gpu_has_operators_that_exist_there(encoded: bool) -> None:
+    pipeline = folder_graph(
+        lambda: (), device="gpu", side=SIDE, interpolation="bicubic", exif="apply", encoded=encoded,
+        largest=(500, 500), batch_size=4, num_threads=1, device_id=0, prefetch_queue_depth=2, exec_dynamic=True,
+    )  # fmt: skip
+    pipeline._build_graph()  # all that can be done without a GPU
+    known = {
+        "cpu": {*backend.RegisteredCPUOps()},
+        "gpu": {*backend.RegisteredGPUOps()},
+        "mixed": {*backend.RegisteredMixedOps()},
+    }
+    used = [(operator._op.schema.Name(), operator._op.device) for operator in pipeline._ops]
+    assert all(name in known[device] for name, device in used)
+    after = [pair for pair in used if pair[1] != "cpu"]
+    assert after == [("decoders__ImageSlice", "mixed"), ("Resize", "gpu"), ("Slice", "gpu")]
+    assert ("io__file__Read" in [name for name, _ in used]) == (not encoded)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("kind", ["rrc", "center"])
+def test_pixels_of_a_gpu_are_those_of_torchvision(files: list[Path], kind: str, interpolation: str) -> None:
+    windows = some_windows(kind, files)
+    feed = inputs_of(files, windows, slice(None)), windows.size.astype(np.float32), windows.offset.astype(np.int32)
+    pipeline = build_folder_pipeline(
+        lambda: (*feed[0], *feed[1:]), batch_size=len(files), threads=1, device_id=0, prefetch=1, side=SIDE,
+        interpolation=interpolation, exif="ignore", largest=(220, 220),
+    )  # fmt: skip
+    images = torch.from_dlpack(pipeline.run()[0].as_tensor()).cpu()
+    differences = [difference(image, expected(files[i], windows, i, interpolation)) for i, image in enumerate(images)]
+    assert max(differences) < 3

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from meta_bench.overhead import SHARED, point_name
-from meta_bench.scene import META_SHARE, Scene, Steps
 from torch import Tensor
 
 from fastaug.data import Batch
 from fastaug.meta import MetaStep
+from meta_bench.overhead import SHARED, point_name
+from meta_bench.scene import META_SHARE, Scene, Steps
 
 Point = tuple[int, float, int]  # K, f, meta images
 STILL = ["meta.policy_lr=0", "meta.softness_lr=0"]
@@ -33,10 +33,10 @@ class Observer:
         """Whether a point of any cadence lies here, within its first `count` meta steps."""
         return any(step % k == 0 and step // k < self.count for k in self.every)
 
-    def step(self, batch: Batch, step: int, seed: int) -> None:
+    def step(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
         """Takes it."""
         self._step = step
-        self.meta.step(batch, step, seed)
+        self.meta.step(batch, logits, step, seed)
 
     def _keep(self, shared: list[Tensor], ids: Tensor, rows: Tensor | None, step: int) -> None:  # noqa: ARG002
         self.seen[self._step] = torch.cat([g.flatten().double() for g in shared])
@@ -61,14 +61,20 @@ class Observers:
         for observer in self.observers.values():
             observer.meta._recorded = first._recorded
 
-    def step(self, batch: Batch, step: int, seed: int) -> None:
+    def step(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
         for observer in self.observers.values():
             if observer.due(step):
-                observer.step(batch, step, seed)
+                observer.step(batch, logits, step, seed)
 
 
 def quality(
-    scene: Scene, cadences: Sequence[int], fractions: Sequence[float], sizes: Sequence[int], *, half_life: float, count: int
+    scene: Scene,
+    cadences: Sequence[int],
+    fractions: Sequence[float],
+    sizes: Sequence[int],
+    *,
+    half_life: float,
+    count: int,
 ) -> dict[Point, float]:
     """Cosine of the mean of `count` cheap hypergradients and the mean of the exact ones at the same steps, by point."""
     whole = round(META_SHARE * scene.size.images)

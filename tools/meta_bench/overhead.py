@@ -56,6 +56,16 @@ def point_name(every: int, fraction: float, images: int) -> str:
     return f"K={every} f={fraction:g} m={images}"
 
 
+def cost_of_parts(scene: Scene, fractions: Sequence[float], sizes: Sequence[int]) -> dict[tuple[float, int], float]:
+    """What one meta step adds, in plain steps, by f and meta images: a meta step after every update, against none."""
+    arms = {"plain": [*SHARED, NEVER]}
+    keys = {f"{fraction} {images}": (fraction, images) for fraction in fractions for images in sizes}
+    for name, (fraction, images) in keys.items():
+        arms[name] = [*SHARED, "meta.every=1", f"meta.fraction={fraction}", f"meta.batch_size={images}"]
+    found = ratios(timed_blocks(scene, arms, block=3, rounds=5, warm=2), "plain")
+    return {key: found[name] - 1 for name, key in keys.items()}
+
+
 def sample_arms() -> dict[str, list[str]]:
     """Sample weights at every step: exact and approximate, with the validation gradient renewed every 5 steps."""
     common = [*PER_SAMPLE, "meta.renew=5", "meta.half_life=5"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.params import CropMixParams, to_device
+from fastaug.ops.crop_mix.params import CropMixParams, has_numba, on_host, to_device
 from fastaug.targets import (
     SoftTarget,
     mass_confidence,
@@ -69,8 +69,19 @@ def visible_counts(params: CropMixParams, size: tuple[int, int]) -> tuple[Tensor
     return torch.stack([view[0] - boxed[0], boxed[1]], 1), view.T.contiguous()
 
 
+def _plain(params: CropMixParams, classes: int, soften: Soften) -> bool:
+    """Whether `host_masses` will do: no gradient, no device, no error to raise."""
+    single = params.blend is None or params.blend.dtype == torch.float32
+    numbers = not isinstance(soften.k, Tensor) and soften.threshold > 0 and 1 / classes <= soften.p_max <= 1
+    return single and numbers and on_host(params)
+
+
 def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften) -> tuple[Tensor, Tensor]:
     """Masses [N,2] and loss weights [N] of N samples, on the device of `params` (of k, if k is a tensor)."""
+    if _plain(params, classes, soften) and has_numba():
+        from fastaug.ops.crop_mix.host_masses import masses_on_host
+
+        return masses_on_host(params, size, classes, soften)
     pixels = size[0] * size[1]
     parts, whole = visible_counts(params, size)
     pasted, blend = params.pasted(), params.blend

@@ -4,35 +4,21 @@ Linear in the images, so its gradient is an operator of its own, `fastaug::crop_
 again without fill and bias: any order of differentiation.
 """
 
-import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.params import CropMixParams
+from fastaug.ops.crop_mix.params import CropMixParams, has_numba
 from fastaug.ops.crop_mix.reference import adjoint_reference, compute_dtype, crop_mix_reference
-
-
-@functools.cache
-def _has_numba() -> bool:
-    """Whether the CPU formulation can run; says once if not."""
-    try:
-        import numba  # noqa: F401
-
-        return True
-    except ImportError:
-        warnings.warn("numba is not installed: crop_mix runs its slow reference on the CPU", stacklevel=2)
-        return False
 
 
 def formulation(device: torch.device, dtype: torch.dtype) -> str:
     """Which one runs: "triton" on CUDA, "cpu" for float32 arithmetic there, else "reference"."""
     if device.type == "cuda":
         return "triton"
-    return "cpu" if device.type == "cpu" and dtype == torch.float32 and _has_numba() else "reference"
+    return "cpu" if device.type == "cpu" and dtype == torch.float32 and has_numba() else "reference"
 
 
 def write_into(

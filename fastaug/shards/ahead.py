@@ -1,0 +1,28 @@
+"""Work done ahead of the caller, in order, in threads that end with the iterator."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int, threads: int = 1) -> Iterator[Result]:
+    """function(item) of every item, in order; up to `depth` more are in preparation while the caller works.
+
+    `items` is read in the caller's thread. An error of `function` is raised where its result would have come. Closing
+    the iterator waits for the calls that are running and drops the rest.
+    """
+    source = iter(items)
+    pool = ThreadPoolExecutor(threads, "fastaug-ahead")
+    try:
+        waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(source, depth))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(source, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,52 @@
+"""Run under torchrun: one meta step in float64 on a GroupNorm network, its hypergradients printed by the main process."""
+
+import json
+import sys
+
+import torch
+
+import fastaug.assemble as assembly
+from fastaug.console import Console
+from fastaug.engine import train_step
+from fastaug.meta import MetaStep
+from fastaug.processes import build_accelerator
+from fastaug.recipe_reading import read_recipe
+from fastaug.run_folder import RunFolder
+
+
+def doubled(build):
+    """`build` with a network in float64 that takes float32 images."""
+
+    def built(*args):
+        network = build(*args).double()
+        network.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+        return network
+
+    return built
+
+
+def main() -> None:
+    recipe = read_recipe(sys.argv[1], sys.argv[2:])
+    accelerator = build_accelerator(recipe)
+    torch.set_default_dtype(torch.float64)
+    assembly.build_network = doubled(assembly.build_network)
+    trainer = assembly.assemble(recipe, accelerator, RunFolder(recipe.run.dir), Console(False))
+    trainer.progress.step = 1  # update 0 logs pictures
+    found, table = [], trainer.meta.learned.weights
+    move = MetaStep._move
+
+    def keep(self, shared, ids, rows, step):
+        move(self, shared, ids, rows, step)
+        found.append([value.item() for gradient in shared for value in gradient.flatten()])
+
+    MetaStep._move = keep
+    batches = trainer.loader.batches(trainer.order.requests(1, 4))
+    for _ in range(3):
+        train_step(trainer, batches)
+    if accelerator.is_main_process:
+        print("FOUND " + json.dumps({"shared": found, "table": table.raw.tolist()}))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

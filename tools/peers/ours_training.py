@@ -1,0 +1,41 @@
+"""fastaug's training: the engine's step and its log lines, on the loader, on one batch again and again, or no step."""
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import repeat
+
+from fastaug.assemble import assemble
+from fastaug.console import Console
+from fastaug.data import Batch
+from fastaug.engine import Clock, log_training, train_step
+from fastaug.processes import build_accelerator
+from fastaug.run_folder import RunFolder
+from peers.job import Job, Steps
+from peers.ours import recipe_of
+
+
+def steps(job: Job) -> Steps:
+    """`train` is a training step of a run, `load` its next batch alone, `compute` the step on a batch at hand."""
+    place = tempfile.mkdtemp(prefix="bench_train-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    recipe = recipe_of(job, f"model.name={job.model}", f"run.dir={place}")
+    folder = RunFolder(place)
+    trainer = assemble(recipe, build_accelerator(recipe), folder, Console(False))
+    batches = trainer.loader.batches(trainer.order.requests(0, trainer.last_step))
+    clock = Clock(trainer)
+    at_hand = repeat(next(batches))
+
+    def train(source: Iterator[Batch]) -> int:
+        images = trainer.order.size(trainer.progress.step)
+        rate = train_step(trainer, source)
+        if trainer.progress.step % recipe.run.log_every == 0:
+            log_training(trainer, rate, clock)
+        return images
+
+    def load() -> int:
+        batch = next(batches)
+        return len(batch.ids)
+
+    return {"train": lambda: train(batches), "load": load, "compute": lambda: train(at_hand)}

@@ -113,7 +113,7 @@ def gate(bench: Bench, name: str, data: Path, reference: Path) -> None:
         raise PeerError(f"does other work, not timed: {found}")
 
 
-def start(bench: Bench, name: str, sets: list[Path], reference: Path) -> Client | None:
+def start(bench: Bench, name: str, sets: list[Path], reference: Path, processes: ExitStack) -> Client | None:
     """A loader that passed its gates and has delivered a batch; None, and the reason kept, otherwise."""
     try:
         prepare(bench, name, sets)
@@ -126,7 +126,7 @@ def start(bench: Bench, name: str, sets: list[Path], reference: Path) -> Client 
         return None
     about = {"form": LOADERS[name].form, "lacks": LOADERS[name].lacks, "rounds": []}
     bench.loaders[name] = {**bench.loaders.get(name, {}), **about, **hello}
-    return client
+    return processes.enter_context(client)
 
 
 def measure(bench: Bench, clients: dict[str, Client]) -> None:
@@ -203,7 +203,7 @@ def finish(bench: Bench, about: dict[str, Any]) -> int:
     missing = [name for name in TARGETS if name not in found]
     print("".join(f"  {name}: not measured, a loader is missing above\n" for name in missing), end="")
     if bench.args.json:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(bench.args).items()}
+        settings = report.settings(bench.args) | {"peer_python": sorted(bench.args.peer_python)}
         parts = {"settings": settings, "data": about, "forms": bench.forms, "loaders": bench.loaders}
         report.write_json(bench.args.json, {**parts, "absent": bench.absent, "gates": bench.gates, "figures": found})
     return 0 if complete else 1
@@ -218,9 +218,8 @@ def main() -> int:
         reference = folder / "reference.npz"
         write_reference(sets[0] / "files" / "train", Job.side, reference)
         print(f"{args.images} files of {about['mean_bytes'] / 1000:.1f} KB on average", flush=True)
-        found = {name: start(bench, name, sets, reference) for name in args.only}
-        clients = {name: processes.enter_context(client) for name, client in found.items() if client is not None}
-        measure(bench, clients)
+        started_ones = {name: start(bench, name, sets, reference, processes) for name in args.only}
+        measure(bench, {name: client for name, client in started_ones.items() if client is not None})
         return finish(bench, about)
 
 

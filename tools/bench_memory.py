@@ -55,7 +55,7 @@ def torchvision_batches(root: Path, workers: int, epochs: int) -> Iterator[None]
     from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
     from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-    class Visible(ImageFolder):  # type: ignore[misc]
+    class Visible(ImageFolder):
         """Without folders with a leading dot, as our index."""
 
         def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
@@ -63,7 +63,9 @@ def torchvision_batches(root: Path, workers: int, epochs: int) -> Iterator[None]
             return names, {name: label for label, name in enumerate(names)}
 
     crop = v2.Compose([v2.RandomResizedCrop(SIDE, antialias=True), v2.ToImage()])
-    loader = DataLoader(Visible(root, crop), BATCH, shuffle=True, num_workers=workers, persistent_workers=True)
+    loader: DataLoader[Any] = DataLoader(
+        Visible(root, crop), BATCH, shuffle=True, num_workers=workers, persistent_workers=True
+    )
     for _ in range(epochs):
         for images, _labels in loader:
             images[:, :, 0].sum()

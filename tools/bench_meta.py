@@ -21,7 +21,7 @@ import torch
 from meta_bench import samples
 from meta_bench.frontier import Point, picture, quality
 from meta_bench.overhead import cost_of_parts, point_name, ratios, rows, shared_arms, timed_blocks
-from meta_bench.scene import META_SHARE, Size, new_scene
+from meta_bench.scene import Size, new_scene
 from peers import report
 
 SECTIONS = ("engines", "overhead", "frontier", "samples")
@@ -106,7 +106,6 @@ def main() -> int:
     args = parse()
     torch.set_num_threads(args.threads)
     size = Size(args.model, args.side, args.batch, args.classes, args.images)
-    assert round(META_SHARE * size.images) >= max(args.meta_images)
     found: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(args).items()}, "gates": {}, "figures": {}}
     parts = {
         "engines": engines_section,

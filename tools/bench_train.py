@@ -29,6 +29,7 @@ from peers.forms import data_folder, source, write_set
 from peers.job import Job
 from peers.repository_train import command, long_folder, rate
 
+PEERS = ("ours", "timm")
 MODES = ("load", "compute", "train")
 REPOSITORY = "timm train.py"
 LOADER_BOUND = 0.25  # share of time a consumer idles from which its loader is called the limit: 1.33 x could be gained
@@ -63,11 +64,14 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def opened(kind: str, names: list[str], job: dict[str, Any], data: Path, env: dict[str, str]) -> dict[str, Client]:
-    """Processes of the named peers that have delivered a batch."""
-    catalog = LOADERS if kind == "loader" else TRAINERS
-    jobs = {name: Job(str(source(data, catalog[name].form)), **job) for name in names}
-    return {name: started(kind, name, jobs[name], own_python(), env)[0] for name in names}
+def opened(kind: str, job: dict[str, Any], data: Path, env: dict[str, str], processes: ExitStack) -> dict[str, Client]:
+    """Processes of ours and timm's that have delivered a batch."""
+    found = {}
+    for name in PEERS:
+        peer = (LOADERS if kind == "loader" else TRAINERS)[name]
+        client, _ = started(kind, name, Job(str(source(data, peer.form)), **job), own_python(), env)
+        found[name] = processes.enter_context(client)
+    return found
 
 
 def train_rounds(args: argparse.Namespace, model: str, data: Path, cache: Path) -> Rounds:
@@ -76,10 +80,8 @@ def train_rounds(args: argparse.Namespace, model: str, data: Path, cache: Path) 
     job = {"batch": args.batch, "threads": args.threads, "side": args.side, "model": model}
     found: Rounds = []
     with ExitStack() as processes:
-        clients = opened("trainer", list(TRAINERS), job, data, env)
-        for client in clients.values():
-            processes.enter_context(client)
-        turns = [(name, mode) for name in TRAINERS for mode in MODES]
+        clients = opened("trainer", job, data, env, processes)
+        turns = [(name, mode) for name in PEERS for mode in MODES]
         for turn in range(args.rounds):
             for name, mode in turns[:: -1 if turn % 2 else 1]:
                 figures = clients[name].round(args.seconds, mode)
@@ -105,9 +107,7 @@ def stand_in_rounds(args: argparse.Namespace, data: Path, cache: Path) -> Rounds
     found: Rounds = []
     with ExitStack() as processes:
         job = {"batch": args.batch, "threads": args.threads}
-        clients = opened("loader", ["ours", "timm"], job, data, environment(1, cache))
-        for client in clients.values():
-            processes.enter_context(client)
+        clients = opened("loader", job, data, environment(1, cache), processes)
         turns = [(name, hold) for hold in args.hold_ms for name in clients]
         for turn in range(args.rounds):
             for name, hold in turns[:: -1 if turn % 2 else 1]:
@@ -137,7 +137,7 @@ def train_figures(rounds: Rounds) -> dict[str, float]:
             for mode in dict.fromkeys(r["mode"] for r in chosen(own, peer=peer)):
                 speeds = chosen(own, peer=peer, mode=mode)
                 found[report.key(model, peer, mode, "images_per_second")] = report.median(speeds, "images_per_second")
-            if peer in TRAINERS:
+            if peer in PEERS:
                 mine = chosen(own, peer=peer)
                 found[report.key(model, peer, "share_of_bound")] = share_of_bound(mine, "images_per_second")
                 found[report.key(model, peer, "share_of_bound_cpu")] = share_of_bound(mine, "images_per_core_second")
@@ -157,7 +157,7 @@ def stand_in_figures(rounds: Rounds) -> dict[str, float]:
         chosen(rounds, peer="ours", hold_ms=0), "batches"
     )
     for hold in dict.fromkeys(r["hold_ms"] for r in rounds):
-        ours, timm = (chosen(rounds, peer=peer, hold_ms=hold) for peer in ("ours", "timm"))
+        ours, timm = (chosen(rounds, peer=peer, hold_ms=hold) for peer in PEERS)
         ratio = report.median(ours, "images_per_second") / report.median(timm, "images_per_second")
         idles = {"ours": report.median(ours, "idle_share"), "timm": report.median(timm, "idle_share")}
         found[report.key("hold", f"{hold:g}ms", "over_timm")] = ratio
@@ -186,7 +186,7 @@ def print_stand_in(rounds: Rounds, figures: dict[str, float]) -> None:
     """A row for every hold."""
     rows = []
     for hold in dict.fromkeys(r["hold_ms"] for r in rounds):
-        pair = [chosen(rounds, peer=peer, hold_ms=hold) for peer in ("ours", "timm")]
+        pair = [chosen(rounds, peer=peer, hold_ms=hold) for peer in PEERS]
         speeds = [report.spread(found, "images_per_second") for found in pair]
         idles = [f"{report.median(found, 'idle_share'):.1%}" for found in pair]
         ratio = figures[report.key("hold", f"{hold:g}ms", "over_timm")]
@@ -233,8 +233,13 @@ def main() -> int:
     print("".join(f"{name}: {reason}\n" for name, reason in absent.items()), end="")
     report.print_flat(gates, figures)
     if args.json:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-        parts = {"settings": settings, "data": about, "train": train, "stand_in": stand_in, "absent": absent}
+        parts = {
+            "settings": report.settings(args),
+            "data": about,
+            "train": train,
+            "stand_in": stand_in,
+            "absent": absent,
+        }
         report.write_json(args.json, {**parts, "gates": gates, "figures": figures})
     return 0
 

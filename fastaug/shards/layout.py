@@ -4,13 +4,10 @@
 `index.npz` is the table of the original index with the extents as stored, and where each image's bytes lie.
 """
 
-import errno
 import hashlib
 import json
 import os
-import weakref
 import zipfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,12 @@ import numpy.typing as npt
 
 from fastaug.errors import DataError
 from fastaug.index import Index, from_arrays
+from fastaug.shards.files import AGAIN, ShardFiles
 
 MANIFEST, TABLE = "shards.json", "index.npz"
 VERSION = 1
 FORMATS = ("jpeg", "raw")
 PLACES = ("shard", "offsets", "lengths")  # columns of the table that an Index lacks
-AGAIN = "run tools/make_shards.py on it again with the same settings, or copy it again"
 
 
 @dataclass(frozen=True)
@@ -112,43 +109,6 @@ def read_manifest(root: Path) -> Manifest:
         raise DataError(f"{file}: no manifest of shards ({error!r}); {AGAIN}") from error
 
 
-class ShardFiles:
-    """The opened tar files of a folder, each of the size that was written; read from any thread by offset."""
-
-    def __init__(self, root: Path, shards: Sequence[Shard]) -> None:
-        self.paths = [root / shard.name for shard in shards]
-        self._opened: list[int] = []
-        weakref.finalize(self, _close, self._opened)
-        for path, shard in zip(self.paths, shards, strict=True):
-            try:
-                self._opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-                size = os.fstat(self._opened[-1]).st_size
-            except OSError as error:
-                remedy = "raise ulimit -n, or make fewer with --shard-size" if error.errno == errno.EMFILE else AGAIN
-                raise DataError(f"{path} cannot be opened ({error.strerror}); {remedy}") from error
-            if size != shard.bytes:
-                raise DataError(f"{path}: {size} bytes, not {shard.bytes}: truncated or altered; {AGAIN}")
-
-    def read(self, shard: int, offset: int, out: npt.NDArray[np.uint8]) -> None:
-        """Fills the contiguous array `out`; DataError, for a mapped file would end the process instead."""
-        try:
-            found = os.preadv(self._opened[shard], [out.data], offset)
-        except OSError as error:
-            raise DataError(f"{self.paths[shard]} cannot be read ({error.strerror}); check the storage") from error
-        if found != out.nbytes:
-            raise DataError(f"{self.paths[shard]}: ends at byte {offset + found}: cut while in use; {AGAIN}")
-
-    def announce(self, shards: list[int], offsets: list[int], lengths: list[int]) -> None:
-        """Has the system fetch what is about to be read, all at once instead of one after the other."""
-        for shard, offset, length in zip(shards, offsets, lengths, strict=True):
-            os.posix_fadvise(self._opened[shard], offset, length, os.POSIX_FADV_WILLNEED)
-
-
-def _close(opened: list[int]) -> None:
-    for descriptor in opened:
-        os.close(descriptor)
-
-
 @dataclass(frozen=True, eq=False)
 class ShardIndex(Index):
     """The original index with extents as stored in the shards: ids, order, labels and splits are those of the source.
@@ -171,16 +131,14 @@ class ShardIndex(Index):
 
     def encoded(self, id: int) -> npt.NDArray[np.uint8]:
         """The bytes of the JPEG file of image `id`, [length]."""
-        out = np.empty(self.lengths[id], dtype=np.uint8)
-        self.files.read(int(self.shard[id]), int(self.offsets[id]), out)
-        return out
+        return self.files.read(int(self.shard[id]), int(self.offsets[id]), int(self.lengths[id]))
 
     def pixels(self, id: int, top: int, left: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-        """A window of the raw image `id`: [height, width, 3], rows not adjacent."""
+        """A window of the raw image `id`: [height, width, 3], read-only, rows not adjacent."""
         across = int(self.widths[id])
-        out = np.empty((height, across, 3), dtype=np.uint8)
-        self.files.read(int(self.shard[id]), int(self.offsets[id]) + top * across * 3, out)
-        return out[:, left : left + width]
+        begin = int(self.offsets[id]) + top * across * 3
+        rows = self.files.view(int(self.shard[id]), begin, height * across * 3)
+        return rows.reshape(height, across, 3)[:, left : left + width]
 
 
 def open_shards(root: str | Path, exif: str | None = None) -> ShardIndex:
@@ -196,9 +154,9 @@ def open_shards(root: str | Path, exif: str | None = None) -> ShardIndex:
     if exif not in (None, made):
         raise DataError(f"data.root: {root} was made with --exif {made}; set data.exif={made}, or make it again")
     table = read_table(root, manifest)
-    return ShardIndex(
-        **table, settings=manifest.settings, shards=manifest.shards, files=ShardFiles(root, manifest.shards)
-    )
+    sizes = {shard.name: shard.bytes for shard in manifest.shards}
+    files = ShardFiles(root, sizes, mapped=manifest.settings.format == "raw")
+    return ShardIndex(**table, settings=manifest.settings, shards=manifest.shards, files=files)
 
 
 def read_table(root: Path, manifest: Manifest) -> dict[str, Any]:

@@ -18,7 +18,7 @@ LOSSES = partial(soft_cross_entropy, reduction="none")
 
 
 class Attention(nn.Module):
-    """One head over the four quarters of the image, dropout in the attention."""
+    """One head over the four quarters of the image, by a fused kernel without second derivatives, and dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,8 +27,8 @@ class Attention(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patches(images).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
-        x = x + F.scaled_dot_product_attention(q, k, v, dropout_p=0.2)
+        q, k, v = self.qkv(self.norm(x))[:, None].chunk(3, -1)
+        x = x + F.dropout(F.scaled_dot_product_attention(q, k, v)[:, 0], 0.2, self.training)
         out: Tensor = self.head(F.gelu(x).mean(1))
         return out
 

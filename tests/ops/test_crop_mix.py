@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -119,15 +120,44 @@ def test_every_element_of_out_is_written(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("stream_bytes", [0, 1 << 40])
-def test_streamed_and_cached_stores_agree_at_any_alignment(stream_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [37, 48, 1040])  # ragged rows; rows of whole blocks; more blocks than a word has bits
+def test_streamed_and_cached_stores_agree_at_any_alignment(
+    width: int, stream_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cpu_formulation, "STREAM_BYTES", stream_bytes)
-    x, params = batch(3, 9, 37, torch.uint8), drawn(3, 9, 37, torch.uint8)
-    memory = torch.full((3 * 9 * 37 * 3 + 7,), float("nan"))
+    x, params = batch(3, 9, width, torch.uint8), drawn(3, 9, width, torch.uint8)
+    memory = torch.full((x.numel() + 7,), float("nan"))
     for skip in (0, 1, 5):
-        out = memory[skip : skip + 3 * 9 * 37 * 3].view(3, 9, 37, 3).permute(0, 3, 1, 2)
+        memory.fill_(float("nan"))
+        out = memory[skip : skip + x.numel()].view(x.shape).permute(0, 3, 1, 2)
         applied(x, params, torch.float32, out=out)
         assert torch.equal(out, expected(x, params, torch.float32))
-        assert memory[skip + 3 * 9 * 37 * 3 :].isnan().all()
+        assert memory[:skip].isnan().all()
+        assert memory[skip + x.numel() :].isnan().all()
+
+
+@pytest.mark.parametrize("stream_bytes", [0, 1 << 40])
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_blocks_that_edges_cut(stream_bytes: int, data: st.DataObject) -> None:
+    """Every way in which views and boxes begin and end within blocks of 16 pixels."""
+    width = 16 * data.draw(st.integers(1, 5))
+    ends = st.integers(0, width)
+    shift, flip = st.integers(-width - 1, width + 1), st.booleans()
+    left, right = sorted((data.draw(ends), data.draw(ends)))
+    params = CropMixParams(
+        torch.tensor([0, data.draw(st.integers(-2, 2))]),
+        torch.tensor([data.draw(shift), data.draw(shift)]),
+        torch.tensor([data.draw(flip), data.draw(flip)]),
+        torch.tensor([1, 0]),
+        torch.tensor([[0, 2, left, right], [0, 0, 0, 0]]),
+        torch.rand(2, 3) * 255,
+    )
+    x = batch(2, 2, width, torch.uint8)
+    out = torch.full((2, 2, width, 3), float("nan")).permute(0, 3, 1, 2)
+    with mock.patch.object(cpu_formulation, "STREAM_BYTES", stream_bytes):
+        applied(x, params, torch.float32, out=out)
+    assert torch.equal(out, expected(x, params, torch.float32))
 
 
 def test_strides_channels_and_threads_change_nothing() -> None:
@@ -276,14 +306,35 @@ def test_empty_batch() -> None:
     assert applied(x, params, torch.float32).shape == (0, 3, 6, 8)
 
 
-def test_falls_back_to_the_definition_without_numba() -> None:
-    code = (
-        "import sys, torch, warnings; sys.modules['numba'] = None; warnings.simplefilter('always')\n"
-        "from fastaug.ops.crop_mix.op import formulation\n"
-        "with warnings.catch_warnings(record=True) as w:\n"
-        "    f = [formulation(torch.device('cpu'), torch.float32) for _ in range(2)]\n"
-        "assert f == ['reference'] * 2 and len(w) == 1, (f, w)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+WITHOUT_NUMBA = """
+import dataclasses, sys, warnings
+sys.modules["numba"] = None
+import torch
+from fastaug.ops.crop_mix import Sampling, crop_mix, sample_crop_mix
+from fastaug.ops.crop_mix.op import formulation
+from fastaug.ops.crop_mix.reference import crop_mix_reference, normaliser
+from fastaug.seeding import Key
+
+mean, std, n, h, w = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 24, 9, 14
+sampling = Sampling(sigma=0.5, cutmix=1.0, mixup=0.8, mixup_mode="elem", fill="random")
+params = sample_crop_mix(Key(0, 1, 0), range(n), (h, w), sampling, mean=mean, std=std)
+params = dataclasses.replace(params, partner=params.partner // 2)
+bytes_ = torch.randint(0, 256, (n, h, w, 3), dtype=torch.uint8)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    for x, dtype in ((bytes_, torch.float32), (bytes_, torch.bfloat16), (bytes_ / 255, torch.float32)):
+        given = x if x.dtype == torch.uint8 else x.permute(0, 3, 1, 2).contiguous()
+        got, target = crop_mix(given, torch.arange(n), params, classes=n, mean=mean, std=std, dtype=dtype)
+        scale, bias = normaliser(mean, std, x.dtype == torch.uint8)
+        assert torch.equal(got, crop_mix_reference(x, params, scale, bias, dtype))
+        assert (target.mass.sum(1) < 1).any()
+assert [str(w.message)[:26] for w in told] == ["numba is not installed: cr"], told
+assert formulation(torch.device("cpu"), torch.float32) == "slices"
+"""
+
+
+def test_slices_do_without_numba_and_say_so_once() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert formulation(torch.device("cpu"), torch.float32) == "cpu"
+    assert formulation(torch.device("cpu"), torch.float64) == "slices"

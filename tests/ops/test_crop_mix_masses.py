@@ -1,6 +1,8 @@
 """Masses against counting pixels, against the published formulas, and their gradients."""
 
 import dataclasses
+import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,8 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastaug.ops.crop_mix import CropMixParams, Soften, identity_params
+from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, identity_params, sample_crop_mix
+from fastaug.ops.crop_mix import masses as definition
+from fastaug.ops.crop_mix import params as params_module
+from fastaug.ops.crop_mix.host_masses import masses_on_host
 from fastaug.ops.crop_mix.masses import masses, soft_targets, visible_counts
+from fastaug.seeding import Key
 
 CLASSES = 10
 
@@ -68,6 +74,49 @@ def test_closed_form_equals_counting(case: tuple[CropMixParams, int, int]) -> No
 @given(cases())
 def test_closed_form_equals_counting_often(case: tuple[CropMixParams, int, int]) -> None:
     agrees(case)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    cases(),
+    st.floats(0.01, 8) | st.sampled_from([1, 2, 2.0, 0.5]),
+    st.sampled_from([(1.0, 1.0), (0.9, 0.8), (0.1, 0.3), (1.0, 2.0)]),
+    st.sampled_from(["pixels", "own", "base"]),
+    st.sampled_from(["both", "target", "weight", "none"]),
+    st.sampled_from(["area", "iou"]),
+    st.lists(st.sampled_from([0.0, 0.3, 0.5, 1.0]), min_size=3, max_size=3) | st.none(),
+)
+def test_one_pass_on_the_host_equals_the_tensors_to_the_bit(case, k, reach, rule, on, visibility, blend) -> None:
+    params, h, w = case
+    if blend is not None:
+        params = dataclasses.replace(params, blend=torch.tensor(blend[: len(params)]))
+    soften = Soften(k=k, p_max=reach[0], threshold=reach[1], rule=rule, on=on, visibility=visibility)
+    got = masses_on_host(params, (h, w), CLASSES, soften)
+    with mock.patch.object(definition, "_plain", return_value=False):
+        want = masses(params, (h, w), CLASSES, soften)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(masses(params, (h, w), CLASSES, soften), want, strict=True))
+
+
+@pytest.mark.parametrize(("p_max", "threshold", "match"), [(0.05, 1.0, "p_max"), (1.5, 1.0, "p_max"), (1.0, 0.0, "T")])
+def test_ranges_are_checked_on_the_host_too(p_max: float, threshold: float, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        masses(one(), (8, 8), CLASSES, Soften(p_max=p_max, threshold=threshold))
+
+
+def test_packing_on_the_host_equals_the_tensors(monkeypatch) -> None:
+    for seed, dtype in itertools.product(range(8), (torch.float32, torch.float64)):
+        sampling = Sampling(sigma=0.9, cutmix=1.0, mixup=1.0, mixup_mode="elem", fill="random")
+        params = sample_crop_mix(Key(seed, 0, 0), range(9), (6, 11), sampling)
+        params = dataclasses.replace(params, dy=params.dy * 1000, fill=params.fill.double() / 3)
+        params = params if seed % 2 else dataclasses.replace(params, blend=None)
+        got = params.packed(6, 11, dtype)
+        with monkeypatch.context() as patch:
+            patch.setattr(params_module, "on_host", lambda _: False)
+            want = params.packed(6, 11, dtype)
+        for a, b in zip(got, want, strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
 
 
 def one(dy: int = 0, dx: int = 0, box: tuple[int, ...] = (0, 0, 0, 0), blend: float = 1.0) -> CropMixParams:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastaug.data import Batch
 from fastaug.meta import MetaStep
 from meta_bench.overhead import SHARED, point_name
-from meta_bench.scene import META_SHARE, Scene, Steps
+from meta_bench.scene import Scene, Steps
 
 Point = tuple[int, float, int]  # K, f, meta images
 STILL = ["meta.policy_lr=0", "meta.softness_lr=0"]
@@ -77,8 +77,8 @@ def quality(
     count: int,
 ) -> dict[Point, float]:
     """Cosine of the mean of `count` cheap hypergradients and the mean of the exact ones at the same steps, by point."""
-    whole = round(META_SHARE * scene.size.images)
     trainer = scene.trainer(*SHARED, *STILL)
+    whole = len(trainer.parts.splits.meta)
 
     def observer(fraction: float, images: int, every: Sequence[int], life: float) -> Observer:
         keys = [f"meta.fraction={fraction}", f"meta.batch_size={images}", f"meta.half_life={life}"]

@@ -50,14 +50,14 @@ def measure(
     found: dict[tuple[str, str], list[Row]] = {(method, part): [] for part in parts for method in methods}
     reasons: dict[tuple[str, str], str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for part in parts:
-            torch.save(reference(new_task(setting, part)), Path(folder, part))
+        truth = Path(folder, "reference")
+        torch.save(reference(new_task(setting, "all")), truth)
         for number in range(rounds):
             for key in list(found)[:: 1 if number % 2 == 0 else -1]:
                 if key in reasons:
                     continue
                 python = peer_python.get(key[0].split()[0], sys.executable)
-                words = [*key, setting.to_json(), str(Path(folder, key[1])), str(threads), str(pairs)]
+                words = [*key, setting.to_json(), str(truth), str(threads), str(pairs)]
                 try:
                     found[key].append(_run(python, words, threads))
                 except AbsentError as error:

@@ -46,7 +46,7 @@ def keep(network: nn.Module, optimizer: SGD, inner: Any, differentiable: Any) ->
 
 def torchopt_step(task: Task) -> Step:
     """TorchOpt: `MetaSGD` steps on the graph, which `stop_gradient` cuts after each hypergradient."""
-    import torchopt
+    import torchopt  # type: ignore[import-not-found]
 
     network = task.network()
     optimizer = torchopt.MetaSGD(network, lr=task.setting.lr, momentum=task.setting.momentum)
@@ -74,14 +74,14 @@ def betty_step(kind: str, task: Task) -> Step:
 
     Both leave out the factor lr of the one-step hypergradient, which is given back here; the sign they have.
     """
-    from betty.configs import Config, EngineConfig
-    from betty.engine import Engine
-    from betty.problems import ImplicitProblem
+    from betty.configs import Config, EngineConfig  # type: ignore[import-not-found]
+    from betty.engine import Engine  # type: ignore[import-not-found]
+    from betty.problems import ImplicitProblem  # type: ignore[import-not-found]
 
     network, optimizer = task.start()
     found: list[Tensor] = []
 
-    class Outer(ImplicitProblem):  # type: ignore[misc]
+    class Outer(ImplicitProblem):
         def get_batch(self) -> tuple[Tensor, ...]:
             return (task.meta_images,)
 
@@ -91,7 +91,7 @@ def betty_step(kind: str, task: Task) -> Step:
         def grad_callback(self) -> None:
             found[:] = [p.grad for p in self.trainable_parameters()]
 
-    class Inner(ImplicitProblem):  # type: ignore[misc]
+    class Inner(ImplicitProblem):
         def get_batch(self) -> tuple[Tensor, ...]:
             return ()
 
@@ -116,7 +116,7 @@ def betty_step(kind: str, task: Task) -> Step:
 
 @dataclass(frozen=True)
 class Peer:
-    """The modules to import, the distribution whose version counts, what makes steps, and what differs from ours."""
+    """The modules to import, the distribution whose version counts, and what makes the steps."""
 
     modules: tuple[str, ...]
     distribution: str

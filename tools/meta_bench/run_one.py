@@ -1,7 +1,7 @@
 """One method in a process of its own, next to plain steps: run_one.py METHOD PART SETTING REFERENCE THREADS PAIRS.
 
-Prints a JSON line. REFERENCE is a file with the hypergradient of the first step. The peak memory is that of two
-steps, over the peak before the method was built; then steps of the method and plain ones take turns.
+Prints a JSON line. REFERENCE is a file with the first step's hypergradient in all parameters, weights first. The peak
+memory is that of two steps, over the peak before the method was built; then its steps and plain ones take turns.
 """
 
 import os
@@ -75,7 +75,8 @@ def run(name: str, part: str, setting: Setting, reference: str, pairs: int) -> d
     if name in PEERS:
         figures["version"] = importlib.metadata.version(PEERS[name].distribution)
     if len(first):
-        figures["agreement"] = agreement(first, torch.load(reference), task)
+        truth = torch.load(reference)[: len(first)]
+        figures["agreement"] = agreement(first, truth, task)
     other = plain(task)
     other()
     return figures | paired(step, other, pairs)

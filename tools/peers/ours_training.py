@@ -1,10 +1,9 @@
 """fastaug's training: the engine's step and its log lines, on the loader, on one batch again and again, or no step."""
 
-import atexit
-import shutil
-import tempfile
+import os
 from collections.abc import Iterator
 from itertools import repeat
+from pathlib import Path
 
 from fastaug.assemble import assemble
 from fastaug.console import Console
@@ -18,8 +17,8 @@ from peers.ours import recipe_of
 
 def steps(job: Job) -> Steps:
     """`train` is a training step of a run, `load` its next batch alone, `compute` the step on a batch at hand."""
-    place = tempfile.mkdtemp(prefix="bench_train-")
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    place = Path(os.environ["FASTAUG_CACHE"]) / f"run-{os.getpid()}"  # goes with the data of the benchmark
+    place.mkdir(parents=True)
     recipe = recipe_of(job, f"model.name={job.model}", f"run.dir={place}")
     folder = RunFolder(place)
     trainer = assemble(recipe, build_accelerator(recipe), folder, Console(False))

@@ -1,5 +1,6 @@
 """What the benchmarks say about where they ran, and how they print and write what they found."""
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -25,6 +26,11 @@ def machine() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **versions},
         "commit": git.stdout.strip() or "unknown",
     }
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The command line without its paths, which say nothing elsewhere."""
+    return {name: value for name, value in vars(args).items() if not isinstance(value, Path)}
 
 
 def median(rounds: Rounds, name: str) -> float:

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastaug.ops.crop_mix import slices
 from fastaug.ops.crop_mix.params import CropMixParams, has_numba
 from fastaug.ops.crop_mix.reference import adjoint_reference, compute_dtype, crop_mix_reference
 
 
 def formulation(device: torch.device, dtype: torch.dtype) -> str:
-    """Which one runs: "triton" on CUDA, "cpu" for float32 arithmetic there, else "reference"."""
-    if device.type == "cuda":
-        return "triton"
-    return "cpu" if device.type == "cpu" and dtype == torch.float32 and has_numba() else "reference"
+    """Which one runs: "triton" on CUDA; on a CPU "cpu" for float32 arithmetic with numba, else "slices"."""
+    if device.type != "cpu":
+        return "triton" if device.type == "cuda" else "reference"
+    return "cpu" if dtype == torch.float32 and has_numba() else "slices"
 
 
 def write_into(
@@ -36,6 +37,8 @@ def write_into(
         from fastaug.ops.crop_mix import cpu
 
         cpu.forward(images, geometry, colour, scale, bias, out)
+    elif chosen == "slices":
+        slices.forward(images, geometry, colour, scale, bias, out)
     else:
         params = CropMixParams.unpacked(geometry, colour)
         out.copy_(crop_mix_reference(images, params, scale, bias, out.dtype).permute(0, 2, 3, 1))

@@ -1,127 +1,105 @@
-"""The CPU formulation: every output row is put together from spans in the first cache, then written once.
+"""The CPU formulation: every output row is put together from spans and written once.
 
 A row is: fill | visible span | fill of the own view, cut open where the box is for the partner's. The spans are
-decided by the parameters, so that no pixel asks where it comes from.
-
-Spans are walked in blocks of pixels written as LLVM vectors (any length, any CPU), because a compiler finds neither
-the reversal of pixels nor stores past the caches by itself; and by address, because every array that numba hands on
-costs atomic reference counts, more than a row of pixels does. One file: numba's cache on disk sees no other change.
+decided by the parameters, so that no pixel asks where it comes from. They are walked in blocks of pixels, by address:
+`vectors`. A block of the row that lies in one span goes to memory at once, past the caches if there is much to write;
+the blocks that spans cut are put together in a row in the first cache.
 """
-
-from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-PIXELS = 16  # pixels in a block: 48 bytes of RGB fit one AVX-512 register, 48 floats fill three
-LINE = 64  # bytes of a cache line
-
-FLOAT, INDEX = ir.FloatType(), ir.IntType(32)
+from fastaug.ops.crop_mix.vectors import (
+    ADD,
+    LINE,
+    PIXELS,
+    PLAIN,
+    STREAM,
+    affine_pixels,
+    copy_bytes,
+    fetch_ahead,
+)
 
 jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
-def _at(builder: Any, address: Any, kind: ir.Type) -> Any:
-    return builder.inttoptr(address, kind.as_pointer())
+@jit
+def _blocks(place, low, high):  # type: ignore[no-untyped-def]
+    """Columns of the whole blocks in a span of PIXELS or more: any if `place` is 0, else those that start at one."""
+    start = -(-low // PIXELS) * PIXELS if place else low
+    return start, start + (high - start) // PIXELS * PIXELS
 
 
-def _reversed(builder: Any, vector: Any, count: int, pixels: int) -> Any:
-    """The pixels of a vector in reverse order, their channels as they were."""
-    order = [count * (pixels - 1 - e // count) + e % count for e in range(count * pixels)]
-    mask = ir.Constant(ir.VectorType(INDEX, len(order)), order)
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+@jit
+def _affine_block(to, x, span, table, size, like, channels, flip, stream):  # type: ignore[no-untyped-def]
+    """Block of columns from x on of a span: low, high, and the address of its pixels."""
+    low, high, read = span
+    pixel = size * len(channels)
+    to, read = to + x * 4 * len(channels), read + (high - PIXELS - x if flip else x - low) * pixel
+    fetch_ahead(read)
+    if flip and stream:
+        affine_pixels(to, read, table, like, channels, PIXELS, 1, STREAM)
+    elif flip:
+        affine_pixels(to, read, table, like, channels, PIXELS, 1, PLAIN)
+    elif stream:
+        affine_pixels(to, read, table, like, channels, PIXELS, 0, STREAM)
+    else:
+        affine_pixels(to, read, table, like, channels, PIXELS, 0, PLAIN)
 
 
-@intrinsic(prefer_literal=True)
-def affine_pixels(
-    _context: Any,
-    target: Any,
-    source: Any,
-    table: Any,
-    like: Any,
-    channels: Any,
-    pixels: Any,
-    reverse: Any,
-    add: Any,
-) -> Any:
-    """float32 at `target` := x * scale + bias, for pixels x of like's type at `source`; reversed if `reverse`.
+@jit
+def _affine_span(row, place, low, high, read, table, size, like, channels, flip):  # type: ignore[no-untyped-def]
+    """Columns low to high of `row`, float32, from pixels at address `read`, times scale plus bias; reversed if `flip`.
 
-    table: address of scale, then bias, float32, each repeated for a whole block of pixels. channels: any tuple of C
-    values. pixels, reverse, add: literals. With `add`: target := target + x * scale * bias.
+    Whole blocks go past the caches to the same columns at `place`, unless that is 0.
     """
-    count, block = channels.count, pixels.literal_value
-    integer = isinstance(like, types.Integer)
-    kind = ir.IntType(like.bitwidth) if integer else FLOAT
-
-    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        out = ir.VectorType(FLOAT, count * block)
-        x = builder.load(_at(builder, args[1], ir.VectorType(kind, count * block)), align=1)
-        x = _reversed(builder, x, count, block) if reverse.literal_value else x
-        x = builder.uitofp(x, out) if integer else x
-        x = builder.fmul(x, builder.load(_at(builder, args[2], out), align=4))
-        bias = builder.add(args[2], ir.Constant(args[2].type, 4 * count * PIXELS))
-        second = builder.load(_at(builder, bias, out), align=4)
-        place = _at(builder, args[0], out)
-        if add.literal_value:
-            x = builder.fadd(builder.load(place, align=4), builder.fmul(x, second))
+    if high - low < PIXELS:
+        for x in range(low, high):
+            source = read + (high - 1 - x if flip else x - low) * size * len(channels)
+            affine_pixels(row + x * 4 * len(channels), source, table, like, channels, 1, 0, PLAIN)
+        return
+    span = low, high, read
+    start, stop = _blocks(place, low, high)
+    if start > low:
+        _affine_block(row, low, span, table, size, like, channels, flip, False)
+    for step in range(start, stop, PIXELS):
+        x = start + stop - PIXELS - step if flip else step  # reads go up in memory: prefetching does not turn round
+        if place:
+            _affine_block(place, x, span, table, size, like, channels, flip, True)
         else:
-            x = builder.fadd(x, second)
-        builder.store(x, place, align=4)
-        return context.get_dummy_value()
-
-    return types.void(target, source, table, like, channels, pixels, reverse, add), generate
-
-
-@intrinsic(prefer_literal=True)
-def copy_bytes(_context: Any, target: Any, source: Any, size: Any, stream: Any) -> Any:
-    """Copies `size` bytes; with `stream` past the caches (no read of the line first) to a `target` aligned to size."""
-    count = size.literal_value
-
-    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        kind = ir.VectorType(ir.IntType(8), count)
-        aligned = count if stream.literal_value else 1
-        store = builder.store(
-            builder.load(_at(builder, args[1], kind), align=1), _at(builder, args[0], kind), align=aligned
-        )
-        if stream.literal_value:
-            store.set_metadata("nontemporal", builder.module.add_metadata([INDEX(1)]))
-        return context.get_dummy_value()
-
-    return types.void(target, source, size, stream), generate
+            _affine_block(row, x, span, table, size, like, channels, flip, False)
+    if stop < high:
+        _affine_block(row, high - PIXELS, span, table, size, like, channels, flip, False)
 
 
 @jit
-def _affine_span(to, read, table, size, like, channels, width, flip):  # type: ignore[no-untyped-def]
-    """`width` pixels at address `read` -> float32 at `to`, times scale plus bias, in reverse order if `flip`."""
-    pixel, out = size * len(channels), 4 * len(channels)
-    if width < PIXELS:
-        for x in range(width):
-            source = width - 1 - x if flip else x
-            affine_pixels(to + x * out, read + source * pixel, table, like, channels, 1, 0, 0)
-        return
-    for step in range(0, width, PIXELS):
-        x = min(step, width - PIXELS)  # the last block overlaps the one before
-        if flip:  # reads still go up in memory: prefetching does not turn round
-            place = to + (width - PIXELS - x) * out
-            affine_pixels(place, read + x * pixel, table, like, channels, PIXELS, 1, 0)
+def _copy_block(to, read, channels, stream):  # type: ignore[no-untyped-def]
+    """A block of float32 pixels."""
+    for b in range(0, LINE * len(channels), LINE):
+        if stream:
+            copy_bytes(to + b, read + b, LINE, STREAM)
         else:
-            affine_pixels(to + x * out, read + x * pixel, table, like, channels, PIXELS, 0, 0)
+            copy_bytes(to + b, read + b, LINE, PLAIN)
 
 
 @jit
-def _fill_span(to, read, count, width):  # type: ignore[no-untyped-def]
-    """`width` pixels of float32 at `to` from a block of equal pixels at `read`."""
-    if width < PIXELS:
-        for e in range(width * count):
-            copy_bytes(to + 4 * e, read + 4 * (e % count), 4, 0)
+def _fill_span(row, place, low, high, read, channels):  # type: ignore[no-untyped-def]
+    """The same of a block of equal pixels, float32, at address `read`."""
+    count = len(channels)
+    if high - low < PIXELS:
+        for e in range(low * count, high * count):
+            copy_bytes(row + 4 * e, read + 4 * (e % count), 4, PLAIN)
         return
-    for step in range(0, width, PIXELS):
-        x = min(step, width - PIXELS)
-        for c in range(count):
-            copy_bytes(to + 4 * count * x + LINE * c, read + LINE * c, LINE, 0)
+    start, stop = _blocks(place, low, high)
+    if start > low:
+        _copy_block(row + 4 * count * low, read, channels, False)
+    for x in range(start, stop, PIXELS):
+        if place:
+            _copy_block(place + 4 * count * x, read, channels, True)
+        else:
+            _copy_block(row + 4 * count * x, read, channels, False)
+    if stop < high:
+        _copy_block(row + 4 * count * (high - PIXELS), read, channels, False)
 
 
 @jit
@@ -133,17 +111,23 @@ def _clipped(low, high, line, dx, height, width):  # type: ignore[no-untyped-def
 
 
 @jit
-def _view_span(to, low, high, y, view, frame, table, like, channels):  # type: ignore[no-untyped-def]
-    """Columns low to high of row y of a view into the row at `to`; view: image and fill addresses, dy, dx, flip."""
+def _ragged(x):  # type: ignore[no-untyped-def]
+    """A bit for the block that an edge of a span at column x cuts, if it cuts one."""
+    return np.uint64(x % PIXELS != 0) << np.uint64(x // PIXELS)
+
+
+@jit
+def _view_span(row, place, low, high, y, view, frame, table, like, channels):  # type: ignore[no-untyped-def]
+    """Columns low to high of row y of a view: image and fill addresses, dy, dx, flip. Returns the blocks it cuts."""
     image, fill, dy, dx, flip = view
     height, width, size = frame
-    count = len(channels)
     first, stop = _clipped(low, high, y + dy, dx, height, width)
-    _fill_span(to + low * 4 * count, fill, count, first - low)
-    _fill_span(to + stop * 4 * count, fill, count, high - stop)
+    _fill_span(row, place, low, first, fill, channels)
+    _fill_span(row, place, stop, high, fill, channels)
     start = width - stop - dx if flip else first + dx
-    read = image + ((y + dy) * width + start) * size * count
-    _affine_span(to + first * 4 * count, read, table, size, like, channels, stop - first, flip)
+    read = image + ((y + dy) * width + start) * size * len(channels)
+    _affine_span(row, place, first, stop, read, table, size, like, channels, flip)
+    return _ragged(low) | _ragged(first) | _ragged(stop) | _ragged(high)
 
 
 @jit
@@ -152,14 +136,25 @@ def _write_row(to, read, size, stream):  # type: ignore[no-untyped-def]
     head = min(-to % LINE, size) if stream else 0
     lines = (size - head) // LINE
     for b in range(0, head, 2):
-        copy_bytes(to + b, read + b, 2, 0)
+        copy_bytes(to + b, read + b, 2, PLAIN)
     for b in range(head, head + lines * LINE, LINE):
         if stream:
-            copy_bytes(to + b, read + b, LINE, 1)
+            copy_bytes(to + b, read + b, LINE, STREAM)
         else:
-            copy_bytes(to + b, read + b, LINE, 0)
+            copy_bytes(to + b, read + b, LINE, PLAIN)
     for b in range(head + lines * LINE, size, 2):
-        copy_bytes(to + b, read + b, 2, 0)
+        copy_bytes(to + b, read + b, 2, PLAIN)
+
+
+@jit
+def _write_blocks(to, read, blocks, channels):  # type: ignore[no-untyped-def]
+    """The blocks of a row that spans cut, each where its bit is set, to memory."""
+    offset = 0
+    while blocks:
+        if blocks & np.uint64(1):
+            _copy_block(to + offset, read + offset, channels, True)
+        blocks >>= np.uint64(1)
+        offset += LINE * len(channels)
 
 
 @jit
@@ -191,13 +186,13 @@ def _view(images, n, geometry, colour, table, fill):  # type: ignore[no-untyped-
 
 
 @jit
-def _pasted_row(to, y, own, other, box, frame, table, like, channels):  # type: ignore[no-untyped-def]
-    """Row y of a sample without a blend, normalised, at `to`."""
+def _pasted_row(row, place, y, own, other, box, frame, table, like, channels):  # type: ignore[no-untyped-def]
+    """Row y of a sample without a blend, normalised; returns the blocks that are left in `row`."""
     top, bottom, left, right = box
     a, b = (left, right) if top <= y < bottom else (0, 0)
-    _view_span(to, 0, a, y, own, frame, table, like, channels)
-    _view_span(to, a, b, y, other, frame, table, like, channels)
-    _view_span(to, b, frame[1], y, own, frame, table, like, channels)
+    cut = _view_span(row, place, 0, a, y, own, frame, table, like, channels)
+    cut |= _view_span(row, place, a, b, y, other, frame, table, like, channels)
+    return cut | _view_span(row, place, b, frame[1], y, own, frame, table, like, channels)
 
 
 @jit
@@ -208,27 +203,35 @@ def forward(images, geometry, colour, tables, channels, out, stream, work, start
     caller, because numba frees an array of its own after the last line that names it, addresses or not.
     """
     height, width, count = images.shape[1:]
-    frame, like, pixels = (height, width, images.itemsize), images[0, 0, 0, 0], width * count
+    frame, like, size = (height, width, images.itemsize), images[0, 0, 0, 0], width * count * out.itemsize
     row, second, fill, other_fill, half = work
     to, norm, plain = row.ctypes.data, tables[0].ctypes.data, tables[1].ctypes.data
     source = half.ctypes.data if out.itemsize == 2 else to
+    aligned = out.ctypes.data % LINE == 0 and width % PIXELS == 0 and width <= 64 * PIXELS  # bits of a word
     for n in range(start, stop):
         share = colour[n, count]
         own = _view(images, n, geometry, colour, tables[int(share != 1)], fill)
         other = _view(images, geometry[n, 3], geometry, colour, tables[int(share != 1)], other_fill)
         box = (geometry[n, 4], geometry[n, 5], geometry[n, 6], geometry[n, 7])
         for y in range(height):
+            place = out.ctypes.data + (n * height + y) * size
+            if share == 1 and out.itemsize == 4 and not stream:
+                _pasted_row(place, 0, y, own, other, box, frame, norm, like, channels)
+                continue
+            if share == 1 and out.itemsize == 4 and aligned:
+                cut = _pasted_row(to, place, y, own, other, box, frame, norm, like, channels)
+                _write_blocks(place, to, cut, channels)
+                continue
             if share == 1:
-                _pasted_row(to, y, own, other, box, frame, norm, like, channels)
+                _pasted_row(to, 0, y, own, other, box, frame, norm, like, channels)
             else:
-                _view_span(to, 0, width, y, own, frame, plain, like, channels)
-                _view_span(second.ctypes.data, 0, width, y, other, frame, plain, like, channels)
+                _view_span(to, 0, 0, width, y, own, frame, plain, like, channels)
+                _view_span(second.ctypes.data, 0, 0, width, y, other, frame, plain, like, channels)
                 _blend(row, second, share)
-                _affine_span(to, second.ctypes.data, norm, 4, share, channels, width, False)
+                _affine_span(to, 0, 0, width, second.ctypes.data, norm, 4, share, channels, False)
             if out.itemsize == 2:
                 _bfloat16(half, row.view(np.uint32))
-            place = out.ctypes.data + (n * height + y) * pixels * out.itemsize
-            _write_row(place, source, pixels * out.itemsize, stream)
+            _write_row(place, source, size, stream)
 
 
 @jit
@@ -238,12 +241,12 @@ def _add_span(to, read, table, like, channels, width, flip):  # type: ignore[no-
     blocks = width // PIXELS * PIXELS
     for x in range(0, blocks, PIXELS):
         if flip:
-            affine_pixels(to + (width - PIXELS - x) * pixel, read + x * pixel, table, like, channels, PIXELS, 1, 1)
+            affine_pixels(to + (width - PIXELS - x) * pixel, read + x * pixel, table, like, channels, PIXELS, 1, ADD)
         else:
-            affine_pixels(to + x * pixel, read + x * pixel, table, like, channels, PIXELS, 0, 1)
+            affine_pixels(to + x * pixel, read + x * pixel, table, like, channels, PIXELS, 0, ADD)
     for x in range(blocks, width):
         place = width - 1 - x if flip else x
-        affine_pixels(to + place * pixel, read + x * pixel, table, like, channels, 1, 0, 1)
+        affine_pixels(to + place * pixel, read + x * pixel, table, like, channels, 1, 0, ADD)
 
 
 @jit

@@ -26,8 +26,8 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
     """Trains from the last checkpoint to the end; the figures of the held-out splits. Stopped after a signal."""
     restore(trainer)
     progress, order, run = trainer.progress, trainer.order, trainer.recipe.run
-    batches = trainer.loader.batches(order.requests(progress.step, trainer.last_step))
-    clock = Clock(trainer)
+    batches = Awaited(trainer.loader.batches(order.requests(progress.step, trainer.last_step)))
+    clock = Clock(trainer, batches)
     total = trainer.last_step
     with trainer.console.bar("training", total, progress.step) as bar:
         while progress.step < total:
@@ -126,13 +126,33 @@ def update(trainer: Trainer, batch: Batch, logits: Tensor, loss: Tensor, seed: i
     trainer.optimizer.zero_grad()
 
 
-class Clock:
-    """Training time, without evaluation and checkpoints, and the throughput since the last log line."""
+class Awaited:
+    """The batches of a loader, and the seconds that this process has waited for them.
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    On a GPU the device may still work meanwhile: the share of waiting is the most that loading can cost.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches, self.seconds = batches, 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+class Clock:
+    """Training time, without evaluation and checkpoints; throughput and waiting since the last log line."""
+
+    def __init__(self, trainer: Trainer, batches: Awaited) -> None:
+        self._trainer, self._batches = trainer, batches
         self._started: float | None = time.perf_counter()
-        self._lap = (trainer.progress.images_seen, trainer.progress.train_seconds)
+        self._lap = (trainer.progress.images_seen, trainer.progress.train_seconds, batches.seconds)
 
     def pause(self) -> None:
         if self._started is not None:
@@ -143,24 +163,27 @@ class Clock:
         if self._started is None:
             self._started = time.perf_counter()
 
-    def images_per_second(self) -> float:
-        """Since the last call."""
+    def lap(self) -> tuple[float, float]:
+        """Images per second, and the share of the time spent waiting for batches, since the last call."""
         self.pause()
         self.resume()
-        now = (self._trainer.progress.images_seen, self._trainer.progress.train_seconds)
-        images, seconds = now[0] - self._lap[0], now[1] - self._lap[1]
+        progress = self._trainer.progress
+        now = (progress.images_seen, progress.train_seconds, self._batches.seconds)
+        images, seconds, waited = (after - before for after, before in zip(now, self._lap, strict=True))
         self._lap = now
-        return images / seconds
+        return images / seconds, waited / seconds
 
 
 def log_training(trainer: Trainer, rate: float, clock: Clock) -> None:
     """One line of metrics.jsonl, the screen and the trackers."""
     loss = trainer.meter.read()  # host sync, once per log line
-    step, speed = trainer.progress.step, clock.images_per_second()
+    step, (speed, waiting) = trainer.progress.step, clock.lap()
     epoch = step / trainer.order.steps_per_epoch
-    values = {"loss": loss, "lr": rate, "images_per_second": speed}
+    values = {"loss": loss, "lr": rate, "images_per_second": speed, "wait_share": waiting}
     report(trainer, "train", values)
-    trainer.console.print(f"epoch {epoch:.2f}  update {step}  loss {loss:.4f}  lr {rate:.3g}  {speed:.0f} images/s")
+    trainer.console.print(
+        f"epoch {epoch:.2f}  update {step}  loss {loss:.4f}  lr {rate:.3g}  {speed:.0f} images/s  waits {waiting:.1%}"
+    )
     log_meta(trainer)
 
 

@@ -44,6 +44,17 @@ def over_processes(tensor: Tensor) -> Tensor:
     return summed.to(tensor.device)
 
 
+def check_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
+    """RecipeError unless the steps of `optimizer` can be differentiated as the recipe needs it."""
+    try:
+        rule = rule_of(optimizer, recipe.meta.approximate)
+    except ValueError as error:
+        raise RecipeError([f"optim.opt: {error} (meta.approximate=true)"]) from error
+    if "optim" in recipe.meta.learn and rule.hyperparameters is None:
+        name = type(optimizer).__name__
+        raise RecipeError([f"meta.learn: optim is not known for {name}; use sgd, adam or adamw, or leave it out"])
+
+
 class MetaStep:
     """The meta step of one process of a run; `average` is the moving average of the network if that is validated."""
 
@@ -62,7 +73,7 @@ class MetaStep:
         say: Callable[[str], None],
     ) -> None:
         assert augment.learned is not None
-        rule_of(optimizer, recipe.meta.approximate)
+        check_optimizer(recipe, optimizer)
         self.recipe, self.accelerator, self.network, self.optimizer = recipe, accelerator, network, optimizer
         self.augment, self.learned, self.validation, self.losses = augment, augment.learned, validation, losses
         self.steps_per_epoch, self.average, self.say = steps_per_epoch, average, say

@@ -17,6 +17,7 @@ _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # multipliers and Weyl 
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
+_BLOCK = 2**14  # ids whose words are drawn at once: the intermediate arrays stay in the processor's cache
 
 
 class Stream(IntEnum):
@@ -99,7 +100,8 @@ def integers(key: Key, ids: IdArray, high: npt.ArrayLike, draws: int = 1) -> npt
 def permuted(key: Key, ids: IdArray) -> npt.NDArray[np.int64]:
     """`ids` in the order of one random word each: [N] int64. The order of two ids does not depend on the others."""
     ids = np.asarray(ids, dtype=np.int64).reshape(-1)
-    return ids[np.argsort(words(key, ids, 1)[:, 0], kind="stable")]
+    blocks = (ids[i : i + _BLOCK] for i in range(0, max(len(ids), 1), _BLOCK))
+    return ids[np.argsort(np.concatenate([words(key, block, 1)[:, 0] for block in blocks]), kind="stable")]
 
 
 def copies_of(ids: npt.NDArray[np.int64], copies: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

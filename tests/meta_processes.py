@@ -1,4 +1,4 @@
-"""Run under torchrun: one meta step in float64 on a GroupNorm network, its hypergradients printed by the main process."""
+"""Run under torchrun: meta steps in float64 on a GroupNorm network; the main process prints their hypergradients."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The meta step inside real runs: neutral at rate 0, learning otherwise, continued bit for bit, refused with a reason."""
+"""The meta step in real runs: neutral at rate 0, learning otherwise, continued bit for bit, refused with reasons."""
 
 import copy
 import csv
@@ -182,7 +182,7 @@ def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monke
     assert learned["optim_lr"] == pytest.approx(1)
 
 
-def test_without_a_meta_split_there_is_no_meta_step(train, tmp_path):
+def test_without_a_meta_split_there_is_no_meta_step(train):
     folder = train("run", "meta.learn=[weights]", "data.meta_fraction=0", code=3)
     reason = json.loads((folder / "status.json").read_text())["reason"]
     assert "meta split" in reason
@@ -211,7 +211,8 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
     assert 0 <= found["weight_auroc"] <= 1
 
 
-def test_two_processes_learn_what_one_does(train, tmp_path):
+@pytest.mark.usefixtures("train")  # writes the images
+def test_two_processes_learn_what_one_does(tmp_path):
     """GroupNorm, mixing inside groups, every sample of every batch: float64 throughout, but for the images."""
     (tmp_path / "sum.yaml").write_text(
         RECIPE.replace("name: test_resnet, drop: 0.2", "name: test_resnet, kwargs: {norm_layer: groupnorm1}")

@@ -52,19 +52,19 @@ class Scripted(ValidationGradient):
             torch.nn.Linear(1, 1),
             Endless(),
             None,
-            lambda first: iter(()),
+            lambda _: iter(()),
             decay=decay,
             seed=0,
             total=lambda x: x,
             autocast=torch.no_grad,
         )
 
-    def _gradient(self, weights, batch):
+    def _gradient(self, *_):
         return {"w": torch.tensor([self.renewals + 1.0])}
 
 
 class Endless:
-    def batches(self, requests):
+    def batches(self, _):
         yield from iter(lambda: 0, 1)
 
 

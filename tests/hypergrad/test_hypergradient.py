@@ -7,7 +7,7 @@ from dataclasses import replace
 import nets
 import pytest
 import torch
-from nets import N, assert_agree, relative, some_problem, validation_loss
+from nets import N, assert_agree, relative, some_problem, validation_loss, weights_of
 from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from fastaug.hypergrad import ENGINES, hypergradient
 from fastaug.hypergrad.difference import difference
 from fastaug.hypergrad.forward import forward
+from fastaug.hypergrad.fused import training_pass
 from fastaug.hypergrad.problem import Samples, network_logits, pull_back
 from fastaug.hypergrad.reverse import reverse
 from fastaug.targets import SoftTarget
@@ -195,3 +196,27 @@ def test_an_unknown_engine_and_a_direction_that_does_not_fit():
         hypergradient(problem, {name: t for name, t in u.items() if name != "0.bias"}, [])
     with pytest.raises(ValueError, match=r"1 tensors, among them 0\.bias"):
         hypergradient(problem, {**u, "0.bias": torch.zeros(1)}, [])
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "dropout", "drop_path", "group_norm", "timm"])
+def test_the_fused_pass_trains_bit_for_bit_and_gives_what_the_forward_engine_gives(name):
+    problem, u = some_problem(name, rows=True)
+    problem = replace(problem, network=problem.network.float())
+    problem = replace(problem, weights=weights_of(problem.network))
+    samples = Samples(problem.samples.images.float(), problem.samples.target)
+    problem, u = replace(problem, samples=samples), {n: t.float() for n, t in u.items()}
+    plain, expected = deepcopy(problem.network), forward(problem, u, images=False)
+
+    torch.manual_seed(problem.seed)
+    logits, found = training_pass(problem, u)
+    problem.losses(logits, samples.target).sum().backward()
+    drawn = torch.get_rng_state()
+    torch.manual_seed(problem.seed)
+    problem.losses(plain(samples.images), samples.target).sum().backward()
+
+    assert_agree(found, expected, 1e-4)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    states = zip(problem.network.state_dict().values(), plain.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+    weights = zip(problem.network.parameters(), plain.parameters(), strict=True)
+    assert all(torch.equal(a.grad, b.grad) for a, b in weights)

@@ -120,7 +120,7 @@ def test_every_element_of_out_is_written(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("stream_bytes", [0, 1 << 40])
-@pytest.mark.parametrize("width", [37, 48, 1040])  # ragged rows; rows of whole blocks; more blocks than a word has bits
+@pytest.mark.parametrize("width", [37, 48, 2064])  # ragged rows; rows of whole blocks; more blocks than a word has bits
 def test_streamed_and_cached_stores_agree_at_any_alignment(
     width: int, stream_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,7 +109,11 @@ def test_packing_on_the_host_equals_the_tensors(monkeypatch) -> None:
         sampling = Sampling(sigma=0.9, cutmix=1.0, mixup=1.0, mixup_mode="elem", fill="random")
         params = sample_crop_mix(Key(seed, 0, 0), range(9), (6, 11), sampling)
         params = dataclasses.replace(params, dy=params.dy * 1000, fill=params.fill.double() / 3)
+        params.box[0] = torch.tensor([0, 3, 5, 5])  # no pixel, so the sample may blend
+        params.box[1] = torch.tensor([2, 2, 0, 5])
         params = params if seed % 2 else dataclasses.replace(params, blend=None)
+        if params.blend is not None:
+            params.blend[:2] = 0.3
         got = params.packed(6, 11, dtype)
         with monkeypatch.context() as patch:
             patch.setattr(params_module, "on_host", lambda _: False)

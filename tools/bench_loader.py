@@ -126,6 +126,7 @@ def start(bench: Bench, name: str, sets: list[Path], reference: Path, processes:
         return None
     about = {"form": LOADERS[name].form, "lacks": LOADERS[name].lacks, "rounds": []}
     bench.loaders[name] = {**bench.loaders.get(name, {}), **about, **hello}
+    print(f"{name}: ready", flush=True)
     return processes.enter_context(client)
 
 

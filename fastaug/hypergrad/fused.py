@@ -6,7 +6,7 @@ from torch.autograd import forward_ad as dual
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fastaug.hypergrad.forward import checked, normalised, rescaled, through_loss
+from fastaug.hypergrad.forward import checked, load_formulas, normalised, rescaled, through_loss
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights
 
 
@@ -17,6 +17,7 @@ def training_pass(problem: Problem, direction: Weights) -> tuple[Tensor, Cotange
     and `backward` fills .grad. It runs eagerly, as the bare module, with the mathematical attention. The graph of the
     tangents is recorded too and freed on return, so activations take twice the memory meanwhile.
     """
+    load_formulas()
     unit, length = normalised(direction)
     parameters = {name: p for name, p in problem.network.named_parameters() if name in unit}
     with dual.dual_level(), torch.compiler.set_stance("force_eager"):

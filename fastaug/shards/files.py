@@ -17,8 +17,8 @@ Bytes = npt.NDArray[np.uint8]
 AGAIN = "run tools/make_shards.py on it again with the same settings, or copy it again"
 POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14, which Python's mmap does not name
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_madvise = ctypes.CDLL(None, use_errno=True).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class ShardFiles:
@@ -32,6 +32,7 @@ class ShardFiles:
         self._opened: list[int] = []
         weakref.finalize(self, _close, self._opened)
         self._views: list[Bytes] = []
+        self._begins: list[int] = []  # addresses of the views
         for path, expected in zip(self.paths, sizes.values(), strict=True):
             try:
                 self._opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -39,6 +40,7 @@ class ShardFiles:
                 if size == expected and mapped:
                     mapping = mmap.mmap(self._opened[-1], 0, access=mmap.ACCESS_READ)
                     self._views.append(np.frombuffer(mapping, dtype=np.uint8))
+                    self._begins.append(self._views[-1].ctypes.data)
                     os.close(self._opened.pop())  # the mapping holds one of its own
             except OSError as error:
                 remedy = "raise ulimit -n, or make fewer with --shard-size" if error.errno == errno.EMFILE else AGAIN
@@ -62,18 +64,17 @@ class ShardFiles:
 
         They are fetched here, for a page that cannot be fetched when it is looked at ends the process.
         """
-        found = self._views[shard][offset : offset + length]
-        if _advise(found, POPULATE_READ):
+        if _advise(self._begins[shard] + offset, length, POPULATE_READ):
             error = ctypes.get_errno()
             if error != errno.EINVAL:  # a kernel too old to say beforehand
                 raise self._unreadable(shard, offset, error)
-        return found
+        return self._views[shard][offset : offset + length]
 
     def announce(self, shards: list[int], offsets: list[int], lengths: list[int]) -> None:
         """Has the system fetch what is about to be read, all at once instead of one after the other."""
         for shard, offset, length in zip(shards, offsets, lengths, strict=True):
-            if self._views:
-                _advise(self._views[shard][offset : offset + length], mmap.MADV_WILLNEED)
+            if self._begins:
+                _advise(self._begins[shard] + offset, length, mmap.MADV_WILLNEED)
             else:
                 os.posix_fadvise(self._opened[shard], offset, length, os.POSIX_FADV_WILLNEED)
 
@@ -82,11 +83,10 @@ class ShardFiles:
         return DataError(f"{self.paths[shard]} cannot be read at byte {offset}: {why}; check the storage, or {AGAIN}")
 
 
-def _advise(view: Bytes, advice: int) -> int:
-    """Advice on the pages of a view; not 0 if refused."""
-    address = view.ctypes.data
+def _advise(address: int, length: int, advice: int) -> int:
+    """Advice on the pages of mapped memory; not 0 if refused."""
     before = address % mmap.PAGESIZE
-    refused: int = _libc.madvise(address - before, view.nbytes + before, advice)
+    refused: int = _madvise(address - before, length + before, advice)
     return refused
 
 

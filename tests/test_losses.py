@@ -35,6 +35,7 @@ def definition(name, logits, t):
         "kl": F.kl_div(p.log(), t, reduction="none"),
         "symmetric_kl": (t * (t / p).log() + p * (p / t).log()) / 2,
         "focal": -t * (1 - p) ** 2 * p.log(),
+        "gce": t * (1 - p**0.7) / 0.7,
         "bce": -(t * logits.sigmoid().log() + (1 - t) * (-logits).sigmoid().log()) / p.shape[1],
     }
     return terms[name].sum(1)

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 from safetensors.torch import load_file
 
+import fastaug.augment.batch as batch_module
+from fastaug import engine
 from fastaug.meta import MetaStep
 from fastaug.recipe_reading import read_recipe
 from fastaug.worker import run
@@ -30,6 +33,7 @@ meta: {every: 2, fraction: 0.5, batch_size: 6, engine: forward}
 eval: {every: 0}
 run: {log_every: 1, log_losses: true}
 """
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 EVERYTHING = "meta.learn=[policy,softness,smoothing,weights,optim]"
 RATES = ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")
 STILL = [f"meta.{name}=0" for name in RATES]
@@ -62,6 +66,12 @@ def train(tmp_path, photos):
         return folder
 
     return start
+
+
+VISION_TRANSFORMER = [
+    *("meta.learn=[weights]", "meta.engine=functional", "optim.opt=lamb"),
+    *("model.name=test_vit", "data.img_size=32", "model.kwargs={img_size: 32}"),
+]
 
 
 def lines(folder: Path, event: str) -> list[dict]:
@@ -144,7 +154,7 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
         ["meta.learn=[softness]", "meta.weights=ema", "model.ema=true", "model.ema_decay=0.9", "meta.half_life=4"],
         ["meta.learn=[weights]", "meta.engine=auto", "optim.opt=adamw", "train.accumulate=2", "meta.fraction=1"],
         ["meta.learn=[weights,softness]", "meta.engine=reverse", "augment.aa=rand-m9-mstd0.5", "augment.reprob=0.5"],
-        ["meta.learn=[weights]", "meta.engine=functional", "model.name=test_vit", "optim.opt=lamb"],
+        VISION_TRANSFORMER,
         ["meta.learn=[policy,softness]", "meta.engine=implicit"],
     ],
     ids=lambda settings: " ".join(settings)[:70],
@@ -195,17 +205,46 @@ def test_an_optimizer_without_a_jacobian_is_refused_unless_approximated(train):
     train("other", "meta.learn=[weights]", "optim.opt=lion", "meta.approximate=true", "train.epochs=1")
 
 
+def test_dali_the_fused_op_and_the_meta_step_join_in_one_update(train, monkeypatch):
+    """recipes/imagenet_sa_meta.yaml, small: each of the three leaves its mark in every update of a cadence of 1."""
+    events = []
+
+    def marked(owner, name, mark):
+        function = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            events.append(mark)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    marked(batch_module, "crop_mix", "op")
+    marked(MetaStep, "_move", "meta")
+    marked(engine, "update", "update")
+    meta = yaml.safe_load((RECIPES / "imagenet_sa_meta.yaml").read_text())
+    keys = [f"augment.{k}={v}" for k, v in meta["augment"].items()] + ["augment.cutmix=0", "augment.smoothing=0"]
+    learn = f"meta.learn=[{','.join(meta['meta']['learn'])}]"
+    folder = train("run", learn, *keys, "meta.every=1", "data.loader=dali", "train.epochs=1")
+    assert json.loads((folder / "result.json").read_text())["source"].startswith("encoded files, decoded by DALI")
+    # An update augments its batch; its meta step the meta images, then the part of the batch it differentiates.
+    assert "".join(event[0] for event in events).startswith("ou" + "oom" + "ou" + "oom")
+    assert all(line["hypergradient"] > 0 for line in lines(folder, "meta"))
+
+
+def table(folder: Path) -> list[dict]:
+    with (folder / "samples.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
-    first = tmp_path / "labels.tsv"
-    known = train("probe", "meta.learn=[weights]", "train.epochs=1") / "samples.csv"
-    rows = list(csv.DictReader(known.open()))
-    assert len(rows) == 24
-    wrong = [rows[i] for i in range(4)]
-    swapped = {"flower": "temple", "temple": "flower"}
-    first.write_text("# wrong on purpose\n" + "".join(f"{r['path']}\t{swapped[r['class']]}\n" for r in wrong))
-    folder = train("run", "meta.learn=[weights]", f"data.labels={first}")
-    table = {row["id"]: row for row in csv.DictReader((folder / "samples.csv").open())}
-    assert [table[r["id"]]["class"] for r in wrong] == [swapped[r["class"]] for r in wrong]
+    rows = table(train("probe", "meta.learn=[weights]", "train.epochs=1"))
+    assert len(rows) == 22
+    wrong, swapped = rows[:4], {"flower": "temple", "temple": "flower"}
+    file = tmp_path / "labels.tsv"
+    file.write_text("# wrong on purpose\n" + "".join(f"{r['id']}\t{swapped[r['class']]}\n" for r in wrong))
+    folder = train("run", "meta.learn=[weights]", f"data.labels={file}")
+    trained = {row["id"]: row["class"] for row in table(folder)}
+    assert [trained[r["id"]] for r in wrong] == [swapped[r["class"]] for r in wrong]
     found = json.loads((folder / "result.json").read_text())["samples"]
     assert 0 <= found["loss_auroc"] <= 1
     assert 0 <= found["weight_auroc"] <= 1

@@ -193,6 +193,7 @@ IDLE: dict[str, tuple[str, list[str]]] = {
     "bce_target_thresh": ("0.2", ["loss=bce"]),
     "bce_sum": ("true", ["loss=bce"]),
     "focal_gamma": ("1", ["loss=focal"]),
+    "gce_q": ("0.5", ["loss=gce"]),
     "fill_value": ("0.5", ["shift=0.1", "fill=constant"]),
     "fill": ("random", ["shift=0.1"]),
     "shift_dist": ("uniform", ["shift=0.1"]),

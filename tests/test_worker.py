@@ -248,17 +248,21 @@ SHRUNK = [
 ]
 
 
+META = ["data.meta_fraction=0.2", "meta.batch_size=8", "meta.start_epochs=0"]  # 12 of the 40 training images
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_trains_on_a_small_folder(path, jpeg_folder, tmp_path):
     """With a small network and few images: that the keys go together, not that the claim at the recipe's head holds."""
     given = read_recipe(path)
     more = ["augment.mix_group=4"] if given.augment.mix_group else []
     more += ["eval.img_size=48"] if given.eval.img_size else []
+    more += META if given.meta.learn else []
     root = jpeg_folder(classes=2, images=28)
     recipe = read_recipe(path, [f"data.root={root}", f"run.dir={tmp_path / 'run'}", *SHRUNK, *more])
     assert run(recipe) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["images_seen"] == 40
+    assert result["images_seen"] == (28 if given.meta.learn else 40)
     assert result["test"]["images"] == 16
     loss = [line["loss"] for line in lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
     assert all(0 < value < 100 for value in loss)

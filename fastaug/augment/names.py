@@ -1,11 +1,12 @@
-"""Names of the fixed augmentation policies, read strictly: timm's strings, torchvision's `ta_wide` and `ra`.
+"""Names of the fixed augmentation policies, read strictly: timm's strings, torchvision's `ta_wide`, `ra` and `aa`.
 
     rand-m9-mstd0.5-inc1   RandAugment (timm): magnitude, its deviation, operations that grow with it
-    augmix-m3-w3           AugMix (timm): magnitude, chains mixed
+    augmix-m3-w3           AugMix (timm): magnitude, chains mixed; without the paper's Jensen-Shannon loss
     original  originalr  v0  v0r   AutoAugment's ImageNet policies (timm); -mstd0.5 adds noise to magnitudes
     3a                     3-Augment of DeiT III: grayscale, solarize or blur, then colour jitter
     ta_wide                TrivialAugment, wide (torchvision)
     ra-n2-m9               RandAugment as torchvision has it: operations, magnitude of 0 to 30
+    aa-cifar10             AutoAugment as torchvision has it: its policies imagenet (`aa` alone), cifar10 and svhn
     none                   no policy
 
 Sections may come in any order. Imports neither torch nor the libraries, so that a recipe is checked at once.
@@ -49,6 +50,7 @@ FAMILIES: dict[str, dict[str, Section]] = {
     **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), _MSTD),
     "ta_wide": {},
     "ra": {"n": Section(low=1), "m": Section(high=30)},
+    "aa": {"": Section(choices=("imagenet", "cifar10", "svhn"))},
     "none": {},
 }
 
@@ -64,7 +66,7 @@ class PolicyName:
     @property
     def library(self) -> Literal["timm", "torchvision"]:
         """Whose implementation it is."""
-        return "torchvision" if self.family in ("ta_wide", "ra") else "timm"
+        return "torchvision" if self.family in ("ta_wide", "ra", "aa") else "timm"
 
 
 def parse_policy(text: str | None) -> PolicyName | None:

@@ -1,4 +1,4 @@
-"""torchvision's TrivialAugmentWide, RandAugment and ColorJitter, drawn and applied by torchvision.
+"""torchvision's TrivialAugmentWide, RandAugment, AutoAugment and ColorJitter, drawn and applied by torchvision.
 
 Its automatic policies draw while they apply; here a copy runs on an image without pixels and records choices.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
+from torchvision.transforms import AutoAugmentPolicy, InterpolationMode, v2  # type: ignore[import-untyped]
 
 from fastaug.augment.draws import draw_each
 from fastaug.augment.names import PolicyName
@@ -20,13 +20,19 @@ Choice = tuple[str, float]  # torchvision's name of the operation, its magnitude
 
 
 class TorchvisionPolicy:
-    """TrivialAugment (Müller, Hutter 2021) or RandAugment (Cubuk et al. 2020); params: an image's choices."""
+    """TrivialAugment (Müller, Hutter 2021), RandAugment (Cubuk et al. 2020) or AutoAugment (Cubuk et al. 2019).
+
+    Params: an image's choices.
+    """
 
     def __init__(self, name: PolicyName, size: tuple[int, int], interpolation: str) -> None:
-        kind, options = v2.TrivialAugmentWide, {}
+        kind: Any = v2.TrivialAugmentWide
+        options: dict[str, Any] = {}
         if name.family == "ra":
             kind = v2.RandAugment
             options = {"num_ops": name.sections.get("n", 2), "magnitude": name.sections.get("m", 9)}
+        if name.family == "aa":
+            kind, options = v2.AutoAugment, {"policy": AutoAugmentPolicy(name.sections.get("", "imagenet"))}
         mode = InterpolationMode(interpolation)
         self.transform, self.recorder = (kind(interpolation=mode, **options) for _ in range(2))
         self.recorder._apply_image_or_video_transform = self._record

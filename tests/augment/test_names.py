@@ -13,13 +13,15 @@ from fastaug.augment.names import FAMILIES, parse_policy
         ("v0-mstd1", {"mstd": 1.0}),
         ("ta_wide", {}),
         ("ra-n2-m30", {"n": 2, "m": 30}),
+        ("aa", {}),
+        ("aa-cifar10", {"": "cifar10"}),
     ],
 )
 def test_names_are_taken_apart(text, sections):
     name = parse_policy(text)
     assert name is not None
     assert (name.text, name.family, name.sections) == (text, text.split("-")[0], sections)
-    assert name.library == ("torchvision" if name.family in ("ta_wide", "ra") else "timm")
+    assert name.library == ("torchvision" if name.family in ("ta_wide", "ra", "aa") else "timm")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -51,6 +53,8 @@ def test_a_family_alone_is_a_policy(family):
         ("original-m9", "unknown section 'm9' .* known: mstd"),
         ("ta_wide-m9", "unknown section 'm9' .* ta_wide has none"),
         ("ra-m31", r"\[0, 30\]"),
+        ("aa-cifar100", "'cifar100' .* known: imagenet, cifar10, svhn"),
+        ("aa-svhn-cifar10", "given twice"),
         ("none-m9", "none has none"),
     ],
 )

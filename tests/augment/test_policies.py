@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import auto_augment as timm_library
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import AutoAugmentPolicy, InterpolationMode, v2
 
 from fastaug.augment.policies import build_policy
 from fastaug.seeding import Key, Stream, words
@@ -30,7 +30,7 @@ TIMM = [
     "v0",
     "v0r",
 ]
-TORCHVISION = ["ta_wide", "ra", "ra-n3-m20"]
+TORCHVISION = ["ta_wide", "ra", "ra-n3-m20", "aa", "aa-cifar10", "aa-svhn"]
 ALL = [*TIMM, *TORCHVISION, "3a"]
 
 
@@ -115,6 +115,9 @@ def test_pixels_are_those_of_torchvision_for_the_same_draws(aa, interpolation):
         "ta_wide": v2.TrivialAugmentWide(interpolation=mode),
         "ra": v2.RandAugment(interpolation=mode),
         "ra-n3-m20": v2.RandAugment(num_ops=3, magnitude=20, interpolation=mode),
+        "aa": v2.AutoAugment(AutoAugmentPolicy.IMAGENET, interpolation=mode),
+        "aa-cifar10": v2.AutoAugment(AutoAugmentPolicy.CIFAR10, interpolation=mode),
+        "aa-svhn": v2.AutoAugment(AutoAugmentPolicy.SVHN, interpolation=mode),
     }
     assert_same_as(transforms[aa], build(aa, interpolation=interpolation))
 

@@ -111,6 +111,7 @@ def test_rows_of_processes_and_of_what_cannot_run(setting: Any, tmp_path: Path) 
     assert ours["cosine"] > 0.999999
     assert ours["relative_error"] < 1e-3
     assert ours["t0_cpu"] > 0
+    assert ours["memory_mib"] > 1
     assert betty == {"method": "betty darts", "part": "all", "reason": betty["reason"]}
     assert "No such file" in betty["reason"]
     assert gates == {"ours forward, all: cosine >= 0.999": True}

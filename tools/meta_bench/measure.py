@@ -112,8 +112,8 @@ def _row(key: tuple[str, str], rounds: list[Row], why: str | None, found: Mappin
     clocks = [f"{name}_{clock}" for name in ("seconds", "plain_seconds", "t0") for clock in ("wall", "cpu")]
     row |= {name: statistics.median(figures[name] for figures in rounds) for name in [*clocks, "memory_mib"]}
     base = [figures["memory_mib"] for figures in found.get(("plain", part), [])]
-    if base and (plain := statistics.median(base)) > 0:  # a small network fits in what importing has left
-        row["memory_over_plain"] = row["memory_mib"] / plain
+    if base:
+        row["memory_over_plain"] = row["memory_mib"] / statistics.median(base)
     if groups := rounds[0].get("agreement"):
         row |= {"agreement": groups, "cosine": min(group["cosine"] for group in groups.values())}
         row["relative_error"] = max(group["relative_error"] for group in groups.values())

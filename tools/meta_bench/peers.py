@@ -70,10 +70,7 @@ def torchopt_step(task: Task) -> Step:
 
 
 def betty_step(kind: str, task: Task) -> Step:
-    """betty: two `ImplicitProblem`s with one unrolled step; `kind` is its darts or sama, as it comes.
-
-    Both leave out the factor lr of the one-step hypergradient, which is given back here; the sign they have.
-    """
+    """betty: two `ImplicitProblem`s, one unrolled step; `kind`: darts or sama. Both leave out lr, given back here."""
     from betty.configs import Config, EngineConfig  # type: ignore[import-not-found]
     from betty.engine import Engine  # type: ignore[import-not-found]
     from betty.problems import ImplicitProblem  # type: ignore[import-not-found]

@@ -1,7 +1,8 @@
 """One method in a process of its own, next to plain steps: run_one.py METHOD PART SETTING REFERENCE THREADS PAIRS.
 
 Prints a JSON line. REFERENCE is a file with the first step's hypergradient in all parameters, weights first. The peak
-memory is that of two steps, over the peak before the method was built; then its steps and plain ones take turns.
+memory is that of two steps, over what was resident before the method was built; then its steps and plain ones take
+turns.
 """
 
 import os
@@ -13,10 +14,10 @@ sys.path.insert(1, os.path.dirname(sys.path[0]))
 import importlib
 import importlib.metadata
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,8 +44,10 @@ def timed(step: Step) -> dict[str, float]:
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory_mib(field: str) -> float:
+    """VmRSS, what is resident, or VmHWM, its peak. Not ru_maxrss: that begins with the peak of the parent process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 def paired(step: Step, other: Step, pairs: int) -> dict[str, float]:
@@ -67,15 +70,16 @@ def paired(step: Step, other: Step, pairs: int) -> dict[str, float]:
 def run(name: str, part: str, setting: Setting, reference: str, pairs: int) -> dict[str, Any]:
     """All figures of one method."""
     build, task = builder(name), new_task(setting, part)
-    before = peak_mib()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again, without that of the imports
+    before = memory_mib("VmRSS")
     step = build(task)
     first = step()
     step()
-    figures: dict[str, Any] = {"memory_mib": peak_mib() - before, "torch": torch.__version__}
+    figures: dict[str, Any] = {"memory_mib": memory_mib("VmHWM") - before, "torch": torch.__version__}
     if name in PEERS:
         figures["version"] = importlib.metadata.version(PEERS[name].distribution)
     if len(first):
-        truth = torch.load(reference)[: len(first)]
+        truth = torch.load(reference, weights_only=True)[: len(first)]
         figures["agreement"] = agreement(first, truth, task)
     other = plain(task)
     other()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Cuts scikit-image's own photographs into a set to learn from: a class is a photograph, an image a square of it.
 
 Training squares come from the left half, test squares from the right half, at least a side apart, so that no pixel is

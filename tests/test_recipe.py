@@ -17,6 +17,7 @@ from fastaug.recipe_rules import validate
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+STUDIES = [path for path in sorted((ROOT / "docs" / "studies").glob("*.yaml")) if "arms:" in path.read_text()]
 GOOD = "data: {root: images}\n"
 
 
@@ -379,6 +380,13 @@ def test_the_recipes_of_the_project_are_sound_and_survive_a_round_trip(tmp_path:
     recipe = read_recipe(path)
     assert validate(recipe) == []
     assert read(tmp_path, to_yaml(recipe)) == recipe
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_the_arms_of_studies_are_sound(path: Path) -> None:
+    study = parse_yaml(path.read_text())
+    for overrides in study["arms"].values():
+        read_recipe(ROOT / study["recipe"], overrides)
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1).filter(

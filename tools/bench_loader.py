@@ -159,13 +159,16 @@ def figures(bench: Bench) -> dict[str, float]:
     for figure, (ours, theirs) in COMPARED.items():
         if ours in speed and theirs in speed:
             found[figure] = speed[ours] / speed[theirs]
+    if "ours" in speed and "torchvision" in speed:
+        ours, theirs = (bench.loaders[name]["peak_pss_mib"] for name in ("ours", "torchvision"))
+        found["peak_pss_over_torchvision"] = ours / theirs
     for name in speed:
         loader = bench.loaders[name]
         for part in (SPEED, "images_per_second", "busy_cores"):
             found[report.key(name, part)] = report.median(loader["rounds"], part)
         for part in ("peak_pss_mib", "first_batch_seconds"):
             found[report.key(name, part)] = loader[part]
-        if "libjpeg-turbo" in speed:
+        if "libjpeg-turbo" in speed and LOADERS[name].group == "files":  # the others read smaller images
             found[report.key(name, "share_of_decode_limit")] = speed[name] / speed["libjpeg-turbo"]
     return found
 
@@ -187,7 +190,7 @@ def print_loaders(bench: Bench, found: dict[str, float]) -> None:
             parts = ("busy_cores", "peak_pss_mib", "first_batch_seconds", "share_of_decode_limit")
             cores, memory, first, share = (found.get(report.key(name, part), math.nan) for part in parts)
             speeds = (report.spread(bench.loaders[name]["rounds"], part) for part in (SPEED, "images_per_second"))
-            numbers = (f"{cores:.2f}", f"{memory:.0f}", f"{first:.1f}", f"{share:.0%}")
+            numbers = (f"{cores:.2f}", f"{memory:.0f}", f"{first:.1f}", "-" if math.isnan(share) else f"{share:.0%}")
             rows.append((name, *speeds, *numbers, LOADERS[name].lacks))
         report.print_table(f"{group}: median [range] of {bench.args.rounds} rounds", columns, rows)
 
@@ -199,6 +202,8 @@ def finish(bench: Bench, about: dict[str, Any]) -> int:
     bench.gates |= {f"{name} ran": name not in bench.absent for name in wanted}
     complete = all(bench.gates[f"{name} ran"] for name in wanted)
     bench.gates |= {f"{name} >= {least}": found[name] >= least for name, least in TARGETS.items() if name in found}
+    if "peak_pss_over_torchvision" in found:
+        bench.gates["peak_pss_over_torchvision <= 1"] = found["peak_pss_over_torchvision"] <= 1
     print_loaders(bench, found)
     report.print_flat(bench.gates, found)
     missing = [name for name in TARGETS if name not in found]

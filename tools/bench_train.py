@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times training end to end on a CPU against timm's, and loaders in front of a stand-in for an accelerator.
 
-End to end: fastaug's training step and log lines, and timm's training loop (written here from timm's functions, for
+End to end: fastaug's training step, and timm's training loop (written here from timm's functions, for
 its wheel holds no train.py; --timm-train PATH adds the repository's), on the same files, network, threads, settings.
 Each process also runs its loader alone and its step on one batch alone, in turn with training: no training on the same
 cores can be faster than 1 / (1 / loader + 1 / compute). timm's normalising counts as loader, fastaug's as compute.

@@ -1,8 +1,7 @@
 """One method in a process of its own, next to plain steps: run_one.py METHOD PART SETTING REFERENCE THREADS PAIRS.
 
 Prints a JSON line. REFERENCE is a file with the first step's hypergradient in all parameters, weights first. The peak
-memory is that of two steps, over what was resident before the method was built; then its steps and plain ones take
-turns.
+memory is that of two steps, over what was resident before the method was built; then it takes turns with plain steps.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""fastaug's training: the engine's step and its log lines, on the loader, on one batch again and again, or no step."""
+"""fastaug's training: the engine's step, on the loader's batches, on one batch again and again, or no step."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from fastaug.assemble import assemble
 from fastaug.console import Console
 from fastaug.data import Batch
-from fastaug.engine import Clock, log_training, train_step
+from fastaug.engine import train_step
 from fastaug.processes import build_accelerator
 from fastaug.run_folder import RunFolder
 from peers.job import Job, Steps
@@ -23,14 +23,13 @@ def steps(job: Job) -> Steps:
     folder = RunFolder(place)
     trainer = assemble(recipe, build_accelerator(recipe), folder, Console(False))
     batches = trainer.loader.batches(trainer.order.requests(0, trainer.last_step))
-    clock = Clock(trainer)
     at_hand = repeat(next(batches))
 
     def train(source: Iterator[Batch]) -> int:
         images = trainer.order.size(trainer.progress.step)
-        rate = train_step(trainer, source)
+        train_step(trainer, source)
         if trainer.progress.step % recipe.run.log_every == 0:
-            log_training(trainer, rate, clock)
+            trainer.meter.read()  # the host sync of a log line
         return images
 
     def load() -> int:

@@ -28,7 +28,7 @@ from peers.catalog import LOADERS, TRAINERS, Peer
 from peers.job import Job, Steps, Stream
 from peers.process_tree import busy_seconds, cpu_seconds
 
-LEAD = 6  # untimed batches of every round: more than any loader has ready from before
+LEAD, LEAD_STEPS = 6, 2  # untimed batches of a round: more than a loader has ready; training keeps them ready
 
 
 def consume(stream: Stream) -> int:
@@ -38,9 +38,9 @@ def consume(stream: Stream) -> int:
     return len(images)
 
 
-def timed_round(step: Callable[[], int], seconds: float, hold: float) -> dict[str, float]:
-    """Figures of one round; the clock starts when what was prepared before the round has been used up."""
-    for _ in range(LEAD):
+def timed_round(step: Callable[[], int], lead: int, seconds: float, hold: float) -> dict[str, float]:
+    """Figures of one round; the clock starts `lead` batches later, when the loader is as busy as it will be."""
+    for _ in range(lead):
         step()
     own = psutil.Process()
     images = batches = 0
@@ -87,7 +87,8 @@ def serve(kind: str, name: str, job: Job, say: Callable[[dict[str, Any]], None])
     say({"first_batch_seconds": time.time() - psutil.Process().create_time(), "versions": versions(peer)})
     for line in sys.stdin:
         asked = json.loads(line)
-        say(timed_round(steps[asked["mode"]], asked["seconds"], asked["hold"]))
+        lead = LEAD if asked["mode"] == "load" else LEAD_STEPS
+        say(timed_round(steps[asked["mode"]], lead, asked["seconds"], asked["hold"]))
 
 
 def main(arguments: list[str]) -> None:

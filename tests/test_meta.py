@@ -100,7 +100,7 @@ def assert_same(one, other):
         assert one == other
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_at_rate_zero_the_training_trajectory_is_that_without_meta_steps(train, precision):
     settings = [EVERYTHING, f"train.precision={precision}", *STILL]
     ran = train("ran", *settings)
@@ -148,14 +148,16 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
     "settings",
     [
         ["meta.learn=[policy]", "meta.probabilities=gumbel"],
-        ["meta.learn=[policy]", "meta.magnitudes=false", "meta.engine=difference"],
+        pytest.param(
+            ["meta.learn=[policy]", "meta.magnitudes=false", "meta.engine=difference"], marks=pytest.mark.slow
+        ),
         ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1", "meta.renew=2"],
         ["meta.learn=[instant_weights,instant_labels]", "meta.every=1", "meta.fraction=1"],
         ["meta.learn=[softness]", "meta.weights=ema", "model.ema=true", "model.ema_decay=0.9", "meta.half_life=4"],
         ["meta.learn=[weights]", "meta.engine=auto", "optim.opt=adamw", "train.accumulate=2", "meta.fraction=1"],
         ["meta.learn=[weights,softness]", "meta.engine=reverse", "augment.aa=rand-m9-mstd0.5", "augment.reprob=0.5"],
         VISION_TRANSFORMER,
-        ["meta.learn=[policy,softness]", "meta.engine=implicit"],
+        pytest.param(["meta.learn=[policy,softness]", "meta.engine=implicit"], marks=pytest.mark.slow),
     ],
     ids=lambda settings: " ".join(settings)[:70],
 )

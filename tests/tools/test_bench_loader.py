@@ -176,6 +176,7 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
+@pytest.mark.slow
 def test_a_short_run(tmp_path: Path) -> None:
     small = ["--images", "32", "--batch", "16", "--threads", "1", "--rounds", "2", "--seconds", "0.2"]
     names = ["ours", "torchvision", "ffcv", "libjpeg-turbo"]

@@ -74,6 +74,7 @@ def test_the_repository_gets_long_epochs_from_few_files(tmp_path: Path) -> None:
     assert words[words.index("--num-classes") + 1] == "8"
 
 
+@pytest.mark.slow
 def test_a_short_run(tmp_path: Path) -> None:
     words = ["--models", "test_resnet", "--side", "32", "--batch", "16", "--images", "32", "--threads", "1"]
     words += ["--rounds", "1", "--seconds", "0.2", "--hold-ms", "1", "--json", str(tmp_path / "out.json")]

@@ -55,6 +55,7 @@ def test_training_is_measured_with_the_device_at_hand() -> None:
         assert figures[f"{name}_loader_images_per_second"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_the_tool_lists_its_work_and_what_is_missing(tmp_path: Path) -> None:
     assert any("no CUDA device" in reason or "without CUDA" in reason for reason in missing())

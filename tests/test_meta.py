@@ -147,11 +147,13 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
 @pytest.mark.parametrize(
     "settings",
     [
-        ["meta.learn=[policy]", "meta.probabilities=gumbel"],
+        pytest.param(["meta.learn=[policy]", "meta.probabilities=gumbel"], marks=pytest.mark.slow),
         pytest.param(
             ["meta.learn=[policy]", "meta.magnitudes=false", "meta.engine=difference"], marks=pytest.mark.slow
         ),
-        ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1", "meta.renew=2"],
+        pytest.param(
+            ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1", "meta.renew=2"], marks=pytest.mark.slow
+        ),
         ["meta.learn=[instant_weights,instant_labels]", "meta.every=1", "meta.fraction=1"],
         ["meta.learn=[softness]", "meta.weights=ema", "model.ema=true", "model.ema_decay=0.9", "meta.half_life=4"],
         ["meta.learn=[weights]", "meta.engine=auto", "optim.opt=adamw", "train.accumulate=2", "meta.fraction=1"],

@@ -247,6 +247,7 @@ def run(*words: str, code: int = 0) -> str:
     return ended.stdout + ended.stderr
 
 
+@pytest.mark.slow
 def test_the_tool(tmp_path: Path, jpeg_folder: Callable[..., Path]) -> None:
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(SYNTHETIC.replace("synthetic,", "dali,"))

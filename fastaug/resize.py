@@ -17,8 +17,10 @@ from fastaug.windows import Windows
 Pixels = npt.NDArray[np.uint8]
 Image = Pixels | Tensor
 
-# Those of torch.nn.functional.interpolate, which has no `out`.
-_KERNELS = {"bilinear": torch._C._nn._upsample_bilinear2d_aa, "bicubic": torch._C._nn._upsample_bicubic2d_aa}
+_KERNELS = {
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+}
 _SUPPORT = {"bilinear": 1, "bicubic": 2}  # half the width of the filter, in pixels of the coarser grid
 _INEXACT = 1 / 16  # of an input pixel: how far a narrowed window may lie from where it should
 _TRIED = 16  # places where a window is narrowed, before it is left as it is

@@ -6,7 +6,6 @@ is several times slower there than fastaug.resize. Everything random comes from 
 depend on nothing but its window: not on the batch it is in, the threads that decode it or the rank that asks.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -61,8 +60,6 @@ def build_folder_pipeline(
     largest: tuple[int, int] = (0, 0),
 ) -> Any:
     """A built pipeline for up to `batch_size` images; `device_id=None` runs without a GPU."""
-    # DALI's own pool for host memory up to this size: the system's would be given back and cleared for every batch.
-    os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "32M")
     pipeline = folder_graph(
         source,
         device="cpu" if device_id is None else "gpu",

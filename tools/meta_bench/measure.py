@@ -72,7 +72,7 @@ def measure(
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Cells under HEADER; a reason stands in the last column."""
+    """Cells under HEADER; a reason stands in place of the milliseconds."""
     return [_cells(row) for row in rows]
 
 
@@ -122,7 +122,7 @@ def _row(key: tuple[str, str], rounds: list[Row], why: str | None, found: Mappin
 
 def _cells(row: Row) -> tuple[str, ...]:
     if "reason" in row:
-        return (row["method"], row["part"], *[""] * (len(HEADER) - 3), row["reason"])
+        return (row["method"], row["part"], row["reason"], *[""] * (len(HEADER) - 3))
     figures = (1000 * row["seconds_wall"], row["t0_wall"], row["t0_cpu"], row["memory_mib"])
     optional = ((row.get(name), form) for name, form in (("memory_over_plain", ".2f"), ("cosine", ".6f")))
     error = row.get("relative_error")

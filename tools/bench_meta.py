@@ -90,14 +90,14 @@ def frontier_section(args: argparse.Namespace, size: Size, found: dict[str, Any]
         picture(points, str(args.png))
 
 
-def engines_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
-    """One step by every engine and library."""
-    from meta_bench.measure import measure
-    from meta_bench.methods import METHODS
+def engines_section(args: argparse.Namespace, _: Size, found: dict[str, Any]) -> None:
+    """One step by every engine and library, always of meta_bench.task's size."""
+    from meta_bench.measure import HEADER, NAMES, measure, table
+    from meta_bench.task import PARTS
 
-    assert size.model  # the engines' task is fixed
     peer_python = dict(pair.split("=", 1) for pair in args.peer_python)
-    found["engines"], gates = measure(list(METHODS), args.rounds, args.threads, peer_python)
+    found["engines"], gates = measure(NAMES, list(PARTS), args.rounds, args.threads, peer_python)
+    report.print_table("one step with its hypergradient", HEADER, table(found["engines"]))
     found["gates"] |= gates
 
 

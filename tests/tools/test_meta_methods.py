@@ -147,7 +147,8 @@ def test_rounds_are_interleaved_and_turned_around(setting: Any, monkeypatch: pyt
     rows, _ = measure.measure(["plain", "higher"], ["weights"], 3, 1, {}, setting)
     assert order == ["plain", "higher", "higher", "plain", "plain", "higher"]
     assert [row["t0_wall"] for row in rows] == [4, 3]
-    assert rows[1]["memory_over_plain"] == 1.5
+    assert rows[1]["memory_mib_over_plain"] == 1.5
+    assert rows[1]["seconds_cpu_over_plain"] == 0.75
 
 
 def test_the_reason_is_the_first_line_of_the_last_error() -> None:

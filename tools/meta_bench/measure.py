@@ -22,7 +22,7 @@ EXACT = ("ours forward", "ours functional", "ours reverse", "ours unroll")
 COSINE = 0.999  # of an exact engine with float64, at least
 STANDARD = Setting()
 PATIENCE = 900.0  # seconds for one process
-HEADER = ("method", "part", "ms", "T0", "T0, CPU", "MiB", "of plain's", "cosine", "rel. error")
+HEADER = ("method", "part", "ms", "T0", "T0, CPU", "CPU/plain's", "MiB", "MiB/plain's", "cosine", "rel. error")
 Row = dict[str, Any]
 
 
@@ -72,7 +72,7 @@ def measure(
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Cells under HEADER; a reason stands in place of the milliseconds."""
+    """Cells under HEADER; a reason stands in the last column."""
     return [_cells(row) for row in rows]
 
 
@@ -111,9 +111,9 @@ def _row(key: tuple[str, str], rounds: list[Row], why: str | None, found: Mappin
         return row | {"reason": why or "no round was asked for"}
     clocks = [f"{name}_{clock}" for name in ("seconds", "plain_seconds", "t0") for clock in ("wall", "cpu")]
     row |= {name: statistics.median(figures[name] for figures in rounds) for name in [*clocks, "memory_mib"]}
-    base = [figures["memory_mib"] for figures in found.get(("plain", part), [])]
-    if base:
-        row["memory_over_plain"] = row["memory_mib"] / statistics.median(base)
+    if base := found.get(("plain", part)):  # in its own process, where no other method's memory slows it down
+        for name in ("memory_mib", "seconds_wall", "seconds_cpu"):
+            row[f"{name}_over_plain"] = row[name] / statistics.median(figures[name] for figures in base)
     if groups := rounds[0].get("agreement"):
         row |= {"agreement": groups, "cosine": min(group["cosine"] for group in groups.values())}
         row["relative_error"] = max(group["relative_error"] for group in groups.values())
@@ -122,14 +122,15 @@ def _row(key: tuple[str, str], rounds: list[Row], why: str | None, found: Mappin
 
 def _cells(row: Row) -> tuple[str, ...]:
     if "reason" in row:
-        return (row["method"], row["part"], row["reason"], *[""] * (len(HEADER) - 3))
-    figures = (1000 * row["seconds_wall"], row["t0_wall"], row["t0_cpu"], row["memory_mib"])
-    optional = ((row.get(name), form) for name, form in (("memory_over_plain", ".2f"), ("cosine", ".6f")))
-    error = row.get("relative_error")
-    return (
-        row["method"],
-        row["part"],
-        *(f"{value:{form}}" for value, form in zip(figures, (".0f", ".2f", ".2f", ".0f"), strict=True)),
-        *("" if value is None else f"{value:{form}}" for value, form in optional),
-        "" if error is None else f"{error:.1e}",
-    )
+        return (row["method"], row["part"], *[""] * (len(HEADER) - 3), row["reason"])
+    forms = {
+        "t0_wall": ".2f",
+        "t0_cpu": ".2f",
+        "seconds_cpu_over_plain": ".2f",
+        "memory_mib": ".0f",
+        "memory_mib_over_plain": ".2f",
+        "cosine": ".6f",
+        "relative_error": ".1e",
+    }
+    values = [f"{row[name]:{form}}" if name in row else "" for name, form in forms.items()]
+    return (row["method"], row["part"], f"{1000 * row['seconds_wall']:.0f}", *values)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peers.process_tree import memory_mib
 
 from meta_bench.peers import PEERS
 from meta_bench.task import Setting, Step, Task, agreement, new_task, plain
@@ -41,12 +42,6 @@ def timed(step: Step) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     step()
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-
-
-def memory_mib(field: str) -> float:
-    """VmRSS, what is resident, or VmHWM, its peak. Not ru_maxrss: that begins with the peak of the parent process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def paired(step: Step, other: Step, pairs: int) -> dict[str, float]:

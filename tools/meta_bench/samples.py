@@ -71,9 +71,8 @@ def auroc(overrides: Sequence[str], seeds: int) -> list[float]:
 
 def main() -> None:
     """One arm's peak memory, for `peak_memory`."""
-    import resource
-
     import torch
+    from peers.process_tree import memory_mib
 
     from meta_bench.scene import Steps
 
@@ -81,7 +80,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     with new_scene(size) as scene:
         Steps(scene.trainer(*sample_arms()[arm]))(12)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(memory_mib("VmHWM"))
 
 
 if __name__ == "__main__":

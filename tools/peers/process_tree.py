@@ -1,5 +1,7 @@
 """What a process and all below it use: processor seconds and memory."""
 
+from pathlib import Path
+
 import psutil
 
 
@@ -35,3 +37,9 @@ def busy_seconds() -> float:
     """Processor seconds that the whole machine has worked."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def memory_mib(field: str) -> float:
+    """Of this process: VmRSS, what is resident, or VmHWM, its peak. Not ru_maxrss: it begins with the parent's."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024

@@ -74,13 +74,13 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     ids = []
     for micro in range(order.accumulate):
         batch = next(batches)
-        inputs, target = augmented(trainer, batch, seed)
-        if step == micro == 0:
-            log_batch(trainer, batch, inputs, target, epoch)
+        inputs, target = trainer.augment.training(batch, epoch)
         last = micro == order.accumulate - 1
         with nullcontext() if last else accelerator.no_sync(trainer.model):
+            logits, target = forward(trainer, inputs, target, seed)
+            if step == micro == 0:
+                log_batch(trainer, batch, inputs, target, epoch)
             # Of all processes' images, damaged ones too: every image weighs the same at any number of processes.
-            logits = trainer.model(inputs)
             loss = trainer.objective(logits, target) / images
             accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
         total += loss.detach()
@@ -96,13 +96,12 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     return rate
 
 
-def augmented(trainer: Trainer, batch: Batch, seed: int) -> tuple[Tensor, SoftTarget]:
-    """A micro-batch as the network gets it, with instant weights and labels if the recipe learns those."""
-    step = trainer.progress.step
-    inputs, target = trainer.augment.training(batch, step // trainer.order.steps_per_epoch)
-    if trainer.meta is not None and trainer.meta.sets_targets(step):
-        target = trainer.meta.targets(inputs, target, step, seed)
-    return inputs, target
+def forward(trainer: Trainer, inputs: Tensor, target: SoftTarget, seed: int) -> tuple[Tensor, SoftTarget]:
+    """Logits of a micro-batch, and its target with instant weights and labels if the recipe learns those."""
+    meta, step = trainer.meta, trainer.progress.step
+    if meta is not None and meta.joins_pass(step):
+        return meta.forward(trainer.model, inputs, target, step, seed)
+    return trainer.model(inputs), target
 
 
 def update(trainer: Trainer, batch: Batch, logits: Tensor, loss: Tensor, seed: int) -> None:

@@ -2,7 +2,8 @@
 
 Every K updates, after the optimizer's step w' = U(w, g): v, the gradient of the validation loss at w', is pulled back
 through the step to a direction u = (dU/dg)^T v, and through the gradient g of a part of the batch to everything that
-shaped it (fastaug/hypergrad). Instant weights and labels are set before the step instead, with v at w.
+shaped it (fastaug/hypergrad). Instant weights and labels are set in the training pass instead, with v at w and u = -v,
+and so does the engine `fused` find its derivatives.
 Nothing here touches the network, its buffers, gradients, optimizer state or any generator.
 """
 
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -20,28 +20,18 @@ from fastaug.data import Batch
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES, hypergradient
 from fastaug.hypergrad.difference import difference
+from fastaug.hypergrad.fused import training_pass
 from fastaug.hypergrad.implicit import implicit_direction
-from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights, pull_back
+from fastaug.hypergrad.problem import Cotangent, Losses, Problem, Samples, Weights, pull_back
 from fastaug.hypergrad.self_test import self_test
 from fastaug.hypergrad.updates import RecordedStep, record_step, rule_of, through_average
 from fastaug.instant import instant_labels, instant_weights, with_rows
 from fastaug.meta_log import MetaLog
-from fastaug.processes import any_process
+from fastaug.meta_parameters import INSTANT
+from fastaug.processes import any_process, gathered, over_processes
 from fastaug.recipe import SMALLEST_BATCH, Recipe
 from fastaug.targets import SoftTarget
-from fastaug.validation_gradient import ValidationGradient
-
-INSTANT = {"instant_weights", "instant_labels"}
-
-
-def over_processes(tensor: Tensor) -> Tensor:
-    """The sum of a tensor of every process, on the tensor's device."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    on_host = tensor.device.type == "cpu" and "gloo" not in dist.get_backend()
-    summed = tensor.cuda() if on_host else tensor.clone()  # NCCL knows devices only
-    dist.all_reduce(summed)
-    return summed.to(tensor.device)
+from fastaug.validation_gradient import ValidationGradient, validated_names
 
 
 def check_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
@@ -84,8 +74,10 @@ class MetaStep:
         self.meta_optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99)) if groups else None
         # With an implicit direction, the self-test chooses the engine that takes it to the parameters.
         self.engine = None if recipe.meta.engine in ("auto", "implicit") else recipe.meta.engine
+        self.names = validated_names(network, recipe.meta.layers)
         self.log = MetaLog()
         self._recorded: RecordedStep | None = None
+        self._cotangent: Cotangent | None = None  # of the last training pass, engine fused
 
     # ---- when ----
 
@@ -96,25 +88,37 @@ class MetaStep:
         """Whether a meta step follows update `step` (from 0)."""
         return not self.instant and self._on(step)
 
-    def sets_targets(self, step: int) -> bool:
-        """Whether update `step` gets instant weights or labels."""
-        return bool(self.instant) and self._on(step)
+    def joins_pass(self, step: int) -> bool:
+        """Whether `forward` takes the training pass of update `step`."""
+        return (bool(self.instant) or self.engine == "fused") and self._on(step)
 
     def _renews(self, step: int) -> bool:
-        return (step - self.first_step) // self.recipe.meta.every % self.recipe.meta.renew == 0
+        number = (step - self.first_step) // self.recipe.meta.every
+        return number % self.recipe.meta.renew == 0 or self.validation.renewals == 0  # the first may have been left out
 
-    # ---- before the update: instant weights and labels ----
+    # ---- in the training pass: instant weights and labels, and the engine fused ----
 
-    def targets(self, images: Tensor, target: SoftTarget, step: int, seed: int) -> SoftTarget:
-        """The target of a micro-batch with this update's own weights or labels."""
-        meta, weights = self.recipe.meta, self._weights(self.network)
+    def forward(
+        self, model: nn.Module, images: Tensor, target: SoftTarget, step: int, seed: int
+    ) -> tuple[Tensor, SoftTarget]:
+        """Logits of a micro-batch by `model`, and its target with this update's own weights or labels."""
         if self._renews(step):
-            self.validation.renew(weights)
+            self.validation.renew(self._weights(self._validated()), self.names)
         down = {name: -value for name, value in self.validation.value().items()}
-        written = with_rows(target, self.augment.outputs)
-        problem = self._problem(weights, Samples(images, written), seed)
-        cotangent = ENGINES[self._engine(problem)](problem, down, images=False)
-        harm = cotangent.weight
+        written = with_rows(target, self.augment.outputs) if self.instant else target
+        problem = self._problem(self._weights(self.network), Samples(images, written), seed)
+        engine = self._engine(problem)
+        if engine == "fused":
+            logits, self._cotangent = training_pass(problem, down, model)
+        else:
+            logits, self._cotangent = None, ENGINES[engine](problem, down, images=False)
+        if self.instant:
+            target = self._instant(self._cotangent, written, target, step)
+        return model(images) if logits is None else logits, target
+
+    def _instant(self, cotangent: Cotangent, written: SoftTarget, target: SoftTarget, step: int) -> SoftTarget:
+        """What the cotangent in `written`, which is `target` with its rows written out, makes of it."""
+        meta, harm = self.recipe.meta, cotangent.weight
         if "instant_labels" in self.instant:
             target, harm = instant_labels(
                 cotangent, written, temperature=meta.labels_temperature, trust=meta.labels_trust
@@ -128,6 +132,8 @@ class MetaStep:
 
     def record(self, norm: Tensor) -> None:
         """Keeps what is needed of the update that is about to happen; `norm` of its gradient before clipping."""
+        if self.engine == "fused":
+            return  # its derivatives are known already
         self._recorded = record_step(
             self.optimizer,
             self.network.named_parameters(),
@@ -140,40 +146,55 @@ class MetaStep:
     def step(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
         """The meta step after update `step`, on the first images of its last micro-batch, whose `logits` are known."""
         recorded, self._recorded = self._recorded, None
-        assert recorded is not None
         n = min(len(batch.ids), max(SMALLEST_BATCH, round(self.recipe.meta.fraction * len(batch.ids))))
         if self.accelerator.optimizer_step_was_skipped or any_process(self.accelerator, n < SMALLEST_BATCH):
             return  # the network did not learn in this update, or damage has left too few images
+        part = self.augment.part(batch, step // self.steps_per_epoch, n)
+        if recorded is not None:
+            shared, rows = self._through_update(recorded, part, logits if n == len(logits) else None, step, seed)
+        else:
+            assert self._cotangent is not None
+            shared, rows = self._split(part, pull_back(part.samples, self._cotangent, self._leaves(part)))
+        self._move(shared, part.ids, rows, step)
+
+    def _through_update(
+        self, recorded: RecordedStep, part: Part, logits: Tensor | None, step: int, seed: int
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """The hypergradient in the shared parameters, over all processes, and in this part's rows.
+
+        `logits`: those of the update if the part is the whole batch; training has done half of a difference then.
+        """
         if self._renews(step):
-            self.validation.renew(self._weights(self.network if self.average is None else self.average))
+            self.validation.renew(self._weights(self._validated()))
         v = self.validation.value()
         if self.average is not None:
             v = through_average(v, self.recipe.model.ema_decay)
-        part = self.augment.part(batch, step // self.steps_per_epoch, n)
         problem = self._problem(recorded.weights, part.samples, seed)
         u = self._implicit(problem, v) if self.recipe.meta.engine == "implicit" else recorded.direction(v)
-        # Of the whole batch, training has done half of a finite difference already.
-        known = logits if n == len(logits) else None
-        shared, rows = self._gradients(problem, part, u, known)
+        shared, rows = self._split(part, self._gradients(problem, u, self._leaves(part), logits))
         if self.learned.optim is not None:
             shared += self.learned.optim.gradients(self.optimizer, recorded.hyperparameter_gradients(v))
-        self._move(shared, part.ids, rows, step)
+        return shared, rows
 
-    def _gradients(
-        self, problem: Problem, part: Part, u: Weights, logits: Tensor | None
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """The hypergradient in the shared parameters but the optimizer's, over all processes; in this part's rows."""
+    def _leaves(self, part: Part) -> list[Tensor]:
+        """What acts on the losses of `part`: the shared parameters but the optimizer's, and the part's rows."""
         shared = self.shared[: len(self.shared) - self.learned.optimizer_numbers()]
-        leaves = shared + ([] if part.rows is None else [part.rows])
+        return shared + ([] if part.rows is None else [part.rows])
+
+    def _split(self, part: Part, found: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """Derivatives in `_leaves`, summed over all processes where these are shared; those in the rows."""
+        rows = None if part.rows is None else found.pop()
+        return [over_processes(g) for g in found], rows
+
+    def _gradients(self, problem: Problem, u: Weights, leaves: list[Tensor], logits: Tensor | None) -> list[Tensor]:
+        """This process's term of the hypergradient in `leaves`."""
         if not leaves:
-            return [], None
+            return []
         engine = self._engine(problem)
         if engine == "difference":
-            cotangent = difference(problem, u, images=part.samples.images.requires_grad, logits=logits)
-            found = pull_back(part.samples, cotangent, leaves, over_processes)
-        else:
-            found = hypergradient(problem, u, leaves, engine, over_processes)
-        return [over_processes(g) for g in found[: len(shared)]], None if part.rows is None else found[-1]
+            cotangent = difference(problem, u, images=problem.samples.images.requires_grad, logits=logits)
+            return pull_back(problem.samples, cotangent, leaves, over_processes)
+        return hypergradient(problem, u, leaves, engine, over_processes)
 
     def _implicit(self, problem: Problem, v: Weights) -> Weights:
         """-H^-1 v on the classifier, in place of the optimizer's own step."""
@@ -205,6 +226,10 @@ class MetaStep:
             self.learned.weights.move(*gathered(self.accelerator, ids, rows), self.recipe.meta.weights_lr)
 
     # ---- shared by both ----
+
+    def _validated(self) -> nn.Module:
+        """The network whose validation loss is to fall."""
+        return self.network if self.average is None else self.average
 
     def _weights(self, network: nn.Module) -> Weights:
         """The weights of `network` by name, those that are trained."""
@@ -249,15 +274,3 @@ class MetaStep:
         self.validation.load_state_dict(state["validation"])
         self.engine = state["engine"]
         self.log.load_state_dict(state["log"])
-
-
-def gathered(accelerator: Accelerator, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and rows of all processes, each id once, with the sum of its rows."""
-    if accelerator.num_processes == 1:
-        return ids, rows
-    padded_ids = accelerator.pad_across_processes(ids.to(rows.device), pad_index=-1)
-    padded_rows = accelerator.pad_across_processes(rows, pad_index=0)
-    all_ids, all_rows = accelerator.gather(padded_ids), accelerator.gather(padded_rows)
-    real = all_ids >= 0
-    unique, position = torch.unique(all_ids[real], return_inverse=True)
-    return unique, torch.zeros(len(unique), device=rows.device).index_add_(0, position, all_rows[real])

@@ -11,10 +11,11 @@ from fastaug.augment.batch import BatchAugment
 from fastaug.console import Console
 from fastaug.errors import DataError
 from fastaug.loading import DataParts, meta_loader
-from fastaug.meta import MetaStep, over_processes
+from fastaug.meta import MetaStep
 from fastaug.meta_parameters import MetaParameters
 from fastaug.objective import sample_losses
 from fastaug.order import Order
+from fastaug.processes import over_processes
 from fastaug.recipe import Recipe
 from fastaug.validation_gradient import ValidationGradient, meta_requests
 

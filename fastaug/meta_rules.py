@@ -72,6 +72,19 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.magnitudes=false with meta.probabilities=score",
     ),
     (
+        lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _learns(r, "policy", "optim")),
+        "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, and learn targets only, "
+        "not policy or optim",
+    ),
+    (
+        lambda r: r.meta.engine == "fused" and r.model.compile,
+        "meta.engine: fused runs the training pass eagerly; set model.compile to false or choose another engine",
+    ),
+    (
+        lambda r: bool(r.meta.layers) and r.meta.engine != "fused",
+        "meta.layers: {r.meta.layers} needs meta.engine = fused: other engines go through the whole network",
+    ),
+    (
         lambda r: r.augment.trim > 0 and (bool(r.meta.learn) or r.augment.published_weighting),
         "augment.trim: leaves out samples that meta.learn or augment.published_weighting would weigh; set it to 0",
     ),

@@ -111,3 +111,25 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def over_processes(tensor: Tensor) -> Tensor:
+    """The sum of a tensor of every process, on the tensor's device."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    on_host = tensor.device.type == "cpu" and "gloo" not in dist.get_backend()
+    summed = tensor.cuda() if on_host else tensor.clone()  # NCCL knows devices only
+    dist.all_reduce(summed)
+    return summed.to(tensor.device)
+
+
+def gathered(accelerator: Accelerator, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and rows of all processes, each id once, with the sum of its rows."""
+    if accelerator.num_processes == 1:
+        return ids, rows
+    padded_ids = accelerator.pad_across_processes(ids.to(rows.device), pad_index=-1)
+    padded_rows = accelerator.pad_across_processes(rows, pad_index=0)
+    all_ids, all_rows = accelerator.gather(padded_ids), accelerator.gather(padded_rows)
+    real = all_ids >= 0
+    unique, position = torch.unique(all_ids[real], return_inverse=True)
+    return unique, torch.zeros(len(unique), device=rows.device).index_add_(0, position, all_rows[real])

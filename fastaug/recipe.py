@@ -9,7 +9,7 @@ from typing import Any
 
 LOADERS = ("dali", "resident", "synthetic")
 META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
-META_ENGINES = ("forward", "functional", "reverse", "difference", "implicit")
+META_ENGINES = ("forward", "functional", "reverse", "difference", "implicit", "fused")
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
 
 
@@ -166,6 +166,7 @@ class Meta:
     batch_size: int = limits(64, low=SMALLEST_BATCH)  # meta images of a validation gradient, over all processes
     start_epochs: float = limits(0.0, low=0)  # warm-up without meta steps
     engine: str = limits("auto", choices=("auto", *META_ENGINES))  # auto: chosen by a self-test, printed
+    layers: list[str] = limits([])  # fused: modules whose weights the validation gradient is in; empty: all
     solver: str = limits("neumann", choices=("neumann", "identity", "cg"))  # implicit: of the inverse Hessian
     alpha: float = limits(0.01, above=0)  # implicit: step of the Neumann series
     terms: int = limits(5, low=0)  # implicit: of the series, or steps of conjugate gradients

@@ -1,6 +1,6 @@
 """v: the gradient of the validation loss in the network's weights, from the meta split, averaged over renewals."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastaug.augment.batch import BatchAugment
 from fastaug.data import Batch, Loader
+from fastaug.errors import RecipeError
 from fastaug.hypergrad.problem import Weights, eager_logits
 from fastaug.order import Ids, Request, piece_bounds
 from fastaug.seeding import Key, Stream, permuted, scalar_seed
@@ -34,6 +35,18 @@ def meta_requests(
                 cycle, order = turn, permuted(Key(seed, turn, Stream.META), ids)
             pieces.append(order[positions[positions // len(ids) == turn] % len(ids)])
         yield Request(cycle, np.concatenate(pieces))
+
+
+def validated_names(network: nn.Module, layers: Sequence[str]) -> set[str] | None:
+    """Names of the trained weights in `layers`, None for all; RecipeError for a layer that has none."""
+    if not layers:
+        return None
+    trained = [name for name, weight in network.named_parameters() if weight.requires_grad]
+    found = {layer: {name for name in trained if f"{name}.".startswith(f"{layer}.")} for layer in layers}
+    if empty := [layer for layer, names in found.items() if not names]:
+        modules = ", ".join(dict.fromkeys(name.split(".")[0] for name in trained))
+        raise RecipeError([f"meta.layers: {empty[0]} has no trained weights; the network's modules: {modules}"])
+    return set().union(*found.values())
 
 
 def _count_from(first: int) -> Iterator[int]:
@@ -67,11 +80,14 @@ class ValidationGradient:
         self._average: Weights = {}
         self.renewals = 0
 
-    def renew(self, weights: Weights) -> None:
-        """Goes to the next meta batch; `weights` are those of the network that is validated."""
+    def renew(self, weights: Weights, names: Collection[str] | None = None) -> None:
+        """Goes to the next meta batch; `weights` are those of the network that is validated.
+
+        v is in those of `names` only, the same in every call (default: in all).
+        """
         if self._batches is None:
             self._batches = self._loader.batches(self._requests(self.renewals))
-        fresh = self._gradient(weights, next(self._batches))
+        fresh = self._gradient(weights, weights.keys() if names is None else names, next(self._batches))
         self.renewals += 1
         if self._decay == 0 or not self._average:
             share = 1 - self._decay
@@ -86,10 +102,10 @@ class ValidationGradient:
             return self._average
         return dict(zip(self._average, torch._foreach_div(list(self._average.values()), correction), strict=True))
 
-    def _gradient(self, weights: Weights, batch: Batch) -> Weights:
+    def _gradient(self, weights: Weights, names: Collection[str], batch: Batch) -> Weights:
         """Of the mean cross-entropy over the meta batch of all processes, in training mode as the network's own."""
-        images, names = self._augment.evaluation(batch), list(weights)
-        leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
+        images = self._augment.evaluation(batch)
+        leaves = {name: value.detach().requires_grad_(name in names) for name, value in weights.items()}
         seed = scalar_seed(Key(self._seed, self.renewals, Stream.META), 0)
         with torch.enable_grad():
             logits = eager_logits(self._network, leaves, images, seed, self._autocast, twice=False)

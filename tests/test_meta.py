@@ -37,6 +37,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 EVERYTHING = "meta.learn=[policy,softness,smoothing,weights,optim]"
 RATES = ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")
 STILL = [f"meta.{name}=0" for name in RATES]
+FUSED = ["meta.engine=fused", "meta.fraction=1"]
 
 
 @pytest.fixture(autouse=True)
@@ -100,9 +101,10 @@ def assert_same(one, other):
         assert one == other
 
 
+@pytest.mark.parametrize("parts", [[EVERYTHING], ["meta.learn=[weights,softness]", *FUSED]], ids=["all", "fused"])
 @pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
-def test_at_rate_zero_the_training_trajectory_is_that_without_meta_steps(train, precision):
-    settings = [EVERYTHING, f"train.precision={precision}", *STILL]
+def test_at_rate_zero_the_training_trajectory_is_that_without_meta_steps(train, precision, parts):
+    settings = [*parts, f"train.precision={precision}", *STILL]
     ran = train("ran", *settings)
     never = train("never", *settings, "meta.start_epochs=1.99")
     meta = lines(ran, "meta")
@@ -154,7 +156,7 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
         pytest.param(
             ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1", "meta.renew=2"], marks=pytest.mark.slow
         ),
-        ["meta.learn=[instant_weights,instant_labels]", "meta.every=1", "meta.fraction=1"],
+        ["meta.learn=[instant_weights,instant_labels]", "meta.every=1", *FUSED, "meta.layers=[layer4,fc]"],
         ["meta.learn=[softness]", "meta.weights=ema", "model.ema=true", "model.ema_decay=0.9", "meta.half_life=4"],
         ["meta.learn=[weights]", "meta.engine=auto", "optim.opt=adamw", "train.accumulate=2", "meta.fraction=1"],
         ["meta.learn=[weights,softness]", "meta.engine=reverse", "augment.aa=rand-m9-mstd0.5", "augment.reprob=0.5"],
@@ -194,6 +196,21 @@ def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monke
     assert any("3 meta steps were left out" in alarm for alarm in learned["alarms"])
     assert learned["weight_least"] == pytest.approx(1)
     assert learned["optim_lr"] == pytest.approx(1)
+
+
+def test_fused_and_forward_move_the_table_alike_in_the_first_update(train):
+    """Plain gradient descent from the same weights, so slow that v is the same before and after the update."""
+    settings = ["meta.learn=[weights]", "meta.every=100", "optim.clip_grad=null", "optim.lr=1e-4", "model.drop=0"]
+    runs = [train(kind, *settings, *keys) for kind, keys in (("fused", FUSED), ("forward", ["meta.fraction=1"]))]
+    fused, forward = (last(folder)[1]["meta"]["learned"]["weights.raw"] for folder in runs)
+    assert fused.count_nonzero() == forward.count_nonzero() >= 8
+    assert torch.cosine_similarity(fused, forward, dim=0) > 0.999
+
+
+def test_a_layer_without_weights_is_named(train):
+    folder = train("run", "meta.learn=[weights]", *FUSED, "meta.layers=[layer4,nowhere]", code=2)
+    message = (folder / "status.json").read_text()
+    assert "meta.layers: nowhere has no trained weights; the network's modules: conv1, bn1, layer1" in message
 
 
 def test_without_a_meta_split_there_is_no_meta_step(train):
@@ -254,16 +271,24 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
     assert 0 <= found["weight_auroc"] <= 1
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.engine=functional"],
+        ["meta.learn=[softness,weights]", "meta.engine=fused"],
+    ],
+    ids=["functional", "fused"],
+)
 @pytest.mark.usefixtures("train")  # writes the images
-def test_two_processes_learn_what_one_does(tmp_path):
+def test_two_processes_learn_what_one_does(tmp_path, parts):
     """GroupNorm, mixing inside groups, every sample of every batch: float64 throughout, but for the images."""
     (tmp_path / "sum.yaml").write_text(
         RECIPE.replace("name: test_resnet, drop: 0.2", "name: test_resnet, kwargs: {norm_layer: groupnorm1}")
     )
     keys = [
-        *("meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.fraction=1", "meta.every=1"),
+        *(*parts, "meta.fraction=1", "meta.every=1"),
         *("augment.mix_group=4", f"data.root={tmp_path / 'images'}", f"run.dir={tmp_path / 'sum'}"),
-        *("meta.engine=functional", "meta.half_life=2", "run.log_losses=false"),
+        *("meta.half_life=2", "run.log_losses=false"),
     ]
     found = []
     for processes in (1, 2):

@@ -17,13 +17,20 @@ ALL = (True, True, True)
 
 
 class FusedBatchNorm(TorchFunctionMode):
-    """While open, F.batch_norm in training mode has fast forward-mode derivatives and moves no running statistics."""
+    """While open, F.batch_norm in training mode has fast forward-mode derivatives, off autograd's graph.
+
+    Running statistics stay as they are unless `moves`.
+    """
+
+    def __init__(self, *, moves: bool = False) -> None:
+        super().__init__()
+        self._moves = moves
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.batch_norm:
             return func(*args, **kwargs)
-        return _batch_norm(*args, **kwargs)
+        return _batch_norm(*args, **kwargs, moves=self._moves)
 
 
 def _batch_norm(
@@ -35,11 +42,14 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    moves: bool,
 ) -> Tensor:
     """F.batch_norm with its own signature."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    y: Tensor = BatchNorm.apply(x, weight, bias, eps)
+    running = (running_mean, running_var, momentum) if moves else (None, None, 0.0)
+    y: Tensor = BatchNorm.apply(x, weight, bias, eps, running)
     return y
 
 
@@ -47,8 +57,16 @@ class BatchNorm(Function):
     """y of x [N,C,...], gamma and beta [C] or None; for reverse, forward and forward over reverse mode."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        running: tuple[Tensor | None, Tensor | None, float],
+    ) -> Tensor:
+        running_mean, running_var, momentum = running
+        y, mean, inverse = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.save_for_forward(x, weight, mean, inverse)
@@ -56,7 +74,8 @@ class BatchNorm(Function):
         return y
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dweight: Tensor | None, dbias: Tensor | None, _: None) -> Tensor:
+    @torch.no_grad()  # nobody differentiates a tangent: no layer's graph of tangents outlives the next BatchNorm
+    def jvp(ctx: Any, dx: Tensor | None, dweight: Tensor | None, dbias: Tensor | None, *_: None) -> Tensor:
         x, weight, mean, inverse = ctx.saved_tensors
         dx = torch.zeros_like(x) if dx is None else dx
         dy, product, total = _kernel(dx, x, weight, mean, inverse)
@@ -73,7 +92,7 @@ class BatchNorm(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         gradients = Backward.apply(g, *ctx.saved_tensors, ctx.moments)
         needed = zip(gradients, ctx.needs_input_grad, strict=False)
-        return *(gradient if needs else None for gradient, needs in needed), None
+        return *(gradient if needs else None for gradient, needs in needed), None, None
 
 
 class Backward(Function):

@@ -52,7 +52,7 @@ class Observers:
     def due(self, step: int) -> bool:
         return any(o.due(step) for o in self.observers.values())
 
-    def sets_targets(self, step: int) -> bool:  # noqa: ARG002
+    def joins_pass(self, step: int) -> bool:  # noqa: ARG002
         return False
 
     def record(self, norm: Tensor) -> None:

@@ -67,20 +67,18 @@ def cost_of_parts(scene: Scene, fractions: Sequence[float], sizes: Sequence[int]
 
 
 def sample_arms() -> dict[str, list[str]]:
-    """Sample weights at every step: exact and approximate, with the validation gradient renewed every 5 steps."""
-    common = [*PER_SAMPLE, "meta.renew=5", "meta.half_life=5"]
+    """Sample weights at every step: exact and approximate, with the validation gradient renewed now and then."""
+    fives = [*PER_SAMPLE, "meta.renew=5", "meta.half_life=5"]
+    tens = [*PER_SAMPLE, "meta.renew=10", "meta.half_life=10"]
+    last = ["meta.engine=fused", "meta.layers=[layer4,fc]"]
     return {
         "plain": [*PER_SAMPLE, NEVER],
-        "exact, v every step": [*PER_SAMPLE],
-        "exact, v every 5": common,
-        "difference, v every 5": [*common, "meta.engine=difference"],
-        "difference, v every 10 of 128": [
-            *PER_SAMPLE,
-            "meta.renew=10",
-            "meta.half_life=10",
-            "meta.batch_size=128",
-            "meta.engine=difference",
-        ],
+        "forward, v every step": PER_SAMPLE,
+        "forward, v every 5": fives,
+        "fused, v every 5": [*fives, "meta.engine=fused"],
+        "difference, v every 5": [*fives, "meta.engine=difference"],
+        "fused on layer4 and fc, v every 5": [*fives, *last],
+        "fused on layer4 and fc, v every 10": [*tens, *last],
     }
 
 

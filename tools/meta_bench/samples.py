@@ -18,7 +18,7 @@ from meta_bench.overhead import ratios, rows, sample_arms, timed_blocks
 from meta_bench.scene import Size, new_scene
 
 REPO = Path(__file__).resolve().parents[2]
-EXACT, CHEAP = "exact, v every 5", "difference, v every 10 of 128"
+EXACT, CHEAP = "fused, v every 5", "fused on layer4 and fc, v every 10"
 NOISY = ["--share", "0.4", "--kind", "uniform"]
 SHORT = ["train.epochs=2", "eval.every=0", "run.log_every=1000"]  # long training finds more, cheap or not
 

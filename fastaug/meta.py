@@ -2,8 +2,8 @@
 
 Every K updates, after the optimizer's step w' = U(w, g): v, the gradient of the validation loss at w', is pulled back
 through the step to a direction u = (dU/dg)^T v, and through the gradient g of a part of the batch to everything that
-shaped it (fastaug/hypergrad). Instant weights and labels are set in the training pass instead, with v at w and u = -v,
-and so does the engine `fused` find its derivatives.
+shaped it (fastaug/hypergrad). Instant weights and labels are set in the training pass instead, with v at w and u as far
+as it is known before the step, and so does the engine `fused` find its derivatives.
 Nothing here touches the network, its buffers, gradients, optimizer state or any generator.
 """
 
@@ -24,6 +24,7 @@ from fastaug.hypergrad.fused import training_pass
 from fastaug.hypergrad.implicit import implicit_direction
 from fastaug.hypergrad.problem import Cotangent, Losses, Problem, Samples, Weights, pull_back
 from fastaug.hypergrad.self_test import self_test
+from fastaug.hypergrad.update_ahead import direction_ahead
 from fastaug.hypergrad.updates import RecordedStep, record_step, rule_of, through_average
 from fastaug.instant import instant_labels, instant_weights, with_rows
 from fastaug.meta_log import MetaLog
@@ -104,14 +105,19 @@ class MetaStep:
         """Logits of a micro-batch by `model`, and its target with this update's own weights or labels."""
         if self._renews(step):
             self.validation.renew(self._weights(self._validated()), self.names)
-        down = {name: -value for name, value in self.validation.value().items()}
+        u = direction_ahead(
+            self.optimizer,
+            self.network.named_parameters(),
+            self.validation.value(),
+            approximate=self.recipe.meta.approximate,
+        )
         written = with_rows(target, self.augment.outputs) if self.instant else target
         problem = self._problem(self._weights(self.network), Samples(images, written), seed)
         engine = self._engine(problem)
         if engine == "fused":
-            logits, self._cotangent = training_pass(problem, down, model)
+            logits, self._cotangent = training_pass(problem, u, model)
         else:
-            logits, self._cotangent = None, ENGINES[engine](problem, down, images=False)
+            logits, self._cotangent = None, ENGINES[engine](problem, u, images=False)
         if self.instant:
             target = self._instant(self._cotangent, written, target, step)
         return model(images) if logits is None else logits, target

@@ -17,6 +17,7 @@ from fastaug.processes import build_accelerator, versions
 from fastaug.recipe import Recipe
 from fastaug.recipe_reading import flat
 from fastaug.run_folder import RunFolder
+from fastaug.shards.layout import ShardIndex
 
 
 def run(recipe: Recipe) -> int:
@@ -120,7 +121,7 @@ def finish(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
         "images_seen": progress.images_seen,
         "skipped_images": len(progress.skipped),
         "loader": recipe.data.loader,
-        "source": LOADER_SOURCES[recipe.data.loader],
+        "source": source(trainer),
         "processes": trainer.accelerator.num_processes,
         "device": trainer.accelerator.device.type,
         "versions": versions(),
@@ -136,11 +137,15 @@ def finish(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
     trainer.console.summary(f"{trainer.folder.path} ({headline['weights']} weights, last checkpoint)", rows)
 
 
-LOADER_SOURCES = {
-    "dali": "encoded files, decoded by DALI for every batch",
-    "resident": "encoded files, decoded by DALI once and kept in memory",
-    "synthetic": "random pixels",
-}
+def source(trainer: Trainer) -> str:
+    """Where the pixels of a run came from."""
+    index = trainer.parts.index
+    if index is None:
+        return "random pixels"
+    stored = index.settings.format if isinstance(index, ShardIndex) else "files"
+    what = {"raw": "raw pixels of shards, read", "jpeg": "encoded files in shards, decoded by DALI"}
+    when = "once and kept in memory" if trainer.recipe.data.loader == "resident" else "for every batch"
+    return f"{what.get(stored, 'encoded files, decoded by DALI')} {when}"
 
 
 def commit() -> str | None:

@@ -157,7 +157,7 @@ class RecordedStep:
         groups = []
         for group, live in zip(self._groups, self._optimizer.param_groups, strict=True):
             steps = [count + 1 for count in group.steps]
-            counted = _step_counts(self._optimizer, live, group.parameters)
+            counted = step_counts(self._optimizer, live, group.parameters)
             if self.rule.uses_gradients and counted != steps:
                 raise ValueError(
                     f"the optimizer has taken {max(counted):g} steps and {max(steps):g} were expected: ask between the "
@@ -218,7 +218,7 @@ def _record_group(
         # Copies: a foreach SGD with Nesterov momentum changes .grad in place.
         gradients=[g.clone() for g in lifted([p.grad for p in moved])] if keeps else [],
         first=[optimizer.state.get(p, {}).get("momentum_buffer") is None for p in moved],
-        steps=_step_counts(optimizer, group, moved),
+        steps=step_counts(optimizer, group, moved),
         states=[],
     )
 
@@ -233,7 +233,7 @@ def _clipped_by_lamb(groups: list[GroupStep], max_norm: float, clip: Clip | None
     return scaled, inside if clip is None else _joined(clip, inside)
 
 
-def _step_counts(optimizer: Optimizer, group: dict[str, Any], parameters: Tensors) -> list[float]:
+def step_counts(optimizer: Optimizer, group: dict[str, Any], parameters: Tensors) -> list[float]:
     """Steps taken so far by each parameter; 0 where the optimizer does not count."""
     counts = [optimizer.state.get(p, {}).get("step", group.get("step", 0)) for p in parameters]
     return torch.stack([torch.as_tensor(count, dtype=torch.float64) for count in counts]).tolist() if counts else []

@@ -47,7 +47,7 @@ def section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None
 
 def peak_memory(arm: str, size: Size, threads: int) -> float:
     """Peak resident MiB of a process of its own that trains 12 steps."""
-    command = [sys.executable, __file__, arm, json.dumps(asdict(size)), str(threads)]
+    command = [sys.executable, "-m", "meta_bench.samples", arm, json.dumps(asdict(size)), str(threads)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPO / "tools"), str(REPO)])}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
     return float(done.stdout.strip().splitlines()[-1])

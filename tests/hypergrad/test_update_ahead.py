@@ -1,0 +1,65 @@
+"""The direction that is known before a step against the exact one after it."""
+
+import pytest
+import torch
+from timm.optim.lamb import Lamb
+from timm.optim.rmsprop_tf import RMSpropTF
+from torch.optim import SGD, Adam, AdamW, RMSprop
+
+from fastaug.hypergrad.update_ahead import direction_ahead
+from fastaug.hypergrad.updates import record_step
+
+OPTIMIZERS = {
+    "sgd": lambda groups: SGD(groups, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": Adam,
+    "amsgrad": lambda groups: AdamW(groups, amsgrad=True),
+    "adamw": lambda groups: AdamW(groups, weight_decay=0.1),
+    "rmsprop": RMSprop,
+    "rmsprop centered": lambda groups: RMSprop(groups, centered=True),
+    "rmsprop_tf": RMSpropTF,
+    "lamb": lambda groups: Lamb(groups, trust_clip=True, always_adapt=False, weight_decay=0.0),
+}
+
+
+def scene(name):
+    """Weights of two layers whose gradients differ a thousandfold, v, and the optimizer after 30 noisy steps."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {"low.weight": torch.nn.Parameter(torch.zeros(50)), "high.weight": torch.nn.Parameter(torch.zeros(50))}
+    scales = {"low.weight": 1e-2, "high.weight": 10.0}
+    groups = [{"params": [weights["low.weight"]], "lr": 1e-3}, {"params": [weights["high.weight"]], "lr": 2e-3}]
+    optimizer = OPTIMIZERS[name](groups)
+
+    def gradients():
+        for key, weight in weights.items():
+            weight.grad = scales[key] * (1 + 0.3 * torch.randn(50, generator=generator))
+
+    for _ in range(30):
+        gradients()
+        optimizer.step()
+    v = {key: torch.randn(50, generator=generator) for key in weights}
+    return weights, v, optimizer, gradients
+
+
+def cosine(one, other):
+    return torch.cosine_similarity(*(torch.cat([u[key] for key in sorted(u)]) for u in (one, other)), dim=0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_points_where_the_exact_direction_does(name):
+    weights, v, optimizer, gradients = scene(name)
+    ahead = direction_ahead(optimizer, weights.items(), v)
+    gradients()
+    recorded = record_step(optimizer, weights.items())
+    optimizer.step()
+    exact = recorded.direction(v)
+    assert cosine(ahead, exact) > (1 - 1e-6 if name == "sgd" else 0.98)
+    if name != "sgd":  # where it matters: plain gradient descent would point elsewhere
+        assert cosine(direction_ahead(optimizer, weights.items(), v, approximate=True), exact) < 0.9
+
+
+def test_before_the_first_step_it_is_gradient_descent_on_the_weights_of_v():
+    weights = {"a": torch.nn.Parameter(torch.ones(3)), "b": torch.nn.Parameter(torch.ones(2))}
+    optimizer = AdamW([{"params": [weights["a"]], "lr": 0.5}, {"params": [weights["b"]], "lr": 0.25}])
+    found = direction_ahead(optimizer, weights.items(), {"b": torch.tensor([1.0, -2.0])})
+    assert found.keys() == {"b"}
+    torch.testing.assert_close(found["b"], torch.tensor([-0.25, 0.5]))

@@ -10,15 +10,25 @@ import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
 from torch import Tensor
 
 from fastaug.errors import NonFiniteError, PeerError, RecipeError
 from fastaug.recipe import Recipe
 
 
+SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by the launcher
+
+
 def build_accelerator(recipe: Recipe) -> Accelerator:
     """Accelerate for devices, precision and processes; refuses a job whose processes do not see each other."""
+    if sharded := [name for name in SHARDED if parse_flag_from_env(name)]:
+        raise RecipeError(
+            [
+                f"{sharded[0]}: splits the network over processes, and fastaug needs the whole one in each, for its "
+                "checkpoints and the meta step; launch without it (DistributedDataParallel)"
+            ]
+        )
     cpu = not torch.cuda.is_available()
     if cpu and recipe.train.precision == "fp16":
         raise RecipeError(["train.precision: fp16 needs a GPU and none is visible; use bf16 or no"])

@@ -235,6 +235,11 @@ def test_processes_that_do_not_see_each_other_are_refused(recipe, tmp_path):
     assert status(tmp_path / "run")["code"] == 6
 
 
+def test_a_launcher_that_splits_the_network_is_refused(recipe, tmp_path):
+    command = [*TRAIN, *recipe, f"run.dir={tmp_path / 'run'}"]
+    assert "ACCELERATE_USE_FSDP: splits the network" in run(command, expected=2, ACCELERATE_USE_FSDP="true")
+
+
 @pytest.mark.slow
 def test_accelerate_launch_that_starts_too_few_processes_is_refused(recipe, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]

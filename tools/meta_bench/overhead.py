@@ -9,6 +9,7 @@ from meta_bench.scene import Scene, Steps
 
 SHARED = ["meta.learn=[policy,softness]"]
 PER_SAMPLE = ["meta.learn=[weights]", "meta.every=1", "meta.fraction=1"]
+STILL = ["meta.policy_lr=0", "meta.softness_lr=0"]
 NEVER = "meta.start_epochs=999"  # the same augmentation, and no meta step
 
 
@@ -38,16 +39,19 @@ def ratios(blocks: Mapping[str, list[dict[str, float]]], plain: str, clock: str 
 
 
 def shared_arms(points: Sequence[tuple[int, float, int]]) -> dict[str, list[str]]:
-    """K = 10, f = 1/4 with and without magnitudes, and the chosen points (K, f, meta images) of the frontier."""
+    """K = 10, f = 1/4 with and without magnitudes, and the chosen points (K, f, meta images) of the frontier.
+
+    At meta rates of 0: a policy that moves draws other operations, so that augmenting would cost more or less.
+    """
     k10 = ["meta.every=10", "meta.fraction=0.25", "meta.batch_size=16"]
     arms = {
-        "plain": [*SHARED, NEVER],
-        "K=10 f=1/4 all": [*SHARED, *k10],
-        "K=10 f=1/4 forward-only": [*SHARED, *k10, "meta.magnitudes=false"],
+        "plain": [*SHARED, *STILL, NEVER],
+        "K=10 f=1/4 all": [*SHARED, *STILL, *k10],
+        "K=10 f=1/4 forward-only": [*SHARED, *STILL, *k10, "meta.magnitudes=false"],
     }
     for every, fraction, images in points:
         point = [f"meta.every={every}", f"meta.fraction={fraction}", f"meta.batch_size={images}"]
-        arms[point_name(every, fraction, images)] = [*SHARED, *point]
+        arms[point_name(every, fraction, images)] = [*SHARED, *STILL, *point]
     return arms
 
 
@@ -58,10 +62,10 @@ def point_name(every: int, fraction: float, images: int) -> str:
 
 def cost_of_parts(scene: Scene, fractions: Sequence[float], sizes: Sequence[int]) -> dict[tuple[float, int], float]:
     """What one meta step adds, in plain steps, by f and meta images: a meta step after every update, against none."""
-    arms = {"plain": [*SHARED, NEVER]}
+    arms = {"plain": [*SHARED, *STILL, NEVER]}
     keys = {f"{fraction} {images}": (fraction, images) for fraction in fractions for images in sizes}
     for name, (fraction, images) in keys.items():
-        arms[name] = [*SHARED, "meta.every=1", f"meta.fraction={fraction}", f"meta.batch_size={images}"]
+        arms[name] = [*SHARED, *STILL, "meta.every=1", f"meta.fraction={fraction}", f"meta.batch_size={images}"]
     found = ratios(timed_blocks(scene, arms, block=3, rounds=5, warm=2), "plain")
     return {key: found[name] - 1 for name, key in keys.items()}
 

@@ -56,6 +56,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return error.code if isinstance(error, FastaugError) else 2
     lines = [f"{i}\t{parts.classes[label]}" for i, label in zip(ids, labels, strict=True)]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text("\n".join(lines) + "\n")
     if arguments.with_meta is not None:
         splits = parts.splits

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from fastaug.data import Batch
 from fastaug.meta import MetaStep
-from meta_bench.overhead import SHARED, point_name
+from meta_bench.overhead import SHARED, STILL, point_name
 from meta_bench.scene import Scene, Steps
 
 Point = tuple[int, float, int]  # K, f, meta images
-STILL = ["meta.policy_lr=0", "meta.softness_lr=0"]
 
 
 class Observer:

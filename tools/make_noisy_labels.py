@@ -61,10 +61,10 @@ def main() -> int:
     if arguments.with_meta is not None:
         splits = parts.splits
         arguments.with_meta.mkdir(parents=True, exist_ok=True)
-        lists = {"train": [*splits.train, *splits.meta], "select": splits.select, "test": splits.test}
+        # A list without a line empties a split that the folders name.
+        lists = {"train": [*splits.train, *splits.meta], "meta": [], "select": splits.select, "test": splits.test}
         for name, members in lists.items():
-            if len(members):
-                (arguments.with_meta / f"{name}.txt").write_text("\n".join(map(str, members)) + "\n")
+            (arguments.with_meta / f"{name}.txt").write_text("".join(f"{member}\n" for member in members))
     print(f"{arguments.out}: {len(ids)} of {len(parts.splits.train)} training images with a wrong label")
     return 0
 

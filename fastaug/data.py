@@ -4,14 +4,16 @@ Every loader drops damaged images from its batches and counts them in `skipped`;
 order. None draws a random number that is not keyed by (seed, epoch, id).
 """
 
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastaug.ahead import in_background
 from fastaug.errors import DataError
 from fastaug.feed import Crop, Encoded, Feed, Inputs, Task
 from fastaug.index import Index
@@ -79,6 +81,7 @@ class DaliLoader:
         self.skipped = self._feed.skipped
         self._resizer = None if on_gpu else Resizer(threads, data.interpolation)
         self._pipeline = self._build(largest_batch, self._feed.next_inputs)
+        self._open: Callable[[], Generator[Batch, None, None] | None] = lambda: None  # the stream that is not over
 
     def _build(self, batch_size: int, source: Callable[[], Inputs]) -> Any:
         from pipelines.folder import build_folder_pipeline
@@ -97,7 +100,20 @@ class DaliLoader:
         )
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """One batch for every request, in order; data.prefetch more are being decoded meanwhile, on a CPU one more."""
+        """One batch for every request, in order; data.prefetch more are being decoded meanwhile, on a CPU two more.
+
+        On a CPU a thread of its own does the host's part, which would keep the caller waiting while all cores decode.
+        It ends with the iterator. A stream that is open ends when the next one is asked for.
+        """
+        if (last := self._open()) is not None:
+            last.close()
+        stream = self._made(requests)
+        if self._resizer is not None:
+            stream = in_background(stream)
+        self._open = weakref.ref(stream)
+        return stream
+
+    def _made(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         if self._feed.waiting:  # the last caller left half-way: what it did not take is still in the pipeline
             self._pipeline = self._build(self.largest_batch, self._feed.next_inputs)
         self._feed.begin(requests)

@@ -16,7 +16,6 @@ from torch import Tensor
 from fastaug.errors import NonFiniteError, PeerError, RecipeError
 from fastaug.recipe import Recipe
 
-
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by the launcher
 
 

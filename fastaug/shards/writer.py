@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fastaug.ahead import ahead
 from fastaug.console import Bar, Console
 from fastaug.errors import DataError, StorageError
 from fastaug.index import Index, Status, to_arrays
 from fastaug.run_folder import write_atomically
-from fastaug.shards.ahead import ahead
 from fastaug.shards.layout import (
     MANIFEST,
     TABLE,

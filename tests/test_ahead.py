@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastaug.shards.ahead import ahead
+from fastaug.ahead import ahead
 
 
 def own_threads() -> list[str]:

@@ -1,16 +1,18 @@
 """Work done ahead of the caller, in order, in threads that end with the iterator."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, repeat
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int, threads: int = 1) -> Iterator[Result]:
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], depth: int, threads: int = 1
+) -> Generator[Result, None, None]:
     """function(item) of every item, in order; up to `depth` more are in preparation while the caller works.
 
     `items` is read in the caller's thread. An error of `function` is raised where its result would have come. Closing
@@ -26,3 +28,12 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int,
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_background(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """The same items, each made in a thread of its own while the caller works on the one before."""
+    end = object()
+    for item in ahead(lambda _: next(items, end), repeat(None), depth=1):
+        if item is end:
+            return
+        yield item  # type: ignore[misc]

@@ -138,5 +138,5 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         meter=TrainMeter(accelerator),
         evaluator=Evaluator(recipe, accelerator, parts, tested, augment),
         sample_losses=build_sample_losses(recipe, accelerator, parts),
-        meta=build_meta(recipe, accelerator, parts, order, plain, optimizer, ema, augment, console),
+        meta=build_meta(recipe, accelerator, parts, order, plain, model, optimizer, ema, augment, console),
     )

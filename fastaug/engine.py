@@ -99,9 +99,10 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
 def forward(trainer: Trainer, inputs: Tensor, target: SoftTarget, seed: int) -> tuple[Tensor, SoftTarget]:
     """Logits of a micro-batch, and its target with instant weights and labels if the recipe learns those."""
     meta, step = trainer.meta, trainer.progress.step
+    logits = None
     if meta is not None and meta.joins_pass(step):
-        return meta.forward(trainer.model, inputs, target, step, seed)
-    return trainer.model(inputs), target
+        logits, target = meta.forward(inputs, target, step, seed)
+    return trainer.model(inputs) if logits is None else logits, target
 
 
 def update(trainer: Trainer, batch: Batch, logits: Tensor, loss: Tensor, seed: int) -> None:

@@ -47,13 +47,17 @@ def check_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
 
 
 class MetaStep:
-    """The meta step of one process of a run; `average` is the moving average of the network if that is validated."""
+    """The meta step of one process of a run.
+
+    `model`: the network as training calls it; `average`: its moving average if that is validated.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         accelerator: Accelerator,
         network: nn.Module,
+        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         augment: BatchAugment,
         validation: ValidationGradient,
@@ -65,7 +69,8 @@ class MetaStep:
     ) -> None:
         assert augment.learned is not None
         check_optimizer(recipe, optimizer)
-        self.recipe, self.accelerator, self.network, self.optimizer = recipe, accelerator, network, optimizer
+        self.recipe, self.accelerator, self.optimizer = recipe, accelerator, optimizer
+        self.network, self.model = network, model
         self.augment, self.learned, self.validation, self.losses = augment, augment.learned, validation, losses
         self.steps_per_epoch, self.average, self.say = steps_per_epoch, average, say
         self.first_step = round(recipe.meta.start_epochs * steps_per_epoch)
@@ -99,10 +104,8 @@ class MetaStep:
 
     # ---- in the training pass: instant weights and labels, and the engine fused ----
 
-    def forward(
-        self, model: nn.Module, images: Tensor, target: SoftTarget, step: int, seed: int
-    ) -> tuple[Tensor, SoftTarget]:
-        """Logits of a micro-batch by `model`, and its target with this update's own weights or labels."""
+    def forward(self, images: Tensor, target: SoftTarget, step: int, seed: int) -> tuple[Tensor | None, SoftTarget]:
+        """A micro-batch's target with this update's own weights or labels; its logits if the engine is `fused`."""
         if self._renews(step):
             self.validation.renew(self._weights(self._validated()), self.names)
         u = direction_ahead(
@@ -115,12 +118,12 @@ class MetaStep:
         problem = self._problem(self._weights(self.network), Samples(images, written), seed)
         engine = self._engine(problem)
         if engine == "fused":
-            logits, self._cotangent = training_pass(problem, u, model)
+            logits, self._cotangent = training_pass(problem, u, self.model)
         else:
             logits, self._cotangent = None, ENGINES[engine](problem, u, images=False)
         if self.instant:
             target = self._instant(self._cotangent, written, target, step)
-        return model(images) if logits is None else logits, target
+        return logits, target
 
     def _instant(self, cotangent: Cotangent, written: SoftTarget, target: SoftTarget, step: int) -> SoftTarget:
         """What the cotangent in `written`, which is `target` with its rows written out, makes of it."""

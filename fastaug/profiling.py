@@ -104,7 +104,7 @@ PARTS = {
     "accelerator": {"backward": "backward", "clip_grad_norm_": "optimizer"},
     "optimizer": {"step": "optimizer", "zero_grad": "optimizer"},
     "ema": {"update": "optimizer"},
-    "meta": {"targets": "meta", "record": "meta", "step": "meta"},
+    "meta": {"forward": "meta", "record": "meta", "step": "meta"},
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastaug.ahead import ahead
+from fastaug.ahead import ahead, in_background
 
 
 def own_threads() -> list[str]:
@@ -31,7 +31,7 @@ def test_works_ahead_while_the_caller_is_busy_but_no_further_than_depth() -> Non
         time.sleep(0.001)
     time.sleep(0.02)
     assert begun == [0, 1, 2, 3]
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
 
 
 def test_threads_end_with_an_iterator_left_half_way() -> None:
@@ -57,4 +57,36 @@ def test_an_error_of_the_items_reaches_the_caller() -> None:
 
     with pytest.raises(KeyError, match="gone"):
         list(ahead(lambda i: i, items(), 1))
+    assert not own_threads()
+
+
+def test_in_background_the_next_item_is_made_while_the_caller_works() -> None:
+    made: list[tuple[int, str]] = []
+
+    def items() -> Iterator[int]:
+        for i in range(5):
+            made.append((i, threading.current_thread().name))
+            yield i
+
+    stream = in_background(items())
+    assert next(stream) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert [i for i, _ in made] == [0, 1]
+    assert {name.rpartition("_")[0] for _, name in made} == {"fastaug-ahead"}
+    assert list(stream) == [1, 2, 3, 4]
+    assert not own_threads()
+
+
+def test_in_background_an_error_comes_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise KeyError("gone")
+
+    stream = in_background(items())
+    assert next(stream) == 1
+    with pytest.raises(KeyError, match="gone"):
+        next(stream)
     assert not own_threads()

@@ -135,6 +135,14 @@ def test_a_stream_left_half_way_does_not_leak_into_the_next(index: Index, prefet
     assert same(by_id(loader, requests()), by_id(loader_of(index), requests()))
 
 
+def test_asking_for_a_stream_ends_the_one_that_is_open(index: Index) -> None:
+    loader = loader_of(index)
+    before = loader.batches(requests(epoch=1))
+    next(before)
+    assert same(by_id(loader, requests()), by_id(loader_of(index), requests()))
+    assert next(before, None) is None
+
+
 def test_a_batch_held_by_the_caller_is_not_overwritten(index: Index) -> None:
     held: list[tuple[Batch, torch.Tensor]] = []
     loader = loader_of(index)

@@ -151,6 +151,17 @@ def test_the_meta_step_is_a_stage_over_whole_cadences(
     assert "meta" not in found.not_measured
 
 
+def test_a_training_pass_that_the_meta_step_takes_is_its_stage(
+    make_trainer: MakeTrainer, jpeg_folder: Callable[..., Path]
+) -> None:
+    words = [f"data.root={jpeg_folder(images=16)}", "data.loader=resident", "data.crop=whole", "data.threads=1"]
+    words += ["data.test_fraction=0.25", "data.meta_fraction=0.25", "meta.learn=[instant_weights]", "meta.every=1"]
+    words += ["meta.batch_size=4", "meta.fraction=1", "meta.engine=fused", "data.img_size=32"]
+    found = profile(make_trainer(*words, "model.ema=false", "train.accumulate=1"), 2)
+    assert all("meta" in step for step in found.steps)
+    assert found.mean("meta") > found.mean("forward")
+
+
 def test_a_slow_loader_limits(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer("train.accumulate=1")
     found = profile(replace(trainer, loader=SlowLoader(trainer.loader, 0.25)), 2)

@@ -55,10 +55,14 @@ def test_gates(tool: ModuleType) -> None:
 
 
 def test_memory_of_a_process_that_has_ended_is_none(tool: ModuleType) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    watched = psutil.Process(process.pid)
-    assert tool.tree_memory(watched) > 1
-    process.communicate(b"\n")
+    program = "print('up', flush=True); input()"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"  # the interpreter is in memory
+        watched = psutil.Process(process.pid)
+        assert tool.tree_memory(watched) > 1
+        process.communicate(b"\n")
     assert tool.tree_memory(watched) == 0
 
 

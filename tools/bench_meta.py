@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=20, help="hypergradients that are averaged (default 20)")
     parser.add_argument("--meta-images", nargs="*", type=int, default=[64, 256], help="of the frontier")
     parser.add_argument("--half-life", type=float, default=20, help="updates, of the averaged v on the frontier")
-    parser.add_argument("--point", default="20,0.25,64", metavar="K,f,m", help="timed end to end and reported")
+    parser.add_argument("--point", default="40,0.25,64", metavar="K,f,m", help="timed end to end and reported")
     parser.add_argument("--seeds", type=int, default=3, help="of the study of wrong labels")
     parser.add_argument(
         "--peer-python", action="append", default=[], metavar="NAME=PATH", help="of a library's own venv"

@@ -136,14 +136,17 @@ def test_only_what_ran_counts_as_measured(make_trainer: MakeTrainer) -> None:
     assert sum(share for name, _, share in profile_view.rows(found) if name != "idle") == pytest.approx(1)
 
 
+WITH_META = [
+    *("data.loader=resident", "data.crop=whole", "data.threads=1", "data.img_size=32", "data.test_fraction=0.25"),
+    *("data.meta_fraction=0.25", "meta.batch_size=4", "model.ema=false", "train.accumulate=1"),
+]
+
+
 def test_the_meta_step_is_a_stage_over_whole_cadences(
     make_trainer: MakeTrainer, jpeg_folder: Callable[..., Path]
 ) -> None:
-    words = [f"data.root={jpeg_folder(images=16)}", "data.loader=resident", "data.crop=whole", "data.threads=1"]
-    words += ["data.test_fraction=0.25", "data.meta_fraction=0.25", "meta.learn=[softness]", "augment.shift=0.2"]
-    words += ["meta.batch_size=4", "meta.every=2", "meta.start_epochs=1", "meta.engine=forward"]
-    words += ["model.ema=false", "train.accumulate=1", "data.img_size=32"]
-    trainer = make_trainer(*words)
+    words = ["meta.learn=[softness]", "augment.shift=0.2", "meta.every=2", "meta.start_epochs=1", "meta.engine=forward"]
+    trainer = make_trainer(*WITH_META, f"data.root={jpeg_folder(images=16)}", *words)
     found = profile(trainer, 3)
     assert len(found.steps) == 4  # two cadences
     assert ["meta" in step for step in found.steps].count(True) == 2
@@ -154,10 +157,8 @@ def test_the_meta_step_is_a_stage_over_whole_cadences(
 def test_a_training_pass_that_the_meta_step_takes_is_its_stage(
     make_trainer: MakeTrainer, jpeg_folder: Callable[..., Path]
 ) -> None:
-    words = [f"data.root={jpeg_folder(images=16)}", "data.loader=resident", "data.crop=whole", "data.threads=1"]
-    words += ["data.test_fraction=0.25", "data.meta_fraction=0.25", "meta.learn=[instant_weights]", "meta.every=1"]
-    words += ["meta.batch_size=4", "meta.fraction=1", "meta.engine=fused", "data.img_size=32"]
-    found = profile(make_trainer(*words, "model.ema=false", "train.accumulate=1"), 2)
+    words = ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1", "meta.engine=fused"]
+    found = profile(make_trainer(*WITH_META, f"data.root={jpeg_folder(images=16)}", *words), 2)
     assert all("meta" in step for step in found.steps)
     assert found.mean("meta") > found.mean("forward")
 

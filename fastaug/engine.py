@@ -17,7 +17,7 @@ from fastaug.meta_log import alarms
 from fastaug.pictures import log_batch
 from fastaug.processes import any_process, merged, stop_if_not_finite
 from fastaug.resume import restore, save
-from fastaug.samples import found_errors, suspicion, write_samples
+from fastaug.samples import found_errors, sample_figures, write_samples
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.targets import SoftTarget
 
@@ -197,7 +197,7 @@ def log_meta(trainer: Trainer) -> None:
     for line in lines:
         trainer.folder.append("metrics.jsonl", line)
     learned = trainer.meta.learned
-    summary = learned.summary() | found_errors(trainer.parts, suspicion(learned, None))
+    summary = learned.summary() | found_errors(trainer.parts, sample_figures(learned, None))
     found = alarms(summary, trainer.meta.log.skipped)
     report(trainer, "learned", summary | ({"alarms": found} if found else {}))
     for alarm in found:
@@ -254,12 +254,12 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
 def judge_samples(trainer: Trainer) -> dict[str, Any]:
     """Writes samples.csv where losses or weights of single images are known; how well they find replaced labels."""
     losses = None if trainer.sample_losses is None else trainer.sample_losses.means(trainer.accelerator)
-    scores = suspicion(None if trainer.meta is None else trainer.meta.learned, losses)
-    if not scores:
+    figures = sample_figures(None if trainer.meta is None else trainer.meta.learned, losses)
+    if not figures:
         return {}
     if trainer.accelerator.is_main_process:
-        write_samples(trainer.parts, scores, trainer.folder.path / "samples.csv")
-    return {"samples": found_errors(trainer.parts, scores)}
+        write_samples(trainer.parts, figures, trainer.folder.path / "samples.csv")
+    return {"samples": found_errors(trainer.parts, figures)}
 
 
 def collect_skipped(trainer: Trainer) -> None:

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastaug.meta_parameters import WEIGHTS
-
 _SATURATED, _IDENTITY, _FAINT = 0.98, 0.95, 0.2
 
 
@@ -59,7 +57,7 @@ def alarms(summary: dict[str, float], skipped: int) -> list[str]:
     for name, value in summary.items():
         if name.endswith(("saturation", "saturated")) and value > _SATURATED:
             found.append(f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate")
-    if "weight_mean" in summary and summary["weight_mean"] < WEIGHTS[0] + _FAINT:
+    if "weight_mean" in summary and summary["weight_mean"] < _FAINT:
         found.append(f"the mean sample weight is {summary['weight_mean']:.3f}; lower meta.weights_lr")
     if skipped:
         found.append(f"{skipped} meta steps were left out: their hypergradient was not finite; lower optim.lr")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXPONENTS = (0.25, 16.0)  # k of the softening curve
 LARGEST_SMOOTHING = 0.5
-WEIGHTS = (0.05, 1.95)  # of a training image; 1 is half-way
+WEIGHTS = (0.0, 2.0)  # of a training image
 FACTORS = (0.1, 10.0)  # on learning rate and weight decay
 INSTANT = {"instant_weights", "instant_labels"}
 
@@ -50,42 +50,42 @@ class Bounded(nn.Module):
 
 
 class SampleWeights(nn.Module):
-    """A loss weight in WEIGHTS for each of `size` ids, 1 at the start."""
+    """A loss weight in WEIGHTS for each of `size` ids, 1 at the start.
 
-    raw: Tensor
+    The weights are the numbers that move, cut off at the bounds, and 0 is one of them: behind a logistic function a
+    sample near a bound hardly moves any more, and with a small weight a wrong label is learned all the same, later
+    (docs/meta.md).
+    """
+
+    weight: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.register_buffer("raw", torch.zeros(size))
+        self.register_buffer("weight", torch.ones(size))
 
     def rows(self, ids: Tensor) -> Tensor:
-        """The unbounded numbers of `ids` (on the host), a leaf of their own: gradients stop here."""
-        return self.raw[ids.to(self.raw.device)].requires_grad_()
-
-    @staticmethod
-    def bounded(rows: Tensor) -> Tensor:
-        """Weights of what `rows` gave."""
-        return WEIGHTS[0] + (WEIGHTS[1] - WEIGHTS[0]) * torch.sigmoid(rows)
+        """The weights of `ids` (on the host), a leaf of their own: gradients stop here."""
+        return self(ids).requires_grad_()
 
     def forward(self, ids: Tensor) -> Tensor:
         """Weights [n] of `ids` [n] (on the host)."""
-        return self.bounded(self.raw[ids.to(self.raw.device)])
+        return self.weight[ids.to(self.weight.device)]
 
     def move(self, ids: Tensor, gradient: Tensor, rate: float) -> None:
-        """One step against the hypergradient [n] of the rows of `ids` [n], ids of all processes, each at most once.
+        """One step against the hypergradient [n] of the weights of `ids` [n], ids of all processes, each at most once.
 
-        The step knows no scale: the mean is taken out of the gradient, so that weights do not all shrink (a lower
-        learning rate in disguise), then it is divided by its root mean square and clipped at 3. Samples whose
-        gradient is not finite stay.
+        Where smaller weights for the whole batch would help (a lower learning rate in disguise), their mean, weighted
+        by the weights, is taken out of the gradient: weights cannot all shrink. Then it is divided by its root mean
+        square and clipped at 3, so that the step knows no scale. Samples whose gradient is not finite stay.
         """
-        ids = ids.to(self.raw.device)
-        finite = gradient.isfinite()
+        ids = ids.to(self.weight.device)
+        weights, finite = self.weight[ids], gradient.isfinite()
         gradient = torch.where(finite, gradient, 0)
-        count = finite.sum().clamp_min(1)
-        centred = torch.where(finite, gradient - gradient.sum() / count, 0)
-        scale = (centred.square().sum() / count).sqrt()
-        step = rate * (centred / torch.where(scale > 0, scale, 1)).clamp(-3, 3)
-        self.raw[ids] -= step
+        shrinking = (weights * gradient).sum() / (weights * finite).sum().clamp_min(torch.finfo(weights.dtype).tiny)
+        gradient = torch.where(finite, gradient - shrinking.clamp_min(0), 0)
+        scale = (gradient.square().sum() / finite.sum().clamp_min(1)).sqrt()
+        step = rate * (gradient / torch.where(scale > 0, scale, 1)).clamp(-3, 3)
+        self.weight[ids] = (weights - step).clamp(*WEIGHTS)
 
 
 class InnerRates(nn.Module):
@@ -171,8 +171,8 @@ class MetaParameters(nn.Module):
         if self.smoothing is not None:
             found |= {"smoothing": self.smoothing().item(), "smoothing_saturation": self.smoothing.saturation().item()}
         if self.weights is not None:
-            weights = self.weights.bounded(self.weights.raw)
-            found |= {"weight_mean": weights.mean().item(), "weight_least": weights.min().item()}
+            weight = self.weights.weight
+            found |= {"weight_mean": weight.mean().item(), "weight_zero": (weight == 0).float().mean().item()}
         if self.optim is not None:
             found |= {f"optim_{name}": value.item() for name, value in self.optim.values().items()}
         return found

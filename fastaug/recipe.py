@@ -183,7 +183,7 @@ class Meta:
     softness_lr: float = limits(0.01, low=0)
     smoothing_lr: float = limits(0.01, low=0)
     optim_lr: float = limits(0.01, low=0)
-    weights_lr: float = limits(0.5, low=0)  # of the table: largest step of a sample's logit is 3 times it
+    weights_lr: float = limits(0.2, low=0)  # of the table: largest step of a weight is 3 times it
     labels_temperature: float = limits(1.0, above=0)  # instant labels: larger stays nearer to uniform
     labels_trust: float = limits(5.0, low=0)  # instant labels: how much the given label counts
 

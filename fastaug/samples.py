@@ -54,16 +54,19 @@ def build_sample_losses(recipe: Recipe, accelerator: Accelerator, parts: DataPar
     return SampleLosses(len(parts.index.labels), sample_losses(recipe.augment), accelerator.device)
 
 
-def suspicion(learned: MetaParameters | None, mean_losses: Tensor | None) -> dict[str, Tensor]:
-    """Scores [size] of all ids that are larger for images whose label looks wrong, by what they come from."""
+def sample_figures(learned: MetaParameters | None, mean_losses: Tensor | None) -> dict[str, Tensor]:
+    """What a run knows of all ids, [size] each, by name: the first tells wrong labels best."""
     found = {} if mean_losses is None else {"loss": mean_losses}
     if learned is not None and learned.weights is not None:
-        found["weight"] = -learned.weights.bounded(learned.weights.raw)
+        found["weight"] = learned.weights.weight
     return found
 
 
-def found_errors(parts: DataParts, scores: dict[str, Tensor]) -> dict[str, float]:
-    """Area under the ROC curve of each score for the training images whose label data.labels replaced."""
+_SUSPICIOUS = {"loss": 1, "weight": -1}  # sign under which a figure is larger for images whose label looks wrong
+
+
+def found_errors(parts: DataParts, figures: dict[str, Tensor]) -> dict[str, float]:
+    """Area under the ROC curve of each figure for the training images whose label data.labels replaced."""
     if parts.index is None or parts.folder_labels is None:
         return {}
     wrong = torch.from_numpy((parts.index.labels != parts.folder_labels)[parts.splits.train])
@@ -71,7 +74,8 @@ def found_errors(parts: DataParts, scores: dict[str, Tensor]) -> dict[str, float
         return {}
     ids = torch.from_numpy(parts.splits.train)
     return {
-        f"{name}_auroc": binary_auroc(_ranks(score[ids].cpu()), wrong.long()).item() for name, score in scores.items()
+        f"{name}_auroc": binary_auroc(_ranks(_SUSPICIOUS[name] * figure[ids].cpu()), wrong.long()).item()
+        for name, figure in figures.items()
     }
 
 
@@ -81,15 +85,14 @@ def _ranks(score: Tensor) -> Tensor:
     return place / max(int(place.max()), 1)
 
 
-def write_samples(parts: DataParts, scores: dict[str, Tensor], file: Path) -> None:
-    """A line for every training image, the most suspicious first: id, path, class it is trained as, scores."""
+def write_samples(parts: DataParts, figures: dict[str, Tensor], file: Path) -> None:
+    """A line for every training image, the most suspicious first: id, path, class it is trained as, figures."""
     assert parts.index is not None
-    columns = {name: score.cpu().tolist() for name, score in scores.items()}
+    columns = {name: figure.cpu().tolist() for name, figure in figures.items()}
     ids: list[Any] = parts.splits.train.tolist()
-    first = next(iter(columns.values()))
     with open(file, "w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
         writer.writerow(["id", "path", "class", *columns])
-        for i in sorted(ids, key=lambda i: -first[i]):
+        for i in sorted(ids, key=lambda i: [-_SUSPICIOUS[name] * column[i] for name, column in columns.items()]):
             label = parts.classes[int(parts.index.labels[i])]
             writer.writerow([i, parts.name_of(i), label, *(f"{column[i]:.6g}" for column in columns.values())])

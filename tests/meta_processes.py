@@ -44,7 +44,7 @@ def main() -> None:
     for _ in range(3):
         train_step(trainer, batches)
     if accelerator.is_main_process:
-        print("FOUND " + json.dumps({"shared": found, "table": table.raw.tolist()}))
+        print("FOUND " + json.dumps({"shared": found, "table": (table.weight - 1).tolist()}))
     accelerator.end_training()
 
 

@@ -136,7 +136,7 @@ class BatchAugment:
         ids, position = torch.unique(part.ids, return_inverse=True)
         table = self.learned.weights
         leaf = None if table is None else table.rows(ids)
-        weights = None if table is None or leaf is None else table.bounded(leaf)[position.to(leaf.device)]
+        weights = None if table is None or leaf is None else leaf[position.to(leaf.device)]
         images, target = self._apply(part, epoch, params, weights)
         chance = self._log_probability(part, epoch, params)
         classes, mass, weight = (field[:n] for field in target[:3])

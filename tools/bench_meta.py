@@ -4,8 +4,9 @@
 Sections (--only to choose): `engines`: one hypergradient step by every engine and by other libraries, whole steps in
 units of a plain step, memory, agreement with float64. `overhead`: whole training steps with a meta step every K, next
 to the same training without, taking turns. `frontier`: over K, f and meta batch, the cosine of the mean of 20
-hypergradients with the mean exact one, with the overhead of its measured parts; table and picture. `samples`: a loss
-weight for every sample at every step: price, memory, and how well wrong labels are found. Best on a quiet machine.
+hypergradients with the mean exact one on real digits, with the overhead of its measured parts; table and picture.
+`samples`: a loss weight for every sample at every step: price, memory, and how well wrong labels are found. Best on a
+quiet machine.
 """
 
 import sys
@@ -25,7 +26,6 @@ from meta_bench.scene import Size, new_scene
 from peers import report
 
 SECTIONS = ("engines", "overhead", "frontier", "samples")
-CADENCES, FRACTIONS = (5, 10, 20, 40), (0.125, 0.25, 0.5)
 
 
 def parse() -> argparse.Namespace:
@@ -40,7 +40,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=100, help="(default 100)")
     parser.add_argument("--rounds", type=int, default=6, help="timed rounds of 40 steps, or of the engines (default 6)")
     parser.add_argument("--count", type=int, default=20, help="hypergradients that are averaged (default 20)")
-    parser.add_argument("--meta-images", nargs="*", type=int, default=[64, 256], help="of the frontier")
+    parser.add_argument("--cadences", nargs="*", type=int, default=[5, 10, 20, 40], help="K, of the frontier")
+    parser.add_argument("--fractions", nargs="*", type=float, default=[0.125, 0.25, 0.5], help="f, of the frontier")
+    parser.add_argument("--meta-images", nargs="*", type=int, default=[64, 256], help="m, of the frontier")
     parser.add_argument("--half-life", type=float, default=20, help="updates, of the averaged v on the frontier")
     parser.add_argument("--point", default="40,0.25,64", metavar="K,f,m", help="timed end to end and reported")
     parser.add_argument("--seeds", type=int, default=3, help="of the study of wrong labels")
@@ -75,19 +77,20 @@ def overhead_section(args: argparse.Namespace, size: Size, found: dict[str, Any]
 
 def frontier_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
     """Cosine and overhead of every point."""
-    with new_scene(size) as scene:
-        cosines = quality(scene, CADENCES, FRACTIONS, args.meta_images, half_life=args.half_life, count=args.count)
-        costs = cost_of_parts(scene, FRACTIONS, args.meta_images)
-    points = [
-        (point, 100 * costs[point[1], point[2]] / point[0], cosines[point])
-        for point in itertools.product(CADENCES, FRACTIONS, args.meta_images)
-    ]
-    table = [(point_name(*point), f"{overhead:.1f} %", f"{cosine:.3f}") for point, overhead, cosine in points]
-    report.print_table("frontier (overhead from measured meta steps)", ("point", "of a plain step", "cosine"), table)
-    found["frontier"] = [{"point": p, "overhead_percent": o, "cosine": c} for p, o, c in points]
-    found["figures"]["shared_cosine"] = cosines[point_of(args.point)]
+    grid = args.cadences, args.fractions, args.meta_images
+    with new_scene(size, digits=True) as scene:
+        cosines = quality(scene, *grid, half_life=args.half_life, count=args.count)
+        costs = cost_of_parts(scene, args.fractions, args.meta_images)
+    overhead = {point: 100 * costs[point[1], point[2]] / point[0] for point in itertools.product(*grid)}
+    found["frontier"] = [{"point": p, "overhead_percent": overhead[p], "cosine": cosines[p]} for p in overhead]
+    parts = list(next(iter(cosines.values())))
+    table = [(point_name(*p), f"{overhead[p]:.1f} %", *(f"{c:.3f}" for c in cosines[p].values())) for p in overhead]
+    report.print_table("frontier (overhead from measured meta steps)", ("point", "of a plain step", *parts), table)
+    chosen = point_of(args.point)
+    if chosen in cosines:
+        found["figures"]["shared_cosine"] = cosines[chosen]["all"]
     if args.png is not None:
-        picture(points, str(args.png))
+        picture([(p, overhead[p], cosines[p]["all"]) for p in overhead], str(args.png))
 
 
 def engines_section(args: argparse.Namespace, _: Size, found: dict[str, Any]) -> None:

@@ -74,8 +74,11 @@ def quality(
     *,
     half_life: float,
     count: int,
-) -> dict[Point, float]:
-    """Cosine of the mean of `count` cheap hypergradients and the mean of the exact ones at the same steps, by point."""
+) -> dict[Point, dict[str, float]]:
+    """Cosine of the mean of `count` cheap hypergradients and the mean of the exact ones at the same steps, by point.
+
+    "all" numbers together, then each parameter by itself.
+    """
     trainer = scene.trainer(*SHARED, *STILL)
     whole = len(trainer.parts.splits.meta)
 
@@ -96,12 +99,16 @@ def quality(
                 observers[every, fraction, images] = observer(fraction, images, [every], half_life)
     trainer.meta = Observers(observers)  # type: ignore[assignment]
     Steps(trainer)(max(cadences) * count)
-    exact = observers.pop("exact").seen
+    exact = observers.pop("exact")
+    names = {id(p): name for name, p in exact.meta.learned.named_parameters()}
+    sizes_of = [p.numel() for p in exact.meta.shared]
     found = {}
     for point, one in observers.items():
-        steps = sorted(one.seen)
-        cheap, truth = (torch.stack([seen[s] for s in steps]).mean(0) for seen in (one.seen, exact))
-        found[point] = F.cosine_similarity(cheap, truth, dim=0).item()
+        cheap, truth = (torch.stack([seen[s] for s in sorted(one.seen)]).mean(0) for seen in (one.seen, exact.seen))
+        found[point] = {"all": F.cosine_similarity(cheap, truth, dim=0).item()}
+        pairs = zip(exact.meta.shared, cheap.split(sizes_of), truth.split(sizes_of), strict=True)
+        for parameter, part, true_part in pairs:
+            found[point][names[id(parameter)]] = F.cosine_similarity(part, true_part, dim=0).item()
     return found
 
 

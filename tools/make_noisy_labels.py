@@ -15,7 +15,7 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 import argparse
 from pathlib import Path
 
-from fastaug.errors import FastaugError
+from fastaug.errors import FastaugError, RecipeError
 from fastaug.recipe_reading import read_recipe
 
 
@@ -43,7 +43,7 @@ def main() -> int:
 
         parts = find_data(recipe, build_accelerator(recipe))
         if parts.index is None:
-            raise FastaugError("data.loader: synthetic has no labels to replace; name a data.root")
+            raise RecipeError(["data.loader: synthetic has no labels to replace; name a data.root"])
         ids, labels = noisy_labels(
             parts.index.labels,
             parts.splits.train,

@@ -67,15 +67,17 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     step, world = progress.step, accelerator.num_processes
     epoch, images = step // order.steps_per_epoch, order.size(step)
     rate = trainer.set_rate(step)
-    # Dropout and drop path draw from torch's generator: seeding each update leaves no state to save.
-    seed = scalar_seed(Key(trainer.recipe.run.seed, epoch, Stream.MODEL), step * world + order.rank)
-    torch.manual_seed(seed)
     total = torch.zeros((), device=accelerator.device)
     ids = []
     for micro in range(order.accumulate):
         batch = next(batches)
         inputs, target = trainer.augment.training(batch, epoch)
         last = micro == order.accumulate - 1
+        # Dropout and drop path draw from torch's generator: seeding each pass leaves no state to save.
+        seed = scalar_seed(
+            Key(trainer.recipe.run.seed, epoch, Stream.MODEL), (step * order.accumulate + micro) * world + order.rank
+        )
+        torch.manual_seed(seed)
         with nullcontext() if last else accelerator.no_sync(trainer.model):
             logits, target = forward(trainer, inputs, target, seed)
             if step == micro == 0:
@@ -108,7 +110,7 @@ def forward(trainer: Trainer, inputs: Tensor, target: SoftTarget, seed: int) -> 
 def update(trainer: Trainer, batch: Batch, logits: Tensor, loss: Tensor, seed: int) -> None:
     """Clips, steps the optimizer and the moving average, and takes the meta step.
 
-    `batch` and `logits` are those of the last micro-batch, `loss` is that of the update.
+    `batch`, `logits` and `seed` are those of the last micro-batch, `loss` is that of the update.
     """
     accelerator, step = trainer.accelerator, trainer.progress.step
     meta = trainer.meta if trainer.meta is not None and trainer.meta.due(step) else None
@@ -198,7 +200,7 @@ def log_meta(trainer: Trainer) -> None:
         trainer.folder.append("metrics.jsonl", line)
     learned = trainer.meta.learned
     summary = learned.summary() | found_errors(trainer.parts, sample_figures(learned, None))
-    found = alarms(summary, trainer.meta.log.skipped)
+    found = alarms(summary, trainer.meta.log, trainer.meta.validation.left_out)
     report(trainer, "learned", summary | ({"alarms": found} if found else {}))
     for alarm in found:
         trainer.console.print(f"meta step: {alarm}")
@@ -264,7 +266,8 @@ def judge_samples(trainer: Trainer) -> dict[str, Any]:
 
 def collect_skipped(trainer: Trainer) -> None:
     """Adds the damaged images that the loaders of all processes met, and names the new ones in the log."""
-    found = merged(trainer.accelerator, trainer.loader.skipped | trainer.evaluator.loader.skipped)
+    met = trainer.loader.skipped | trainer.evaluator.loader.skipped
+    found = merged(trainer.accelerator, met if trainer.meta is None else met | trainer.meta.validation.skipped)
     for sample, reason in found.items():
         if sample not in trainer.progress.skipped:
             trainer.progress.skipped[sample] = reason

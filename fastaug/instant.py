@@ -25,28 +25,39 @@ def instant_weights(harm: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
     """Weights [n] proportional to max(0, -harm), of mean 1 over all processes (Ren et al. 2018, eq. 8 and 9).
 
     `harm` [n]: derivative of the validation loss in each weight. Samples that harm get no weight; if all do, all have
-    weight 0. A number that is not finite counts as harm. `total` sums over processes.
+    weight 0. A number that is not finite counts as harm, but if none is finite all have weight 1. `total` sums over
+    processes.
     """
-    help_ = torch.where(harm.isfinite(), -harm, 0).clamp_min(0)
-    summed, count = total(torch.stack([help_.sum(), help_.new_tensor(float(len(help_)))]))
-    return help_ * count / torch.where(summed > 0, summed, 1)
+    known = harm.isfinite()
+    help_ = torch.where(known, -harm, 0).clamp_min(0)
+    figures = torch.stack([help_.sum(), known.sum().to(help_), help_.new_tensor(float(len(help_)))])
+    summed, finite, count = total(figures)
+    return torch.where(finite > 0, help_ * count / torch.where(summed > 0, summed, 1), 1)
 
 
 def instant_labels(
-    cotangent: Cotangent, target: SoftTarget, *, temperature: float, trust: float
+    cotangent: Cotangent, target: SoftTarget, *, temperature: float, trust: float, total: Callable[[Tensor], Tensor]
 ) -> tuple[SoftTarget, Tensor]:
     """The target with soft labels that agree with the validation gradient, and the harm [n] of the samples so labelled.
 
     Row i maximises <gain_i + trust t_i, y> + temperature entropy(y) over probabilities y, whose solution is a softmax;
-    gain is the cotangent in the rows, sign turned, without its mean over classes and in units of its root mean square
-    over the batch; t_i the given target. After SAFLEX (Ding et al., ICLR 2024), whose weights are 1 where the harm is
-    negative and 0 elsewhere. `target` as `with_rows` gives it.
+    gain is the cotangent in the rows for a sample of weight 1, sign turned, without its mean over classes and in units
+    of its root mean square over all processes' samples (`total` sums over them); t_i the given target. After SAFLEX
+    (Ding et al., ICLR 2024), whose weights are 1 where the harm is negative and 0 elsewhere.
+
+    The harm is that of the new label beyond that of an even one, 1 / classes each, in the same units: a sample is of
+    use if its label is better than to say nothing. A sample whose cotangent is not finite keeps its label; harm NaN.
+    `target` as `with_rows` gives it.
     """
     assert cotangent.rows is not None
     assert target.rows is not None
-    slope = torch.nan_to_num(cotangent.rows[:, 0], nan=0.0, posinf=0.0, neginf=0.0)
-    gain = slope.mean(1, keepdim=True) - slope
-    scale = gain.square().mean().sqrt()
+    weight, given = target.weight[:, None], target.rows[:, 0]
+    slope = torch.where(weight > 0, cotangent.rows[:, 0] / torch.where(weight > 0, weight, 1), 0)
+    known = slope.isfinite().all(1, keepdim=True)
+    gain = torch.where(known, slope.mean(1, keepdim=True) - slope, 0)
+    squares, count = total(torch.stack([gain.square().sum(), known.sum().to(gain) * gain.shape[1]]))
+    scale = (squares / count.clamp_min(1)).sqrt()
     gain = gain / torch.where(scale > 0, scale, 1)
-    rows = torch.softmax((gain + trust * target.rows[:, 0]) / temperature, 1)
-    return target._replace(rows=torch.stack([rows, rows], 1)), -(gain * rows).sum(1)
+    rows = torch.where(known, torch.softmax((gain + trust * given) / temperature, 1), given)
+    harm = torch.where(known[:, 0], -(gain * rows).sum(1), torch.nan)
+    return target._replace(rows=torch.stack([rows, rows], 1)), harm

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from fastaug.augment.batch import BatchAugment, Part
@@ -23,10 +22,10 @@ from fastaug.hypergrad.difference import difference
 from fastaug.hypergrad.fused import training_pass
 from fastaug.hypergrad.implicit import implicit_direction
 from fastaug.hypergrad.problem import Cotangent, Losses, Problem, Samples, Weights, pull_back
-from fastaug.hypergrad.self_test import self_test
 from fastaug.hypergrad.update_ahead import direction_ahead
 from fastaug.hypergrad.updates import RecordedStep, record_step, rule_of, through_average
 from fastaug.instant import instant_labels, instant_weights, with_rows
+from fastaug.meta_engine import EngineChoice
 from fastaug.meta_log import MetaLog
 from fastaug.meta_parameters import INSTANT
 from fastaug.processes import any_process, gathered, over_processes
@@ -72,17 +71,17 @@ class MetaStep:
         self.recipe, self.accelerator, self.optimizer = recipe, accelerator, optimizer
         self.network, self.model = network, model
         self.augment, self.learned, self.validation, self.losses = augment, augment.learned, validation, losses
-        self.steps_per_epoch, self.average, self.say = steps_per_epoch, average, say
+        self.steps_per_epoch, self.average = steps_per_epoch, average
         self.first_step = round(recipe.meta.start_epochs * steps_per_epoch)
         self.instant = INSTANT & set(recipe.meta.learn)
         groups = self.learned.groups(recipe)
         self.shared: list[Tensor] = [p for group in groups for p in group["params"]]
         self.meta_optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99)) if groups else None
-        # With an implicit direction, the self-test chooses the engine that takes it to the parameters.
-        self.engine = None if recipe.meta.engine in ("auto", "implicit") else recipe.meta.engine
-        self.names = validated_names(network, recipe.meta.layers)
+        self.engine = EngineChoice(recipe, say)
+        self.names = validated_names(network, recipe.meta.layers) if self.engine.fused else None
         self.log = MetaLog()
         self._recorded: RecordedStep | None = None
+        self._renewed: int | None = None  # the last update that renewed v
         self._cotangent: Cotangent | None = None  # of the last training pass, engine fused
 
     # ---- when ----
@@ -96,18 +95,21 @@ class MetaStep:
 
     def joins_pass(self, step: int) -> bool:
         """Whether `forward` takes the training pass of update `step`."""
-        return (bool(self.instant) or self.engine == "fused") and self._on(step)
+        return (bool(self.instant) or self.engine.fused) and self._on(step)
 
-    def _renews(self, step: int) -> bool:
+    def _renew(self, step: int) -> None:
+        """Renews v where update `step` does; in its first micro-batch."""
         number = (step - self.first_step) // self.recipe.meta.every
-        return number % self.recipe.meta.renew == 0 or self.validation.renewals == 0  # the first may have been left out
+        first = self.validation.renewals == 0  # that of `number` 0 may have been left out
+        if step != self._renewed and (first or number % self.recipe.meta.renew == 0):
+            self.validation.renew(self._weights(self._validated()), self.names)
+            self._renewed = step
 
     # ---- in the training pass: instant weights and labels, and the engine fused ----
 
     def forward(self, images: Tensor, target: SoftTarget, step: int, seed: int) -> tuple[Tensor | None, SoftTarget]:
         """A micro-batch's target with this update's own weights or labels; its logits if the engine is `fused`."""
-        if self._renews(step):
-            self.validation.renew(self._weights(self._validated()), self.names)
+        self._renew(step)
         u = direction_ahead(
             self.optimizer,
             self.network.named_parameters(),
@@ -116,7 +118,7 @@ class MetaStep:
         )
         written = with_rows(target, self.augment.outputs) if self.instant else target
         problem = self._problem(self._weights(self.network), Samples(images, written), seed)
-        engine = self._engine(problem)
+        engine = self.engine(problem)
         if engine == "fused":
             logits, self._cotangent = training_pass(problem, u, self.model)
         else:
@@ -130,18 +132,24 @@ class MetaStep:
         meta, harm = self.recipe.meta, cotangent.weight
         if "instant_labels" in self.instant:
             target, harm = instant_labels(
-                cotangent, written, temperature=meta.labels_temperature, trust=meta.labels_trust
+                cotangent,
+                written,
+                temperature=meta.labels_temperature,
+                trust=meta.labels_trust,
+                total=over_processes,
             )
+        weights = None
         if "instant_weights" in self.instant:
-            target = target._replace(weight=target.weight * instant_weights(harm, over_processes))
-        self.log.add(step, [cotangent.weight], remember=False)
+            weights = instant_weights(harm, over_processes)
+            target = target._replace(weight=target.weight * weights)
+        self.log.add(step, [], cotangent.weight, weights)
         return target
 
     # ---- around the update: everything else ----
 
     def record(self, norm: Tensor) -> None:
         """Keeps what is needed of the update that is about to happen; `norm` of its gradient before clipping."""
-        if self.engine == "fused":
+        if self.engine.fused:
             return  # its derivatives are known already
         self._recorded = record_step(
             self.optimizer,
@@ -173,8 +181,7 @@ class MetaStep:
 
         `logits`: those of the update if the part is the whole batch; training has done half of a difference then.
         """
-        if self._renews(step):
-            self.validation.renew(self._weights(self._validated()))
+        self._renew(step)
         v = self.validation.value()
         if self.average is not None:
             v = through_average(v, self.recipe.model.ema_decay)
@@ -199,15 +206,19 @@ class MetaStep:
         """This process's term of the hypergradient in `leaves`."""
         if not leaves:
             return []
-        engine = self._engine(problem)
+        engine = self.engine(problem)
         if engine == "difference":
+            logits = None if self.recipe.model.compile else logits  # compiled code draws other dropout masks
             cotangent = difference(problem, u, images=problem.samples.images.requires_grad, logits=logits)
             return pull_back(problem.samples, cotangent, leaves, over_processes)
         return hypergradient(problem, u, leaves, engine, over_processes)
 
     def _implicit(self, problem: Problem, v: Weights) -> Weights:
-        """-H^-1 v on the classifier, in place of the optimizer's own step."""
-        meta = self.recipe.meta
+        """-H^-1 v on the classifier or meta.layers, in place of the optimizer's own step.
+
+        Where that fails in the first meta step, RecipeError; later the direction is not finite, and the step left out.
+        """
+        meta, first = self.recipe.meta, self.engine.chosen is None
         try:
             return implicit_direction(
                 problem,
@@ -216,14 +227,17 @@ class MetaStep:
                 alpha=meta.alpha,
                 terms=meta.terms,
                 damping=meta.damping,
+                parameters=[f"{layer}.*" for layer in meta.layers] or None,
                 over_processes=over_processes,
             )
         except ValueError as error:
-            raise RecipeError([f"meta.engine: implicit cannot go on: {error}"]) from error
+            if first:
+                raise RecipeError([f"meta.engine: implicit: {error}"]) from error
+            return {name: torch.full_like(value, torch.nan) for name, value in v.items()}
 
     def _move(self, shared: list[Tensor], ids: Tensor, rows: Tensor | None, step: int) -> None:
         """One step of the meta-optimizer, and of the rows of the table that belong to `ids`."""
-        self.log.add(step, [*shared, *([] if rows is None else [rows])], remember=rows is None)
+        self.log.add(step, shared, rows)
         if shared and bool(torch.stack([g.isfinite().all() for g in shared]).all()):  # host sync
             assert self.meta_optimizer is not None
             for parameter, gradient in zip(self.shared, shared, strict=True):
@@ -251,27 +265,13 @@ class MetaStep:
             count = int(over_processes(torch.tensor(count, device=samples.images.device)).item())
         return Problem(self.network, weights, samples, self.losses, count, seed, self.accelerator.autocast)
 
-    def _engine(self, problem: Problem) -> str:
-        """The engine's name; the first call chooses it where the recipe leaves it open, and says so."""
-        if self.engine is None:
-            images = problem.samples.images.requires_grad
-            try:
-                chosen = [self_test(problem, images=images, say=self.say).chosen]
-            except ValueError as error:
-                raise RecipeError(
-                    [f"meta.learn: {self.recipe.model.name} cannot be differentiated: {error}"]
-                ) from error
-            broadcast_object_list(chosen)  # every process takes the main one's
-            self.engine = chosen[0]
-        return self.engine
-
     def state_dict(self) -> dict[str, Any]:
         """All that continuing needs."""
         return {
             "learned": self.learned.state_dict(),
             "optimizer": None if self.meta_optimizer is None else self.meta_optimizer.state_dict(),
             "validation": self.validation.state_dict(),
-            "engine": self.engine,
+            "engine": self.engine.chosen,
             "log": self.log.state_dict(),
         }
 
@@ -281,5 +281,5 @@ class MetaStep:
         if self.meta_optimizer is not None:
             self.meta_optimizer.load_state_dict(state["optimizer"])
         self.validation.load_state_dict(state["validation"])
-        self.engine = state["engine"]
+        self.engine.chosen = state["engine"]
         self.log.load_state_dict(state["log"])

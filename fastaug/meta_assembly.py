@@ -9,14 +9,14 @@ from torch import nn
 
 from fastaug.augment.batch import BatchAugment
 from fastaug.console import Console
-from fastaug.errors import DataError
+from fastaug.errors import DataError, RecipeError
 from fastaug.loading import DataParts, meta_loader
 from fastaug.meta import MetaStep
 from fastaug.meta_parameters import MetaParameters
 from fastaug.objective import sample_losses
 from fastaug.order import Order
 from fastaug.processes import over_processes
-from fastaug.recipe import Recipe
+from fastaug.recipe import SMALLEST_BATCH, Recipe
 from fastaug.validation_gradient import ValidationGradient, meta_requests
 
 
@@ -31,6 +31,14 @@ def build_learned(
         raise DataError(
             f"meta.learn: {recipe.meta.learn} needs a meta split of meta.batch_size = {recipe.meta.batch_size} images "
             f"or more, found {found}; set data.meta_fraction, or add a meta/ folder or list"
+        )
+    least = SMALLEST_BATCH * accelerator.num_processes
+    if recipe.meta.batch_size < least:
+        raise RecipeError(
+            [
+                f"meta.batch_size: {recipe.meta.batch_size} is too small for {accelerator.num_processes} processes of "
+                f"at least {SMALLEST_BATCH} images; set it to {least} or more"
+            ]
         )
     assert parts.index is not None
     momentum = optimizer.param_groups[0].get("momentum")

@@ -1,5 +1,6 @@
 """What a meta step tells: norm and direction of each hypergradient, values learned, and alarms for known failures."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,38 +8,55 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _SATURATED, _IDENTITY, _FAINT = 0.98, 0.95, 0.2
+_OF_A_LINE = ("cosine_with_last", "without_weight")
+Figures = dict[str, Tensor]
 
 
 class MetaLog:
-    """Figures of the meta steps since the last reading, kept on the device until then."""
+    """Figures of the meta steps since the last reading, kept on their devices until then."""
 
     def __init__(self) -> None:
-        self._pending: list[tuple[int, Tensor, Tensor]] = []
+        self._pending: list[tuple[int, list[Figures]]] = []
         self._last: Tensor | None = None
         self.skipped = 0  # meta steps left out because their hypergradient was not finite
+        self.without_weight = 0.0  # share of samples with instant weight 0, mean of the lines last read
 
-    def add(self, step: int, gradients: list[Tensor], *, remember: bool) -> None:
-        """The hypergradient after update `step` (from 0); its cosine with the last one if they are to be remembered."""
-        flat = torch.cat([g.detach().flatten().float() for g in gradients])
-        cosine = flat.new_tensor(float("nan"))
-        if remember:
-            cosine = cosine if self._last is None else F.cosine_similarity(flat, self._last, dim=0)
+    def add(self, step: int, shared: list[Tensor], samples: Tensor | None, weights: Tensor | None = None) -> None:
+        """The hypergradient after update `step` (from 0) in shared parameters and in single samples [n].
+
+        `weights` [n]: what instant weights came of it. Parts that are not finite are left out, and said to be: any
+        number of the shared ones, all of the samples.
+        """
+        figures = []
+        if shared:
+            flat = torch.cat([g.detach().flatten().float() for g in shared])
+            cosine = flat.new_tensor(torch.nan) if self._last is None else F.cosine_similarity(flat, self._last, dim=0)
             self._last = flat
-        self._pending.append((step, flat.norm(), cosine))
+            figures.append({"size": _size(flat), "lost": ~flat.isfinite().all(), "cosine_with_last": cosine})
+        if samples is not None:
+            flat = samples.detach().flatten().float()
+            figures.append({"size": _size(flat), "lost": ~flat.isfinite().any()})
+        if weights is not None:
+            figures.append({"without_weight": (weights == 0).float().mean()})
+        self._pending.append((step, figures))
 
     def read(self) -> list[dict[str, Any]]:
         """A line for every meta step since the last call; the host sync of a log line."""
-        lines = []
-        for step, norm, cosine in self._pending:
-            line = {"event": "meta", "step": step + 1, "hypergradient": norm.item()}
-            if not norm.isfinite():
-                self.skipped += 1
-                line["skipped"] = True
-            if not cosine.isnan():
-                line["cosine_with_last"] = cosine.item()
-            lines.append(line)
+        lines = [self._line(step, parts) for step, parts in self._pending]
+        if found := [line["without_weight"] for line in lines if "without_weight" in line]:
+            self.without_weight = sum(found) / len(found)
         self._pending = []
         return lines
+
+    def _line(self, step: int, parts: list[Figures]) -> dict[str, Any]:
+        figures = [{name: value.item() for name, value in part.items()} for part in parts]
+        size = math.hypot(*(part.get("size", 0.0) for part in figures))
+        line = {"event": "meta", "step": step + 1, "hypergradient": size}
+        if any(part["lost"] for part in figures if "lost" in part):
+            self.skipped += 1
+            line["skipped"] = True
+        rest = {name: value for part in figures for name, value in part.items() if name in _OF_A_LINE}
+        return line | {name: value for name, value in rest.items() if not math.isnan(value)}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps; the lines were read before."""
@@ -49,16 +67,29 @@ class MetaLog:
         self._last, self.skipped, self._pending = state["last"], state["skipped"], []
 
 
-def alarms(summary: dict[str, float], skipped: int) -> list[str]:
-    """What looks wrong in the values learned, each with what to try."""
+def _size(flat: Tensor) -> Tensor:
+    """Norm of the numbers that are finite."""
+    return torch.where(flat.isfinite(), flat, 0).norm()
+
+
+def alarms(summary: dict[str, float], log: MetaLog, left_out: int) -> list[str]:
+    """What looks wrong in the values learned, each with what to try; `left_out`: validation gradients not finite."""
     found = []
     if summary.get("policy_identity", 0) > _IDENTITY:
         found.append("the policy has collapsed to identity; raise meta.start_epochs or lower meta.policy_lr")
     for name, value in summary.items():
-        if name.endswith(("saturation", "saturated")) and value > _SATURATED:
+        magnitude = name.startswith("policy_magnitude/") and abs(2 * value - 1) > 2 * _SATURATED - 1
+        if magnitude or (name.endswith("saturation") and value > _SATURATED):
             found.append(f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate")
-    if "weight_mean" in summary and summary["weight_mean"] < _FAINT:
+    if summary.get("weight_mean", 1) < _FAINT:
         found.append(f"the mean sample weight is {summary['weight_mean']:.3f}; lower meta.weights_lr")
-    if skipped:
-        found.append(f"{skipped} meta steps were left out: their hypergradient was not finite; lower optim.lr")
+    if log.without_weight > _SATURATED:
+        found.append(
+            f"{log.without_weight:.0%} of the samples got the instant weight 0: training and meta split contradict "
+            "each other, or the network fits the training images no better than chance; lower optim.lr"
+        )
+    if log.skipped:
+        found.append(f"{log.skipped} meta steps were left out: their hypergradient was not finite; lower optim.lr")
+    if left_out:
+        found.append(f"{left_out} validation gradients were left out: they were not finite; lower optim.lr")
     return found

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fastaug.meta_rules import EXPONENTS, LARGEST_MOMENTUM, LARGEST_SMOOTHING
 from fastaug.recipe import Recipe
 
 if TYPE_CHECKING:
     from fastaug.augment.learned import SharedPolicy
 
-EXPONENTS = (0.25, 16.0)  # k of the softening curve
-LARGEST_SMOOTHING = 0.5
 WEIGHTS = (0.0, 2.0)  # of a training image
 FACTORS = (0.1, 10.0)  # on learning rate and weight decay
 INSTANT = {"instant_weights", "instant_labels"}
@@ -95,11 +94,16 @@ class InnerRates(nn.Module):
         super().__init__()
         self.lr = Bounded(1.0, *FACTORS, log=True)
         self.weight_decay = Bounded(1.0, *FACTORS, log=True)
-        self.momentum = None if not momentum else Bounded(momentum, 0.0, 0.999)
+        self.momentum = None if not momentum else Bounded(momentum, 0.0, LARGEST_MOMENTUM)
+
+    def parts(self) -> dict[str, Bounded]:
+        """Each part by the name of the optimizer's key."""
+        found = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return found if self.momentum is None else found | {"momentum": self.momentum}
 
     def values(self) -> dict[str, Tensor]:
         """Each number by the name of the optimizer's key, on the graph."""
-        return {name: part() for name, part in self.named_children()}
+        return {name: part() for name, part in self.parts().items()}
 
     def set(self, optimizer: torch.optim.Optimizer) -> None:
         """Sets the numbers in `optimizer`, whose "lr" was just set by the schedule; host sync on a GPU."""
@@ -122,7 +126,7 @@ class InnerRates(nn.Module):
                 "momentum": 1.0,
             }
             for name in total.keys() & slope.keys():
-                total[name] += slope[name] * scale[name]
+                total[name] += slope[name].to(total[name].device) * scale[name]
         found = torch.autograd.grad(list(values.values()), list(self.parameters()), list(total.values()))
         return list(found)
 
@@ -138,8 +142,7 @@ class MetaParameters(nn.Module):
         augment, learn = recipe.augment, set(recipe.meta.learn)
         self.policy = _policy(recipe) if "policy" in learn else None
         self.softness = Bounded(augment.soften_k, *EXPONENTS, log=True) if "softness" in learn else None
-        smoothing = min(max(augment.smoothing, 0.01), LARGEST_SMOOTHING - 0.01)
-        self.smoothing = Bounded(smoothing, 0.0, LARGEST_SMOOTHING) if "smoothing" in learn else None
+        self.smoothing = Bounded(augment.smoothing, 0.0, LARGEST_SMOOTHING) if "smoothing" in learn else None
         self.weights = SampleWeights(images).to(device) if "weights" in learn else None
         self.optim = InnerRates(momentum) if "optim" in learn else None
 
@@ -174,7 +177,8 @@ class MetaParameters(nn.Module):
             weight = self.weights.weight
             found |= {"weight_mean": weight.mean().item(), "weight_zero": (weight == 0).float().mean().item()}
         if self.optim is not None:
-            found |= {f"optim_{name}": value.item() for name, value in self.optim.values().items()}
+            for name, part in self.optim.parts().items():
+                found |= {f"optim_{name}": part().item(), f"optim_{name}_saturation": part.saturation().item()}
         return found
 
 

@@ -5,6 +5,10 @@ from dataclasses import fields
 
 from fastaug.recipe import Meta, Recipe
 
+EXPONENTS = (0.25, 16.0)  # k of the softening curve, learned
+LARGEST_SMOOTHING = 0.5
+LARGEST_MOMENTUM = 0.999
+Need = tuple[Callable[[Recipe], bool], str, list[str]]  # does something when, said in words, keys
 _INSTANT = {"instant_weights", "instant_labels"}
 
 
@@ -81,8 +85,28 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.engine: fused runs the training pass eagerly; set model.compile to false or choose another engine",
     ),
     (
-        lambda r: bool(r.meta.layers) and r.meta.engine != "fused",
-        "meta.layers: {r.meta.layers} needs meta.engine = fused: other engines go through the whole network",
+        lambda r: r.meta.engine == "fused" and r.train.accumulate > 1 and not _learns(r, *_INSTANT),
+        "meta.engine: fused would pay for every micro-batch and learn from the last; set train.accumulate to 1",
+    ),
+    (
+        lambda r: r.meta.engine == "implicit" and _learns(r, *_INSTANT),
+        "meta.engine: implicit needs an update that is known; instant parts are set before theirs",
+    ),
+    (
+        lambda r: bool(r.meta.layers) and r.meta.engine not in ("fused", "implicit"),
+        "meta.layers: {r.meta.layers} needs meta.engine fused or implicit: others go through the whole network",
+    ),
+    (
+        lambda r: _learns(r, "softness") and not EXPONENTS[0] < r.augment.soften_k < EXPONENTS[1],
+        "augment.soften_k: {r.augment.soften_k} cannot be where learning starts; it has to be inside of 0.25 and 16",
+    ),
+    (
+        lambda r: _learns(r, "smoothing") and not 0 < r.augment.smoothing < LARGEST_SMOOTHING,
+        "augment.smoothing: {r.augment.smoothing} cannot be where learning starts; it has to be inside of 0 and 0.5",
+    ),
+    (
+        lambda r: _learns(r, "optim") and r.optim.momentum >= LARGEST_MOMENTUM,
+        "optim.momentum: {r.optim.momentum} cannot be where learning starts; it has to be below 0.999",
     ),
     (
         lambda r: r.augment.trim > 0 and (bool(r.meta.learn) or r.augment.published_weighting),
@@ -100,4 +124,24 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         lambda r: bool(r.meta.learn) and r.data.loader == "synthetic",
         "data.loader: synthetic has no meta split; use dali or resident",
     ),
+]
+
+# Keys of `meta` that do nothing on their own; without meta.learn none of them does anything.
+META_NEEDS: list[Need] = [
+    (
+        lambda r: _learns(r, "policy"),
+        "policy is in meta.learn",
+        ["probabilities", "temperature", "magnitudes", "slots", "policy_lr"],
+    ),
+    (lambda r: r.meta.probabilities == "gumbel", "meta.probabilities is gumbel", ["temperature"]),
+    (lambda r: _learns(r, "softness"), "softness is in meta.learn", ["softness_lr"]),
+    (lambda r: _learns(r, "smoothing"), "smoothing is in meta.learn", ["smoothing_lr"]),
+    (lambda r: _learns(r, "optim"), "optim is in meta.learn", ["optim_lr"]),
+    (lambda r: _learns(r, "weights"), "weights is in meta.learn", ["weights_lr"]),
+    (
+        lambda r: _learns(r, "instant_labels"),
+        "instant_labels is in meta.learn",
+        ["labels_temperature", "labels_trust"],
+    ),
+    (lambda r: r.meta.engine == "implicit", "meta.engine is implicit", ["solver", "alpha", "terms", "damping"]),
 ]

@@ -5,8 +5,8 @@ from dataclasses import fields
 from typing import Any
 
 from fastaug.augment.names import parse_policy
-from fastaug.meta_rules import META_RULES
-from fastaug.recipe import Augment, Recipe
+from fastaug.meta_rules import META_NEEDS, META_RULES, Need
+from fastaug.recipe import Recipe
 
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
 _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
@@ -112,8 +112,8 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
 ]
 
-# Keys of `augment` that do nothing on their own: (does something when, said in words, keys).
-_NEEDS: list[tuple[Callable[[Recipe], bool], str, list[str]]] = [
+# Keys of `augment` that do nothing on their own.
+_NEEDS: list[Need] = [
     (lambda r: r.augment.loss == "bce", "augment.loss is bce", ["bce_target_thresh", "bce_sum"]),
     (lambda r: r.augment.loss == "focal", "augment.loss is focal", ["focal_gamma"]),
     (lambda r: r.augment.loss == "gce", "augment.loss is gce", ["gce_q"]),
@@ -210,23 +210,24 @@ def validate(recipe: Recipe, unusable: set[str] | None = None) -> list[str]:
                 problems.append(message.format(r=recipe))
         except _BrokenKey:
             continue  # what the rule says would be said of a stand-in
-    return problems + _idle_problems(recipe, broken_keys)
+    idle = _idle_problems(recipe, "augment", _NEEDS, broken_keys)
+    return problems + idle + (_idle_problems(recipe, "meta", META_NEEDS, broken_keys) if recipe.meta.learn else [])
 
 
-def _idle_problems(recipe: Recipe, broken_keys: set[str]) -> list[str]:
-    """Each key of `augment` that differs from its default and does nothing, with all that it lacks."""
+def _idle_problems(recipe: Recipe, section: str, needs: list[Need], broken_keys: set[str]) -> list[str]:
+    """Each key of `section` that differs from its default and does nothing, with all that it lacks."""
     lacks: dict[str, list[str]] = {}
-    for met, need, keys in _NEEDS:
+    for met, need, keys in needs:
         try:
             if not met(_Sections(recipe, broken_keys)):  # type: ignore[arg-type]
                 for key in keys:
                     lacks.setdefault(key, []).append(need)
         except _BrokenKey:
             continue
-    usual = Augment()
-    values = {key: getattr(recipe.augment, key) for key in lacks if f"augment.{key}" not in broken_keys}
+    given, usual = getattr(recipe, section), getattr(Recipe(), section)
+    values = {key: getattr(given, key) for key in lacks if f"{section}.{key}" not in broken_keys}
     return [
-        f"augment.{key}: {value} does nothing unless {' and '.join(lacks[key])}; leave it out"
+        f"{section}.{key}: {value} does nothing unless {' and '.join(lacks[key])}; leave it out"
         for key, value in values.items()
         if value != getattr(usual, key)
     ]

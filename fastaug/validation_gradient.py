@@ -1,6 +1,6 @@
 """v: the gradient of the validation loss in the network's weights, from the meta split, averaged over renewals."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -37,16 +37,19 @@ def meta_requests(
         yield Request(cycle, np.concatenate(pieces))
 
 
-def validated_names(network: nn.Module, layers: Sequence[str]) -> set[str] | None:
-    """Names of the trained weights in `layers`, None for all; RecipeError for a layer that has none."""
+def validated_names(network: nn.Module, layers: Sequence[str]) -> list[str] | None:
+    """Names of the trained weights in `layers`, in the network's order; None for all; RecipeError if a layer has none.
+
+    The order matters: processes sum gradients one after the other, in the same order.
+    """
     if not layers:
         return None
     trained = [name for name, weight in network.named_parameters() if weight.requires_grad]
-    found = {layer: {name for name in trained if f"{name}.".startswith(f"{layer}.")} for layer in layers}
-    if empty := [layer for layer, names in found.items() if not names]:
+    inside = {layer: [name for name in trained if f"{name}.".startswith(f"{layer}.")] for layer in layers}
+    if empty := [layer for layer, names in inside.items() if not names]:
         modules = ", ".join(dict.fromkeys(name.split(".")[0] for name in trained))
         raise RecipeError([f"meta.layers: {empty[0]} has no trained weights; the network's modules: {modules}"])
-    return set().union(*found.values())
+    return [name for name in trained if any(name in names for names in inside.values())]
 
 
 def _count_from(first: int) -> Iterator[int]:
@@ -59,7 +62,8 @@ class ValidationGradient:
     """v of the latest meta batches.
 
     `decay` is the factor on earlier gradients at each renewal (0: only the last counts); the average is corrected for
-    its start as Adam's moments are. `total(tensor)` sums over processes.
+    its start as Adam's moments are. A gradient that is not finite does not enter it: v stays what it was, and is not
+    finite before the first that is. `total(tensor)` sums over processes.
     """
 
     def __init__(
@@ -78,31 +82,35 @@ class ValidationGradient:
         self._decay, self._seed, self._total, self._autocast = decay, seed, total, autocast
         self._batches: Iterator[Batch] | None = None
         self._average: Weights = {}
-        self.renewals = 0
+        self.renewals = self.left_out = 0  # meta batches so far; those whose gradient was not finite
 
-    def renew(self, weights: Weights, names: Collection[str] | None = None) -> None:
+    def renew(self, weights: Weights, names: Sequence[str] | None = None) -> None:
         """Goes to the next meta batch; `weights` are those of the network that is validated.
 
         v is in those of `names` only, the same in every call (default: in all).
         """
         if self._batches is None:
             self._batches = self._loader.batches(self._requests(self.renewals))
-        fresh = self._gradient(weights, weights.keys() if names is None else names, next(self._batches))
+        fresh = self._gradient(weights, list(weights) if names is None else names, next(self._batches))
         self.renewals += 1
-        if self._decay == 0 or not self._average:
-            share = 1 - self._decay
-            self._average = fresh if self._decay == 0 else {name: share * value for name, value in fresh.items()}
-        else:
+        finite = bool(torch.stack([g.isfinite().all() for g in fresh.values()]).all())  # host sync
+        self.left_out += not finite
+        if finite and self._averaged() > 1:
             torch._foreach_lerp_(list(self._average.values()), list(fresh.values()), 1 - self._decay)
+        elif finite or not self._average:
+            self._average = dict(zip(fresh, torch._foreach_mul(list(fresh.values()), 1 - self._decay), strict=True))
+
+    def _averaged(self) -> int:
+        return self.renewals - self.left_out
 
     def value(self) -> Weights:
         """v by the names of the weights."""
-        correction = 1 - self._decay**self.renewals
+        correction = 1 - self._decay ** self._averaged()
         if correction == 1:
             return self._average
         return dict(zip(self._average, torch._foreach_div(list(self._average.values()), correction), strict=True))
 
-    def _gradient(self, weights: Weights, names: Collection[str], batch: Batch) -> Weights:
+    def _gradient(self, weights: Weights, names: Sequence[str], batch: Batch) -> Weights:
         """Of the mean cross-entropy over the meta batch of all processes, in training mode as the network's own."""
         images = self._augment.evaluation(batch)
         leaves = {name: value.detach().requires_grad_(name in names) for name, value in weights.items()}
@@ -116,10 +124,15 @@ class ValidationGradient:
 
     def state_dict(self) -> dict[str, Any]:
         """Average and number of renewals."""
-        return {"average": self._average, "renewals": self.renewals}
+        return {"average": self._average, "renewals": self.renewals, "left_out": self.left_out}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state_dict`, with the meta batch that would have come next."""
         device = next(self._network.parameters()).device
         self._average = {name: value.to(device, copy=True) for name, value in state["average"].items()}
-        self.renewals, self._batches = state["renewals"], None
+        self.renewals, self.left_out, self._batches = state["renewals"], state["left_out"], None
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Damaged meta images so far, by id, with the reason."""
+        return self._loader.skipped

@@ -37,6 +37,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 EVERYTHING = "meta.learn=[policy,softness,smoothing,weights,optim]"
 RATES = ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")
 STILL = [f"meta.{name}=0" for name in RATES]
+STILL_TOO = ["meta.softness_lr=0", "meta.weights_lr=0"]  # of fewer parts
 FUSED = ["meta.engine=fused", "meta.fraction=1"]
 
 
@@ -101,10 +102,12 @@ def assert_same(one, other):
         assert one == other
 
 
-@pytest.mark.parametrize("parts", [[EVERYTHING], ["meta.learn=[weights,softness]", *FUSED]], ids=["all", "fused"])
+@pytest.mark.parametrize(
+    "parts", [[EVERYTHING, *STILL], ["meta.learn=[weights,softness]", *FUSED, *STILL_TOO]], ids=["all", "fused"]
+)
 @pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_at_rate_zero_the_training_trajectory_is_that_without_meta_steps(train, precision, parts):
-    settings = [*parts, f"train.precision={precision}", *STILL]
+    settings = [*parts, f"train.precision={precision}"]
     ran = train("ran", *settings)
     never = train("never", *settings, "meta.start_epochs=1.99")
     meta = lines(ran, "meta")
@@ -275,7 +278,7 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
     "parts",
     [
         ["meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.engine=functional"],
-        ["meta.learn=[softness,weights]", "meta.engine=fused"],
+        ["meta.learn=[softness,weights]", "meta.engine=fused", "meta.layers=[layer4,fc]"],
     ],
     ids=["functional", "fused"],
 )

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastaug.validation_gradient import ValidationGradient, meta_requests
+from fastaug.validation_gradient import ValidationGradient, meta_requests, validated_names
 
 
 def taken(count, **kwargs):
@@ -93,3 +94,25 @@ def test_state_goes_on():
     one.renew({})
     other.renew({})
     assert other.value()["w"].item() == one.value()["w"].item()
+
+
+def test_a_gradient_that_is_not_finite_does_not_enter_the_average():
+    script = iter([float("nan"), 2.0, float("inf"), 4.0])
+    validation = Scripted(decay=0.5)
+    validation._gradient = lambda *_: {"w": torch.tensor([next(script)])}
+    values = []
+    for _ in range(4):
+        validation.renew({})
+        values.append(validation.value()["w"].item())
+    assert not np.isfinite(values[0])
+    assert values[1:] == pytest.approx([2, 2, (0.5 * 2 + 4) / 1.5])
+    assert (validation.renewals, validation.left_out) == (4, 2)
+
+
+def test_weights_of_layers_come_in_the_network_s_order():
+    """Processes sum them in this order; that of a set differs from one interpreter to the next."""
+    network = timm.create_model("test_resnet")
+    names = validated_names(network, ["fc", "layer4"])
+    assert names == [name for name, _ in network.named_parameters() if name.startswith(("layer4.", "fc."))]
+    assert len(names) > 4
+    assert validated_names(network, []) is None

@@ -34,13 +34,16 @@ def implicit_direction(
     `neumann`: -alpha sum_{j<=terms} (1 - alpha H)^j v; `identity`: its first term, -alpha v; `cg`: at most `terms`
     steps of conjugate gradients. `damping` is added to H's diagonal: a coupled weight decay belongs here. `probes`:
     Hessian products spent on asking whether the series converges, 0 to trust that it does. `over_processes` sums a
-    tensor over all processes. ValueError: a series that diverges, a Hessian that `cg` cannot invert.
+    tensor over all processes. ValueError: a v that is not finite, a series that diverges, a Hessian that `cg` cannot
+    invert.
     """
     _check(solver, alpha, terms, damping)
     names = _chosen(problem, parameters)
     if solver == "identity":
         return _spread(problem, {name: -alpha * v[name] for name in names}, v)
     flat = torch.cat([v[name].flatten() for name in names])
+    if not flat.isfinite().all():
+        raise ValueError("the validation gradient is not finite")
     product = _hessian_product(problem, names, over_processes, damping)
     if solver == "cg":
         solution = _conjugate_gradients(product, flat, terms)

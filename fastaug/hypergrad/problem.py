@@ -40,7 +40,8 @@ class Problem:
 
     `network`: the bare module in training mode; engines leave its weights, buffers and .grad alone. `weights`: w before
     the update, not on any graph. `total`: samples of all processes that L is divided by. `seed`: of dropout masks in
-    the forward pass, as in the update. `autocast`: opened around the forward pass.
+    the forward pass; those of the update if the samples are its whole (last) micro-batch. `autocast`: opened around
+    the forward pass.
     """
 
     network: nn.Module
@@ -110,8 +111,9 @@ def pull_back(
     """The hypergradient in each of `parameters` from that in what they acted through; zeros where they did not act.
 
     Operations drawn at random count by their score function, share_i * grad log p_i, with the mean share of the other
-    samples as baseline, which keeps it unbiased (REINFORCE, Williams 1992). `over_processes` sums a tensor over all
-    processes: the baseline is that of all samples. The result is this process's term; the caller adds them up.
+    samples as baseline (REINFORCE, Williams 1992), which keeps it unbiased as long as samples do not act on one
+    another. `over_processes` sums a tensor over all processes: the baseline is that of all samples. The result is this
+    process's term; the caller adds them up.
     """
     pairs = [
         (samples.images, cotangent.images),

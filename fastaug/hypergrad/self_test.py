@@ -5,7 +5,7 @@ this run's timings: a continued run and every process of it choose alike.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -55,15 +55,22 @@ class SelfTest:
     trials: tuple[Trial, ...]
 
 
-def self_test(problem: Problem, *, images: bool, samples: int = 8, say: Callable[[str], object] = print) -> SelfTest:
-    """Compares the engines on the first `samples` of a problem, with image gradients if the run needs `images`.
+def self_test(
+    problem: Problem,
+    *,
+    images: bool,
+    engines: Sequence[str] = tuple(ENGINES),
+    samples: int = 8,
+    say: Callable[[str], object] = print,
+) -> SelfTest:
+    """Compares `engines` on the first `samples` of a problem, with image gradients if the run needs `images`.
 
     ValueError when none is exact; it names the operations in the way and the remedy.
     """
     small = replace(first(problem, samples), autocast=nullcontext)
     direction = loss_gradient(small)
     name, expected = reference(small, direction, images)
-    trials = tuple(_trial(engine, small, direction, expected, images) for engine in ENGINES)
+    trials = tuple(_trial(engine, small, direction, expected, images) for engine in engines)
     say(f"engines of the meta step on {len(small.samples.images)} samples, relative errors against {name}:")
     for trial in trials:
         say(f"  {trial}")

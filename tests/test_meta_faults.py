@@ -1,0 +1,160 @@
+"""The meta step of real runs where something goes wrong, or is asked for in a way that cannot work."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+import fastaug.meta as meta_module
+from fastaug.errors import RecipeError
+from fastaug.hypergrad.problem import network_logits
+from fastaug.meta import MetaStep
+from fastaug.meta_assembly import build_learned
+from fastaug.recipe_reading import read_recipe
+from fastaug.validation_gradient import ValidationGradient
+from fastaug.worker import run
+
+RECIPE = """
+data: {img_size: 20, crop: rrc, threads: 1}
+model: {name: test_resnet}
+optim: {opt: sgd, lr: 0.02}
+train: {epochs: 2, batch_size: 8}
+meta: {every: 1, fraction: 1, batch_size: 6}
+eval: {every: 0}
+run: {log_every: 1}
+"""
+INSTANT = ["meta.learn=[instant_weights]", "meta.engine=fused"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture
+def start(tmp_path, jpeg_folder):
+    """start("key=value", ...) -> run folder; 16 images of two classes to train, 16 of meta, 16 of test."""
+    root = jpeg_folder(splits=("train", "meta", "test"))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def begin(*overrides: str, code: int = 0) -> Path:
+        settings = [f"data.root={root}", f"run.dir={tmp_path / 'run'}", *overrides]
+        assert run(read_recipe(tmp_path / "recipe.yaml", settings)) == code
+        return tmp_path / "run"
+
+    return begin
+
+
+def lines(folder: Path, event: str) -> list[dict]:
+    text = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, text) if line["event"] == event]
+
+
+def spoil(monkeypatch, *renewals: int):
+    """Validation gradients that are not finite, at these renewals."""
+    gradient = ValidationGradient._gradient
+
+    def spoilt(self, *args):
+        found = gradient(self, *args)
+        return {k: v * torch.nan for k, v in found.items()} if self.renewals in renewals else found
+
+    monkeypatch.setattr(ValidationGradient, "_gradient", spoilt)
+
+
+@pytest.mark.parametrize("learn", [INSTANT, ["meta.learn=[instant_weights,instant_labels]", "meta.engine=fused"]])
+def test_a_validation_gradient_that_is_not_finite_leaves_an_instant_run_to_train_on(start, monkeypatch, learn):
+    spoil(monkeypatch, 0, 2)
+    folder = start(*learn, "meta.half_life=4")
+    assert len(lines(folder, "train")) == 4
+    assert all(line["loss"] > 0 for line in lines(folder, "train"))
+    assert [line.get("skipped", False) for line in lines(folder, "meta")] == [True, False, False, False]
+    (alarms,) = [line["alarms"] for line in lines(folder, "learned")][-1:]
+    assert any("2 validation gradients were left out" in alarm for alarm in alarms)
+
+
+def test_one_that_is_not_finite_does_not_stay_in_the_average(start, monkeypatch):
+    spoil(monkeypatch, 1)
+    folder = start("meta.learn=[weights]", "meta.half_life=4")
+    assert not any(line.get("skipped") for line in lines(folder, "meta"))
+    assert lines(folder, "learned")[-1]["weight_mean"] != 1
+
+
+def test_samples_whose_instant_weight_is_zero_are_counted(start):
+    found = [line["without_weight"] for line in lines(start(*INSTANT), "meta")]
+    assert all(0 <= share < 1 for share in found)
+    assert any(share > 0 for share in found)
+
+
+def test_v_is_renewed_once_an_update_and_not_by_every_micro_batch(start, monkeypatch):
+    counts = []
+    renew = ValidationGradient.renew
+    monkeypatch.setattr(
+        ValidationGradient, "renew", lambda self, *args: (renew(self, *args), counts.append(self.renewals))
+    )
+    folder = start(*INSTANT, "train.accumulate=2", "meta.renew=3")
+    assert len(lines(folder, "train")) == 4
+    assert counts == [1, 2]  # updates 0 and 3
+
+
+def test_differences_reuse_training_logits_with_the_dropout_masks_of_their_own_micro_batch(start, monkeypatch):
+    seen = []
+    gradients = MetaStep._gradients
+
+    def watched(self, problem, u, leaves, logits):
+        with torch.no_grad():
+            again = network_logits(problem, problem.weights, problem.samples.images, twice=False)
+        seen.append((again - logits).abs().max().item() / logits.abs().max().item())
+        return gradients(self, problem, u, leaves, logits)
+
+    monkeypatch.setattr(MetaStep, "_gradients", watched)
+    start("meta.learn=[weights]", "meta.engine=difference", "train.accumulate=2", "model.drop=0.5")
+    assert len(seen) == 4
+    assert max(seen) < 1e-5
+
+
+def test_an_engine_that_is_named_is_tested_like_any_other(start):
+    folder = start(
+        *("meta.learn=[policy]", "meta.engine=forward", "model.kwargs={norm_layer: groupnorm1}"),
+        code=2,
+    )
+    reason = json.loads((folder / "status.json").read_text())["reason"]
+    assert "meta.engine: forward with test_resnet: no engine can differentiate" in reason
+    assert "native_group_norm_backward" in reason
+
+
+def test_an_implicit_direction_that_fails_ends_the_first_meta_step_and_leaves_out_later_ones(start, monkeypatch):
+    settings = ["meta.learn=[weights]", "meta.engine=implicit", "meta.layers=[fc]"]
+    folder = start(*settings, "meta.alpha=1e6", code=2)
+    assert "meta.engine: implicit: the Neumann series" in json.loads((folder / "status.json").read_text())["reason"]
+    direction, calls = meta_module.implicit_direction, []
+
+    def failing(problem, v, **kwargs):
+        calls.append(kwargs["parameters"])
+        if len(calls) == 3:
+            raise ValueError("diverges")
+        return direction(problem, v, **kwargs)
+
+    monkeypatch.setattr(meta_module, "implicit_direction", failing)
+    start(*settings, f"run.dir={folder}-two")
+    assert [line.get("skipped", False) for line in lines(Path(f"{folder}-two"), "meta")] == [False, False, True, False]
+    assert calls[0] == ["fc.*"]
+
+
+def test_damaged_meta_images_are_named(start, tmp_path):
+    damaged = tmp_path / "images/meta/class0/003.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    folder = start("meta.learn=[weights]", "meta.batch_size=16")
+    assert "meta/class0/003.jpg" in (folder / "skipped.jsonl").read_text()
+
+
+def test_meta_batches_must_leave_every_process_enough_images(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = read_recipe(tmp_path / "recipe.yaml", ["data.root=x", "meta.learn=[weights]"])
+    parts = SimpleNamespace(splits=SimpleNamespace(meta=range(16)))
+    with pytest.raises(RecipeError, match=r"meta\.batch_size: 6 is too small for 4 processes"):
+        build_learned(recipe, SimpleNamespace(num_processes=4), parts, None)

@@ -10,7 +10,10 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 import fastaug.meta as meta_module
 from fastaug.errors import RecipeError
-from fastaug.hypergrad.problem import network_logits
+from fastaug.hypergrad import ENGINES
+from fastaug.hypergrad.problem import Samples, network_logits
+from fastaug.hypergrad.update_ahead import direction_ahead
+from fastaug.instant import instant_labels, with_rows
 from fastaug.meta import MetaStep
 from fastaug.meta_assembly import build_learned
 from fastaug.recipe_reading import read_recipe
@@ -88,6 +91,30 @@ def test_samples_whose_instant_weight_is_zero_are_counted(start):
     found = [line["without_weight"] for line in lines(start(*INSTANT), "meta")]
     assert all(0 <= share < 1 for share in found)
     assert any(share > 0 for share in found)
+
+
+@pytest.mark.parametrize("engine", ["fused", "forward"])
+def test_instant_parts_are_those_of_the_hypergradient_in_reverse_mode(start, monkeypatch, engine):
+    compared = []
+    forward = MetaStep.forward
+
+    def watched(self, images, target, step, seed):
+        logits, found = forward(self, images, target, step, seed)
+        written = with_rows(target, self.augment.outputs)
+        problem = self._problem(self._weights(self.network), Samples(images, written), seed)
+        names = self.network.named_parameters()
+        u = direction_ahead(self.optimizer, names, self.validation.value(), approximate=False)
+        cotangent = ENGINES["reverse"](problem, u, images=False)
+        labels, harm = instant_labels(cotangent, written, temperature=1.0, trust=5.0, total=lambda local: local)
+        weights = (-harm).clamp_min(0)
+        torch.testing.assert_close(found.weight, weights / weights.mean(), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found.rows, labels.rows, rtol=1e-3, atol=1e-3)
+        compared.append(step)
+        return logits, found
+
+    monkeypatch.setattr(MetaStep, "forward", watched)
+    start("meta.learn=[instant_weights,instant_labels]", f"meta.engine={engine}", "meta.half_life=4")
+    assert compared == [0, 1, 2, 3]
 
 
 def test_v_is_renewed_once_an_update_and_not_by_every_micro_batch(start, monkeypatch):

@@ -10,7 +10,8 @@ from fastaug.augment.batch import BatchAugment
 from fastaug.augment.hidden import HiddenCutMix
 from fastaug.data import Batch
 from fastaug.errors import RecipeError
-from fastaug.recipe import Augment, Data, Recipe, Train
+from fastaug.meta_parameters import MetaParameters
+from fastaug.recipe import Augment, Data, Meta, Recipe, Train
 from fastaug.seeding import Key, Stream
 from fastaug.targets import dense
 
@@ -178,3 +179,29 @@ def test_a_batch_that_damage_left_too_small_is_padded_without_weight(images):
     assert inputs.shape == (2, 3, SIDE, SIDE)
     assert (target.weight[images:] == 0).all()
     assert (target.weight[:images] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"shift": 0.3, "cutmix": 1.0, "soften": "both", "smoothing": 0.1},
+        {"aa": "augmix", "mixup": 0.8, "cutmix": 1.0, "reprob": 0.5},
+        {"aa": "3a", "cutmix": 1.0, "mix_group": 4, "cutout": 0.3},
+    ],
+    ids=["soft", "augmix", "3a"],
+)
+@pytest.mark.parametrize("n", [2, 7, N])
+def test_a_part_is_what_training_gave_bit_for_bit(keys, n):
+    meta = Meta(learn=["policy", "weights", *(["softness"] if "shift" in keys else [])])
+    recipe = Recipe(data=Data(img_size=SIDE), train=Train(epochs=10), augment=Augment(**keys), meta=meta)
+    learned = MetaParameters(recipe, images=100, momentum=None, device=torch.device("cpu"))
+    learned.weights.weight[:] = torch.rand(100, generator=torch.Generator().manual_seed(0))
+    augment, given = BatchAugment(recipe, CLASSES, learned=learned), batch()
+    images, target = augment.training(given, epoch=3)
+    part = augment.part(given, epoch=3, n=n)
+    torch.testing.assert_close(part.samples.images, images[:n], rtol=0, atol=0)
+    for found, whole in zip(part.samples.target[:3], target[:3], strict=True):
+        torch.testing.assert_close(found, whole[:n], rtol=0, atol=0)
+    assert part.samples.images.requires_grad
+    assert part.samples.target.weight.requires_grad
+    torch.testing.assert_close(part.rows, learned.weights(part.ids), rtol=0, atol=0)

@@ -95,12 +95,15 @@ def test_a_step_does_not_wait_for_the_device(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("learn", ["softness", "weights", "policy", "instant_weights"])
+@pytest.mark.parametrize(
+    "learn", ["softness", "weights", "policy", "instant_weights", "optim", "softness,smoothing,weights,policy,optim"]
+)
 def test_the_meta_step_learns_what_it_learns_on_the_cpu(
     cuda: torch.device, make_trainer: Callable[..., Trainer], jpeg_folder: Callable[..., Path], learn: str
 ) -> None:
     words = [f"data.root={jpeg_folder(images=24)}", "data.meta_fraction=0.3", "augment.shift=0.3"]
     words += [f"meta.learn=[{learn}]", "meta.batch_size=8", "meta.every=1", "meta.fraction=1"]
+    words += ["augment.smoothing=0.1"]
     want, got = (losses(make_trainer(device, *words), 3) for device in (torch.device("cpu"), cuda))
     assert got == pytest.approx(want, rel=5e-2)  # the decoders' pixels differ a little
 

@@ -30,7 +30,7 @@ class Observer:
 
     def due(self, step: int) -> bool:
         """Whether a point of any cadence lies here, within its first `count` meta steps."""
-        return any(step % k == 0 and step // k < self.count for k in self.every)
+        return any(step % k == 0 and 0 < step // k <= self.count for k in self.every)
 
     def step(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
         """Takes it."""
@@ -46,7 +46,6 @@ class Observers:
 
     def __init__(self, observers: dict[Any, Observer]) -> None:
         self.observers = observers
-        self.instant: set[str] = set()
 
     def due(self, step: int) -> bool:
         return any(o.due(step) for o in self.observers.values())

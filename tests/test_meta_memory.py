@@ -28,6 +28,7 @@ GROWTH = 4.0  # MiB over all steps; one forgotten copy of the network's gradient
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "keys",
     [

@@ -5,8 +5,8 @@ Sections (--only to choose): `engines`: one hypergradient step by every engine a
 units of a plain step, memory, agreement with float64. `overhead`: whole training steps with a meta step every K, next
 to the same training without, taking turns. `frontier`: over K, f and meta batch, the cosine of the mean of 20
 hypergradients with the mean exact one on real digits, with the overhead of its measured parts; table and picture.
-`samples`: a loss weight for every sample at every step: price, memory, and how well wrong labels are found. Best on a
-quiet machine.
+`samples`: a loss weight for every sample at every step: price, memory, and how well wrong labels are found.
+`estimators`: probabilities of operations by score function and by Gumbel-softmax. Best on a quiet machine.
 """
 
 import sys
@@ -19,13 +19,13 @@ import itertools
 from typing import Any
 
 import torch
-from meta_bench import samples
+from meta_bench import estimators, samples
 from meta_bench.frontier import Point, picture, quality
 from meta_bench.overhead import cost_of_parts, point_name, ratios, rows, shared_arms, timed_blocks
 from meta_bench.scene import Size, new_scene
 from peers import report
 
-SECTIONS = ("engines", "overhead", "frontier", "samples")
+SECTIONS = ("engines", "overhead", "frontier", "samples", "estimators")
 
 
 def parse() -> argparse.Namespace:
@@ -46,6 +46,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--half-life", type=float, default=20, help="updates, of the averaged v on the frontier")
     parser.add_argument("--point", default="40,0.25,64", metavar="K,f,m", help="timed end to end and reported")
     parser.add_argument("--seeds", type=int, default=3, help="of the study of wrong labels")
+    parser.add_argument("--draws", type=int, default=256, help="of the estimators, a multiple of 16 (default 256)")
     parser.add_argument(
         "--peer-python", action="append", default=[], metavar="NAME=PATH", help="of a library's own venv"
     )
@@ -115,6 +116,7 @@ def main() -> int:
         "overhead": overhead_section,
         "frontier": frontier_section,
         "samples": samples.section,
+        "estimators": estimators.section,
     }
     for name in args.only:
         parts[name](args, size, found)

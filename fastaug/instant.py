@@ -21,15 +21,16 @@ def with_rows(target: SoftTarget, classes: int) -> SoftTarget:
     return SoftTarget(target.classes, torch.stack([one, 0 * one], 1), target.weight, torch.stack([table, table], 1))
 
 
-def instant_weights(harm: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+def instant_weights(harm: Tensor, total: Callable[[Tensor], Tensor], *, even: bool = False) -> Tensor:
     """Weights [n] proportional to max(0, -harm), of mean 1 over all processes (Ren et al. 2018, eq. 8 and 9).
 
-    `harm` [n]: derivative of the validation loss in each weight. Samples that harm get no weight; if all do, all have
+    `even`: the same weight for all samples that help, as SAFLEX. `harm` [n]: derivative of the validation loss in each weight. Samples that harm get no weight; if all do, all have
     weight 0. A number that is not finite counts as harm, but if none is finite all have weight 1. `total` sums over
     processes.
     """
     known = harm.isfinite()
     help_ = torch.where(known, -harm, 0).clamp_min(0)
+    help_ = (help_ > 0).to(help_) if even else help_
     figures = torch.stack([help_.sum(), known.sum().to(help_), help_.new_tensor(float(len(help_)))])
     summed, finite, count = total(figures)
     return torch.where(finite > 0, help_ * count / torch.where(summed > 0, summed, 1), 1)
@@ -43,7 +44,7 @@ def instant_labels(
     Row i maximises <gain_i + trust t_i, y> + temperature entropy(y) over probabilities y, whose solution is a softmax;
     gain is the cotangent in the rows for a sample of weight 1, sign turned, without its mean over classes and in units
     of its root mean square over all processes' samples (`total` sums over them); t_i the given target. After SAFLEX
-    (Ding et al., ICLR 2024), whose weights are 1 where the harm is negative and 0 elsewhere.
+    (Ding et al., ICLR 2024), whose weights are even among the samples whose harm is negative.
 
     The harm is that of the new label beyond that of an even one, 1 / classes each, in the same units: a sample is of
     use if its label is better than to say nothing. A sample whose cotangent is not finite keeps its label; harm NaN.

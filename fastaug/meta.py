@@ -140,7 +140,7 @@ class MetaStep:
             )
         weights = None
         if "instant_weights" in self.instant:
-            weights = instant_weights(harm, over_processes)
+            weights = instant_weights(harm, over_processes, even="instant_labels" in self.instant)
             target = target._replace(weight=target.weight * weights)
         self.log.add(step, [], cotangent.weight, weights)
         return target

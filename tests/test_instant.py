@@ -34,6 +34,11 @@ def test_numbers_that_are_not_finite_count_as_harm():
     assert weights.tolist() == [0, 2, 0, 2]
 
 
+def test_even_weights_among_those_that_help():
+    weights = instant_weights(torch.tensor([-3.0, -0.1, 0.0, 2.0]), alone, even=True)
+    assert weights.tolist() == [2, 2, 0, 0]
+
+
 def test_without_a_finite_number_nothing_is_weighed():
     assert instant_weights(torch.full((3,), torch.nan), alone).tolist() == [1, 1, 1]
 

@@ -106,8 +106,11 @@ def test_instant_parts_are_those_of_the_hypergradient_in_reverse_mode(start, mon
         u = direction_ahead(self.optimizer, names, self.validation.value(), approximate=False)
         cotangent = ENGINES["reverse"](problem, u, images=False)
         labels, harm = instant_labels(cotangent, written, temperature=1.0, trust=5.0, total=lambda local: local)
-        weights = (-harm).clamp_min(0)
-        torch.testing.assert_close(found.weight, weights / weights.mean(), rtol=1e-3, atol=1e-3)
+        weights = (harm < 0).float()
+        clear = harm.abs() > 1e-3  # the others may fall on either side
+        assert (found.weight > 0)[clear].tolist() == (weights > 0)[clear].tolist()
+        if clear.all():
+            torch.testing.assert_close(found.weight, weights / weights.mean())
         torch.testing.assert_close(found.rows, labels.rows, rtol=1e-3, atol=1e-3)
         compared.append(step)
         return logits, found

@@ -24,9 +24,9 @@ def with_rows(target: SoftTarget, classes: int) -> SoftTarget:
 def instant_weights(harm: Tensor, total: Callable[[Tensor], Tensor], *, even: bool = False) -> Tensor:
     """Weights [n] proportional to max(0, -harm), of mean 1 over all processes (Ren et al. 2018, eq. 8 and 9).
 
-    `even`: the same weight for all samples that help, as SAFLEX. `harm` [n]: derivative of the validation loss in each weight. Samples that harm get no weight; if all do, all have
-    weight 0. A number that is not finite counts as harm, but if none is finite all have weight 1. `total` sums over
-    processes.
+    `harm` [n]: derivative of the validation loss in each weight. Samples that harm get no weight; if all do, all have
+    weight 0. A number that is not finite counts as harm, but if none is finite all have weight 1. `even`: all samples
+    that help have the same weight, as SAFLEX's. `total` sums over processes.
     """
     known = harm.isfinite()
     help_ = torch.where(known, -harm, 0).clamp_min(0)

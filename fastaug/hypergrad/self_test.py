@@ -21,6 +21,7 @@ from fastaug.targets import SoftTarget
 EXACT = 0.05  # of float32, where some ReLU gates fall otherwise; the silent errors that are known are at least 0.1
 APPROXIMATE = 0.3  # of finite differences in float32
 PRECISE_STEP = 1e-5  # |dw| of finite differences in float64
+NOISE = 0.01  # on the images of the test, in units of the standard deviation over pixels
 PIXEL_STEP = 1e-8  # |dx| of differences of gradients in float64
 LABELS = ("mass", "weight", "rows")
 
@@ -82,10 +83,14 @@ def self_test(
 
 
 def first(problem: Problem, count: int) -> Problem:
-    """The problem of the first `count` samples, off any graph."""
-    images, target = problem.samples.images[:count], detached(problem.samples.target)
+    """The problem of the first `count` samples, off any graph, a little noise on their images.
+
+    In areas of one colour the maxima of a pool are tied, and its derivative jumps wherever they are pulled apart.
+    """
+    images, target = problem.samples.images[:count].detach(), detached(problem.samples.target)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     parts = (None if part is None else part[:count] for part in target)
-    return replace(problem, samples=Samples(images.detach(), SoftTarget(*parts)))  # type: ignore[arg-type]
+    return replace(problem, samples=Samples(images + NOISE * noise.to(images), SoftTarget(*parts)))  # type: ignore[arg-type]
 
 
 def loss_gradient(problem: Problem) -> Weights:

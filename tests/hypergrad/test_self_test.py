@@ -156,3 +156,12 @@ def test_nothing_is_left_behind():
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(t, before[name]) for name, t in made.network.state_dict().items())
     assert all(w.grad is None and w.dtype == torch.float32 for w in made.network.parameters())
+
+
+def test_images_of_one_colour_do_not_make_a_network_look_wrong():
+    """Maxima are tied there, and pulled apart by any step: the derivative jumps."""
+    given = problem(nets.build("batch_norm"))
+    images = torch.zeros_like(given.samples.images)
+    images[:, :, 4:7, 4:7] = given.samples.images[:, :, 4:7, 4:7]
+    flat = replace(given, samples=given.samples._replace(images=images))
+    assert self_test(flat, images=True, say=lambda _: None).chosen == "forward"

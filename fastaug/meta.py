@@ -216,9 +216,11 @@ class MetaStep:
     def _implicit(self, problem: Problem, v: Weights) -> Weights:
         """-H^-1 v on the classifier or meta.layers, in place of the optimizer's own step.
 
-        Where that fails in the first meta step, RecipeError; later the direction is not finite, and the step left out.
+        Where that fails in the first meta step, RecipeError; later, or with a v that is not finite, the direction is not
+        finite, and the step left out.
         """
         meta, first = self.recipe.meta, self.engine.chosen is None
+        first = first and all(bool(value.isfinite().all()) for value in v.values())
         try:
             return implicit_direction(
                 problem,

@@ -175,6 +175,12 @@ def test_an_implicit_direction_that_fails_ends_the_first_meta_step_and_leaves_ou
     assert calls[0] == ["fc.*"]
 
 
+def test_an_implicit_direction_waits_for_a_finite_validation_gradient(start, monkeypatch):
+    spoil(monkeypatch, 0)
+    folder = start("meta.learn=[weights]", "meta.engine=implicit")
+    assert [line.get("skipped", False) for line in lines(folder, "meta")] == [True, False, False, False]
+
+
 def test_damaged_meta_images_are_named(start, tmp_path):
     damaged = tmp_path / "images/meta/class0/003.jpg"
     damaged.write_bytes(damaged.read_bytes()[:200])

@@ -216,7 +216,7 @@ class MetaStep:
     def _implicit(self, problem: Problem, v: Weights) -> Weights:
         """-H^-1 v on the classifier or meta.layers, in place of the optimizer's own step.
 
-        Where that fails in the first meta step, RecipeError; later, or with a v that is not finite, the direction is not
+        RecipeError where that fails in the first meta step; later, or with a v that is not finite, the direction is not
         finite, and the step left out.
         """
         meta, first = self.recipe.meta, self.engine.chosen is None

@@ -134,6 +134,7 @@ train.add(torch.tensor(3.0))
 figures.append({"loss": train.read()})
 if rank == 0:
     print("FIGURES" + json.dumps(figures))
+accelerator.end_training()  # or a thread of the process group may outlive the interpreter, which aborts
 """
 
 

@@ -74,10 +74,7 @@ def quality(
     half_life: float,
     count: int,
 ) -> dict[Point, dict[str, float]]:
-    """Cosine of the mean of `count` cheap hypergradients and the mean of the exact ones at the same steps, by point.
-
-    "all" numbers together, then each parameter by itself.
-    """
+    """Cosine of the mean of `count` cheap hypergradients and the mean of the exact ones at the same steps, by point."""
     trainer = scene.trainer(*SHARED, *STILL)
     whole = len(trainer.parts.splits.meta)
 
@@ -99,16 +96,18 @@ def quality(
     trainer.meta = Observers(observers)  # type: ignore[assignment]
     Steps(trainer)(max(cadences) * count)
     exact = observers.pop("exact")
+    return {point: cosines(one, exact) for point, one in observers.items()}
+
+
+def cosines(one: Observer, exact: Observer) -> dict[str, float]:
+    """Of the means over the steps of `one`: "all" numbers together, then each parameter by its name."""
+    means = [torch.stack([seen[step] for step in sorted(one.seen)]).mean(0) for seen in (one.seen, exact.seen)]
     names = {id(p): name for name, p in exact.meta.learned.named_parameters()}
-    sizes_of = [p.numel() for p in exact.meta.shared]
-    found = {}
-    for point, one in observers.items():
-        cheap, truth = (torch.stack([seen[s] for s in sorted(one.seen)]).mean(0) for seen in (one.seen, exact.seen))
-        found[point] = {"all": F.cosine_similarity(cheap, truth, dim=0).item()}
-        pairs = zip(exact.meta.shared, cheap.split(sizes_of), truth.split(sizes_of), strict=True)
-        for parameter, part, true_part in pairs:
-            found[point][names[id(parameter)]] = F.cosine_similarity(part, true_part, dim=0).item()
-    return found
+    sizes = [p.numel() for p in exact.meta.shared]
+    pairs = {"all": tuple(means)} | {
+        names[id(p)]: pair for p, *pair in zip(exact.meta.shared, *(mean.split(sizes) for mean in means), strict=True)
+    }
+    return {name: F.cosine_similarity(cheap, truth, dim=0).item() for name, (cheap, truth) in pairs.items()}
 
 
 def picture(points: Sequence[tuple[Point, float, float]], file: str) -> None:

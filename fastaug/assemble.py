@@ -23,7 +23,7 @@ from fastaug.model import build_ema, build_model
 from fastaug.objective import Objective, build_objective
 from fastaug.optim import SetRate, build_optimizer, build_schedule
 from fastaug.order import Order
-from fastaug.recipe import Recipe
+from fastaug.recipe.schema import Recipe
 from fastaug.run_folder import RunFolder
 from fastaug.samples import SampleLosses, build_sample_losses
 from fastaug.splits import Splits

@@ -9,7 +9,7 @@ from timm.optim import list_optimizers
 from fastaug.errors import RecipeError
 from fastaug.model import build_model
 from fastaug.optim import build_optimizer
-from fastaug.recipe import Recipe
+from fastaug.recipe.schema import Recipe
 
 
 def _problem(key: str, value: str, known: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ from fastaug.errors import DataError
 from fastaug.feed import Crop, Encoded, Feed, Inputs, Task
 from fastaug.index import Index
 from fastaug.order import Ids, Request
-from fastaug.recipe import Data
+from fastaug.recipe.schema import Data
 from fastaug.resize import Resizer
 
 __all__ = ["Batch", "Crop", "DaliLoader", "Loader", "ResidentLoader", "SyntheticLoader", "to_device"]

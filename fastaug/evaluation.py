@@ -14,7 +14,7 @@ from fastaug.data import Loader
 from fastaug.loading import DataParts
 from fastaug.metrics import Evaluation
 from fastaug.order import evaluation_requests
-from fastaug.recipe import Recipe
+from fastaug.recipe.schema import Recipe
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fastaug import windows
 from fastaug.index import Index, Status
 from fastaug.order import Request
-from fastaug.recipe import Data
+from fastaug.recipe.schema import Data
 from fastaug.resize import needed
 from fastaug.seeding import Key, Stream
 from fastaug.windows import Windows

@@ -14,7 +14,7 @@ from fastaug.errors import DataError
 from fastaug.index import Index, load_index
 from fastaug.labels import with_labels
 from fastaug.order import Ids, Order
-from fastaug.recipe import Recipe
+from fastaug.recipe.schema import Recipe
 from fastaug.shards.layout import ShardIndex, is_shard_folder, open_shards
 from fastaug.shards.loader import shard_loader
 from fastaug.sources.arrays import KINDS, materialize_arrays

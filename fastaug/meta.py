@@ -29,7 +29,7 @@ from fastaug.meta_engine import EngineChoice
 from fastaug.meta_log import MetaLog
 from fastaug.meta_parameters import INSTANT
 from fastaug.processes import any_process, gathered, over_processes
-from fastaug.recipe import SMALLEST_BATCH, Recipe
+from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.targets import SoftTarget
 from fastaug.validation_gradient import ValidationGradient, validated_names
 

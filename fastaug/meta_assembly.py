@@ -16,7 +16,7 @@ from fastaug.meta_parameters import MetaParameters
 from fastaug.objective import sample_losses
 from fastaug.order import Order
 from fastaug.processes import over_processes
-from fastaug.recipe import SMALLEST_BATCH, Recipe
+from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.validation_gradient import ValidationGradient, meta_requests
 
 

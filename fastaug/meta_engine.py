@@ -8,7 +8,7 @@ from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES
 from fastaug.hypergrad.problem import Problem
 from fastaug.hypergrad.self_test import self_test
-from fastaug.recipe import Recipe
+from fastaug.recipe.schema import Recipe
 
 # What is tested where the recipe names an engine that is no function of its own; the rest are tested themselves.
 _TESTED = {"auto": tuple(ENGINES), "implicit": tuple(ENGINES), "fused": ("forward",)}

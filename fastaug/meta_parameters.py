@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastaug.meta_rules import EXPONENTS, LARGEST_MOMENTUM, LARGEST_SMOOTHING
-from fastaug.recipe import Recipe
+from fastaug.recipe.meta_rules import EXPONENTS, LARGEST_MOMENTUM, LARGEST_SMOOTHING
+from fastaug.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from fastaug.augment.learned import SharedPolicy

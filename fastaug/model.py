@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from fastaug.errors import RecipeError
-from fastaug.recipe import Model
+from fastaug.recipe.schema import Model
 
 
 def build_model(model: Model, num_classes: int) -> nn.Module:

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor
 
 from fastaug.losses import LOSSES, published_weighting, soft_bce, soft_focal, soft_gce, trimmed
-from fastaug.recipe import Augment
+from fastaug.recipe.schema import Augment
 from fastaug.targets import SoftTarget
 
 Objective = Callable[[Tensor, SoftTarget], Tensor]  # logits [N, C], targets -> loss

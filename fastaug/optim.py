@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from fastaug.errors import RecipeError
 from fastaug.meta_parameters import InnerRates
-from fastaug.recipe import Optim
+from fastaug.recipe.schema import Optim
 
 SetRate = Callable[[int], float]  # update number -> learning rate, set in the optimizer
 

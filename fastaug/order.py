@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.errors import DataError
-from fastaug.recipe import SMALLEST_BATCH
+from fastaug.recipe.schema import SMALLEST_BATCH
 from fastaug.seeding import Key, Stream, copies_of, permuted
 
 Ids = npt.NDArray[np.int64]

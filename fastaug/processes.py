@@ -14,7 +14,7 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_f
 from torch import Tensor
 
 from fastaug.errors import NonFiniteError, PeerError, RecipeError
-from fastaug.recipe import Recipe
+from fastaug.recipe.schema import Recipe
 
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by the launcher
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastaug.errors import RecipeError, StorageError
-from fastaug.recipe import RESUMABLE, Recipe
-from fastaug.recipe_reading import differences, read_recipe, to_yaml
+from fastaug.recipe.reading import differences, read_recipe, to_yaml
+from fastaug.recipe.schema import RESUMABLE, Recipe
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from fastaug.data import Batch
 from fastaug.loading import DataParts
 from fastaug.meta_parameters import MetaParameters
 from fastaug.objective import Objective, sample_losses
-from fastaug.recipe import Recipe
+from fastaug.recipe.schema import Recipe
 from fastaug.targets import SoftTarget
 
 

@@ -10,7 +10,7 @@ if __package__ in (None, ""):  # run as a script: Python put fastaug/ first on s
 import argparse
 
 from fastaug.errors import RecipeError
-from fastaug.recipe_reading import read_recipe, to_yaml
+from fastaug.recipe.reading import read_recipe, to_yaml
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

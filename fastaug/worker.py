@@ -14,8 +14,8 @@ from fastaug.engine import fit
 from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError, StorageError
 from fastaug.interrupts import StopRequest
 from fastaug.processes import build_accelerator, versions
-from fastaug.recipe import Recipe
-from fastaug.recipe_reading import flat
+from fastaug.recipe.reading import flat
+from fastaug.recipe.schema import Recipe
 from fastaug.run_folder import RunFolder
 from fastaug.shards.layout import ShardIndex
 

@@ -10,7 +10,7 @@ from fastaug.console import Console
 from fastaug.engine import train_step
 from fastaug.meta import MetaStep
 from fastaug.processes import build_accelerator
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 from fastaug.run_folder import RunFolder
 
 

@@ -19,7 +19,7 @@ from fastaug.data import Batch, Crop, DaliLoader, Loader, ResidentLoader, Synthe
 from fastaug.errors import DataError
 from fastaug.index import Index, Status, load_index
 from fastaug.order import Order, Request
-from fastaug.recipe import Data
+from fastaug.recipe.schema import Data
 
 SIDE, CPU = 32, torch.device("cpu")
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -315,7 +315,7 @@ import numpy as np, torch
 from fastaug.data import Crop, DaliLoader
 from fastaug.index import load_index
 from fastaug.order import Request
-from fastaug.recipe import Data
+from fastaug.recipe.schema import Data
 data = Data(root=sys.argv[1], img_size=32)
 index = load_index(data.root, threads=1)
 device = torch.device("cpu")

@@ -125,7 +125,7 @@ def test_it_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     code, modules = json.loads(ended.stdout.partition("LOADED")[2])
     assert code in (0, None)
-    assert "fastaug.recipe_reading" in modules
+    assert "fastaug.recipe.reading" in modules
     assert not HEAVY & set(modules)
 
 

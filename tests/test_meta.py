@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import fastaug.augment.batch as batch_module
 from fastaug import engine
 from fastaug.meta import MetaStep
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 from fastaug.worker import run
 
 RECIPE = """

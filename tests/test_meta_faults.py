@@ -16,7 +16,7 @@ from fastaug.hypergrad.update_ahead import direction_ahead
 from fastaug.instant import instant_labels, with_rows
 from fastaug.meta import MetaStep
 from fastaug.meta_assembly import build_learned
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 from fastaug.validation_gradient import ValidationGradient
 from fastaug.worker import run
 

@@ -12,7 +12,7 @@ from fastaug import assemble as assembly
 from fastaug.console import Console
 from fastaug.engine import train_step
 from fastaug.processes import build_accelerator
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 from fastaug.run_folder import RunFolder
 
 RECIPE = """

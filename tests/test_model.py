@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from fastaug.check import check_names
 from fastaug.errors import RecipeError
 from fastaug.model import build_ema, build_model
-from fastaug.recipe import Data, Model, Optim, Recipe
+from fastaug.recipe.schema import Data, Model, Optim, Recipe
 
 
 def plain(name: str = "test_resnet", **keys: object) -> Model:

@@ -3,7 +3,7 @@ import torch
 
 from fastaug.losses import soft_bce, soft_focal, soft_kl
 from fastaug.objective import build_objective
-from fastaug.recipe import Augment
+from fastaug.recipe.schema import Augment
 from fastaug.targets import SoftTarget, soft_cross_entropy
 
 LOGITS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))

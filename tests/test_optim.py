@@ -6,7 +6,7 @@ import torch
 
 from fastaug.errors import RecipeError
 from fastaug.optim import SetRate, build_optimizer, build_schedule
-from fastaug.recipe import Optim
+from fastaug.recipe.schema import Optim
 
 EPOCHS, UPDATES = 10, 7  # an epoch has 7 updates
 TOTAL = EPOCHS * UPDATES

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastaug import pictures
 from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, crop_mix, identity_params, sample_crop_mix
 from fastaug.pictures import GAP, LINE, LINES, WIDTH, batch_grid, batch_texts, displayed, mass_text, softening_curve
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 from fastaug.seeding import Key
 from fastaug.targets import SoftTarget, hard_target, softness
 from fastaug.worker import run

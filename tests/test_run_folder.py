@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from fastaug.errors import RecipeError, StorageError
-from fastaug.recipe import RESUMABLE, Data, Optim, Recipe, Run
-from fastaug.recipe_reading import read_recipe, to_yaml
+from fastaug.recipe.reading import read_recipe, to_yaml
+from fastaug.recipe.schema import RESUMABLE, Data, Optim, Recipe, Run
 from fastaug.run_folder import RunFolder, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = """
 import sys, time
-from fastaug.recipe import Data, Recipe, Run
+from fastaug.recipe.schema import Data, Recipe, Run
 from fastaug.run_folder import RunFolder
 folder = RunFolder(sys.argv[1])
 folder.open(Recipe(run=Run(dir=sys.argv[1]), data=Data(root="x")))

@@ -88,7 +88,7 @@ def starter(root: Path) -> Callable[[], Any]:
     from fastaug.assemble import assemble
     from fastaug.console import Console
     from fastaug.processes import build_accelerator
-    from fastaug.recipe_reading import read_recipe
+    from fastaug.recipe.reading import read_recipe
     from fastaug.run_folder import RunFolder
 
     torch.set_num_threads(2)

@@ -35,7 +35,7 @@ def our_batches(root: Path, workers: int, epochs: int) -> Iterator[None]:
 
     from fastaug.loading import find_data, training_loader
     from fastaug.order import Order
-    from fastaug.recipe import Recipe
+    from fastaug.recipe.schema import Recipe
 
     recipe, accelerator = Recipe(), Accelerator(cpu=True)
     recipe.data.root, recipe.data.threads, recipe.data.img_size = str(root), workers, SIDE

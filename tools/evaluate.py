@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fastaug.errors import FastaugError, StorageError
-from fastaug.recipe import Recipe
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import Recipe
 
 
 def parse() -> argparse.Namespace:

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from fastaug.errors import FastaugError, RecipeError
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 
 
 def parse() -> argparse.Namespace:

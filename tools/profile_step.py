@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from fastaug.errors import FastaugError
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 
 BARE = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]"]
 

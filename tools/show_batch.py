@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastaug.errors import FastaugError
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 
 if TYPE_CHECKING:
     from PIL.Image import Image

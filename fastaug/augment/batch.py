@@ -25,7 +25,7 @@ from fastaug.ops.crop_mix import (
     identity_params,
     sample_crop_mix,
 )
-from fastaug.recipe import SMALLEST_BATCH, Recipe
+from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.seeding import Key, Stream
 from fastaug.targets import SoftTarget, hard_target, mixed_weight, smoothed
 

@@ -9,7 +9,7 @@ from fastaug.data import Batch
 from fastaug.errors import RecipeError
 from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, sample_crop_mix
 from fastaug.ops.crop_mix.masses import soft_targets
-from fastaug.recipe import Augment
+from fastaug.recipe.schema import Augment
 from fastaug.seeding import Key
 from fastaug.targets import SoftTarget
 

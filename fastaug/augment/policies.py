@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastaug.augment.names import parse_policy
+from fastaug.recipe.policy_names import parse_policy
 from fastaug.seeding import IdArray, Key
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")

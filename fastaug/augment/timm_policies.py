@@ -15,8 +15,8 @@ from timm.data import auto_augment as library
 from torch import Tensor
 
 from fastaug.augment.draws import draw_each
-from fastaug.augment.names import PolicyName
 from fastaug.augment.policies import Policy, apply_each
+from fastaug.recipe.policy_names import PolicyName
 from fastaug.seeding import IdArray, Key
 
 RESAMPLE = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic")}

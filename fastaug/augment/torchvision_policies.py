@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode, v2  # type: ignore[import-untyped]
 
 from fastaug.augment.draws import draw_each
-from fastaug.augment.names import PolicyName
 from fastaug.augment.policies import apply_each
+from fastaug.recipe.policy_names import PolicyName
 from fastaug.seeding import IdArray, Key
 
 Choice = tuple[str, float]  # torchvision's name of the operation, its magnitude

@@ -12,7 +12,7 @@ from fastaug.ahead import ahead
 from fastaug.data import Batch, Crop, DaliLoader, to_device
 from fastaug.index import Status
 from fastaug.order import Request
-from fastaug.recipe import Data
+from fastaug.recipe.schema import Data
 from fastaug.resize import Resizer
 from fastaug.shards.layout import ShardIndex
 from fastaug.windows import Windows

@@ -11,7 +11,7 @@ from fastaug.augment.hidden import HiddenCutMix
 from fastaug.data import Batch
 from fastaug.errors import RecipeError
 from fastaug.meta_parameters import MetaParameters
-from fastaug.recipe import Augment, Data, Meta, Recipe, Train
+from fastaug.recipe.schema import Augment, Data, Meta, Recipe, Train
 from fastaug.seeding import Key, Stream
 from fastaug.targets import dense
 

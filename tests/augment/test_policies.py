@@ -295,7 +295,7 @@ def test_images_that_do_not_fit_are_named():
 
 def test_the_libraries_are_imported_only_when_used():
     code = (
-        "import sys, fastaug.augment, fastaug.augment.names\n"
+        "import sys, fastaug.augment, fastaug.recipe.policy_names\n"
         "assert 'torch' not in sys.modules\n"
         "import fastaug.augment.policies\n"
         "assert not {'timm', 'torchvision', 'kornia'} & sys.modules.keys()\n"

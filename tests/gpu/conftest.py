@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 from fastaug.run_folder import RunFolder
 
 MakeTrainer = Callable[..., Trainer]

@@ -14,7 +14,7 @@ from fastaug.data import Crop, DaliLoader, Loader, ResidentLoader
 from fastaug.errors import DataError
 from fastaug.index import Index, load_index
 from fastaug.order import Order, Request
-from fastaug.recipe import Data
+from fastaug.recipe.schema import Data
 from fastaug.shards.layout import ShardIndex
 from fastaug.shards.loader import shard_loader
 

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from fastaug.index import load_index
 from fastaug.loading import find_data
 from fastaug.processes import build_accelerator
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 from fastaug.worker import run
 
 from .conftest import MakeShards

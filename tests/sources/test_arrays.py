@@ -25,7 +25,7 @@ from fastaug.errors import DataError, StorageError
 from fastaug.index import Folder, Index, cache_dir, load_index
 from fastaug.loading import find_data
 from fastaug.order import Request
-from fastaug.recipe import Data, Recipe
+from fastaug.recipe.schema import Data, Recipe
 from fastaug.sources.arrays import materialize_arrays
 from fastaug.sources.inert_pickle import read_table, uint8_rows
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastaug.loading import find_data
 from fastaug.processes import build_accelerator
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 
 REPO = Path(__file__).resolve().parents[2]
 CLASSES = ("cat", "dog", "emu")

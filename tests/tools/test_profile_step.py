@@ -23,7 +23,7 @@ from fastaug.data import Batch
 from fastaug.engine import train_step
 from fastaug.order import Request
 from fastaug.profiling import Profile, Waits, Watch, device_work, profile, watched
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 from fastaug.run_folder import RunFolder
 
 REPO = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 from fastaug.worker import run
 
 REPO = Path(__file__).resolve().parents[2]

@@ -22,8 +22,8 @@ from fastaug.console import Console
 from fastaug.data import Batch
 from fastaug.engine import train_step
 from fastaug.processes import build_accelerator
-from fastaug.recipe import Recipe
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import Recipe
 from fastaug.run_folder import RunFolder
 
 META_SHARE = 0.2

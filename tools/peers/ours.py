@@ -5,8 +5,8 @@ from pathlib import Path
 from fastaug.loading import find_data, training_loader
 from fastaug.order import Order
 from fastaug.processes import build_accelerator
-from fastaug.recipe import Recipe
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import Recipe
 from peers.job import Job, Stream
 
 RECIPE = Path(__file__).with_name("recipe.yaml")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import fields
 
-from fastaug.recipe import Meta, Recipe
+from fastaug.recipe.schema import Meta, Recipe
 
 EXPONENTS = (0.25, 16.0)  # k of the softening curve, learned
 LARGEST_SMOOTHING = 0.5

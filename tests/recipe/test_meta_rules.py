@@ -3,7 +3,7 @@
 import pytest
 
 from fastaug.errors import RecipeError
-from fastaug.recipe_reading import read_recipe
+from fastaug.recipe.reading import read_recipe
 
 FUSED = ["meta.engine=fused", "meta.fraction=1"]
 INSTANT = ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1"]

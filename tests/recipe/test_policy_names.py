@@ -1,6 +1,6 @@
 import pytest
 
-from fastaug.augment.names import FAMILIES, parse_policy
+from fastaug.recipe.policy_names import FAMILIES, parse_policy
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from fastaug.errors import RecipeError
-from fastaug.recipe import Recipe
-from fastaug.recipe_rules import key_of, validate
+from fastaug.recipe.rules import key_of, validate
+from fastaug.recipe.schema import Recipe
 
 
 class _StrictLoader(yaml.SafeLoader):

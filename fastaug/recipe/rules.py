@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from fastaug.augment.names import parse_policy
-from fastaug.meta_rules import META_NEEDS, META_RULES, Need
-from fastaug.recipe import Recipe
+from fastaug.recipe.meta_rules import META_NEEDS, META_RULES, Need
+from fastaug.recipe.policy_names import parse_policy
+from fastaug.recipe.schema import Recipe
 
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
 _RULES: list[tuple[Callable[[Recipe], bool], str]] = [

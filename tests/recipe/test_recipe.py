@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fastaug import recipe_rules, train
+from fastaug import train
 from fastaug.errors import RecipeError
-from fastaug.recipe import RESUMABLE, Augment, Data, Model, Optim, Recipe, Run
-from fastaug.recipe_reading import differences, parse_yaml, read_recipe, to_yaml
-from fastaug.recipe_rules import validate
+from fastaug.recipe.reading import differences, parse_yaml, read_recipe, to_yaml
+from fastaug.recipe.rules import validate
+from fastaug.recipe.schema import RESUMABLE, Augment, Data, Model, Optim, Recipe, Run
+from fastaug.recipe.schema import rules as recipe_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))

@@ -12,21 +12,21 @@ from torch import nn
 from fastaug.augment.batch import BatchAugment
 from fastaug.augment.hidden import HiddenCutMix
 from fastaug.console import Console
-from fastaug.data import Loader
+from fastaug.data.build import DataParts, evaluation_loader, find_data, training_loader
+from fastaug.data.loaders.dali import Loader
+from fastaug.data.sampler import Order
+from fastaug.data.splits import Splits
 from fastaug.errors import RecipeError
 from fastaug.evaluation import Evaluator, held_out_ids
-from fastaug.loading import DataParts, evaluation_loader, find_data, training_loader
 from fastaug.meta import MetaStep
 from fastaug.meta_assembly import build_learned, build_meta
 from fastaug.metrics import TrainMeter
 from fastaug.model import build_ema, build_model
 from fastaug.objective import Objective, build_objective
 from fastaug.optim import SetRate, build_optimizer, build_schedule
-from fastaug.order import Order
 from fastaug.recipe.schema import Recipe
 from fastaug.run_folder import RunFolder
 from fastaug.samples import SampleLosses, build_sample_losses
-from fastaug.splits import Splits
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastaug.assemble import Trainer
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
 from fastaug.errors import Stopped
 from fastaug.interrupts import StopRequest
 from fastaug.meta_log import alarms

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from fastaug.augment.batch import BatchAugment
-from fastaug.data import Loader
-from fastaug.loading import DataParts
+from fastaug.data.build import DataParts
+from fastaug.data.loaders.dali import Loader
+from fastaug.data.sampler import evaluation_requests
 from fastaug.metrics import Evaluation
-from fastaug.order import evaluation_requests
 from fastaug.recipe.schema import Recipe
 
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fastaug.augment.batch import BatchAugment, Part
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES, hypergradient
 from fastaug.hypergrad.difference import difference

@@ -9,12 +9,12 @@ from torch import nn
 
 from fastaug.augment.batch import BatchAugment
 from fastaug.console import Console
+from fastaug.data.build import DataParts, meta_loader
+from fastaug.data.sampler import Order
 from fastaug.errors import DataError, RecipeError
-from fastaug.loading import DataParts, meta_loader
 from fastaug.meta import MetaStep
 from fastaug.meta_parameters import MetaParameters
 from fastaug.objective import sample_losses
-from fastaug.order import Order
 from fastaug.processes import over_processes
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.validation_gradient import ValidationGradient, meta_requests

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fastaug.assemble import Trainer
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
 from fastaug.ops.crop_mix import CropMixParams, crop_mix, identity_params
 from fastaug.ops.crop_mix.masses import visible_counts
 from fastaug.run_folder import write_atomically

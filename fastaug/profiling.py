@@ -20,7 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 
 from fastaug.assemble import Trainer
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
 from fastaug.engine import train_step
 
 STAGES = ("load", "augment", "forward", "backward", "optimizer", "meta", "rest")  # of the step, one after the other

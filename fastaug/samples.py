@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from fastaug.data import Batch
-from fastaug.loading import DataParts
+from fastaug.data.build import DataParts
+from fastaug.data.loaders.dali import Batch
 from fastaug.meta_parameters import MetaParameters
 from fastaug.objective import Objective, sample_losses
 from fastaug.recipe.schema import Recipe

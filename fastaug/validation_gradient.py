@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastaug.augment.batch import BatchAugment
-from fastaug.data import Batch, Loader
+from fastaug.data.loaders.dali import Batch, Loader
+from fastaug.data.sampler import Ids, Request, piece_bounds
 from fastaug.errors import RecipeError
 from fastaug.hypergrad.problem import Weights, eager_logits
-from fastaug.order import Ids, Request, piece_bounds
 from fastaug.seeding import Key, Stream, permuted, scalar_seed
 
 

@@ -10,6 +10,7 @@ import torch
 
 from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
+from fastaug.data.shards.layout import ShardIndex
 from fastaug.engine import fit
 from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError, StorageError
 from fastaug.interrupts import StopRequest
@@ -17,7 +18,6 @@ from fastaug.processes import build_accelerator, versions
 from fastaug.recipe.reading import flat
 from fastaug.recipe.schema import Recipe
 from fastaug.run_folder import RunFolder
-from fastaug.shards.layout import ShardIndex
 
 
 def run(recipe: Recipe) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from fastaug.order import Order
+from fastaug.data.sampler import Order
 from fastaug.recipe.reading import read_recipe
 from fastaug.worker import run
 

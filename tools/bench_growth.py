@@ -59,9 +59,9 @@ class Laps:
 
 def run_index(root: Path) -> dict[str, Any]:
     """Lists and screens a folder that has no cache, reads the cache, splits, orders an epoch."""
-    from fastaug.index import load_index
-    from fastaug.order import Order
-    from fastaug.splits import make_splits
+    from fastaug.data.index import load_index
+    from fastaug.data.sampler import Order
+    from fastaug.data.splits import make_splits
 
     laps = Laps()
     laps.lap("index uncached", lambda: load_index(root))

@@ -33,8 +33,8 @@ def our_batches(root: Path, workers: int, epochs: int) -> Iterator[None]:
     """Our loader; gives way after every epoch."""
     from accelerate import Accelerator
 
-    from fastaug.loading import find_data, training_loader
-    from fastaug.order import Order
+    from fastaug.data.build import find_data, training_loader
+    from fastaug.data.sampler import Order
     from fastaug.recipe.schema import Recipe
 
     recipe, accelerator = Recipe(), Accelerator(cpu=True)

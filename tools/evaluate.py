@@ -48,8 +48,8 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     from fastaug.assemble import build_network
     from fastaug.augment.batch import BatchAugment
     from fastaug.console import Console
+    from fastaug.data.build import evaluation_loader, find_data
     from fastaug.evaluation import Evaluator
-    from fastaug.loading import evaluation_loader, find_data
     from fastaug.processes import build_accelerator, versions
     from fastaug.resume import load_weights
 

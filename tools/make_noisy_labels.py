@@ -37,8 +37,8 @@ def main() -> int:
     arguments = parse()
     try:
         recipe = read_recipe(arguments.recipe, arguments.overrides)
-        from fastaug.labels import noisy_labels
-        from fastaug.loading import find_data
+        from fastaug.data.build import find_data
+        from fastaug.data.label_files import noisy_labels
         from fastaug.processes import build_accelerator
 
         parts = find_data(recipe, build_accelerator(recipe))

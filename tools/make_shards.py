@@ -11,8 +11,8 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 import argparse
 from pathlib import Path
 
+from fastaug.data.shards.layout import Settings
 from fastaug.errors import DataError, FastaugError
-from fastaug.shards.layout import Settings
 
 STOPPED = 75  # as train.py
 
@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
 def check(arguments: argparse.Namespace) -> None:
     """Reads every byte of a shard folder; DataError when one is wrong."""
     from fastaug.console import Console
-    from fastaug.shards.writer import verify
+    from fastaug.data.shards.writer import verify
 
     problems = verify(arguments.verify, workers=arguments.workers, console=Console(True))
     if problems:
@@ -60,10 +60,10 @@ def check(arguments: argparse.Namespace) -> None:
 def make(arguments: argparse.Namespace) -> None:
     """Makes the shards and prints what became of every image."""
     from fastaug.console import Console
-    from fastaug.index import load_index
-    from fastaug.loading import find_root
-    from fastaug.shards.layout import is_shard_folder, open_shards
-    from fastaug.shards.writer import counts, make_shards
+    from fastaug.data.build import find_root
+    from fastaug.data.index import load_index
+    from fastaug.data.shards.layout import is_shard_folder, open_shards
+    from fastaug.data.shards.writer import counts, make_shards
 
     console, root = Console(True), find_root(arguments.root, progress=True)
     if is_shard_folder(root):

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastaug.augment.erasing import Cutout, RandomErasing
 from fastaug.augment.hidden import HiddenCutMix
 from fastaug.augment.policies import Policy, build_policy
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
 from fastaug.hypergrad.problem import Samples
 from fastaug.meta_parameters import MetaParameters
 from fastaug.ops.crop_mix import (

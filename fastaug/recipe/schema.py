@@ -61,7 +61,7 @@ class Data:
     select_fraction: float = limits(0.0, low=0, below=1)  # share of train that picks the best checkpoint
     meta_fraction: float = limits(0.0, low=0, below=1)  # share of train that drives the meta step
     split_seed: int = limits(0, low=0)  # of the fractions; not run.seed, so that runs share their test set
-    labels: str | None = None  # file that replaces labels of training images, see fastaug/labels.py
+    labels: str | None = None  # file that replaces labels of training images, see fastaug/data/label_files.py
     splits: str | None = None  # folder with train.txt, meta.txt, select.txt, test.txt of ids or paths
     synthetic_images: int = limits(4096, low=1)  # loader=synthetic: images and classes
     synthetic_classes: int = limits(1000, low=2)

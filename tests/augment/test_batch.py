@@ -8,7 +8,7 @@ import torch
 
 from fastaug.augment.batch import BatchAugment
 from fastaug.augment.hidden import HiddenCutMix
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
 from fastaug.errors import RecipeError
 from fastaug.meta_parameters import MetaParameters
 from fastaug.recipe.schema import Augment, Data, Meta, Recipe, Train

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastaug.assemble import Trainer
-from fastaug.data import Batch
-from fastaug.order import evaluation_requests
+from fastaug.data.loaders.dali import Batch
+from fastaug.data.sampler import evaluation_requests
 
 MEAN_DIFFERENCE = 3  # of 255, of the project's contract for fixed crops
 

@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from fastaug.resize import Resizer
+from fastaug.data.crop_windows import Windows, center, random_resized, whole
+from fastaug.data.loaders.cpu_resize import Resizer
 from fastaug.seeding import Key, Stream
-from fastaug.windows import Windows, center, random_resized, whole
 from pipelines.folder import build_folder_pipeline, folder_graph
 
 SIDE = 64

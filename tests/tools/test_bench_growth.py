@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastaug.index import load_index
+from fastaug.data.index import load_index
 from fastaug.photo_folder import make_photo_folder
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench_growth.py"

@@ -9,7 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
-from fastaug.loading import find_data
+from fastaug.data.build import find_data
 from fastaug.processes import build_accelerator
 from fastaug.recipe.reading import read_recipe
 

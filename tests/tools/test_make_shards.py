@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fastaug.shards.layout import open_shards
+from fastaug.data.shards.layout import open_shards
 
 REPO = Path(__file__).resolve().parents[2]
 

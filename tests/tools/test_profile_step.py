@@ -19,9 +19,9 @@ from PIL import Image
 from fastaug import profile_view
 from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
+from fastaug.data.sampler import Request
 from fastaug.engine import train_step
-from fastaug.order import Request
 from fastaug.profiling import Profile, Waits, Watch, device_work, profile, watched
 from fastaug.recipe.reading import read_recipe
 from fastaug.run_folder import RunFolder

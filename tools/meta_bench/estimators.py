@@ -15,7 +15,7 @@ from peers import report
 from torch import Tensor
 
 from fastaug.assemble import Trainer
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
 from fastaug.hypergrad import hypergradient
 from meta_bench.overhead import NEVER
 from meta_bench.scene import Size, Steps, new_scene

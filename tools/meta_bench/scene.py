@@ -19,7 +19,7 @@ from sklearn.datasets import load_sample_image
 
 from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
 from fastaug.engine import train_step
 from fastaug.processes import build_accelerator
 from fastaug.recipe.reading import read_recipe

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fastaug.loading import find_data, training_loader
-from fastaug.order import Order
+from fastaug.data.build import find_data, training_loader
+from fastaug.data.sampler import Order
 from fastaug.processes import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastaug.assemble import assemble
 from fastaug.console import Console
-from fastaug.data import Batch
+from fastaug.data.loaders.dali import Batch
 from fastaug.engine import train_step
 from fastaug.processes import build_accelerator
 from fastaug.run_folder import RunFolder

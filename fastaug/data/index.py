@@ -1,0 +1,219 @@
+"""The index: one table per data root, made once; row number = stable id in the set sorted by path bytes.
+
+What is listed: folders.py; what makes a row DAMAGED: screen.py.
+
+The table is cached. It is made anew when a folder's modification time changes (a file was added, removed or
+renamed) or a file found damaged was changed. An undamaged file edited in place is NOT noticed: delete the
+cache file then (`cache_file` names it).
+"""
+
+import hashlib
+import os
+import secrets
+import struct
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.data.folders import Folder, Walk, classes_of, image_rows, layout_of, stamp
+from fastaug.data.image_headers import screen_all
+from fastaug.errors import DataError
+
+__all__ = [
+    "Folder",
+    "Index",
+    "PathTable",
+    "Status",
+    "cache_dir",
+    "cache_file",
+    "from_arrays",
+    "load_index",
+    "to_arrays",
+]
+
+VERSION = 1  # of the cache file
+_COLUMNS = ("labels", "heights", "widths", "status", "folders")
+
+
+class Status(IntEnum):
+    OK = 0
+    DAMAGED = 1
+
+
+class PathTable(Sequence[bytes]):
+    """Byte strings in one block: `blob` with `offsets` [N+1] int64; `table[id]` -> bytes, ids in [0, N)."""
+
+    def __init__(self, blob: bytes, offsets: npt.NDArray[np.int64]) -> None:
+        self.blob, self.offsets = blob, offsets
+
+    @classmethod
+    def of(cls, names: Sequence[bytes]) -> "PathTable":
+        lengths = np.fromiter(map(len, names), dtype=np.int64, count=len(names))
+        return cls(b"".join(names), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, id: int) -> bytes: ...
+    @overload
+    def __getitem__(self, id: slice) -> "PathTable": ...
+    def __getitem__(self, id: int | slice) -> "bytes | PathTable":
+        if isinstance(id, slice):
+            return PathTable.of([self[i] for i in range(*id.indices(len(self)))])
+        if not 0 <= id < len(self):  # a negative id is a mistake, not the other end
+            raise IndexError(f"id {id} is outside [0, {len(self)})")
+        return self.blob[self.offsets[id] : self.offsets[id + 1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """N images below `root`; label = position in `classes`; extents as decoded, 0 when unreadable."""
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: PathTable  # [N] relative to root
+    labels: npt.NDArray[np.int64]  # [N]
+    heights: npt.NDArray[np.int32]  # [N]
+    widths: npt.NDArray[np.int32]  # [N]
+    status: npt.NDArray[np.uint8]  # [N] of Status
+    folders: npt.NDArray[np.uint8]  # [N] of Folder
+    reasons: dict[int, str]  # why each DAMAGED row is
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, id: int) -> bytes:
+        """Absolute path of image `id`; bytes, for a file name need not be text."""
+        return os.path.join(os.fsencode(self.root), self.paths[id])
+
+
+def cache_dir() -> Path:
+    """$FASTAUG_CACHE, else $XDG_CACHE_HOME/fastaug, else ~/.cache/fastaug."""
+    if own := os.environ.get("FASTAUG_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastaug"
+
+
+def cache_file(root: Path, exif: str, cache: Path | None = None) -> Path:
+    """Where the index of `root` is kept, below `cache` (default cache_dir()/"index")."""
+    name = hashlib.sha256(os.fsencode(root.expanduser().resolve())).hexdigest()[:24]
+    return (cache or cache_dir() / "index") / f"{name}-{exif}.npz"
+
+
+def load_index(
+    root: str | Path,
+    *,
+    exif: str = "ignore",
+    cache: Path | None = None,
+    threads: int = 8,
+    progress: bool = False,
+) -> Index:
+    """The index of `root`, from the cache when nothing changed; DataError when it cannot be trained on.
+
+    exif: "ignore" (extent as stored) or "apply" (orientations 5-8 swap height and width).
+    """
+    if exif not in ("ignore", "apply"):
+        raise ValueError(f"exif = {exif!r}: must be 'ignore' or 'apply'")
+    root = Path(root).expanduser().resolve()
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"data.root: {root} {found}; set data.root to a folder of class folders")
+    file = cache_file(root, exif, cache)
+    index = _read_cache(file, root)
+    if index is None:
+        walk = Walk(os.fsencode(root))
+        index = _build(root, walk, exif, threads, progress)
+        _write_cache(file, index, walk.watch | {index.paths[i]: stamp(index.path(i)) for i in index.reasons})
+    return index
+
+
+def _build(root: Path, walk: Walk, exif: str, threads: int, progress: bool) -> Index:
+    layout = layout_of(walk)
+    classes = classes_of(walk, layout)
+    rows = image_rows(walk, layout, classes)
+    paths = PathTable.of([path for path, _, _ in rows])
+    seen = screen_all(walk.root, paths, exif, threads, progress)
+    return Index(
+        root=root,
+        classes=classes,
+        paths=paths,
+        labels=np.array([label for _, label, _ in rows], dtype=np.int64),
+        heights=np.array([header.height for header in seen], dtype=np.int32),
+        widths=np.array([header.width for header in seen], dtype=np.int32),
+        status=np.array([Status.DAMAGED if header.reason else Status.OK for header in seen], dtype=np.uint8),
+        folders=np.array([folder for _, _, folder in rows], dtype=np.uint8),
+        reasons={i: header.reason for i, header in enumerate(seen) if header.reason},
+    )
+
+
+def to_arrays(index: Index) -> dict[str, Any]:
+    """The table as arrays for np.savez, without the root; `from_arrays` reads it back."""
+    texts = {
+        "paths": index.paths,
+        "classes": PathTable.of([os.fsencode(name) for name in index.classes]),
+        "reasons": PathTable.of([reason.encode(errors="replace") for reason in index.reasons.values()]),
+    }
+    arrays = {name: getattr(index, name) for name in _COLUMNS} | text_arrays(texts)
+    return arrays | {"damaged": np.array(list(index.reasons), dtype=np.int64)}
+
+
+def text_arrays(texts: dict[str, PathTable]) -> dict[str, Any]:
+    """Tables of texts as arrays for np.savez; `_texts` reads one back."""
+    arrays: dict[str, Any] = {name: np.frombuffer(table.blob, dtype=np.uint8) for name, table in texts.items()}
+    return arrays | {f"{name}_offsets": table.offsets for name, table in texts.items()}
+
+
+def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
+    """The fields of an Index below `root` from an opened file of `to_arrays`; KeyError or ValueError when broken."""
+    reasons = (text.decode() for text in _texts(z, "reasons"))
+    return {
+        "root": root,
+        "classes": tuple(os.fsdecode(name) for name in _texts(z, "classes")),
+        "paths": _texts(z, "paths"),
+        "reasons": dict(zip(z["damaged"].tolist(), reasons, strict=True)),
+        **{name: z[name] for name in _COLUMNS},
+    }
+
+
+def _write_cache(file: Path, index: Index, watch: dict[bytes, int]) -> None:
+    """Replaces the cache file in one step: processes that race write the same table."""
+    arrays = to_arrays(index) | text_arrays({"watch": PathTable.of(list(watch))})
+    arrays["stamps"] = np.array(list(watch.values()), dtype=np.int64)
+    arrays["version"] = np.array(VERSION)
+    temporary = file.with_name(f".{file.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as out:
+            np.savez(out, **arrays)
+        os.replace(temporary, file)
+    except OSError as error:
+        text = f"the index of {index.root} is not cached ({error}); set FASTAUG_CACHE to a folder with room"
+        warnings.warn(text, stacklevel=3)
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def _read_cache(file: Path, root: Path) -> Index | None:
+    """The cached index; None when there is none, it is stale, or its bytes are not what was written."""
+    try:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
+            if int(z["version"]) != VERSION:
+                return None
+            watch, top = _texts(z, "watch"), os.fsencode(root)
+            if any(stamp(os.path.join(top, path)) != at for path, at in zip(watch, z["stamps"].tolist(), strict=True)):
+                return None
+            return Index(**from_arrays(z, root))
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
+        return None  # absent or broken: it is made anew
+
+
+def _texts(z: "np.lib.npyio.NpzFile", name: str) -> PathTable:
+    return PathTable(z[name].tobytes(), z[f"{name}_offsets"])

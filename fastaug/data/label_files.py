@@ -1,0 +1,62 @@
+"""Files that replace labels of training images: distortions to study, or corrections. Small tables over ids.
+
+A file has a line `id-or-path<TAB>class` for every label replaced; the path is relative to the data root, the class is
+the name of its folder. Blank lines and '#' lines do not count.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.data.index import Index
+from fastaug.data.splits import Splits
+from fastaug.errors import DataError
+from fastaug.seeding import IdArray, Key, Stream, integers, permuted
+
+Ids = npt.NDArray[np.int64]
+KINDS = ("uniform", "pairwise")
+
+
+def with_labels(index: Index, splits: Splits, file: Path) -> Index:
+    """`index` with the labels that `file` names. DataError for a line that is wrong or about an image not in train."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise DataError(f"data.labels: {file} cannot be read ({error.strerror}); repair or remove it") from error
+    ids = {path: i for i, path in enumerate(index.paths)}
+    classes = {name: label for label, name in enumerate(index.classes)}
+    train = np.zeros(len(index.labels), dtype=bool)
+    train[splits.train] = True
+    labels, seen = index.labels.copy(), set[int]()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        where = f"data.labels: {file}, line {number}: {line!r}"
+        name, tab, label = line.rstrip().partition("\t")
+        sample = ids.get(name.encode(errors="surrogateescape"), int(name) if name.isdigit() else -1)
+        if not tab or label not in classes:
+            raise DataError(f"{where} must be an id or path, a tab and the name of a class")
+        if not 0 <= sample < len(ids) or not train[sample] or sample in seen:
+            reason = "names an image twice" if sample in seen else "is not about an image of the training split"
+            raise DataError(f"{where} {reason}; correct or remove the line")
+        seen.add(sample)
+        labels[sample] = classes[label]
+    return replace(index, labels=labels)
+
+
+def noisy_labels(labels: Ids, ids: IdArray, classes: int, *, share: float, kind: str, seed: int) -> tuple[Ids, Ids]:
+    """A keyed choice of round(share n) of `ids` [n] and a wrong label for each: ([m], [m]).
+
+    "uniform": any other class; "pairwise": the next class (the last one's is the first). `labels` [N] are the true
+    ones of all images. ValueError for a share outside of [0, 1] or another kind.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of wrong labels must be in [0, 1], found {share}")
+    if kind not in KINDS:
+        raise ValueError(f"the kind of wrong labels must be one of {', '.join(KINDS)}, found {kind!r}")
+    key = Key(seed, 0, Stream.NOISE)
+    chosen = np.sort(permuted(key, ids)[: round(share * len(np.asarray(ids)))])
+    away = 1 if kind == "pairwise" else 1 + integers(key._replace(epoch=1), chosen, classes - 1)[:, 0]
+    return chosen, (labels[chosen] + away) % classes

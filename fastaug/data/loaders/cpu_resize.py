@@ -1,0 +1,116 @@
+"""Antialiased resizing of cut windows on the CPU by torch's uint8 SIMD kernels, image by image in a few threads.
+
+torch's own threads take no part: they work inside of one image, which is too small for them.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastaug.data.crop_windows import Windows
+
+Pixels = npt.NDArray[np.uint8]
+Image = Pixels | Tensor
+
+_KERNELS = {
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+}
+_SUPPORT = {"bilinear": 1, "bicubic": 2}  # half the width of the filter, in pixels of the coarser grid
+_INEXACT = 1 / 16  # of an input pixel: how far a narrowed window may lie from where it should
+_TRIED = 16  # places where a window is narrowed, before it is left as it is
+
+
+class Resizing(NamedTuple):
+    """A batch that is being resized: `result()` waits for it, and raises what went wrong in a thread."""
+
+    images: Tensor
+    parts: list["Future[None]"]
+
+    def result(self) -> Tensor:
+        for part in self.parts:
+            part.result()
+        return self.images
+
+
+class Resizer:
+    """Resizes batches on `threads` threads of its own, which end with it. `interpolation`: "bilinear" or "bicubic"."""
+
+    def __init__(self, threads: int, interpolation: str) -> None:
+        self.threads, self._kernel = threads, _KERNELS[interpolation]
+        self._pool = ThreadPoolExecutor(threads, "fastaug-resize")
+
+    def batch(self, images: Sequence[Image], windows: Windows, side: int) -> Tensor:
+        """[N, side, side, 3] uint8: images[i], uint8 [h_i, w_i, 3], resized to windows.size[i] and cut at its offset.
+
+        images[i] holds exactly windows.window[i] and is asked for in the thread that resizes it. Only its last two
+        dimensions need be contiguous.
+        """
+        return self.start(images, windows, side).result()
+
+    def start(self, images: Sequence[Image], windows: Windows, side: int) -> Resizing:
+        """As `batch`, without waiting for the result."""
+        count = len(windows.size)
+        out = np.empty((count, side, side, 3), dtype=np.uint8)
+        parts = [
+            self._pool.submit(self._resize, images, windows, out, range(first, count, self.threads))
+            for first in range(min(self.threads, count))
+        ]
+        return Resizing(torch.from_numpy(out), parts)
+
+    def _resize(self, images: Sequence[Image], windows: Windows, out: Pixels, rows: range) -> None:
+        sizes, offsets = windows.size[rows].tolist(), windows.offset[rows].tolist()
+        whole = [out.shape[1]] * 2
+        for row, size, offset in zip(rows, sizes, offsets, strict=True):
+            image = images[row]
+            pixels = image.numpy() if isinstance(image, Tensor) else image
+            if size == whole:
+                self._resize_one(pixels, out[row])
+            else:
+                resized = np.empty((*size, 3), dtype=np.uint8)
+                self._resize_one(pixels, resized)
+                top, left = offset
+                out[row] = resized[top : top + whole[0], left : left + whole[1]]
+
+    def _resize_one(self, source: Pixels, target: Pixels) -> None:
+        # NumPy copies what the kernel cannot take as it is: a copy by torch would wake its threads for every image.
+        if not (source.flags.c_contiguous and source.flags.writeable):
+            source = source.copy()
+        self._kernel(_channels_last(source), target.shape[:2], False, out=_channels_last(target))
+
+
+def _channels_last(image: Pixels) -> Tensor:
+    """[1, 3, H, W] in the memory of [H, W, 3]."""
+    return torch.from_numpy(image[None].transpose(0, 3, 1, 2))
+
+
+def needed(windows: Windows, side: int, interpolation: str) -> Windows:
+    """The same cuts of `side` pixels from smaller windows: what only pixels outside of the cut depend on is left out.
+
+    Windows end on whole input pixels and resized images on whole output pixels. A window is narrowed where both fall
+    together within 1/16 input pixel, so the result differs by that much of a shift at most, and by nothing where no
+    such place is found.
+    """
+    extent, size, offset = windows.window[:, 2:], windows.size, windows.offset
+    scale = extent / size  # [N, 2] input pixels of an output pixel
+    # A cut pixel's filter reaches this far beyond the pixel's edge, in output pixels.
+    margin = _SUPPORT[interpolation] * np.maximum(1, 1 / scale) - 0.5 + _INEXACT / scale
+    before = _spared(scale, np.floor(offset - margin))
+    after = _spared(scale, np.floor(size - (offset + side) - margin))
+    first, last = np.rint(scale * before).astype(np.int64), np.rint(scale * after).astype(np.int64)
+    window = np.concatenate([windows.window[:, :2] + first, extent - first - last], axis=1)
+    return Windows(window, size - before - after, offset - before)
+
+
+def _spared(scale: npt.NDArray[np.float64], limit: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """How many output pixels, up to `limit`, can be left out at one end so that whole input pixels are."""
+    pixels = np.maximum(limit[..., None] - np.arange(_TRIED), 0)
+    ends = scale[..., None] * pixels
+    fits = np.abs(ends - np.rint(ends)) <= _INEXACT
+    best = np.take_along_axis(pixels, fits.argmax(-1)[..., None], -1)[..., 0]
+    return np.where(fits.any(-1), best, 0).astype(np.int64)

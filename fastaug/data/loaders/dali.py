@@ -1,0 +1,257 @@
+"""Loaders: from requests (epoch, ids) to batches of decoded images. Sample identity, order and crops are the caller's.
+
+Every loader drops damaged images from its batches and counts them in `skipped`; what is left of a batch keeps its
+order. None draws a random number that is not keyed by (seed, epoch, id).
+"""
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastaug.data.index import Index
+from fastaug.data.loaders.cpu_resize import Resizer
+from fastaug.data.loaders.dali_feed import Crop, Encoded, Feed, Inputs, Task
+from fastaug.data.loaders.prefetch import in_background
+from fastaug.data.sampler import Ids, Request
+from fastaug.errors import DataError
+from fastaug.recipe.schema import Data
+
+__all__ = ["Batch", "Crop", "DaliLoader", "Loader", "ResidentLoader", "SyntheticLoader", "to_device"]
+
+Result = Callable[[], Tensor]  # waits for a batch's images, or raises what became of them
+
+
+class Batch(NamedTuple):
+    """Decoded images with their identity.
+
+    `images` [N, S, S, 3] uint8 on the training device; `labels` [N] int64 on the same device; `ids` [N] int64 on the
+    host, where keyed draws are made.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    draws: Tensor  # [N] int64 on the host: what keyed draws are made for; the ids unless images are repeated
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` of the host on `device`; to a GPU from pinned memory, so that the host does not wait."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Loader(Protocol):
+    """What the training and evaluation loops need of a loader."""
+
+    skipped: dict[int, str]  # id -> why it was left out, of the images met so far
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """One batch for every request, in order; shorter where images are damaged."""
+
+
+class DaliLoader:
+    """Decodes, crops and resizes encoded files while the caller works on earlier batches.
+
+    On a GPU DALI's graph does all of it; on a CPU it decodes the windows, and as many threads of a Resizer resize them.
+    A damaged file makes DALI give up a whole batch and the pipeline with it. The loader then asks for the images of
+    that batch one by one, remembers the damaged ones and starts again from the same batch with a new pipeline.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        data: Data,
+        crop: Crop,
+        *,
+        largest_batch: int,
+        threads: int,
+        device: torch.device,
+        encoded: Encoded | None = None,
+    ):
+        """`encoded` gives the bytes of an image file by id; None: they are read from the paths of the index."""
+        self.index, self.data, self.crop, self.device = index, data, crop, device
+        self.largest_batch, self.threads = largest_batch, threads
+        self.labels = torch.from_numpy(index.labels)
+        on_gpu = device.type == "cuda"
+        self._feed = Feed(index, crop, encoded, inputs=5 if on_gpu else 3)
+        self.skipped = self._feed.skipped
+        self._resizer = None if on_gpu else Resizer(threads, data.interpolation)
+        self._pipeline = self._build(largest_batch, self._feed.next_inputs)
+        self._open: Callable[[], Generator[Batch, None, None] | None] = lambda: None  # the stream that is not over
+
+    def _build(self, batch_size: int, source: Callable[[], Inputs]) -> Any:
+        from pipelines.folder import build_folder_pipeline
+
+        return build_folder_pipeline(
+            source,
+            batch_size=batch_size,
+            threads=self.threads,
+            device_id=self.device.index or 0 if self.device.type == "cuda" else None,
+            prefetch=self.data.prefetch,
+            side=self.crop.side,
+            interpolation=self.data.interpolation,
+            exif=self.data.exif,
+            encoded=self._feed.encoded is not None,
+            largest=(int(self.index.heights.max(initial=0)), int(self.index.widths.max(initial=0))),
+        )
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """One batch for every request, in order; data.prefetch more are being decoded meanwhile, on a CPU two more.
+
+        On a CPU a thread of its own does the host's part, which would keep the caller waiting while all cores decode.
+        It ends with the iterator. A stream that is open ends when the next one is asked for.
+        """
+        if (last := self._open()) is not None:
+            last.close()
+        stream = self._made(requests)
+        if self._resizer is not None:
+            stream = in_background(stream)
+        self._open = weakref.ref(stream)
+        return stream
+
+    def _made(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
+        if self._feed.waiting:  # the last caller left half-way: what it did not take is still in the pipeline
+            self._pipeline = self._build(self.largest_batch, self._feed.next_inputs)
+        self._feed.begin(requests)
+        self._pipeline.reset()
+        self._pipeline.schedule_run()  # the first call schedules data.prefetch batches
+        ahead: deque[tuple[Request, Result]] = deque()
+        for decoded in self._decoded():
+            ahead.append(decoded)
+            if self._resizer is None or len(ahead) > 1:  # one batch is being resized while the caller works
+                yield self._batch(*ahead.popleft())
+        while ahead:
+            yield self._batch(*ahead.popleft())
+
+    def _decoded(self) -> Iterator[tuple[Request, Result]]:
+        """The batches of the stream as soon as they are decoded; an error is raised by the result of the last one."""
+        waiting = self._feed.waiting
+        while True:
+            while waiting and not len(waiting[0].request.ids):
+                yield waiting.popleft().request, self._nothing
+            try:
+                (output,) = self._pipeline.share_outputs(cuda_stream=self._stream())
+            except StopIteration:
+                return
+            except RuntimeError:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)  # raises what the device itself has to report
+                try:
+                    self._restart()
+                except DataError as error:
+                    yield waiting[0].request, _raising(error)
+                    return
+                continue
+            task = waiting.popleft()
+            result = self._result(output, task)
+            self._pipeline.release_outputs()
+            self._pipeline.schedule_run()
+            yield task.request, result
+
+    def _result(self, output: Any, task: Task) -> Result:
+        """The images of a batch that DALI has done its part of; no copy: the executor hands over the memory."""
+        if self._resizer is None:
+            images = torch.from_dlpack(output.as_tensor())
+            return lambda: images
+        decoded = [np.asarray(output[i]) for i in range(len(output))]
+        return self._resizer.start(decoded, task.windows, self.crop.side).result
+
+    def _stream(self) -> Any:
+        """The stream that is to see finished images; None on a CPU."""
+        return torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+
+    def _nothing(self) -> Tensor:
+        side = self.crop.side
+        return torch.empty((0, side, side, 3), dtype=torch.uint8, device=self.device)
+
+    def _batch(self, request: Request, result: Result) -> Batch:
+        ids = torch.from_numpy(request.ids)
+        draws = torch.from_numpy(request.draws())
+        return Batch(result(), to_device(self.labels[ids], self.device), ids, draws)
+
+    def _restart(self) -> None:
+        """Finds what is damaged in the batch that failed and goes on from it with a new pipeline."""
+        feed, failed = self._feed, self._feed.waiting[0].request
+        reasons = {sample: self._reason(failed.keep(slice(i, i + 1))) for i, sample in enumerate(failed.ids.tolist())}
+        damaged = {sample: reason for sample, reason in reasons.items() if reason is not None}
+        if len(damaged) == len(reasons) > 1:
+            sample, reason = next(iter(damaged.items()))
+            raise DataError(
+                f"none of the {len(damaged)} images of a batch can be decoded; first {feed.name(sample)}: {reason}"
+            )
+        if not damaged:
+            raise DataError(
+                f"decoding a batch of {len(failed.ids)} images failed, yet each of them decodes alone (first: "
+                f"{feed.name(int(failed.ids[0]))}); is the machine out of memory? lower train.batch_size"
+            )
+        self.skipped.update(damaged)
+        feed.again()
+        self._pipeline = self._build(self.largest_batch, feed.next_inputs)
+        self._pipeline.schedule_run()
+
+    def _reason(self, request: Request) -> str | None:
+        """Why the one image of `request` cannot be decoded, or None when it can."""
+        inputs = iter([self._feed.inputs(Task(request, self.crop.windows(request, self.index)))])
+        pipeline = self._build(1, lambda: next(inputs))  # DALI takes functions, not built-in methods
+        pipeline.schedule_run()
+        try:
+            pipeline.share_outputs()
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            after = lines.index("encountered:") + 1 if "encountered:" in lines else 0  # behind DALI's own traceback
+            return lines[after][:300]
+        pipeline.release_outputs()
+        return None
+
+
+def _raising(error: DataError) -> Result:
+    def result() -> Tensor:
+        raise error
+
+    return result
+
+
+class ResidentLoader:
+    """A set that fits in memory: decoded once by a DaliLoader, then batches are gathers on the device."""
+
+    def __init__(self, source: DaliLoader, ids: Ids):
+        self.labels, self.skipped = source.labels, source.skipped
+        chunks = [Request(0, ids[i : i + source.largest_batch]) for i in range(0, len(ids), source.largest_batch)]
+        decoded = list(source.batches(chunks))
+        self.images = torch.cat([batch.images for batch in decoded])
+        present = torch.cat([batch.ids for batch in decoded])
+        self.rows = torch.full((len(self.labels),), -1, dtype=torch.int64)
+        self.rows[present] = torch.arange(len(present))
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """One batch for every request, in order."""
+        for request in requests:
+            request = request.keep((self.rows[torch.from_numpy(request.ids)] >= 0).numpy())
+            ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
+            device = self.images.device
+            yield Batch(self.images[to_device(self.rows[ids], device)], to_device(self.labels[ids], device), ids, draws)
+
+
+class SyntheticLoader:
+    """Random pixels made once, for profiling the rest of the step: label = id modulo the number of classes."""
+
+    BANK = 64  # different images; the rest repeat
+
+    def __init__(self, data: Data, side: int, seed: int, device: torch.device):
+        shape = (self.BANK, side, side, 3)
+        generator = torch.Generator().manual_seed(seed)
+        self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+        self.classes, self.device = data.synthetic_classes, device
+        self.skipped: dict[int, str] = {}
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """One batch for every request, in order."""
+        for request in requests:
+            ids = torch.from_numpy(request.ids)
+            on_device = to_device(ids, self.device)
+            draws = torch.from_numpy(request.draws())
+            yield Batch(self.images[on_device % self.BANK], on_device % self.classes, ids, draws)

@@ -1,0 +1,103 @@
+"""What the decoder is asked for: requests without their damaged images, as paths (or bytes) and windows."""
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.data.crop_windows import Windows
+from fastaug.data.index import Index, Status
+from fastaug.data.loaders.cpu_resize import needed
+from fastaug.data.loaders.dali import crop_windows as windows
+from fastaug.data.sampler import Request
+from fastaug.recipe.schema import Data
+from fastaug.seeding import Key, Stream
+
+Encoded = Callable[[int], npt.NDArray[np.uint8]]  # id -> bytes of the image file, [length]
+Inputs = tuple[Any, ...]  # what the DALI graph is fed for one batch, see pipelines/folder.py
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Which windows of `side` pixels a loader cuts: `kind` as data.crop, the rest as the keys of the same name."""
+
+    kind: str
+    side: int
+    data: Data
+    seed: int
+
+    def windows(self, request: Request, index: Index) -> Windows:
+        heights, widths, side = index.heights[request.ids], index.widths[request.ids], self.side
+        if self.kind == "rrc":
+            key, draws = Key(self.seed, request.epoch, Stream.WINDOW), request.draws()
+            return windows.random_resized(key, draws, heights, widths, side, self.data.scale, self.data.ratio)
+        if self.kind == "center":
+            whole = windows.center(heights, widths, side, self.data.crop_pct)
+            return needed(whole, side, self.data.interpolation)
+        return windows.whole(heights, widths, side)
+
+
+class Task(NamedTuple):
+    """A batch on its way: what is left of the request, and the windows of its images."""
+
+    request: Request
+    windows: Windows
+
+
+class Feed:
+    """Feeds a DALI graph with the requests of a stream, and knows what is on its way and what is damaged.
+
+    Knows nothing of the loader: a graph keeps its source alive, and the loader must end when it is dropped.
+    """
+
+    def __init__(self, index: Index, crop: Crop, encoded: Encoded | None, inputs: int) -> None:
+        """`encoded` gives the bytes of an image, None: they are read from its path. The graph takes `inputs` inputs."""
+        self.index, self.crop, self.encoded, self._inputs = index, crop, encoded, inputs
+        self.skipped: dict[int, str] = {}  # id -> why it was left out
+        self.waiting: deque[Task] = deque()  # given to the graph and not yet delivered
+        self._source: Iterator[Request] = iter(())
+
+    def begin(self, requests: Iterable[Request]) -> None:
+        """The requests of a new stream."""
+        self._source = iter(requests)
+        self.waiting.clear()
+
+    def again(self) -> None:
+        """What is on its way is asked for once more, by a new graph."""
+        self._source = itertools.chain([task.request for task in self.waiting], self._source)
+        self.waiting.clear()
+
+    def next_inputs(self) -> Inputs:
+        """What the graph is fed for the next request that has an image to decode; StopIteration behind the last."""
+        for request in self._source:
+            request = self._without_damaged(request)
+            self.waiting.append(Task(request, self.crop.windows(request, self.index)))
+            if len(request.ids):
+                return self.inputs(self.waiting[-1])
+        raise StopIteration
+
+    def inputs(self, task: Task) -> Inputs:
+        """Paths or bytes, and windows, as the graph takes them."""
+        ids, w = task.request.ids.tolist(), task.windows
+        files = [self.encoded(i) for i in ids] if self.encoded else [self._path(i) for i in ids]
+        anchor, extent = w.window[:, :2].astype(np.int32), w.window[:, 2:].astype(np.int32)
+        return (files, anchor, extent, w.size.astype(np.float32), w.offset.astype(np.int32))[: self._inputs]
+
+    def _path(self, sample: int) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(self.index.path(sample), dtype=np.uint8)
+
+    def _without_damaged(self, request: Request) -> Request:
+        damaged = self.index.status[request.ids] == Status.DAMAGED
+        for sample in request.ids[damaged].tolist():
+            self.skipped.setdefault(sample, self.index.reasons[sample])
+        if not self.skipped:
+            return request
+        return request.keep(np.array([sample not in self.skipped for sample in request.ids.tolist()], dtype=bool))
+
+    def name(self, sample: int) -> str:
+        return self.index.path(sample).decode(sys.getfilesystemencoding(), "backslashreplace")

@@ -1,0 +1,107 @@
+"""Batches from shards: JPEG files by DaliLoader, raw pixels cut and resized without it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastaug.data.crop_windows import Windows
+from fastaug.data.index import Status
+from fastaug.data.loaders.cpu_resize import Resizer
+from fastaug.data.loaders.dali import Batch, Crop, DaliLoader, to_device
+from fastaug.data.loaders.prefetch import ahead
+from fastaug.data.sampler import Request
+from fastaug.data.shards.layout import ShardIndex
+from fastaug.recipe.schema import Data
+
+
+def shard_loader(
+    index: ShardIndex, data: Data, crop: Crop, *, largest_batch: int, threads: int, device: torch.device
+) -> "JpegShardLoader | RawShardLoader":
+    """The loader of a shard folder's format."""
+    kind = RawShardLoader if index.settings.format == "raw" else JpegShardLoader
+    return kind(index, data, crop, largest_batch=largest_batch, threads=threads, device=device)
+
+
+class JpegShardLoader(DaliLoader):
+    """A DaliLoader whose files lie in shards."""
+
+    def __init__(
+        self, index: ShardIndex, data: Data, crop: Crop, *, largest_batch: int, threads: int, device: torch.device
+    ):
+        sizes: dict[str, Any] = {"largest_batch": largest_batch, "threads": threads, "device": device}
+        super().__init__(index, data, crop, encoded=index.encoded, **sizes)
+        self.shards = index
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """One batch for every request, in order, as DaliLoader."""
+        return super().batches(map(self._announced, requests))
+
+    def _announced(self, request: Request) -> Request:
+        places = (self.shards.shard, self.shards.offsets, self.shards.lengths)
+        self.shards.files.announce(*(column[request.ids].tolist() for column in places))
+        return request
+
+
+class RawShardLoader:
+    """Cuts and resizes raw images while the caller works on earlier batches; nothing is decoded."""
+
+    def __init__(
+        self, index: ShardIndex, data: Data, crop: Crop, *, largest_batch: int, threads: int, device: torch.device
+    ):
+        self.index, self.data, self.crop, self.device = index, data, crop, device
+        self.largest_batch, self.threads = largest_batch, threads
+        self.labels = torch.from_numpy(index.labels)
+        self.skipped: dict[int, str] = {}
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """One batch for every request, in order; data.prefetch more are being made meanwhile."""
+        resizer = Resizer(self.threads, self.data.interpolation)  # its threads end with the iterator
+
+        def prepared(request: Request) -> tuple[Request, Tensor]:
+            return request, self._images(request, resizer)
+
+        # Two threads wait for the resizer's, so that those never wait for the windows of the next batch.
+        for request, images in ahead(prepared, map(self._without_damaged, requests), self.data.prefetch, threads=2):
+            ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
+            yield Batch(to_device(images, self.device), to_device(self.labels[ids], self.device), ids, draws)
+
+    def _without_damaged(self, request: Request) -> Request:
+        damaged = self.index.status[request.ids] == Status.DAMAGED
+        for sample in request.ids[damaged].tolist():
+            self.skipped.setdefault(sample, self.index.reasons[sample])
+        return request.keep(~damaged)
+
+    def _images(self, request: Request, resizer: Resizer) -> Tensor:
+        side = self.crop.side
+        if not len(request.ids):
+            return torch.empty((0, side, side, 3), dtype=torch.uint8)
+        windows = self.crop.windows(request, self.index)
+        images = resizer.batch(_Cuts(self.index, request, windows), windows, side)
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+
+class _Cuts(Sequence[npt.NDArray[np.uint8]]):
+    """The cut windows of a request, each read when it is asked for: in the thread that resizes it."""
+
+    def __init__(self, index: ShardIndex, request: Request, windows: Windows) -> None:
+        self.stored, self.ids, self.windows = index, request.ids.tolist(), windows.window.tolist()
+        row = 3 * index.widths[request.ids].astype(np.int64)  # bytes
+        first, length = windows.window[:, 0] * row, windows.window[:, 2] * row
+        begin = index.offsets[request.ids] + first
+        index.files.announce(index.shard[request.ids].tolist(), begin.tolist(), length.tolist())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, row: int) -> npt.NDArray[np.uint8]: ...
+    @overload
+    def __getitem__(self, row: slice) -> Any: ...
+    def __getitem__(self, row: int | slice) -> Any:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        return self.stored.pixels(self.ids[row], *self.windows[row])

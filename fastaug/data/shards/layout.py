@@ -1,0 +1,173 @@
+"""What lies in a shard folder, and the index of one. docs/shards.md describes it for readers of other software.
+
+`shards.json` (Manifest) says how and of what the folder was made and lists the tar files with size and SHA-256.
+`index.npz` is the table of the original index with the extents as stored, and where each image's bytes lie.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.data.index import Index, from_arrays
+from fastaug.data.shards.files import AGAIN, ShardFiles
+from fastaug.errors import DataError
+
+MANIFEST, TABLE = "shards.json", "index.npz"
+VERSION = 1
+FORMATS = ("jpeg", "raw")
+PLACES = ("shard", "offsets", "lengths")  # columns of the table that an Index lacks
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are stored. `quality` of JPEGs written, None for raw; `shard_size` images at most in a tar file.
+
+    shard_size None: 4,096, which is about 1 GB of raw images at short side 256, or more where that made over 500 files.
+    """
+
+    format: str
+    short_side: int  # pixels; smaller images keep their size
+    quality: int | None
+    shard_size: int | None
+    exif: str  # as data.exif
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format = {self.format!r}: must be one of {', '.join(FORMATS)}")
+        sound = self.quality is None if self.format == "raw" else self.quality in range(1, 101)
+        if not sound:
+            raise ValueError(f"quality = {self.quality} with format = {self.format}: 1 to 100 for jpeg, none for raw")
+        for name in ("short_side", "shard_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+    def pixels(self) -> bytes:
+        """What tells the pixels of two shard folders of the same source apart."""
+        return repr((self.format, self.short_side, self.quality, self.exif)).encode()
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was made into shards: the folder, its number of images, SHA-256 of the columns of its index."""
+
+    root: str
+    images: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file: how many images it holds, how many of its ids are damaged, were resized or copied unchanged."""
+
+    name: str
+    images: int
+    damaged: int
+    resized: int
+    copied: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The file shards.json. `table`: SHA-256 of index.npz, "" while the folder is being made."""
+
+    settings: Settings
+    source: Source
+    shards: tuple[Shard, ...] = ()
+    table: str = ""
+    version: int = VERSION
+
+    def to_json(self) -> bytes:
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+
+def is_shard_folder(root: Path) -> bool:
+    """Whether `root` is, or is about to become, a shard folder."""
+    return (root.expanduser() / MANIFEST).is_file()
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of a shard folder, finished or not; DataError when it cannot be used."""
+    file = root / MANIFEST
+    try:
+        values = json.loads(file.read_bytes())
+        if values["version"] != VERSION:
+            raise DataError(f"{file}: version {values['version']}, this program reads {VERSION}; make the shards again")
+        settings, source = Settings(**values["settings"]), Source(**values["source"])
+        return Manifest(settings, source, tuple(Shard(**shard) for shard in values["shards"]), values["table"])
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); {AGAIN}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: no manifest of shards ({error!r}); {AGAIN}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex(Index):
+    """The original index with extents as stored in the shards: ids, order, labels and splits are those of the source.
+
+    shard, offsets, lengths [N]: where the JPEG file, or the pixels (row by row, RGB), of an image lie; the tar file's
+    position in `shards`. Damaged images have length 0.
+    """
+
+    settings: Settings
+    shards: tuple[Shard, ...]
+    shard: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    files: ShardFiles
+
+    def path(self, id: int) -> bytes:
+        """For messages: tar file and the original path."""
+        name = os.fsencode(self.shards[self.shard[id]].name)
+        return os.path.join(os.fsencode(self.root), name) + b":" + self.paths[id]
+
+    def encoded(self, id: int) -> npt.NDArray[np.uint8]:
+        """The bytes of the JPEG file of image `id`, [length]."""
+        return self.files.read(int(self.shard[id]), int(self.offsets[id]), int(self.lengths[id]))
+
+    def pixels(self, id: int, top: int, left: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+        """A window of the raw image `id`: [height, width, 3], read-only, rows not adjacent."""
+        across = int(self.widths[id])
+        begin = int(self.offsets[id]) + top * across * 3
+        rows = self.files.view(int(self.shard[id]), begin, height * across * 3)
+        return rows.reshape(height, across, 3)[:, left : left + width]
+
+
+def open_shards(root: str | Path, exif: str | None = None) -> ShardIndex:
+    """The index of a finished shard folder; DataError when a file is missing, of another size, or not as data.exif.
+
+    Sizes are checked here, contents by writer.verify.
+    """
+    root = Path(root).expanduser().resolve()
+    manifest = read_manifest(root)
+    if not manifest.table:
+        raise DataError(f"data.root: {root} is being made or was left unfinished; {AGAIN}")
+    made = manifest.settings.exif
+    if exif not in (None, made):
+        raise DataError(f"data.root: {root} was made with --exif {made}; set data.exif={made}, or make it again")
+    table = read_table(root, manifest)
+    sizes = {shard.name: shard.bytes for shard in manifest.shards}
+    files = ShardFiles(root, sizes, mapped=manifest.settings.format == "raw")
+    return ShardIndex(**table, settings=manifest.settings, shards=manifest.shards, files=files)
+
+
+def read_table(root: Path, manifest: Manifest) -> dict[str, Any]:
+    """The columns of index.npz with those of an Index in its form; DataError unless it is the one of the manifest."""
+    file = root / TABLE
+    try:
+        with open(file, "rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != manifest.table:
+                raise DataError(f"{file}: not the table that {MANIFEST} names; {AGAIN}")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as z:
+                return from_arrays(z, root) | {name: z[name] for name in PLACES}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file} cannot be read ({error}); {AGAIN}") from error

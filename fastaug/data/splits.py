@@ -1,0 +1,163 @@
+"""Who trains, steers the meta step, selects and tests: disjoint sets of ids, fixed by index, seed, fractions.
+
+Rule for fractions: in a class of n training images, in an order drawn by (seed, class), the first
+round(test * n) are test, the next round(select * n) select, the next round(meta * n) meta, halves up, on the
+decimal as written; the last image of a class stays in train. Each class is drawn by itself: files added to
+one leave the choice in the others as it was, and a meta fraction changes nothing in test or select. Totals
+can differ from fraction * N, by at most half an image per class (more where a class runs out of images).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+from math import floor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.data.index import Folder, Index, Status
+from fastaug.errors import DataError
+from fastaug.seeding import Key, Stream, permuted
+
+Ids = npt.NDArray[np.int64]
+ROLES = ("train", "meta", "select", "test")
+_TAKEN = ("test", "select", "meta")  # in this order out of train
+_FOLDERS = {"train": Folder.TRAIN, "meta": Folder.META, "select": Folder.SELECT, "test": Folder.TEST}
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Sorted int64 ids of each role; damaged images keep their place, the loader drops and counts them."""
+
+    train: Ids
+    meta: Ids
+    select: Ids
+    test: Ids
+
+    def of(self, name: str) -> Ids:
+        """The ids of one role by name."""
+        if name not in ROLES:
+            raise ValueError(f"split {name!r}: must be one of {', '.join(ROLES)}")
+        ids: Ids = getattr(self, name)
+        return ids
+
+
+def make_splits(
+    index: Index,
+    *,
+    seed: int,
+    meta: float = 0,
+    select: float = 0,
+    test: float = 0,
+    files: Path | None = None,
+) -> Splits:
+    """The roles of all ids: from the folders, then fractions of train, or from lists in the folder `files`.
+
+    A role without a list in `files` keeps the images of its folder. ValueError for fractions outside [0, 1)
+    or with `files`; DataError for overlap, for an empty train or test, or a split without an undamaged image.
+    """
+    fractions = {"test": test, "select": select, "meta": meta}
+    _check_fractions(fractions, files)
+    roles = {role: np.flatnonzero(index.folders == folder) for role, folder in _FOLDERS.items()}
+    if files is not None:
+        roles |= _read_lists(index, files)
+    else:
+        roles["train"] = np.flatnonzero(np.isin(index.folders, (Folder.ALL, Folder.TRAIN)))
+        roles = _take(index, roles, seed, fractions)
+    _check(index, roles, fractions)
+    return Splits(**{role: np.sort(ids).astype(np.int64) for role, ids in roles.items()})
+
+
+def _check_fractions(fractions: Mapping[str, float], files: Path | None) -> None:
+    for name, value in fractions.items():
+        if not 0 <= value < 1:  # refuses NaN too
+            raise ValueError(f"data.{name}_fraction = {value}: must lie in [0, 1)")
+        if value and files is not None:
+            raise ValueError(f"data.{name}_fraction = {value} together with data.splits = {files}; set it to 0")
+    if sum(fractions.values()) >= 1:
+        raise ValueError(f"the fractions {dict(fractions)} leave nothing to train on; their sum must be below 1")
+
+
+def _take(index: Index, roles: dict[str, Ids], seed: int, fractions: Mapping[str, float]) -> dict[str, Ids]:
+    """Moves the fractions out of train, class by class (rule at the head of this file)."""
+    for name, value in fractions.items():
+        if value and len(roles[name]):
+            text = f"data.{name}_fraction = {value}, but {index.root} has a folder for {name}"
+            raise DataError(f"{text} ({len(roles[name])} images); set data.{name}_fraction to 0")
+    parts: dict[str, list[Ids]] = {role: [] for role in ROLES}
+    exact = {name: Fraction(str(float(value))) for name, value in fractions.items()}
+    labels = index.labels[roles["train"]]
+    grouped = roles["train"][np.argsort(labels, kind="stable")]
+    ends = np.cumsum(np.bincount(labels, minlength=len(index.classes)))
+    for label, members in enumerate(np.split(grouped, ends[:-1])):
+        # Drawn by position in the class, not by id: an id moves when any class before it grows.
+        order = members[permuted(Key(seed, label, Stream.SPLIT), np.arange(len(members)))]
+        start = 0
+        for name in _TAKEN:
+            stop = min(start + floor(exact[name] * len(members) + Fraction(1, 2)), max(len(members) - 1, 0))
+            parts[name].append(order[start:stop])
+            start = stop
+        parts["train"].append(order[start:])
+    taken = {role: np.concatenate(found) for role, found in parts.items()}
+    return {role: taken[role] if role == "train" or fractions[role] else roles[role] for role in ROLES}
+
+
+def _read_lists(index: Index, folder: Path) -> dict[str, Ids]:
+    """The ids in train.txt and, where present, meta.txt, select.txt and test.txt."""
+    if not (folder / "train.txt").is_file():
+        raise DataError(f"data.splits: {folder / 'train.txt'} is missing; list the training images there, one a line")
+    known = {f"{role}.txt" for role in ROLES}
+    if extra := sorted(path.name for path in folder.glob("*.txt") if path.name not in known):
+        raise DataError(f"data.splits: {folder / extra[0]} is no split; rename it to one of {', '.join(sorted(known))}")
+    ids = {path: i for i, path in enumerate(index.paths)}
+    lists = {role: folder / f"{role}.txt" for role in ROLES}
+    return {role: _read_list(file, ids) for role, file in lists.items() if file.exists()}
+
+
+def _read_list(file: Path, ids: Mapping[bytes, int]) -> Ids:
+    """One id, or path relative to the data root, a line; blank lines and '#' lines do not count."""
+    lines: dict[int, int] = {}
+    try:
+        text = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"data.splits: {file} cannot be read ({error.strerror}); repair or remove it") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = line.strip()
+        if not entry or entry.startswith(b"#"):
+            continue
+        where = f"data.splits: {file}, line {number}: {entry.decode(errors='replace')!r}"
+        id = ids.get(entry, int(entry) if entry.isdigit() and len(entry) < 12 else -1)
+        if not 0 <= id < len(ids):
+            raise DataError(f"{where} is neither an id below {len(ids)} nor a path below data.root; correct the line")
+        if id in lines:
+            raise DataError(f"{where} is the image of line {lines[id]} again; remove one of the two lines")
+        lines[id] = number
+    return np.array(list(lines), dtype=np.int64)
+
+
+def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float]) -> None:
+    for one, other in combinations(ROLES, 2):
+        taken = np.zeros(len(index), dtype=bool)  # a table, for np.intersect1d takes seconds at a million ids
+        taken[roles[one]] = True
+        both = np.sort(roles[other][taken[roles[other]]])
+        if len(both):
+            name = index.paths[int(both[0])].decode(errors="replace")
+            text = f"{one} and {other} share {len(both)} images, the first id {both[0]} ({name})"
+            raise DataError(f"data.splits: {text}; list each image once")
+    for role, value in fractions.items():
+        if value and not len(roles[role]):
+            text = f"data.{role}_fraction = {value} takes no image out of any class"
+            raise DataError(f"{text}; raise data.{role}_fraction or set it to 0")
+    if not len(roles["train"]):
+        raise DataError(f"no training image in {index.root}; set data.root, or list some in train.txt of data.splits")
+    if not len(roles["test"]):
+        remedy = "set data.test_fraction, add a val or test folder, or list some in test.txt of data.splits"
+        raise DataError(f"no test image in {index.root}; {remedy}")
+    for role, ids in roles.items():
+        if len(ids) and (index.status[ids] == Status.DAMAGED).all():
+            first = int(ids[0])
+            path = index.path(first).decode(errors="replace")
+            text = f"all {len(ids)} images of {role} are damaged, the first {path} ({index.reasons[first]})"
+            raise DataError(f"{text}; repair them or change data.root")

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from fastaug.augment.batch import BatchAugment
-from fastaug.augment.hidden import HiddenCutMix
+from fastaug.augment.feature_cutmix import HiddenCutMix
+from fastaug.augment.pipeline import BatchAugment
 from fastaug.console import Console
 from fastaug.data.build import DataParts, evaluation_loader, find_data, training_loader
 from fastaug.data.loaders.dali import Loader

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 
-from fastaug.augment.batch import BatchAugment
+from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts
 from fastaug.data.loaders.dali import Loader
 from fastaug.data.sampler import evaluation_requests

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from fastaug.augment.batch import BatchAugment, Part
+from fastaug.augment.pipeline import BatchAugment, Part
 from fastaug.data.loaders.dali import Batch
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES, hypergradient

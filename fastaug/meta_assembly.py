@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from fastaug.augment.batch import BatchAugment
+from fastaug.augment.pipeline import BatchAugment
 from fastaug.console import Console
 from fastaug.data.build import DataParts, meta_loader
 from fastaug.data.sampler import Order

@@ -19,7 +19,7 @@ from fastaug.recipe.meta_rules import EXPONENTS, LARGEST_MOMENTUM, LARGEST_SMOOT
 from fastaug.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from fastaug.augment.learned import SharedPolicy
+    from fastaug.augment.shared_policy import SharedPolicy
 
 WEIGHTS = (0.0, 2.0)  # of a training image
 FACTORS = (0.1, 10.0)  # on learning rate and weight decay
@@ -183,7 +183,7 @@ class MetaParameters(nn.Module):
 
 
 def _policy(recipe: Recipe) -> "SharedPolicy":
-    from fastaug.augment.learned import SharedPolicy  # kornia is slow to import
+    from fastaug.augment.shared_policy import SharedPolicy  # kornia is slow to import
 
     policy = SharedPolicy(slots=recipe.meta.slots, fill=tuple(recipe.data.mean))
     policy.strengths.requires_grad_(recipe.meta.magnitudes)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastaug.augment.batch import BatchAugment
+from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.loaders.dali import Batch, Loader
 from fastaug.data.sampler import Ids, Request, piece_bounds
 from fastaug.errors import RecipeError

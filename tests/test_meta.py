@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 from safetensors.torch import load_file
 
-import fastaug.augment.batch as batch_module
+import fastaug.augment.pipeline as batch_module
 from fastaug import engine
 from fastaug.meta import MetaStep
 from fastaug.recipe.reading import read_recipe

@@ -46,7 +46,7 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     """Prints the figures and writes them where asked."""
     from fastaug import checkpoint
     from fastaug.assemble import build_network
-    from fastaug.augment.batch import BatchAugment
+    from fastaug.augment.pipeline import BatchAugment
     from fastaug.console import Console
     from fastaug.data.build import evaluation_loader, find_data
     from fastaug.evaluation import Evaluator

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastaug.augment.transforms import BLACK, EIGHT, Colour, Transform, apply_drawn
+from fastaug.augment.differentiable_ops import BLACK, EIGHT, Colour, Transform, apply_drawn
 from fastaug.errors import NonFiniteError
 from fastaug.seeding import IdArray, Key, Stream, uniform
 

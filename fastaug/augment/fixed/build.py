@@ -73,15 +73,15 @@ def build_policy(
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     policies: list[Policy] = []
     if name is not None and name.library == "timm":
-        from fastaug.augment.timm_policies import timm_policy
+        from fastaug.augment.fixed.timm_ops import timm_policy
 
         policies.append(timm_policy(name, mean, interpolation))
     elif name is not None:
-        from fastaug.augment.torchvision_policies import TorchvisionPolicy
+        from fastaug.augment.fixed.torchvision_ops import TorchvisionPolicy
 
         policies.append(TorchvisionPolicy(name, size, interpolation or "nearest"))
     if color_jitter:
-        from fastaug.augment.torchvision_policies import ColorJitter
+        from fastaug.augment.fixed.torchvision_ops import ColorJitter
 
         policies.append(ColorJitter(color_jitter))
     if len(policies) == 2:

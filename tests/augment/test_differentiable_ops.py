@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from fastaug.augment.transforms import EIGHT, Transform, apply_drawn, compose, rotation, shearing_x, translation_x, warp
+from fastaug.augment.differentiable_ops import (
+    EIGHT,
+    Transform,
+    apply_drawn,
+    compose,
+    rotation,
+    shearing_x,
+    translation_x,
+    warp,
+)
 
 NUMBER = {t.name: k for k, t in enumerate(EIGHT, 1)}
 MOVING = [t for t in EIGHT if t.matrix is not None]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastaug.augment.erasing import Cutout, RandomErasing
-from fastaug.augment.hidden import HiddenCutMix
-from fastaug.augment.policies import Policy, build_policy
+from fastaug.augment.feature_cutmix import HiddenCutMix
+from fastaug.augment.fixed.build import Policy, build_policy
 from fastaug.data.loaders.dali import Batch
 from fastaug.hypergrad.problem import Samples
 from fastaug.meta_parameters import MetaParameters
@@ -30,7 +30,7 @@ from fastaug.seeding import Key, Stream
 from fastaug.targets import SoftTarget, hard_target, mixed_weight, smoothed
 
 if TYPE_CHECKING:
-    from fastaug.augment.learned import SharedPolicy
+    from fastaug.augment.shared_policy import SharedPolicy
 
 
 class Part(NamedTuple):

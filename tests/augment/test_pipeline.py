@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 
-from fastaug.augment.batch import BatchAugment
-from fastaug.augment.hidden import HiddenCutMix
+from fastaug.augment.feature_cutmix import HiddenCutMix
+from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.loaders.dali import Batch
 from fastaug.errors import RecipeError
 from fastaug.meta_parameters import MetaParameters

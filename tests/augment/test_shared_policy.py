@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fastaug.augment.learned import Draws, SharedPolicy
-from fastaug.augment.transforms import EIGHT, apply_drawn
+from fastaug.augment.differentiable_ops import EIGHT, apply_drawn
+from fastaug.augment.shared_policy import Draws, SharedPolicy
 from fastaug.errors import NonFiniteError
 from fastaug.hypergrad.problem import Cotangent, Samples, pull_back
 from fastaug.seeding import Key, Stream

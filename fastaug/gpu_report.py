@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fastaug.ops.crop_mix import Sampling, crop_mix, sample_crop_mix
-from fastaug.ops.crop_mix.op import write_into
+from fastaug.ops.crop_mix.custom_op import write_into
 from fastaug.ops.crop_mix.reference import normaliser
 from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD
 from fastaug.photo_folder import make_photo_folder

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fastaug.ops.crop_mix import CropMixParams, Sampling, crop_mix, sample_crop_mix
-from fastaug.ops.crop_mix.noise import uncovered
+from fastaug.ops.crop_mix.noise_fill import uncovered
 from fastaug.ops.crop_mix.reference import adjoint_reference, compute_dtype, crop_mix_reference, normaliser
 from fastaug.seeding import Key
 

@@ -79,7 +79,7 @@ def _plain(params: CropMixParams, classes: int, soften: Soften) -> bool:
 def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften) -> tuple[Tensor, Tensor]:
     """Masses [N,2] and loss weights [N] of N samples, on the device of `params` (of k, if k is a tensor)."""
     if _plain(params, classes, soften) and has_numba():
-        from fastaug.ops.crop_mix.host_masses import masses_on_host
+        from fastaug.ops.crop_mix.cpu.host_masses import masses_on_host
 
         return masses_on_host(params, size, classes, soften)
     pixels = size[0] * size[1]

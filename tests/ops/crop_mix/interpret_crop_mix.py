@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from triton.runtime import interpreter
 
-from fastaug.ops.crop_mix import CropMixParams, Sampling, identity_params, kernel, sample_crop_mix
+from fastaug.ops.crop_mix import CropMixParams, Sampling, identity_params, sample_crop_mix
+from fastaug.ops.crop_mix import triton_kernel as kernel
 from fastaug.ops.crop_mix.reference import (
     adjoint_reference,
     compute_dtype,

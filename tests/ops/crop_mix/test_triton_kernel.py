@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastaug.ops.crop_mix import kernel
+from fastaug.ops.crop_mix import triton_kernel as kernel
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 

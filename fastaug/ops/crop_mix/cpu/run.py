@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix import rows
+from fastaug.ops.crop_mix.cpu.run import rows
+from fastaug.ops.crop_mix.cpu.team import in_threads
 from fastaug.ops.crop_mix.params import partner_users
-from fastaug.ops.crop_mix.team import in_threads
 
 STREAM_BYTES = 4 << 20  # larger outputs do not stay in cache until the network reads them: write past it
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, identity_params, sample_crop_mix
 from fastaug.ops.crop_mix import masses as definition
 from fastaug.ops.crop_mix import params as params_module
-from fastaug.ops.crop_mix.host_masses import masses_on_host
+from fastaug.ops.crop_mix.cpu.host_masses import masses_on_host
 from fastaug.ops.crop_mix.masses import masses, soft_targets, visible_counts
 from fastaug.seeding import Key
 

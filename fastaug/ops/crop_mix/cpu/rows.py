@@ -9,7 +9,7 @@ the blocks that spans cut are put together in a row in the first cache.
 import numba
 import numpy as np
 
-from fastaug.ops.crop_mix.vectors import (
+from fastaug.ops.crop_mix.cpu.vectors import (
     ADD,
     LINE,
     PIXELS,

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from fastaug.ops.crop_mix import CropMixParams, Sampling, crop_mix, sample_crop_mix
-from fastaug.ops.crop_mix.noise import uncovered
+from fastaug.ops.crop_mix.noise_fill import uncovered
 from fastaug.seeding import Key
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

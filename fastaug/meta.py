@@ -18,12 +18,12 @@ from fastaug.augment.pipeline import BatchAugment, Part
 from fastaug.data.loaders.dali import Batch
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES, hypergradient
-from fastaug.hypergrad.difference import difference
-from fastaug.hypergrad.fused import training_pass
-from fastaug.hypergrad.implicit import implicit_direction
+from fastaug.hypergrad.engines.difference import difference
+from fastaug.hypergrad.engines.fused import training_pass
+from fastaug.hypergrad.engines.implicit import implicit_direction
+from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import RecordedStep, record_step, rule_of, through_average
 from fastaug.hypergrad.problem import Cotangent, Losses, Problem, Samples, Weights, pull_back
-from fastaug.hypergrad.update_ahead import direction_ahead
-from fastaug.hypergrad.updates import RecordedStep, record_step, rule_of, through_average
 from fastaug.instant import instant_labels, instant_weights, with_rows
 from fastaug.meta_engine import EngineChoice
 from fastaug.meta_log import MetaLog

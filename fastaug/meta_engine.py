@@ -6,8 +6,8 @@ from accelerate.utils import broadcast_object_list
 
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES
+from fastaug.hypergrad.engines.self_check import self_test
 from fastaug.hypergrad.problem import Problem
-from fastaug.hypergrad.self_test import self_test
 from fastaug.recipe.schema import Recipe
 
 # What is tested where the recipe names an engine that is no function of its own; the rest are tested themselves.

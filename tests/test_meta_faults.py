@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 import fastaug.meta as meta_module
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES
+from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
 from fastaug.hypergrad.problem import Samples, network_logits
-from fastaug.hypergrad.update_ahead import direction_ahead
 from fastaug.instant import instant_labels, with_rows
 from fastaug.meta import MetaStep
 from fastaug.meta_assembly import build_learned

@@ -6,11 +6,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from fastaug.hypergrad.difference import difference
-from fastaug.hypergrad.forward import forward
-from fastaug.hypergrad.functional import functional
+from fastaug.hypergrad.engines.difference import difference
+from fastaug.hypergrad.engines.forward import forward
+from fastaug.hypergrad.engines.functional import functional
+from fastaug.hypergrad.engines.reverse import reverse
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights, pull_back
-from fastaug.hypergrad.reverse import reverse
 
 
 class Engine(Protocol):

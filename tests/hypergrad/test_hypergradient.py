@@ -13,11 +13,11 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from fastaug.hypergrad import ENGINES, hypergradient
-from fastaug.hypergrad.difference import difference
-from fastaug.hypergrad.forward import forward
-from fastaug.hypergrad.fused import training_pass
+from fastaug.hypergrad.engines.difference import difference
+from fastaug.hypergrad.engines.forward import forward
+from fastaug.hypergrad.engines.fused import training_pass
+from fastaug.hypergrad.engines.reverse import reverse
 from fastaug.hypergrad.problem import Samples, network_logits, pull_back
-from fastaug.hypergrad.reverse import reverse
 from fastaug.targets import SoftTarget
 
 # torch's first forward-mode derivative warns about torch's own use of torch.jit.script

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from fastaug.hypergrad import hypergradient
-from fastaug.hypergrad.difference import difference
+from fastaug.hypergrad.engines.difference import difference
+from fastaug.hypergrad.engines.unroll import unroll
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import record_step
 from fastaug.hypergrad.problem import Problem, Samples, Weights, eager_logits, pull_back
-from fastaug.hypergrad.unroll import unroll
-from fastaug.hypergrad.updates import record_step
 from fastaug.targets import SoftTarget, hard_target, soft_cross_entropy
 from meta_bench.task import Step, Task, flat, plain, train
 

@@ -19,15 +19,14 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from fastaug.hypergrad.problem import Weights
-from fastaug.hypergrad.update_adaptive import (
+from fastaug.hypergrad.optimizer_jacobians.adaptive import (
     adam_direction,
     adam_hyperparameters,
     lamb_direction,
     rmsprop_direction,
     rmsprop_tf_direction,
 )
-from fastaug.hypergrad.update_rules import (
+from fastaug.hypergrad.optimizer_jacobians.sgd import (
     GroupStep,
     Rule,
     Tensors,
@@ -38,6 +37,7 @@ from fastaug.hypergrad.update_rules import (
     sgd_direction,
     sgd_hyperparameters,
 )
+from fastaug.hypergrad.problem import Weights
 
 RULES: dict[type[Optimizer], Rule] = {
     SGD: Rule(False, maximizes, sgd_direction, sgd_hyperparameters),

@@ -7,7 +7,7 @@ jumps: ten times too large, with a random sign. Images are therefore refused.
 import torch
 from torch import Tensor
 
-from fastaug.hypergrad.forward import normalised
+from fastaug.hypergrad.engines.forward import normalised
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights, network_logits
 
 STEP = 0.01  # |dw|: larger steps leave the linear range, smaller ones drown in float32 (DARTS, Liu et al. 2019, eq. 8)

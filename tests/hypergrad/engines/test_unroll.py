@@ -16,11 +16,11 @@ from torch.func import functional_call
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from fastaug.hypergrad.forward import forward
+from fastaug.hypergrad.engines.forward import forward
+from fastaug.hypergrad.engines.reverse import reverse
+from fastaug.hypergrad.engines.unroll import Forward, unroll
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import record_step
 from fastaug.hypergrad.problem import Problem, Samples, pull_back
-from fastaug.hypergrad.reverse import reverse
-from fastaug.hypergrad.unroll import Forward, unroll
-from fastaug.hypergrad.updates import record_step
 from fastaug.targets import SoftTarget, hard_target, soft_cross_entropy
 
 # torch's first forward-mode derivative warns about torch's own use of torch.jit.script
@@ -345,8 +345,10 @@ def test_higher_compiles_without_its_warning(tmp_path: Path, monkeypatch: pytest
     assert source is not None
     assert source.origin is not None
     shutil.copytree(Path(source.origin).parent, tmp_path / "higher", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in [name for name in sys.modules if name.split(".")[0] == "higher" or name == "fastaug.hypergrad.unroll"]:
+    for name in [
+        name for name in sys.modules if name.split(".")[0] == "higher" or name == "fastaug.hypergrad.engines.unroll"
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
-    fresh = importlib.import_module("fastaug.hypergrad.unroll")
+    fresh = importlib.import_module("fastaug.hypergrad.engines.unroll")
     assert str(tmp_path) in sys.modules[fresh.DifferentiableSGD.__module__].__file__  # type: ignore[operator]

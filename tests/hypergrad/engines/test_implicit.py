@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastaug.hypergrad.implicit import Solver, implicit_direction
+from fastaug.hypergrad.engines.implicit import Solver, implicit_direction
+from fastaug.hypergrad.engines.reverse import reverse
 from fastaug.hypergrad.problem import Problem, Samples, Weights, pull_back
-from fastaug.hypergrad.reverse import reverse
 from fastaug.targets import SoftTarget, hard_target, soft_cross_entropy
 
 COUNT, PIXELS, CLASSES = 60, 4, 3

@@ -10,8 +10,8 @@ from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from fastaug.hypergrad.engines.self_check import self_test
 from fastaug.hypergrad.problem import Samples
-from fastaug.hypergrad.self_test import self_test
 from fastaug.targets import SoftTarget
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")

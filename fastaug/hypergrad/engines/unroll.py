@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import bare_optimizer
 from fastaug.hypergrad.problem import Cotangent, Losses, Samples, detached, eager_logits, pull_back
-from fastaug.hypergrad.updates import bare_optimizer
 from fastaug.targets import SoftTarget
 
 with warnings.catch_warnings():

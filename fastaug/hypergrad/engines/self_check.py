@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastaug.hypergrad import ENGINES
-from fastaug.hypergrad.difference import STEP, difference
+from fastaug.hypergrad.engines.difference import STEP, difference
 from fastaug.hypergrad.problem import Cotangent, Problem, Samples, Weights, detached, network_logits
 from fastaug.targets import SoftTarget
 

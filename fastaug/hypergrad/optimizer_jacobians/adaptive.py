@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastaug.hypergrad.update_rules import GroupStep, Tensors, inner, lifted
+from fastaug.hypergrad.optimizer_jacobians.sgd import GroupStep, Tensors, inner, lifted
 
 
 class Ratio(NamedTuple):

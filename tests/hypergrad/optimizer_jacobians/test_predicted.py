@@ -6,8 +6,8 @@ from timm.optim.lamb import Lamb
 from timm.optim.rmsprop_tf import RMSpropTF
 from torch.optim import SGD, Adam, AdamW, RMSprop
 
-from fastaug.hypergrad.update_ahead import direction_ahead
-from fastaug.hypergrad.updates import record_step
+from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import record_step
 
 OPTIMIZERS = {
     "sgd": lambda groups: SGD(groups, momentum=0.9, nesterov=True, weight_decay=0.01),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from fastaug.hypergrad.forward import load_formulas, normalised, rescaled, through_loss
+from fastaug.hypergrad.engines.forward import load_formulas, normalised, rescaled, through_loss
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights, detached, network_logits
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad as dual
 from torch.nn.utils import get_total_norm
 
-from fastaug.hypergrad.batch_norm import FusedBatchNorm
+from fastaug.hypergrad.engines.batch_norm import FusedBatchNorm
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights, network_logits
 
 

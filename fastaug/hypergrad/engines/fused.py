@@ -6,8 +6,8 @@ from torch.autograd import forward_ad as dual
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fastaug.hypergrad.batch_norm import FusedBatchNorm
-from fastaug.hypergrad.forward import checked, load_formulas, normalised, rescaled, through_loss
+from fastaug.hypergrad.engines.batch_norm import FusedBatchNorm
+from fastaug.hypergrad.engines.forward import checked, load_formulas, normalised, rescaled, through_loss
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights
 
 

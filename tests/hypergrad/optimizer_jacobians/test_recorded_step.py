@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import RecordedStep, record_step, rule_of, through_average
 from fastaug.hypergrad.problem import Weights
-from fastaug.hypergrad.updates import RecordedStep, record_step, rule_of, through_average
 
 SHAPES = {"conv.weight": (3, 2), "conv.bias": (3,), "head.weight": (2, 2)}
 Make = Callable[[dict[str, nn.Parameter]], Optimizer]

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastaug.hypergrad import ENGINES, hypergradient
-from fastaug.hypergrad.difference import difference
-from fastaug.hypergrad.forward import forward
+from fastaug.hypergrad.engines.difference import difference
+from fastaug.hypergrad.engines.forward import forward
+from fastaug.hypergrad.engines.reverse import reverse
 from fastaug.hypergrad.problem import Samples, network_logits
-from fastaug.hypergrad.reverse import reverse
 from fastaug.losses import LOSSES
 from fastaug.targets import SoftTarget, softness
 

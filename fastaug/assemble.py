@@ -18,8 +18,8 @@ from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
 from fastaug.errors import RecipeError
 from fastaug.evaluation import Evaluator, held_out_ids
-from fastaug.meta import MetaStep
-from fastaug.meta_assembly import build_learned, build_meta
+from fastaug.meta.build import build_learned, build_meta
+from fastaug.meta.step import MetaStep
 from fastaug.metrics import TrainMeter
 from fastaug.model import build_ema, build_model
 from fastaug.objective import Objective, build_objective

@@ -13,7 +13,7 @@ from fastaug.assemble import Trainer
 from fastaug.data.loaders.dali import Batch
 from fastaug.errors import Stopped
 from fastaug.interrupts import StopRequest
-from fastaug.meta_log import alarms
+from fastaug.meta.log import alarms
 from fastaug.pictures import log_batch
 from fastaug.processes import any_process, merged, stop_if_not_finite
 from fastaug.resume import restore, save

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fastaug.errors import RecipeError
-from fastaug.meta_parameters import InnerRates
+from fastaug.meta.parameters import InnerRates
 from fastaug.recipe.schema import Optim
 
 SetRate = Callable[[int], float]  # update number -> learning rate, set in the optimizer

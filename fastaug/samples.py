@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from fastaug.data.build import DataParts
 from fastaug.data.loaders.dali import Batch
-from fastaug.meta_parameters import MetaParameters
+from fastaug.meta.parameters import MetaParameters
 from fastaug.objective import Objective, sample_losses
 from fastaug.recipe.schema import Recipe
 from fastaug.targets import SoftTarget

@@ -15,7 +15,7 @@ from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.fixed.build import Policy, build_policy
 from fastaug.data.loaders.dali import Batch
 from fastaug.hypergrad.problem import Samples
-from fastaug.meta_parameters import MetaParameters
+from fastaug.meta.parameters import MetaParameters
 from fastaug.ops.crop_mix import (
     CropMixParams,
     Sampling,

@@ -160,7 +160,7 @@ class Augment:
 class Meta:
     """The meta step: what augmentation, weights and labels learn from the meta split. Off while `learn` is empty."""
 
-    learn: list[str] = limits([], choices=META_PARTS)  # see fastaug/meta_parameters.py
+    learn: list[str] = limits([], choices=META_PARTS)  # see fastaug/meta/parameters.py
     every: int = limits(10, low=1)  # K: updates between two meta steps
     fraction: float = limits(0.25, above=0, high=1)  # f: share of a micro-batch that a meta step differentiates
     batch_size: int = limits(64, low=SMALLEST_BATCH)  # meta images of a validation gradient, over all processes

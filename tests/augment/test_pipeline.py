@@ -10,7 +10,7 @@ from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.loaders.dali import Batch
 from fastaug.errors import RecipeError
-from fastaug.meta_parameters import MetaParameters
+from fastaug.meta.parameters import MetaParameters
 from fastaug.recipe.schema import Augment, Data, Meta, Recipe, Train
 from fastaug.seeding import Key, Stream
 from fastaug.targets import dense

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastaug.data.loaders.dali import Batch
-from fastaug.meta import MetaStep
+from fastaug.meta.step import MetaStep
 from meta_bench.overhead import SHARED, STILL, point_name
 from meta_bench.scene import Scene, Steps
 

@@ -8,7 +8,7 @@ import torch
 import fastaug.assemble as assembly
 from fastaug.console import Console
 from fastaug.engine import train_step
-from fastaug.meta import MetaStep
+from fastaug.meta.step import MetaStep
 from fastaug.processes import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.run_folder import RunFolder

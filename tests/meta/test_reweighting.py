@@ -8,8 +8,8 @@ from scipy.optimize import minimize
 
 from fastaug.hypergrad import ENGINES
 from fastaug.hypergrad.problem import Cotangent, Problem, Samples
-from fastaug.instant import instant_labels, instant_weights, with_rows
 from fastaug.losses import soft_cross_entropy
+from fastaug.meta.reweighting import instant_labels, instant_weights, with_rows
 from fastaug.targets import SoftTarget, dense, hard_target
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastaug.meta_log import MetaLog, alarms
+from fastaug.meta.log import MetaLog, alarms
 
 NAN = float("nan")
 

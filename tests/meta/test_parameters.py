@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastaug.meta_parameters import WEIGHTS, SampleWeights
+from fastaug.meta.parameters import WEIGHTS, SampleWeights
 
 NOBODY = 5  # an id that is not in the batch
 

@@ -12,12 +12,12 @@ from fastaug.console import Console
 from fastaug.data.build import DataParts, meta_loader
 from fastaug.data.sampler import Order
 from fastaug.errors import DataError, RecipeError
-from fastaug.meta import MetaStep
-from fastaug.meta_parameters import MetaParameters
+from fastaug.meta.parameters import MetaParameters
+from fastaug.meta.step import MetaStep
+from fastaug.meta.validation_gradient import ValidationGradient, meta_requests
 from fastaug.objective import sample_losses
 from fastaug.processes import over_processes
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
-from fastaug.validation_gradient import ValidationGradient, meta_requests
 
 
 def build_learned(

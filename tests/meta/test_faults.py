@@ -8,16 +8,16 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-import fastaug.meta as meta_module
+import fastaug.meta.step as meta_module
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES
 from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
 from fastaug.hypergrad.problem import Samples, network_logits
-from fastaug.instant import instant_labels, with_rows
-from fastaug.meta import MetaStep
-from fastaug.meta_assembly import build_learned
+from fastaug.meta.build import build_learned
+from fastaug.meta.reweighting import instant_labels, with_rows
+from fastaug.meta.step import MetaStep
+from fastaug.meta.validation_gradient import ValidationGradient
 from fastaug.recipe.reading import read_recipe
-from fastaug.validation_gradient import ValidationGradient
 from fastaug.worker import run
 
 RECIPE = """

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import fastaug.augment.pipeline as batch_module
 from fastaug import engine
-from fastaug.meta import MetaStep
+from fastaug.meta.step import MetaStep
 from fastaug.recipe.reading import read_recipe
 from fastaug.worker import run
 
@@ -189,7 +189,7 @@ def test_a_continued_run_ends_as_the_uninterrupted_one(train):
 
 
 def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monkeypatch):
-    from fastaug.validation_gradient import ValidationGradient
+    from fastaug.meta.validation_gradient import ValidationGradient
 
     value = ValidationGradient.value
     monkeypatch.setattr(ValidationGradient, "value", lambda self: {k: v * float("nan") for k, v in value(self).items()})

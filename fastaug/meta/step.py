@@ -24,14 +24,14 @@ from fastaug.hypergrad.engines.implicit import implicit_direction
 from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
 from fastaug.hypergrad.optimizer_jacobians.recorded_step import RecordedStep, record_step, rule_of, through_average
 from fastaug.hypergrad.problem import Cotangent, Losses, Problem, Samples, Weights, pull_back
-from fastaug.instant import instant_labels, instant_weights, with_rows
-from fastaug.meta_engine import EngineChoice
-from fastaug.meta_log import MetaLog
-from fastaug.meta_parameters import INSTANT
+from fastaug.meta.engine_choice import EngineChoice
+from fastaug.meta.log import MetaLog
+from fastaug.meta.parameters import INSTANT
+from fastaug.meta.reweighting import instant_labels, instant_weights, with_rows
+from fastaug.meta.validation_gradient import ValidationGradient, validated_names
 from fastaug.processes import any_process, gathered, over_processes
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.targets import SoftTarget
-from fastaug.validation_gradient import ValidationGradient, validated_names
 
 
 def check_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:

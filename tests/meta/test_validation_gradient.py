@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastaug.validation_gradient import ValidationGradient, meta_requests, validated_names
+from fastaug.meta.validation_gradient import ValidationGradient, meta_requests, validated_names
 
 
 def taken(count, **kwargs):

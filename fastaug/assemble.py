@@ -21,9 +21,9 @@ from fastaug.evaluation import Evaluator, held_out_ids
 from fastaug.meta.build import build_learned, build_meta
 from fastaug.meta.step import MetaStep
 from fastaug.metrics import TrainMeter
-from fastaug.model import build_ema, build_model
+from fastaug.nets.model import build_ema, build_model
+from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.objective import Objective, build_objective
-from fastaug.optim import SetRate, build_optimizer, build_schedule
 from fastaug.recipe.schema import Recipe
 from fastaug.run_folder import RunFolder
 from fastaug.samples import SampleLosses, build_sample_losses

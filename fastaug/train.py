@@ -35,7 +35,7 @@ def main() -> int:
     try:
         recipe = read_recipe(arguments.recipe, arguments.overrides)
         if arguments.check == "full":
-            from fastaug.check import check_names
+            from fastaug.nets.check_names import check_names
 
             check_names(recipe)
     except RecipeError as error:

@@ -7,8 +7,8 @@ import torch
 from timm.optim import list_optimizers
 
 from fastaug.errors import RecipeError
-from fastaug.model import build_model
-from fastaug.optim import build_optimizer
+from fastaug.nets.model import build_model
+from fastaug.nets.optim import build_optimizer
 from fastaug.recipe.schema import Recipe
 
 

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from fastaug.errors import RecipeError
-from fastaug.optim import SetRate, build_optimizer, build_schedule
+from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.recipe.schema import Optim
 
 EPOCHS, UPDATES = 10, 7  # an epoch has 7 updates

@@ -5,9 +5,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from fastaug.check import check_names
 from fastaug.errors import RecipeError
-from fastaug.model import build_ema, build_model
+from fastaug.nets.check_names import check_names
+from fastaug.nets.model import build_ema, build_model
 from fastaug.recipe.schema import Data, Model, Optim, Recipe
 
 

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, record_function
 
-from fastaug.assemble import Trainer
 from fastaug.data.loaders.dali import Batch
-from fastaug.engine import train_step
+from fastaug.training.build import Trainer
+from fastaug.training.loop import train_step
 
 STAGES = ("load", "augment", "forward", "backward", "optimizer", "meta", "rest")  # of the step, one after the other
 WARM_UP, TRACED = 5, 5  # steps that do not count; steps in a trace

@@ -44,7 +44,7 @@ def main() -> int:
     if arguments.check:
         print(to_yaml(recipe), end="")
         return 0
-    from fastaug.worker import run
+    from fastaug.training.worker import run
 
     return run(recipe)
 

@@ -20,7 +20,7 @@ from fastaug.pictures import GAP, LINE, LINES, WIDTH, batch_grid, batch_texts, d
 from fastaug.recipe.reading import read_recipe
 from fastaug.seeding import Key
 from fastaug.targets import SoftTarget, hard_target, softness
-from fastaug.worker import run
+from fastaug.training.worker import run
 
 SIDE, NAMES = 32, ("cat", "dog", "a very long name of a class that no cell of the picture could hold", "owl")
 ZERO, ONE = (0.0,) * 3, (1.0,) * 3

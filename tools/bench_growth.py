@@ -85,11 +85,11 @@ def starter(root: Path) -> Callable[[], Any]:
     """A function that builds a run and takes its first batch; what it needs is imported now."""
     import torch
 
-    from fastaug.assemble import assemble
     from fastaug.console import Console
-    from fastaug.processes import build_accelerator
+    from fastaug.distributed import build_accelerator
     from fastaug.recipe.reading import read_recipe
-    from fastaug.run_folder import RunFolder
+    from fastaug.training.build import assemble
+    from fastaug.training.run_folder import RunFolder
 
     torch.set_num_threads(2)
 
@@ -182,8 +182,8 @@ def main() -> int:
         return 0
     if len(set(args.files)) < 2 or min(args.files) < 100 or args.repetitions < 1:
         parser.error("--files needs two different sizes of at least 100, --repetitions at least 1")
-    from fastaug.processes import versions
-    from fastaug.worker import commit
+    from fastaug.distributed import versions
+    from fastaug.training.worker import commit
 
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         found = measure(Path(folder), sorted(set(args.files)), args.repetitions)

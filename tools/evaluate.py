@@ -30,7 +30,7 @@ def parse() -> argparse.Namespace:
 
 def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:
     """The checkpoint folder that is meant and the recipe of its run."""
-    from fastaug.checkpoint import latest
+    from fastaug.training.checkpoint import latest
 
     is_run = (arguments.path / "recipe.yaml").is_file()
     run = arguments.path if is_run else arguments.path.resolve().parent.parent
@@ -44,14 +44,14 @@ def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:
 
 def evaluate_path(arguments: argparse.Namespace) -> None:
     """Prints the figures and writes them where asked."""
-    from fastaug import checkpoint
-    from fastaug.assemble import build_network
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.console import Console
     from fastaug.data.build import evaluation_loader, find_data
-    from fastaug.evaluation import Evaluator
-    from fastaug.processes import build_accelerator, versions
-    from fastaug.resume import load_weights
+    from fastaug.distributed import build_accelerator, versions
+    from fastaug.evaluation.evaluate import Evaluator
+    from fastaug.training import checkpoint
+    from fastaug.training.build import build_network
+    from fastaug.training.trainer_state import load_weights
 
     path, recipe = checkpoint_and_recipe(arguments)
     accelerator = build_accelerator(recipe)

@@ -39,7 +39,7 @@ def main() -> int:
         recipe = read_recipe(arguments.recipe, arguments.overrides)
         from fastaug.data.build import find_data
         from fastaug.data.label_files import noisy_labels
-        from fastaug.processes import build_accelerator
+        from fastaug.distributed import build_accelerator
 
         parts = find_data(recipe, build_accelerator(recipe))
         if parts.index is None:

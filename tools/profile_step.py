@@ -44,12 +44,12 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console as Terminal
 
     from fastaug import profile_view
-    from fastaug.assemble import assemble
     from fastaug.console import Console
-    from fastaug.processes import build_accelerator, versions
+    from fastaug.distributed import build_accelerator, versions
     from fastaug.profiling import profile
-    from fastaug.run_folder import RunFolder
-    from fastaug.worker import commit
+    from fastaug.training.build import assemble
+    from fastaug.training.run_folder import RunFolder
+    from fastaug.training.worker import commit
 
     accelerator = build_accelerator(recipe)
     with tempfile.TemporaryDirectory() as folder:

@@ -41,11 +41,11 @@ def picture(arguments: argparse.Namespace) -> "Image":
     recipe = read_recipe(arguments.recipe, arguments.overrides + NO_WEIGHTS)  # before the slow imports
     import torch
 
-    from fastaug.assemble import assemble
     from fastaug.console import Console
+    from fastaug.distributed import build_accelerator
     from fastaug.pictures import softening_curve, trainer_grid
-    from fastaug.processes import build_accelerator
-    from fastaug.run_folder import RunFolder
+    from fastaug.training.build import assemble
+    from fastaug.training.run_folder import RunFolder
 
     folder = RunFolder(recipe.run.dir or "")  # named only: nothing is written there
     trainer = assemble(recipe, build_accelerator(recipe), folder, Console(False))

@@ -11,12 +11,12 @@ from fastaug.augment.pipeline import BatchAugment
 from fastaug.console import Console
 from fastaug.data.build import DataParts, meta_loader
 from fastaug.data.sampler import Order
+from fastaug.distributed import over_processes
 from fastaug.errors import DataError, RecipeError
 from fastaug.meta.parameters import MetaParameters
 from fastaug.meta.step import MetaStep
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests
 from fastaug.objective import sample_losses
-from fastaug.processes import over_processes
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastaug.augment.pipeline import BatchAugment, Part
 from fastaug.data.loaders.dali import Batch
+from fastaug.distributed import any_process, gathered, over_processes
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES, hypergradient
 from fastaug.hypergrad.engines.difference import difference
@@ -29,7 +30,6 @@ from fastaug.meta.log import MetaLog
 from fastaug.meta.parameters import INSTANT
 from fastaug.meta.reweighting import instant_labels, instant_weights, with_rows
 from fastaug.meta.validation_gradient import ValidationGradient, validated_names
-from fastaug.processes import any_process, gathered, over_processes
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.targets import SoftTarget
 

@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
 from fastaug.recipe.reading import read_recipe
-from fastaug.run_folder import RunFolder
+from fastaug.training.build import Trainer, assemble
+from fastaug.training.run_folder import RunFolder
 
 MakeTrainer = Callable[..., Trainer]
 

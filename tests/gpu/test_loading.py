@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastaug.assemble import Trainer
 from fastaug.data.loaders.dali import Batch
 from fastaug.data.sampler import evaluation_requests
+from fastaug.training.build import Trainer
 
 MEAN_DIFFERENCE = 3  # of 255, of the project's contract for fixed crops
 

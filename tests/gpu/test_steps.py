@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastaug.assemble import Trainer
-from fastaug.engine import train_step
 from fastaug.profiling import profile
+from fastaug.training.build import Trainer
+from fastaug.training.loop import train_step
 
 REPO = Path(__file__).resolve().parents[2]
 SYNTHETIC = "data.loader=synthetic"

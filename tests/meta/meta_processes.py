@@ -5,13 +5,13 @@ import sys
 
 import torch
 
-import fastaug.assemble as assembly
+import fastaug.training.build as assembly
 from fastaug.console import Console
-from fastaug.engine import train_step
+from fastaug.distributed import build_accelerator
 from fastaug.meta.step import MetaStep
-from fastaug.processes import build_accelerator
 from fastaug.recipe.reading import read_recipe
-from fastaug.run_folder import RunFolder
+from fastaug.training.loop import train_step
+from fastaug.training.run_folder import RunFolder
 
 
 def doubled(build):

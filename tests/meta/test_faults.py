@@ -18,7 +18,7 @@ from fastaug.meta.reweighting import instant_labels, with_rows
 from fastaug.meta.step import MetaStep
 from fastaug.meta.validation_gradient import ValidationGradient
 from fastaug.recipe.reading import read_recipe
-from fastaug.worker import run
+from fastaug.training.worker import run
 
 RECIPE = """
 data: {img_size: 20, crop: rrc, threads: 1}

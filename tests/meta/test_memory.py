@@ -8,12 +8,12 @@ import psutil
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from fastaug import assemble as assembly
 from fastaug.console import Console
-from fastaug.engine import train_step
-from fastaug.processes import build_accelerator
+from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
-from fastaug.run_folder import RunFolder
+from fastaug.training import build as assembly
+from fastaug.training.loop import train_step
+from fastaug.training.run_folder import RunFolder
 
 RECIPE = """
 data: {img_size: 20, crop: whole, loader: resident, threads: 1}

@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import fastaug.augment.pipeline as batch_module
-from fastaug import engine
 from fastaug.meta.step import MetaStep
 from fastaug.recipe.reading import read_recipe
-from fastaug.worker import run
+from fastaug.training import loop as engine
+from fastaug.training.worker import run
 
 RECIPE = """
 data: {img_size: 20, crop: rrc, threads: 1, test_fraction: 0.2, meta_fraction: 0.25}

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 from fastaug.data.build import find_data
-from fastaug.processes import build_accelerator
+from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
 
 REPO = Path(__file__).resolve().parents[2]

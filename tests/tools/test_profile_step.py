@@ -17,14 +17,14 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 from fastaug import profile_view
-from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
 from fastaug.data.loaders.dali import Batch
 from fastaug.data.sampler import Request
-from fastaug.engine import train_step
 from fastaug.profiling import Profile, Waits, Watch, device_work, profile, watched
 from fastaug.recipe.reading import read_recipe
-from fastaug.run_folder import RunFolder
+from fastaug.training.build import Trainer, assemble
+from fastaug.training.loop import train_step
+from fastaug.training.run_folder import RunFolder
 
 REPO = Path(__file__).resolve().parents[2]
 SYNTHETIC = """

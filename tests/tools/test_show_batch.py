@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 from fastaug.recipe.reading import read_recipe
-from fastaug.worker import run
+from fastaug.training.worker import run
 
 REPO = Path(__file__).resolve().parents[2]
 RECIPE = """

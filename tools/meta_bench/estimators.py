@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from peers import report
 from torch import Tensor
 
-from fastaug.assemble import Trainer
 from fastaug.data.loaders.dali import Batch
 from fastaug.hypergrad import hypergradient
+from fastaug.training.build import Trainer
 from meta_bench.overhead import NEVER
 from meta_bench.scene import Size, Steps, new_scene
 

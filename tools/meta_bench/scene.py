@@ -17,14 +17,14 @@ from accelerate import Accelerator
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
 from fastaug.data.loaders.dali import Batch
-from fastaug.engine import train_step
-from fastaug.processes import build_accelerator
+from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
-from fastaug.run_folder import RunFolder
+from fastaug.training.build import Trainer, assemble
+from fastaug.training.loop import train_step
+from fastaug.training.run_folder import RunFolder
 
 META_SHARE = 0.2
 DIGITS = {"data": {"root": "embedded:mnist5k"}, "augment": {"hflip": 0}}  # 3,000 to train, 500 for the meta step

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fastaug.data.build import find_data, training_loader
 from fastaug.data.sampler import Order
-from fastaug.processes import build_accelerator
+from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
 from peers.job import Job, Stream

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
-from fastaug.assemble import assemble
 from fastaug.console import Console
 from fastaug.data.loaders.dali import Batch
-from fastaug.engine import train_step
-from fastaug.processes import build_accelerator
-from fastaug.run_folder import RunFolder
+from fastaug.distributed import build_accelerator
+from fastaug.training.build import assemble
+from fastaug.training.loop import train_step
+from fastaug.training.run_folder import RunFolder
 from peers.job import Job, Steps
 from peers.ours import recipe_of
 

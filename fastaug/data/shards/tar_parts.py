@@ -16,8 +16,8 @@ import numpy.typing as npt
 from fastaug.data.index import Folder, Index
 from fastaug.data.shards.encode import Picture
 from fastaug.data.shards.layout import Shard
-from fastaug.run_folder import sync_folder, write_atomically
 from fastaug.seeding import Key, Stream, permuted
+from fastaug.training.run_folder import sync_folder, write_atomically
 
 PARTS = "parts"  # folder of Parts while a shard folder is being made
 SUFFIX = {"jpeg": "jpg", "raw": "npy"}

@@ -29,7 +29,7 @@ from fastaug.data.shards.layout import (
 )
 from fastaug.data.shards.tar_parts import PARTS, Part, Planned, load_part, part_of, plan, problem_of, write_tar
 from fastaug.errors import DataError, StorageError
-from fastaug.run_folder import write_atomically
+from fastaug.training.run_folder import write_atomically
 
 
 def make_shards(index: Index, out: Path, settings: Settings, *, workers: int, console: Console) -> Manifest:

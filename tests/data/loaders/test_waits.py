@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fastaug.assemble import Progress
-from fastaug.engine import Awaited, Clock
+from fastaug.training.build import Progress
+from fastaug.training.loop import Awaited, Clock
 
 
 def slow(batches: int, seconds: float) -> Iterator[Any]:

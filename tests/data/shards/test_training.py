@@ -11,9 +11,9 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.data.build import find_data
 from fastaug.data.index import load_index
-from fastaug.processes import build_accelerator
+from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
-from fastaug.worker import run
+from fastaug.training.worker import run
 
 from .conftest import MakeShards
 

@@ -13,7 +13,7 @@ from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts
 from fastaug.data.loaders.dali import Loader
 from fastaug.data.sampler import evaluation_requests
-from fastaug.metrics import Evaluation
+from fastaug.evaluation.metrics import Evaluation
 from fastaug.recipe.schema import Recipe
 
 

@@ -10,13 +10,13 @@ import pytest
 from fastaug.errors import RecipeError, StorageError
 from fastaug.recipe.reading import read_recipe, to_yaml
 from fastaug.recipe.schema import RESUMABLE, Data, Optim, Recipe, Run
-from fastaug.run_folder import RunFolder, write_atomically
+from fastaug.training.run_folder import RunFolder, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = """
 import sys, time
 from fastaug.recipe.schema import Data, Recipe, Run
-from fastaug.run_folder import RunFolder
+from fastaug.training.run_folder import RunFolder
 folder = RunFolder(sys.argv[1])
 folder.open(Recipe(run=Run(dir=sys.argv[1]), data=Data(root="x")))
 print("open", flush=True)
@@ -167,7 +167,7 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: P
 
 KILLED = """
 import json, os, random, signal, sys, time
-from fastaug.run_folder import RunFolder
+from fastaug.training.run_folder import RunFolder
 folder, draw = RunFolder(sys.argv[1]), random.Random(0)
 for _ in range(25):
     process = os.fork()

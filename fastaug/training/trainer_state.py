@@ -7,9 +7,9 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from fastaug import checkpoint
-from fastaug.assemble import Progress, Trainer
 from fastaug.errors import DataError, StorageError
+from fastaug.training import checkpoint
+from fastaug.training.build import Progress, Trainer
 
 
 def save(trainer: Trainer) -> None:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from fastaug.errors import DataError
-from fastaug.metrics import Evaluation, TrainMeter
+from fastaug.evaluation.metrics import Evaluation, TrainMeter
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_no_image_at_all_is_an_error(accelerator: Accelerator, batches: int) -> 
 RANK = """
 import json, torch
 from accelerate import Accelerator
-from fastaug.metrics import Evaluation, TrainMeter
+from fastaug.evaluation.metrics import Evaluation, TrainMeter
 torch.set_num_threads(1)
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.data.sampler import Order
 from fastaug.recipe.reading import read_recipe
-from fastaug.worker import run
+from fastaug.training.worker import run
 
 
 @pytest.fixture(autouse=True)

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastaug.assemble import Trainer
 from fastaug.data.loaders.dali import Batch
+from fastaug.distributed import any_process, merged, stop_if_not_finite
 from fastaug.errors import Stopped
-from fastaug.interrupts import StopRequest
+from fastaug.evaluation.per_sample import found_errors, sample_figures, write_samples
 from fastaug.meta.log import alarms
 from fastaug.pictures import log_batch
-from fastaug.processes import any_process, merged, stop_if_not_finite
-from fastaug.resume import restore, save
-from fastaug.samples import found_errors, sample_figures, write_samples
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.targets import SoftTarget
+from fastaug.training.build import Trainer
+from fastaug.training.signals import StopRequest
+from fastaug.training.trainer_state import restore, save
 
 
 def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:

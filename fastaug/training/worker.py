@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from fastaug.assemble import Trainer, assemble
 from fastaug.console import Console
 from fastaug.data.shards.layout import ShardIndex
-from fastaug.engine import fit
+from fastaug.distributed import build_accelerator, versions
 from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError, StorageError
-from fastaug.interrupts import StopRequest
-from fastaug.processes import build_accelerator, versions
 from fastaug.recipe.reading import flat
 from fastaug.recipe.schema import Recipe
-from fastaug.run_folder import RunFolder
+from fastaug.training.build import Trainer, assemble
+from fastaug.training.loop import fit
+from fastaug.training.run_folder import RunFolder
+from fastaug.training.signals import StopRequest
 
 
 def run(recipe: Recipe) -> int:

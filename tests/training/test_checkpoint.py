@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastaug.checkpoint import Weights, latest, load, name_of, prune, save, steps_of, verify
 from fastaug.errors import StorageError
+from fastaug.training.checkpoint import Weights, latest, load, name_of, prune, save, steps_of, verify
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -241,7 +241,7 @@ def in_a_child(code: str, *arguments: object) -> "subprocess.CompletedProcess[st
 TORTURE = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
-from fastaug.checkpoint import latest, load, prune, save, steps_of
+from fastaug.training.checkpoint import latest, load, prune, save, steps_of
 torch.set_num_threads(1)
 folder, kills = Path(sys.argv[1]), int(sys.argv[2])
 
@@ -301,7 +301,7 @@ def test_two_hundred_kills(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys, torch
 from pathlib import Path
-from fastaug.checkpoint import save
+from fastaug.training.checkpoint import save
 from fastaug.errors import StorageError
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 CASES = [("weights", 100_000, 1, 50_000), ("state", 10, 100_000, 50_000), ("all", 10, 1, 9)]

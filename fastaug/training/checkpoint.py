@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fastaug.errors import StorageError
-from fastaug.run_folder import sync_folder, write_atomically
+from fastaug.training.run_folder import sync_folder, write_atomically
 
 Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state dict
 

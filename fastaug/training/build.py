@@ -17,16 +17,16 @@ from fastaug.data.loaders.dali import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
 from fastaug.errors import RecipeError
-from fastaug.evaluation import Evaluator, held_out_ids
+from fastaug.evaluation.evaluate import Evaluator, held_out_ids
+from fastaug.evaluation.metrics import TrainMeter
+from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
 from fastaug.meta.build import build_learned, build_meta
 from fastaug.meta.step import MetaStep
-from fastaug.metrics import TrainMeter
 from fastaug.nets.model import build_ema, build_model
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.objective import Objective, build_objective
 from fastaug.recipe.schema import Recipe
-from fastaug.run_folder import RunFolder
-from fastaug.samples import SampleLosses, build_sample_losses
+from fastaug.training.run_folder import RunFolder
 
 
 @dataclass

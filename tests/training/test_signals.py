@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from fastaug.interrupts import StopRequest
+from fastaug.training.signals import StopRequest
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT = """
 import sys, time
 sys.path.insert(0, {root!r})
-from fastaug.interrupts import StopRequest
+from fastaug.training.signals import StopRequest
 with StopRequest() as stop:
     print("ready", flush=True)
     while stop.reason() is None:

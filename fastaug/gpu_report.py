@@ -26,8 +26,8 @@ from fastaug.ops.crop_mix.custom_op import write_into
 from fastaug.ops.crop_mix.reference import normaliser
 from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD
 from fastaug.photo_folder import make_photo_folder
-from fastaug.profiling import settle
 from fastaug.seeding import Key, Stream
+from fastaug.step_profile.measure import settle
 from fastaug.training.worker import commit
 
 REPOSITORY = Path(__file__).resolve().parent.parent

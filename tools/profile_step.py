@@ -43,10 +43,10 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = read_recipe(arguments.recipe, arguments.overrides + BARE)  # before the slow imports
     from rich.console import Console as Terminal
 
-    from fastaug import profile_view
     from fastaug.console import Console
     from fastaug.distributed import build_accelerator, versions
-    from fastaug.profiling import profile
+    from fastaug.step_profile import page as profile_view
+    from fastaug.step_profile.measure import profile
     from fastaug.training.build import assemble
     from fastaug.training.run_folder import RunFolder
     from fastaug.training.worker import commit

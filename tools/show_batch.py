@@ -43,7 +43,7 @@ def picture(arguments: argparse.Namespace) -> "Image":
 
     from fastaug.console import Console
     from fastaug.distributed import build_accelerator
-    from fastaug.pictures import softening_curve, trainer_grid
+    from fastaug.reports.batch_grid import softening_curve, trainer_grid
     from fastaug.training.build import assemble
     from fastaug.training.run_folder import RunFolder
 

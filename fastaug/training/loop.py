@@ -14,7 +14,7 @@ from fastaug.distributed import any_process, merged, stop_if_not_finite
 from fastaug.errors import Stopped
 from fastaug.evaluation.per_sample import found_errors, sample_figures, write_samples
 from fastaug.meta.log import alarms
-from fastaug.pictures import log_batch
+from fastaug.reports.batch_grid import log_batch
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer

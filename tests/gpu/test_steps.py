@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastaug.profiling import profile
+from fastaug.step_profile.measure import profile
 from fastaug.training.build import Trainer
 from fastaug.training.loop import train_step
 

@@ -16,12 +16,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
-from fastaug import profile_view
 from fastaug.console import Console
 from fastaug.data.loaders.dali import Batch
 from fastaug.data.sampler import Request
-from fastaug.profiling import Profile, Waits, Watch, device_work, profile, watched
 from fastaug.recipe.reading import read_recipe
+from fastaug.step_profile import page as profile_view
+from fastaug.step_profile.measure import Profile, Waits, Watch, device_work, profile, watched
 from fastaug.training.build import Trainer, assemble
 from fastaug.training.loop import train_step
 from fastaug.training.run_folder import RunFolder

@@ -14,10 +14,20 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fastaug import pictures
 from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, crop_mix, identity_params, sample_crop_mix
-from fastaug.pictures import GAP, LINE, LINES, WIDTH, batch_grid, batch_texts, displayed, mass_text, softening_curve
 from fastaug.recipe.reading import read_recipe
+from fastaug.reports import batch_grid as pictures
+from fastaug.reports.batch_grid import (
+    GAP,
+    LINE,
+    LINES,
+    WIDTH,
+    batch_grid,
+    batch_texts,
+    displayed,
+    mass_text,
+    softening_curve,
+)
 from fastaug.seeding import Key
 from fastaug.targets import SoftTarget, hard_target, softness
 from fastaug.training.worker import run

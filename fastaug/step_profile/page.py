@@ -5,8 +5,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
-from fastaug.profiling import Profile
 from fastaug.recipe.schema import Recipe
+from fastaug.step_profile.measure import Profile
 
 HIDDEN = 0.02  # of the step: waiting for batches that counts as none
 WAITING, STARVED = 0.10, 0.20  # of the step: load that limits; idle time of a GPU that limits

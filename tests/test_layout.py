@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(file for folder in ("fastaug", "pipelines", "tools") for file in (ROOT / folder).rglob("*.py"))
 LONGEST_FILE, LONGEST_FUNCTION = 300, 40
 KERNELS = {"kernel.py", "cpu.py"}

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[1]
 TRAIN = [sys.executable, str(REPO / "fastaug/train.py")]
 RECIPE = """
 data: {img_size: 28, crop: rrc, scale: [0.5, 1.0], threads: 1, test_fraction: 0.3}

@@ -27,7 +27,7 @@ def _idle_keys(recipe: Recipe) -> list[str]:
     return [f.name for f in fields(Meta) if getattr(recipe.meta, f.name) != getattr(default, f.name)]
 
 
-# (broken when, message), as in recipe_rules.py
+# (broken when, message), as in rules.py
 META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: not r.meta.learn and bool(_idle_keys(r)),

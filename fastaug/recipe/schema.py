@@ -1,6 +1,6 @@
 """The recipe: every setting of a run, typed, with its limits. Names are timm's where timm has one.
 
-`limits(...)` states what a value may be; `recipe_rules.py` adds the rules that join several keys, `recipe_reading.py`
+`limits(...)` states what a value may be; `rules.py` adds the rules that join several keys, `reading.py`
 reads YAML and the command line. Nothing here imports torch.
 """
 

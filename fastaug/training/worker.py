@@ -150,7 +150,7 @@ def source(trainer: Trainer) -> str:
 
 def commit() -> str | None:
     """The commit of the checkout that this code runs from, if it is one."""
-    here = Path(__file__).resolve().parent.parent
+    here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
     found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)

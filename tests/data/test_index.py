@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fastaug.data import index as index_module
 from fastaug.data.image_headers import MAX_PIXELS, Header, screen_all
 from fastaug.data.index import Folder, Index, PathTable, Status, cache_dir, cache_file, load_index
-from fastaug.data.loaders.dali import index as index_module
 from fastaug.errors import DataError
 
 

@@ -33,7 +33,7 @@ meta: {every: 2, fraction: 0.5, batch_size: 6, engine: forward}
 eval: {every: 0}
 run: {log_every: 1, log_losses: true}
 """
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 EVERYTHING = "meta.learn=[policy,softness,smoothing,weights,optim]"
 RATES = ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")
 STILL = [f"meta.{name}=0" for name in RATES]

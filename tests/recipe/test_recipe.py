@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 
 from fastaug import train
 from fastaug.errors import RecipeError
+from fastaug.recipe import rules as recipe_rules
 from fastaug.recipe.reading import differences, parse_yaml, read_recipe, to_yaml
 from fastaug.recipe.rules import validate
 from fastaug.recipe.schema import RESUMABLE, Augment, Data, Model, Optim, Recipe, Run
-from fastaug.recipe.schema import rules as recipe_rules
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 STUDIES = [path for path in sorted((ROOT / "docs" / "studies").glob("*.yaml")) if "arms:" in path.read_text()]
 GOOD = "data: {root: images}\n"

@@ -13,7 +13,7 @@ import torch
 from fastaug.errors import StorageError
 from fastaug.training.checkpoint import Weights, latest, load, name_of, prune, save, steps_of, verify
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def weights(step: int = 0) -> Weights:

@@ -12,7 +12,7 @@ from fastaug.recipe.reading import read_recipe, to_yaml
 from fastaug.recipe.schema import RESUMABLE, Data, Optim, Recipe, Run
 from fastaug.training.run_folder import RunFolder, write_atomically
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from fastaug.recipe.schema import Data, Recipe, Run

@@ -10,7 +10,7 @@ import pytest
 
 from fastaug.training.signals import StopRequest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WAIT = """
 import sys, time
 sys.path.insert(0, {root!r})

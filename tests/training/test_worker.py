@@ -240,7 +240,7 @@ def test_compiled_training_gives_the_losses_of_eager_training(train):
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 SHRUNK = [
     *("data.loader=dali", "data.test_fraction=0.3", "data.threads=1", "data.img_size=32", "model.name=test_resnet"),
     *("train.epochs=1", "train.batch_size=8", "train.accumulate=1", "train.precision=no", "eval.batch_size=16"),

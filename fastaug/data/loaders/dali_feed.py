@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data import crop_windows as windows
 from fastaug.data.crop_windows import Windows
 from fastaug.data.index import Index, Status
 from fastaug.data.loaders.cpu_resize import needed
-from fastaug.data.loaders.dali import crop_windows as windows
 from fastaug.data.sampler import Request
 from fastaug.recipe.schema import Data
 from fastaug.seeding import Key, Stream

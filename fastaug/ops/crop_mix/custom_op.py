@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.cpu.run import slices
+from fastaug.ops.crop_mix.cpu import slices
 from fastaug.ops.crop_mix.params import CropMixParams, has_numba
 from fastaug.ops.crop_mix.reference import adjoint_reference, compute_dtype, crop_mix_reference
 
@@ -34,7 +34,7 @@ def write_into(
 
         kernel.forward(images, geometry, colour, scale, bias, out)
     elif chosen == "cpu":
-        from fastaug.ops.crop_mix.cpu.run import run as cpu
+        from fastaug.ops.crop_mix.cpu import run as cpu
 
         cpu.forward(images, geometry, colour, scale, bias, out)
     elif chosen == "slices":
@@ -46,7 +46,7 @@ def write_into(
 
 def _empty(images: Tensor, dtype: torch.dtype) -> Tensor:
     if formulation(images.device, compute_dtype(images.dtype, dtype)) == "cpu":
-        from fastaug.ops.crop_mix.cpu.run import run as cpu
+        from fastaug.ops.crop_mix.cpu import run as cpu
 
         return cpu.empty(tuple(images.shape), dtype)
     return torch.empty(images.shape, dtype=dtype, device=images.device)
@@ -79,7 +79,7 @@ def crop_mix_adjoint(
 
         return kernel.adjoint(gradient, geometry, colour, scale, dtype)
     if chosen == "cpu":
-        from fastaug.ops.crop_mix.cpu.run import run as cpu
+        from fastaug.ops.crop_mix.cpu import run as cpu
 
         return cpu.adjoint(gradient, geometry, colour, scale).to(dtype)
     params = CropMixParams.unpacked(geometry, colour)

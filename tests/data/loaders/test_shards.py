@@ -18,7 +18,7 @@ from fastaug.data.shards.layout import ShardIndex
 from fastaug.errors import DataError
 from fastaug.recipe.schema import Data
 
-from .conftest import MakeShards
+from ..conftest import MakeShards
 
 SIDE, CPU = 32, torch.device("cpu")
 

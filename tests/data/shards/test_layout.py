@@ -12,7 +12,7 @@ from fastaug.data.index import Index, PathTable, to_arrays
 from fastaug.data.shards.layout import Manifest, Settings, Shard, Source, is_shard_folder, open_shards, read_manifest
 from fastaug.errors import DataError
 
-from .conftest import MakeShards, settings
+from ..conftest import MakeShards, settings
 
 
 def rewrite(root: Path, **changes: object) -> None:

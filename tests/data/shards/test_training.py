@@ -15,7 +15,7 @@ from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.worker import run
 
-from .conftest import MakeShards
+from ..conftest import MakeShards
 
 RECIPE = """
 data: {img_size: 32, threads: 1, select_fraction: 0.2}

@@ -21,7 +21,7 @@ from fastaug.data.shards.writer import counts, make_shards, verify
 from fastaug.data.splits import make_splits
 from fastaug.errors import DataError, StorageError
 
-from .conftest import MakeShards, settings
+from ..conftest import MakeShards, settings
 
 
 def contents(folder: Path) -> dict[str, bytes]:

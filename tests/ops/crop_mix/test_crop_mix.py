@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, crop_mix, identity_params, sample_crop_mix
-from fastaug.ops.crop_mix.cpu.run import run as cpu_formulation
+from fastaug.ops.crop_mix.cpu import run as cpu_formulation
 from fastaug.ops.crop_mix.custom_op import crop_mix_adjoint, crop_mix_op, formulation
 from fastaug.ops.crop_mix.reference import adjoint_reference, compute_dtype, crop_mix_reference, normaliser
 from fastaug.seeding import Key

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.cpu.run import rows
+from fastaug.ops.crop_mix.cpu import rows
 from fastaug.ops.crop_mix.cpu.team import in_threads
 from fastaug.ops.crop_mix.params import partner_users
 

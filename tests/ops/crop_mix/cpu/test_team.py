@@ -4,7 +4,7 @@ import threading
 import pytest
 import torch
 
-from fastaug.ops.crop_mix.cpu.run import team
+from fastaug.ops.crop_mix.cpu import team
 
 
 @pytest.fixture(params=["openmp", "pool"])

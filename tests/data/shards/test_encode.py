@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fastaug.data import crop_windows as windows
 from fastaug.data.index import Index, load_index
-from fastaug.data.loaders.dali import crop_windows as windows
 from fastaug.data.shards.encode import Picture, Preparer, stored_size
 from fastaug.errors import DataError
 
-from .conftest import settings
+from ..conftest import settings
 
 SIDES = st.integers(1, 5000)
 

@@ -1,1 +1,0 @@
-"""Sets that come in other forms than folders of images: written once as encoded files, then indexed like any folder."""

@@ -4,7 +4,6 @@ import os
 import re
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Any
 
 import psutil
 import torch
@@ -99,27 +98,6 @@ def stop_if_not_finite(accelerator: Accelerator, value: Tensor, what: str, step:
             raise NonFiniteError(message)
     else:
         torch._assert_async(finite, message)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found: dict[str, Any] = {}
-    for name in (
-        "fastaug",
-        "torch",
-        "torchvision",
-        "timm",
-        "accelerate",
-        "nvidia-dali-cuda120",
-        "nvidia-dali-cuda130",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def over_processes(tensor: Tensor) -> Tensor:

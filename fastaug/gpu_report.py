@@ -20,15 +20,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastaug.distributed import versions
 from fastaug.ops.crop_mix import Sampling, crop_mix, sample_crop_mix
 from fastaug.ops.crop_mix.custom_op import write_into
 from fastaug.ops.crop_mix.reference import normaliser
 from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD
 from fastaug.photo_folder import make_photo_folder
+from fastaug.provenance import commit, versions
 from fastaug.seeding import Key, Stream
 from fastaug.step_profile.measure import settle
-from fastaug.training.worker import commit
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KINDS = ("float32", "bfloat16")  # of the op's output

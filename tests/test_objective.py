@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from fastaug.losses import soft_bce, soft_focal, soft_kl
-from fastaug.objective import build_objective
+from fastaug.losses import build_objective, soft_bce, soft_focal, soft_kl
 from fastaug.recipe.schema import Augment
 from fastaug.targets import SoftTarget, soft_cross_entropy
 

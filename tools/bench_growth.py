@@ -182,8 +182,7 @@ def main() -> int:
         return 0
     if len(set(args.files)) < 2 or min(args.files) < 100 or args.repetitions < 1:
         parser.error("--files needs two different sizes of at least 100, --repetitions at least 1")
-    from fastaug.distributed import versions
-    from fastaug.training.worker import commit
+    from fastaug.provenance import commit, versions
 
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         found = measure(Path(folder), sorted(set(args.files)), args.repetitions)

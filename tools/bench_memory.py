@@ -177,8 +177,7 @@ def main() -> int:
     if args.loader:
         consume(args.loader, args.root, args.workers, args.epochs)
         return 0
-    from fastaug.distributed import versions
-    from fastaug.training.worker import commit
+    from fastaug.provenance import commit, versions
 
     with tempfile.TemporaryDirectory() as folder:
         root = make_photo_folder(Path(folder) / "photos", args.images, CLASSES, distinct=args.images)

@@ -47,8 +47,9 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.console import Console
     from fastaug.data.build import evaluation_loader, find_data
-    from fastaug.distributed import build_accelerator, versions
+    from fastaug.distributed import build_accelerator
     from fastaug.evaluation.evaluate import Evaluator
+    from fastaug.provenance import versions
     from fastaug.training import checkpoint
     from fastaug.training.build import build_network
     from fastaug.training.trainer_state import load_weights

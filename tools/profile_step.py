@@ -44,12 +44,12 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console as Terminal
 
     from fastaug.console import Console
-    from fastaug.distributed import build_accelerator, versions
+    from fastaug.distributed import build_accelerator
+    from fastaug.provenance import commit, versions
     from fastaug.step_profile import page as profile_view
     from fastaug.step_profile.measure import profile
     from fastaug.training.build import assemble
     from fastaug.training.run_folder import RunFolder
-    from fastaug.training.worker import commit
 
     accelerator = build_accelerator(recipe)
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastaug.data.loaders.dali import Batch
+from fastaug.batch import Batch
 from fastaug.errors import RecipeError
 from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, sample_crop_mix
 from fastaug.ops.crop_mix.masses import soft_targets

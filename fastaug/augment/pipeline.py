@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fastaug.augment.erasing import Cutout, RandomErasing
 from fastaug.augment.feature_cutmix import HiddenCutMix
-from fastaug.augment.fixed.build import Policy, build_policy
-from fastaug.data.loaders.dali import Batch
+from fastaug.augment.fixed.base import Policy
+from fastaug.augment.fixed.build import build_policy
+from fastaug.batch import Batch
 from fastaug.hypergrad.problem import Samples
 from fastaug.meta.parameters import MetaParameters
 from fastaug.ops.crop_mix import (

@@ -11,8 +11,12 @@ from accelerate import Accelerator
 
 from fastaug.data.index import Index, load_index
 from fastaug.data.label_files import with_labels
-from fastaug.data.loaders.dali import Crop, DaliLoader, Loader, ResidentLoader, SyntheticLoader
+from fastaug.data.loaders.base import Loader
+from fastaug.data.loaders.dali import DaliLoader
+from fastaug.data.loaders.dali_feed import Crop
+from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.loaders.shards import shard_loader
+from fastaug.data.loaders.synthetic import SyntheticLoader
 from fastaug.data.sampler import Ids, Order
 from fastaug.data.shards.layout import ShardIndex, is_shard_folder, open_shards
 from fastaug.data.sources.arrays import KINDS, materialize_arrays

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts
-from fastaug.data.loaders.dali import Loader
+from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import evaluation_requests
 from fastaug.evaluation.metrics import Evaluation
 from fastaug.recipe.schema import Recipe

@@ -9,10 +9,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from fastaug.batch import Batch
 from fastaug.data.build import DataParts
-from fastaug.data.loaders.dali import Batch
+from fastaug.losses import Objective, sample_losses
 from fastaug.meta.parameters import MetaParameters
-from fastaug.objective import Objective, sample_losses
 from fastaug.recipe.schema import Recipe
 from fastaug.targets import SoftTarget
 

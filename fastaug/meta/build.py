@@ -13,10 +13,10 @@ from fastaug.data.build import DataParts, meta_loader
 from fastaug.data.sampler import Order
 from fastaug.distributed import over_processes
 from fastaug.errors import DataError, RecipeError
+from fastaug.losses import sample_losses
 from fastaug.meta.parameters import MetaParameters
 from fastaug.meta.step import MetaStep
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests
-from fastaug.objective import sample_losses
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fastaug.augment.pipeline import BatchAugment, Part
-from fastaug.data.loaders.dali import Batch
+from fastaug.batch import Batch
 from fastaug.distributed import any_process, gathered, over_processes
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES, hypergradient

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastaug.augment.pipeline import BatchAugment
-from fastaug.data.loaders.dali import Batch, Loader
+from fastaug.batch import Batch
+from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Ids, Request, piece_bounds
 from fastaug.errors import RecipeError
 from fastaug.hypergrad.problem import Weights, eager_logits

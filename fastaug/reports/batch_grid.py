@@ -10,12 +10,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fastaug.data.loaders.dali import Batch
+from fastaug.atomic_files import write_atomically
+from fastaug.batch import Batch
 from fastaug.ops.crop_mix import CropMixParams, crop_mix, identity_params
 from fastaug.ops.crop_mix.masses import visible_counts
 from fastaug.targets import SoftTarget, confidence, merge_equal, rest, softness
 from fastaug.training.build import Trainer
-from fastaug.training.run_folder import write_atomically
 
 COLUMNS = ("original", "partner", "result", "|result - original|")
 WIDTH, GAP, LETTER, LINE, LINES = 192, 16, 14, 19, 3  # pixels: of a cell, between cells, of text; lines below an image

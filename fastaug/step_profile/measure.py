@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, record_function
 
-from fastaug.data.loaders.dali import Batch
+from fastaug.batch import Batch
 from fastaug.training.build import Trainer
 from fastaug.training.loop import train_step
 

@@ -13,20 +13,20 @@ from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.console import Console
 from fastaug.data.build import DataParts, evaluation_loader, find_data, training_loader
-from fastaug.data.loaders.dali import Loader
+from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
 from fastaug.errors import RecipeError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
-from fastaug.evaluation.metrics import TrainMeter
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
+from fastaug.losses import Objective, build_objective
 from fastaug.meta.build import build_learned, build_meta
 from fastaug.meta.step import MetaStep
 from fastaug.nets.model import build_ema, build_model
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
-from fastaug.objective import Objective, build_objective
 from fastaug.recipe.schema import Recipe
 from fastaug.training.run_folder import RunFolder
+from fastaug.training.train_meter import TrainMeter
 
 
 @dataclass

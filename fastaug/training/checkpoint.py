@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fastaug.atomic_files import sync_folder, write_atomically
 from fastaug.errors import StorageError
-from fastaug.training.run_folder import sync_folder, write_atomically
 
 Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state dict
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastaug.data.loaders.dali import Batch
+from fastaug.batch import Batch
 from fastaug.distributed import any_process, merged, stop_if_not_finite
 from fastaug.errors import Stopped
 from fastaug.evaluation.per_sample import found_errors, sample_figures, write_samples

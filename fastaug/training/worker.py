@@ -1,17 +1,16 @@
 """One process of a run, from the resolved recipe to its exit code: whatever happens, status.json says how it ended."""
 
 import os
-import subprocess
 import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastaug.console import Console
 from fastaug.data.shards.layout import ShardIndex
-from fastaug.distributed import build_accelerator, versions
+from fastaug.distributed import build_accelerator
 from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError, StorageError
+from fastaug.provenance import commit, versions
 from fastaug.recipe.reading import flat
 from fastaug.recipe.schema import Recipe
 from fastaug.training.build import Trainer, assemble
@@ -146,12 +145,3 @@ def source(trainer: Trainer) -> str:
     what = {"raw": "raw pixels of shards, read", "jpeg": "encoded files in shards, decoded by DALI"}
     when = "once and kept in memory" if trainer.recipe.data.loader == "resident" else "for every batch"
     return f"{what.get(stored, 'encoded files, decoded by DALI')} {when}"
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this code runs from, if it is one."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None

@@ -8,7 +8,7 @@ import torch
 
 from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
-from fastaug.data.loaders.dali import Batch
+from fastaug.batch import Batch
 from fastaug.errors import RecipeError
 from fastaug.meta.parameters import MetaParameters
 from fastaug.recipe.schema import Augment, Data, Meta, Recipe, Train

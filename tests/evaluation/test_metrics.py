@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from fastaug.errors import DataError
-from fastaug.evaluation.metrics import Evaluation, TrainMeter
+from fastaug.evaluation.metrics import Evaluation
+from fastaug.training.train_meter import TrainMeter
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -115,7 +116,8 @@ def test_no_image_at_all_is_an_error(accelerator: Accelerator, batches: int) -> 
 RANK = """
 import json, torch
 from accelerate import Accelerator
-from fastaug.evaluation.metrics import Evaluation, TrainMeter
+from fastaug.evaluation.metrics import Evaluation
+from fastaug.training.train_meter import TrainMeter
 torch.set_num_threads(1)
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index

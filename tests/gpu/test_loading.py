@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastaug.data.loaders.dali import Batch
+from fastaug.batch import Batch
 from fastaug.data.sampler import evaluation_requests
 from fastaug.training.build import Trainer
 

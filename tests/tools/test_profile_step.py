@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
+from fastaug.batch import Batch
 from fastaug.console import Console
-from fastaug.data.loaders.dali import Batch
 from fastaug.data.sampler import Request
 from fastaug.recipe.reading import read_recipe
 from fastaug.step_profile import page as profile_view

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fastaug.atomic_files import write_atomically
 from fastaug.errors import RecipeError, StorageError
 from fastaug.recipe.reading import read_recipe, to_yaml
 from fastaug.recipe.schema import RESUMABLE, Data, Optim, Recipe, Run
-from fastaug.training.run_folder import RunFolder, write_atomically
+from fastaug.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """

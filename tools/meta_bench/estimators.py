@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from peers import report
 from torch import Tensor
 
-from fastaug.data.loaders.dali import Batch
+from fastaug.batch import Batch
 from fastaug.hypergrad import hypergradient
 from fastaug.training.build import Trainer
 from meta_bench.overhead import NEVER

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastaug.data.loaders.dali import Batch
+from fastaug.batch import Batch
 from fastaug.meta.step import MetaStep
 from meta_bench.overhead import SHARED, STILL, point_name
 from meta_bench.scene import Scene, Steps

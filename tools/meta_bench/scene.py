@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from fastaug.batch import Batch
 from fastaug.console import Console
-from fastaug.data.loaders.dali import Batch
 from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
+from fastaug.batch import Batch
 from fastaug.console import Console
-from fastaug.data.loaders.dali import Batch
 from fastaug.distributed import build_accelerator
 from fastaug.training.build import assemble
 from fastaug.training.loop import train_step

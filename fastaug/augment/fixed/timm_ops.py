@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data import auto_augment as library
 from torch import Tensor
 
-from fastaug.augment.fixed.build import Policy, apply_each
+from fastaug.augment.fixed.base import Policy, apply_each
 from fastaug.augment.fixed.seeded_draws import draw_each
 from fastaug.recipe.policy_names import PolicyName
 from fastaug.seeding import IdArray, Key

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode, v2  # type: ignore[import-untyped]
 
-from fastaug.augment.fixed.build import apply_each
+from fastaug.augment.fixed.base import apply_each
 from fastaug.augment.fixed.seeded_draws import draw_each
 from fastaug.recipe.policy_names import PolicyName
 from fastaug.seeding import IdArray, Key

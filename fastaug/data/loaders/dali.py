@@ -1,56 +1,25 @@
-"""Loaders: from requests (epoch, ids) to batches of decoded images. Sample identity, order and crops are the caller's.
-
-Every loader drops damaged images from its batches and counts them in `skipped`; what is left of a batch keeps its
-order. None draws a random number that is not keyed by (seed, epoch, id).
-"""
+"""Batches of encoded image files, decoded, cropped and resized by DALI while the caller works on earlier ones."""
 
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastaug.batch import Batch
 from fastaug.data.index import Index
+from fastaug.data.loaders.base import to_device
 from fastaug.data.loaders.cpu_resize import Resizer
 from fastaug.data.loaders.dali_feed import Crop, Encoded, Feed, Inputs, Task
 from fastaug.data.loaders.prefetch import in_background
-from fastaug.data.sampler import Ids, Request
+from fastaug.data.sampler import Request
 from fastaug.errors import DataError
 from fastaug.recipe.schema import Data
 
-__all__ = ["Batch", "Crop", "DaliLoader", "Loader", "ResidentLoader", "SyntheticLoader", "to_device"]
-
 Result = Callable[[], Tensor]  # waits for a batch's images, or raises what became of them
-
-
-class Batch(NamedTuple):
-    """Decoded images with their identity.
-
-    `images` [N, S, S, 3] uint8 on the training device; `labels` [N] int64 on the same device; `ids` [N] int64 on the
-    host, where keyed draws are made.
-    """
-
-    images: Tensor
-    labels: Tensor
-    ids: Tensor
-    draws: Tensor  # [N] int64 on the host: what keyed draws are made for; the ids unless images are repeated
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` of the host on `device`; to a GPU from pinned memory, so that the host does not wait."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-class Loader(Protocol):
-    """What the training and evaluation loops need of a loader."""
-
-    skipped: dict[int, str]  # id -> why it was left out, of the images met so far
-
-    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """One batch for every request, in order; shorter where images are damaged."""
 
 
 class DaliLoader:
@@ -213,45 +182,3 @@ def _raising(error: DataError) -> Result:
         raise error
 
     return result
-
-
-class ResidentLoader:
-    """A set that fits in memory: decoded once by a DaliLoader, then batches are gathers on the device."""
-
-    def __init__(self, source: DaliLoader, ids: Ids):
-        self.labels, self.skipped = source.labels, source.skipped
-        chunks = [Request(0, ids[i : i + source.largest_batch]) for i in range(0, len(ids), source.largest_batch)]
-        decoded = list(source.batches(chunks))
-        self.images = torch.cat([batch.images for batch in decoded])
-        present = torch.cat([batch.ids for batch in decoded])
-        self.rows = torch.full((len(self.labels),), -1, dtype=torch.int64)
-        self.rows[present] = torch.arange(len(present))
-
-    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """One batch for every request, in order."""
-        for request in requests:
-            request = request.keep((self.rows[torch.from_numpy(request.ids)] >= 0).numpy())
-            ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
-            device = self.images.device
-            yield Batch(self.images[to_device(self.rows[ids], device)], to_device(self.labels[ids], device), ids, draws)
-
-
-class SyntheticLoader:
-    """Random pixels made once, for profiling the rest of the step: label = id modulo the number of classes."""
-
-    BANK = 64  # different images; the rest repeat
-
-    def __init__(self, data: Data, side: int, seed: int, device: torch.device):
-        shape = (self.BANK, side, side, 3)
-        generator = torch.Generator().manual_seed(seed)
-        self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-        self.classes, self.device = data.synthetic_classes, device
-        self.skipped: dict[int, str] = {}
-
-    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """One batch for every request, in order."""
-        for request in requests:
-            ids = torch.from_numpy(request.ids)
-            on_device = to_device(ids, self.device)
-            draws = torch.from_numpy(request.draws())
-            yield Batch(self.images[on_device % self.BANK], on_device % self.classes, ids, draws)

@@ -8,10 +8,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastaug.batch import Batch
 from fastaug.data.crop_windows import Windows
 from fastaug.data.index import Status
+from fastaug.data.loaders.base import to_device
 from fastaug.data.loaders.cpu_resize import Resizer
-from fastaug.data.loaders.dali import Batch, Crop, DaliLoader, to_device
+from fastaug.data.loaders.dali import DaliLoader
+from fastaug.data.loaders.dali_feed import Crop
 from fastaug.data.loaders.prefetch import ahead
 from fastaug.data.sampler import Request
 from fastaug.data.shards.layout import ShardIndex

@@ -13,11 +13,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.atomic_files import sync_folder, write_atomically
 from fastaug.data.index import Folder, Index
 from fastaug.data.shards.encode import Picture
 from fastaug.data.shards.layout import Shard
 from fastaug.seeding import Key, Stream, permuted
-from fastaug.training.run_folder import sync_folder, write_atomically
 
 PARTS = "parts"  # folder of Parts while a shard folder is being made
 SUFFIX = {"jpeg": "jpg", "raw": "npy"}

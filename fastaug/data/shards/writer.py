@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastaug.atomic_files import write_atomically
 from fastaug.console import Bar, Console
 from fastaug.data.index import Index, Status, to_arrays
 from fastaug.data.loaders.prefetch import ahead
@@ -29,7 +30,6 @@ from fastaug.data.shards.layout import (
 )
 from fastaug.data.shards.tar_parts import PARTS, Part, Planned, load_part, part_of, plan, problem_of, write_tar
 from fastaug.errors import DataError, StorageError
-from fastaug.training.run_folder import write_atomically
 
 
 def make_shards(index: Index, out: Path, settings: Settings, *, workers: int, console: Console) -> Manifest:

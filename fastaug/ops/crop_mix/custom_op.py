@@ -30,7 +30,7 @@ def write_into(
     if len(images) == 0:
         return
     if chosen == "triton":
-        from fastaug.ops.crop_mix import kernel  # Triton is there where CUDA is
+        from fastaug.ops.crop_mix import triton_kernel as kernel  # Triton is there where CUDA is
 
         kernel.forward(images, geometry, colour, scale, bias, out)
     elif chosen == "cpu":

@@ -15,8 +15,13 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from fastaug.batch import Batch
 from fastaug.data.index import Index, Status, load_index
-from fastaug.data.loaders.dali import Batch, Crop, DaliLoader, Loader, ResidentLoader, SyntheticLoader
+from fastaug.data.loaders.base import Loader
+from fastaug.data.loaders.dali import DaliLoader
+from fastaug.data.loaders.dali_feed import Crop
+from fastaug.data.loaders.resident import ResidentLoader
+from fastaug.data.loaders.synthetic import SyntheticLoader
 from fastaug.data.sampler import Order, Request
 from fastaug.errors import DataError
 from fastaug.recipe.schema import Data
@@ -312,7 +317,8 @@ def test_an_interrupt_ends_a_stream_and_forks_of_it_end_too(index: Index) -> Non
     program = """
 import itertools, multiprocessing, os, signal, sys, threading
 import numpy as np, torch
-from fastaug.data.loaders.dali import Crop, DaliLoader
+from fastaug.data.loaders.dali_feed import Crop
+from fastaug.data.loaders.dali import DaliLoader
 from fastaug.data.index import load_index
 from fastaug.data.sampler import Request
 from fastaug.recipe.schema import Data

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from fastaug.data.index import Index, load_index
-from fastaug.data.loaders.dali import Crop, DaliLoader, Loader, ResidentLoader
+from fastaug.data.loaders.base import Loader
+from fastaug.data.loaders.dali import DaliLoader
+from fastaug.data.loaders.dali_feed import Crop
+from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.loaders.shards import shard_loader
 from fastaug.data.sampler import Order, Request
 from fastaug.data.shards.layout import ShardIndex

@@ -22,7 +22,9 @@ from PIL import Image
 
 from fastaug.data.build import find_data
 from fastaug.data.index import Folder, Index, cache_dir, load_index
-from fastaug.data.loaders.dali import Crop, DaliLoader, ResidentLoader
+from fastaug.data.loaders.dali import DaliLoader
+from fastaug.data.loaders.dali_feed import Crop
+from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.sampler import Request
 from fastaug.data.sources.arrays import materialize_arrays
 from fastaug.data.sources.inert_pickle import read_table, uint8_rows

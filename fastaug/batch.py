@@ -1,0 +1,18 @@
+"""A batch of decoded images: what every loader delivers and the augmentation takes."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Decoded images with their identity.
+
+    `images` [N, S, S, 3] uint8 on the training device; `labels` [N] int64 on the same device; `ids` [N] int64 on the
+    host, where keyed draws are made.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    draws: Tensor  # [N] int64 on the host: what keyed draws are made for; the ids unless images are repeated

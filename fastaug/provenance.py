@@ -1,0 +1,34 @@
+"""What a number depends on besides the recipe: versions of libraries and the commit of the code."""
+
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found: dict[str, Any] = {}
+    for name in (
+        "fastaug",
+        "torch",
+        "torchvision",
+        "timm",
+        "accelerate",
+        "nvidia-dali-cuda120",
+        "nvidia-dali-cuda130",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from, if it is one."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return None
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None

@@ -1,0 +1,35 @@
+"""The training loss between two log lines, summed on the device."""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+
+class TrainMeter:
+    """Mean training loss between two log lines; nothing leaves the device before `read`."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._sum = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        self._updates = 0
+
+    def add(self, loss: Tensor) -> None:
+        """Adds this process's share of one update's loss (their sum over processes is the loss)."""
+        self._sum += loss
+        self._updates += 1
+
+    def state(self) -> dict[str, float]:
+        """The sums over all processes, for a checkpoint; every process must call this."""
+        return {"sum": self._accelerator.reduce(self._sum, reduction="sum").item(), "updates": self._updates}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Continues from `state`; the sum goes to the main process."""
+        main = self._accelerator.is_main_process
+        self._sum, self._updates = torch.full_like(self._sum, state["sum"] if main else 0.0), int(state["updates"])
+
+    def read(self) -> float:
+        """Mean loss of the updates added since the last call; the host sync of a log line."""
+        total = self._accelerator.reduce(self._sum, reduction="sum").item()
+        mean = total / max(self._updates, 1)
+        self._sum, self._updates = torch.zeros_like(self._sum), 0
+        return mean

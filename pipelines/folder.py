@@ -2,8 +2,8 @@
 
 One graph for both devices. On a GPU the decoder is "mixed" (the bytes come from the host) and the rest runs there, up
 to uint8 [N, S, S, 3]. On a CPU the graph ends with the decoded windows, uint8 [h_i, w_i, 3]: DALI's antialiased resize
-is several times slower there than data.loaders.cpu_resize. Everything random comes from outside, so the pixels of an image
-depend on nothing but its window: not on the batch it is in, the threads that decode it or the rank that asks.
+is several times slower there than data/loaders/cpu_resize.py. Everything random comes from outside, so the pixels of an
+image depend on nothing but its window: not on the batch it is in, the threads that decode it or the rank that asks.
 """
 
 from collections.abc import Callable

@@ -111,7 +111,7 @@ def over_processes(tensor: Tensor) -> Tensor:
 
 
 def gathered(accelerator: Accelerator, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and rows of all processes, each id once, with the sum of its rows."""
+    """Ids [n] and rows [n, ...] of all processes, each id once, with the sum of its rows."""
     if accelerator.num_processes == 1:
         return ids, rows
     padded_ids = accelerator.pad_across_processes(ids.to(rows.device), pad_index=-1)
@@ -119,4 +119,5 @@ def gathered(accelerator: Accelerator, ids: Tensor, rows: Tensor) -> tuple[Tenso
     all_ids, all_rows = accelerator.gather(padded_ids), accelerator.gather(padded_rows)
     real = all_ids >= 0
     unique, position = torch.unique(all_ids[real], return_inverse=True)
-    return unique, torch.zeros(len(unique), device=rows.device).index_add_(0, position, all_rows[real])
+    summed = torch.zeros(len(unique), *rows.shape[1:], device=rows.device)
+    return unique, summed.index_add_(0, position, all_rows[real])

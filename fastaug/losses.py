@@ -5,6 +5,7 @@ every target, one-hot and uniform ones included.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from fastaug.targets import (
     check_logits,
     dense,
     expectation,
+    hard_target,
     log_probabilities,
     probabilities,
     reduce_losses,
@@ -153,3 +155,11 @@ def build_objective(augment: Augment) -> Objective:
         return published_weighting(losses[real], target.weight[real]) * real.sum() if real.any() else losses.sum() * 0
 
     return published
+
+
+def validation_loss(name: str, augment: Augment) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss `name`, with the arguments of the recipe's training loss, against hard labels: logits, labels -> sum."""
+    if name == "ce":
+        return partial(F.cross_entropy, reduction="sum")
+    loss = _loss(replace(augment, loss=name))
+    return lambda logits, labels: loss(logits, hard_target(labels), reduction="sum")

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import binary_auroc
 from fastaug.batch import Batch
 from fastaug.data.build import DataParts
 from fastaug.losses import Objective, sample_losses
-from fastaug.meta.parameters import MetaParameters
+from fastaug.meta.parameters import LearnedParts
 from fastaug.recipe.schema import Recipe
 from fastaug.targets import SoftTarget
 
@@ -54,12 +54,10 @@ def build_sample_losses(recipe: Recipe, accelerator: Accelerator, parts: DataPar
     return SampleLosses(len(parts.index.labels), sample_losses(recipe.augment), accelerator.device)
 
 
-def sample_figures(learned: MetaParameters | None, mean_losses: Tensor | None) -> dict[str, Tensor]:
+def sample_figures(learned: LearnedParts | None, mean_losses: Tensor | None) -> dict[str, Tensor]:
     """What a run knows of all ids, [size] each, by name: the first tells wrong labels best."""
     found = {} if mean_losses is None else {"loss": mean_losses}
-    if learned is not None and learned.weights is not None:
-        found["weight"] = learned.weights.weight
-    return found
+    return found if learned is None else found | learned.per_sample()
 
 
 _SUSPICIOUS = {"loss": 1, "weight": -1}  # sign under which a figure is larger for images whose label looks wrong
@@ -76,6 +74,7 @@ def found_errors(parts: DataParts, figures: dict[str, Tensor]) -> dict[str, floa
     return {
         f"{name}_auroc": binary_auroc(_ranks(_SUSPICIOUS[name] * figure[ids].cpu()), wrong.long()).item()
         for name, figure in figures.items()
+        if name in _SUSPICIOUS
     }
 
 
@@ -93,6 +92,8 @@ def write_samples(parts: DataParts, figures: dict[str, Tensor], file: Path) -> N
     with open(file, "w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
         writer.writerow(["id", "path", "class", *columns])
-        for i in sorted(ids, key=lambda i: [-_SUSPICIOUS[name] * column[i] for name, column in columns.items()]):
+        for i in sorted(
+            ids, key=lambda i: [-sign * columns[name][i] for name, sign in _SUSPICIOUS.items() if name in columns]
+        ):
             label = parts.classes[int(parts.index.labels[i])]
             writer.writerow([i, parts.name_of(i), label, *(f"{column[i]:.6g}" for column in columns.values())])

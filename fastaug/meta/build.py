@@ -4,25 +4,27 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
-from timm.utils import ModelEmaV3
-from torch import nn
 
-from fastaug.augment.pipeline import BatchAugment
-from fastaug.console import Console
-from fastaug.data.build import DataParts, meta_loader
-from fastaug.data.sampler import Order
+from fastaug.augment.learned_effects import Augmentation
+from fastaug.data.build import DataParts
+from fastaug.data.loaders.base import Loader
 from fastaug.distributed import over_processes
 from fastaug.errors import DataError, RecipeError
-from fastaug.losses import sample_losses
-from fastaug.meta.parameters import MetaParameters
-from fastaug.meta.step import MetaStep
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import rule_of
+from fastaug.losses import validation_loss
+from fastaug.meta.in_pass import FusedStep, InstantStep
+from fastaug.meta.learned_part import Setting
+from fastaug.meta.one_step import OneStep
+from fastaug.meta.parameters import LearnedParts, build_parts
+from fastaug.meta.step import MetaStep, Training
+from fastaug.meta.unrolled import UnrolledSteps
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 
 
 def build_learned(
     recipe: Recipe, accelerator: Accelerator, parts: DataParts, optimizer: torch.optim.Optimizer
-) -> MetaParameters | None:
+) -> LearnedParts | None:
     """What the meta step learns, if it learns anything; DataError without a meta split that is large enough."""
     if not recipe.meta.learn:
         return None
@@ -41,15 +43,13 @@ def build_learned(
             ]
         )
     assert parts.index is not None
-    momentum = optimizer.param_groups[0].get("momentum")
-    return MetaParameters(recipe, len(parts.index.labels), momentum, accelerator.device)
+    images, classes = len(parts.index.labels), len(parts.classes)
+    return build_parts(Setting(recipe, images, classes, optimizer, accelerator.device))
 
 
-def build_validation(
-    recipe: Recipe, accelerator: Accelerator, parts: DataParts, network: nn.Module, augment: BatchAugment
-) -> ValidationGradient:
-    """The gradient that the meta step follows, from the meta split."""
-    meta = recipe.meta
+def build_validation(training: Training, parts: DataParts, loader: Loader, augment: Augmentation) -> ValidationGradient:
+    """The gradient that the meta step follows, from the meta split, which `loader` gives."""
+    recipe, accelerator, meta = training.recipe, training.accelerator, training.recipe.meta
     requests = partial(
         meta_requests,
         parts.splits.meta,
@@ -59,10 +59,11 @@ def build_validation(
         rank=accelerator.process_index,
     )
     return ValidationGradient(
-        network,
-        meta_loader(recipe, accelerator, parts),
+        training.network,
+        loader,
         augment,
         lambda first: requests(first=first),
+        loss=validation_loss(meta.validation_loss, recipe.augment),
         decay=0.5 ** (meta.every * meta.renew / meta.half_life) if meta.half_life else 0.0,
         seed=recipe.run.seed,
         total=over_processes,
@@ -71,30 +72,38 @@ def build_validation(
 
 
 def build_meta(
-    recipe: Recipe,
-    accelerator: Accelerator,
-    parts: DataParts,
-    order: Order,
-    network: nn.Module,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: ModelEmaV3 | None,
-    augment: BatchAugment,
-    console: Console,
-) -> MetaStep | None:
-    """The meta step of a run, if its recipe learns anything by it."""
-    if augment.learned is None:
-        return None
-    return MetaStep(
-        recipe,
-        accelerator,
-        network,
-        model,
-        optimizer,
-        augment,
-        build_validation(recipe, accelerator, parts, network, augment),
-        sample_losses(recipe.augment),
-        steps_per_epoch=order.steps_per_epoch,
-        average=ema.module if ema is not None and recipe.meta.weights == "ema" else None,
-        say=console.print,
-    )
+    training: Training, augment: Augmentation, learned: LearnedParts, validation: ValidationGradient
+) -> MetaStep:
+    """The strategy that a recipe asks for; RecipeError where its optimizer cannot be differentiated."""
+    check_optimizer(training.recipe, training.optimizer)
+    return strategy(training, learned)(training, augment, learned, validation)
+
+
+def strategy(training: Training, learned: LearnedParts) -> type[MetaStep]:
+    """Which one; RecipeError for several processes and K > 1."""
+    meta = training.recipe.meta
+    if any(part.instant for part in learned.each().values()):
+        return InstantStep
+    if meta.engine == "fused":
+        return FusedStep
+    if meta.steps == 1:
+        return OneStep
+    if training.accelerator.num_processes > 1:
+        raise RecipeError(
+            [
+                f"meta.steps: {meta.steps} updates are differentiated in one process, found "
+                f"{training.accelerator.num_processes}; set meta.steps to 1, or start one process"
+            ]
+        )
+    return UnrolledSteps
+
+
+def check_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
+    """RecipeError unless the steps of `optimizer` can be differentiated as the recipe needs it."""
+    try:
+        rule = rule_of(optimizer, recipe.meta.approximate)
+    except ValueError as error:
+        raise RecipeError([f"optim.opt: {error} (meta.approximate=true)"]) from error
+    if "optim" in recipe.meta.learn and rule.hyperparameters is None:
+        name = type(optimizer).__name__
+        raise RecipeError([f"meta.learn: optim is not known for {name}; use sgd, adam or adamw, or leave it out"])

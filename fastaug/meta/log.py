@@ -1,13 +1,16 @@
 """What a meta step tells: norm and direction of each hypergradient, values learned, and alarms for known failures."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SATURATED, _IDENTITY, _FAINT = 0.98, 0.95, 0.2
+from fastaug.meta.learned_part import SATURATED
+from fastaug.meta.parameters import LearnedParts
+
 _OF_A_LINE = ("cosine_with_last", "without_weight")
 Figures = dict[str, Tensor]
 
@@ -21,20 +24,26 @@ class MetaLog:
         self.skipped = 0  # meta steps left out because their hypergradient was not finite
         self.without_weight = 0.0  # share of samples with instant weight 0, mean of the lines last read
 
-    def add(self, step: int, shared: list[Tensor], samples: Tensor | None, weights: Tensor | None = None) -> None:
-        """The hypergradient after update `step` (from 0) in shared parameters and in single samples [n].
+    def add(
+        self,
+        step: int,
+        shared: Mapping[str, Tensor],
+        samples: Mapping[str, Tensor],
+        weights: Tensor | None = None,
+    ) -> None:
+        """The hypergradient after update `step` (from 0) in shared parameters and in numbers of single samples.
 
         `weights` [n]: what instant weights came of it. Parts that are not finite are left out, and said to be: any
         number of the shared ones, all of the samples.
         """
         figures = []
         if shared:
-            flat = torch.cat([g.detach().flatten().float() for g in shared])
+            flat = torch.cat([g.detach().flatten().float() for g in shared.values()])
             cosine = flat.new_tensor(torch.nan) if self._last is None else F.cosine_similarity(flat, self._last, dim=0)
             self._last = flat
             figures.append({"size": _size(flat), "lost": ~flat.isfinite().all(), "cosine_with_last": cosine})
-        if samples is not None:
-            flat = samples.detach().flatten().float()
+        if samples:
+            flat = torch.cat([g.detach().flatten().float() for g in samples.values()])
             figures.append({"size": _size(flat), "lost": ~flat.isfinite().any()})
         if weights is not None:
             figures.append({"without_weight": (weights == 0).float().mean()})
@@ -72,18 +81,10 @@ def _size(flat: Tensor) -> Tensor:
     return torch.where(flat.isfinite(), flat, 0).norm()
 
 
-def alarms(summary: dict[str, float], log: MetaLog, left_out: int) -> list[str]:
+def alarms(learned: LearnedParts, summaries: dict[str, dict[str, float]], log: MetaLog, left_out: int) -> list[str]:
     """What looks wrong in the values learned, each with what to try; `left_out`: validation gradients not finite."""
-    found = []
-    if summary.get("policy_identity", 0) > _IDENTITY:
-        found.append("the policy has collapsed to identity; raise meta.start_epochs or lower meta.policy_lr")
-    for name, value in summary.items():
-        magnitude = name.startswith("policy_magnitude/") and abs(2 * value - 1) > 2 * _SATURATED - 1
-        if magnitude or (name.endswith("saturation") and value > _SATURATED):
-            found.append(f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate")
-    if summary.get("weight_mean", 1) < _FAINT:
-        found.append(f"the mean sample weight is {summary['weight_mean']:.3f}; lower meta.weights_lr")
-    if log.without_weight > _SATURATED:
+    found = [alarm for name, part in learned.each().items() for alarm in part.alarms(summaries[name])]
+    if log.without_weight > SATURATED:
         found.append(
             f"{log.without_weight:.0%} of the samples got the instant weight 0: training and meta split contradict "
             "each other, or the network fits the training images no better than chance; lower optim.lr"

@@ -1,4 +1,4 @@
-"""Loss weights and soft labels set anew in every update from how well each sample agrees with the validation gradient.
+"""Instant reweighting: loss weights and soft labels set anew in every update by how samples agree with validation.
 
 Nothing is kept between updates, so no sample has to be visited often. Both follow from one derivative: with v the
 validation gradient at the weights before the update, the cotangent along -v says by how much a sample's loss weight,
@@ -10,7 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastaug.distributed import over_processes
 from fastaug.hypergrad.problem import Cotangent
+from fastaug.meta.learned_part import LearnedPart, Revision, Setting
 from fastaug.targets import SoftTarget, dense
 
 
@@ -62,3 +64,40 @@ def instant_labels(
     rows = torch.where(known, torch.softmax((gain + trust * given) / temperature, 1), given)
     harm = torch.where(known[:, 0], -(gain * rows).sum(1), torch.nan)
     return target._replace(rows=torch.stack([rows, rows], 1)), harm
+
+
+class InstantLabels(LearnedPart):
+    """Soft labels of every training pass; meta.labels_temperature, meta.labels_trust."""
+
+    instant = True
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.temperature, self.trust = setting.recipe.meta.labels_temperature, setting.recipe.meta.labels_trust
+
+    def revise(self, revision: Revision) -> Revision:
+        """The target with the labels of `instant_labels`, and their harm."""
+        target, harm = instant_labels(
+            revision.cotangent,
+            revision.written,
+            temperature=self.temperature,
+            trust=self.trust,
+            total=over_processes,
+        )
+        return revision._replace(target=target, harm=harm)
+
+
+class InstantWeights(LearnedPart):
+    """Loss weights of every training pass; all that help weigh the same beside instant labels, as SAFLEX's."""
+
+    instant = True
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.even = "instant_labels" in setting.recipe.meta.learn
+
+    def revise(self, revision: Revision) -> Revision:
+        """The target with its weight times that of `instant_weights`."""
+        weights = instant_weights(revision.harm, over_processes, even=self.even)
+        target = revision.target._replace(weight=revision.target.weight * weights)
+        return revision._replace(target=target, weights=weights)

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastaug.augment.pipeline import BatchAugment
+from fastaug.augment.learned_effects import Augmentation
 from fastaug.batch import Batch
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Ids, Request, piece_bounds
@@ -62,24 +61,26 @@ def _count_from(first: int) -> Iterator[int]:
 class ValidationGradient:
     """v of the latest meta batches.
 
-    `decay` is the factor on earlier gradients at each renewal (0: only the last counts); the average is corrected for
-    its start as Adam's moments are. A gradient that is not finite does not enter it: v stays what it was, and is not
-    finite before the first that is. `total(tensor)` sums over processes.
+    `loss(logits, labels)` is the sum over a batch. `decay` is the factor on earlier gradients at each renewal (0: only
+    the last counts); the average is corrected for its start as Adam's moments are. A gradient that is not finite does
+    not enter it: v stays what it was, and is not finite before the first that is. `total(tensor)` sums over processes.
     """
 
     def __init__(
         self,
         network: nn.Module,
         loader: Loader,
-        augment: BatchAugment,
+        augment: Augmentation,
         requests: Callable[[int], Iterator[Request]],
         *,
+        loss: Callable[[Tensor, Tensor], Tensor],
         decay: float,
         seed: int,
         total: Callable[[Tensor], Tensor],
         autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._network, self._loader, self._augment, self._requests = network, loader, augment, requests
+        self._loss = loss
         self._decay, self._seed, self._total, self._autocast = decay, seed, total, autocast
         self._batches: Iterator[Batch] | None = None
         self._average: Weights = {}
@@ -112,13 +113,13 @@ class ValidationGradient:
         return dict(zip(self._average, torch._foreach_div(list(self._average.values()), correction), strict=True))
 
     def _gradient(self, weights: Weights, names: Sequence[str], batch: Batch) -> Weights:
-        """Of the mean cross-entropy over the meta batch of all processes, in training mode as the network's own."""
+        """Of the mean loss over the meta batch of all processes, in training mode as the network's own."""
         images = self._augment.evaluation(batch)
         leaves = {name: value.detach().requires_grad_(name in names) for name, value in weights.items()}
         seed = scalar_seed(Key(self._seed, self.renewals, Stream.META), 0)
         with torch.enable_grad():
             logits = eager_logits(self._network, leaves, images, seed, self._autocast, twice=False)
-            loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+            loss = self._loss(logits, batch.labels)
             found = torch.autograd.grad(loss, [leaves[name] for name in names])
         count = self._total(torch.tensor(float(len(images)), device=images.device))
         return {name: self._total(value) / count for name, value in zip(names, found, strict=True)}

@@ -9,7 +9,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fastaug.errors import RecipeError
-from fastaug.meta.parameters import InnerRates
 from fastaug.recipe.schema import Optim
 
 SetRate = Callable[[int], float]  # update number -> learning rate, set in the optimizer
@@ -40,12 +39,8 @@ def build_schedule(
     *,
     epochs: int,
     updates_per_epoch: int,
-    learned: InnerRates | None = None,
 ) -> SetRate:
-    """A function that sets the learning rates of update u (from 0) and returns the first group's.
-
-    `learned`: what a meta step changes about them.
-    """
+    """A function that sets the learning rates of update u (from 0) and returns the first group's."""
     scheduler = _scheduler(optim, optimizer, epochs, updates_per_epoch)
     given = [group["lr"] for group in optimizer.param_groups]
 
@@ -54,9 +49,7 @@ def build_schedule(
             scheduler.step_update(update)
         else:
             for group, rate in zip(optimizer.param_groups, given, strict=True):
-                group["lr"] = rate  # the meta step may have changed it
-        if learned is not None:
-            learned.set(optimizer)
+                group["lr"] = rate  # learned rates may have changed it
         return optimizer.param_groups[0]["lr"]
 
     return set_rate

@@ -10,6 +10,9 @@ from typing import Any
 LOADERS = ("dali", "resident", "synthetic")
 META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
 META_ENGINES = ("forward", "functional", "reverse", "difference", "implicit", "fused")
+EXPONENTS = (0.25, 16.0)  # k of the softening curve, learned
+LARGEST_SMOOTHING = 0.5
+LARGEST_MOMENTUM = 0.999
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
 
 
@@ -186,6 +189,12 @@ class Meta:
     weights_lr: float = limits(0.2, low=0)  # of the table: largest step of a weight is 3 times it
     labels_temperature: float = limits(1.0, above=0)  # instant labels: larger stays nearer to uniform
     labels_trust: float = limits(5.0, low=0)  # instant labels: how much the given label counts
+    steps: int = limits(1, low=1, high=64)
+    validation_loss: str = limits("ce", choices=("ce", "kl", "symmetric_kl", "focal", "bce", "gce"))
+    optimizer: str = limits("adam", choices=("adam", "sgd", "rmsprop"))
+    regulariser: str = limits("none", choices=("none", "entropy", "magnitude", "start"))
+    regulariser_weight: float = limits(0.001, above=0)
+    parts: dict[str, Any] = limits({})
 
 
 @dataclass

@@ -20,6 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 
 from fastaug.batch import Batch
+from fastaug.meta.step import MetaStep, NoMetaStep
 from fastaug.training.build import Trainer
 from fastaug.training.loop import train_step
 
@@ -104,14 +105,15 @@ PARTS = {
     "accelerator": {"backward": "backward", "clip_grad_norm_": "optimizer"},
     "optimizer": {"step": "optimizer", "zero_grad": "optimizer"},
     "ema": {"update": "optimizer"},
-    "meta": {"forward": "meta", "record": "meta", "step": "meta"},
+    "meta": {"before_forward": "meta", "before_update": "meta", "after_update": "meta"},
 }
 
 
 def watched(trainer: Trainer, watch: Watch) -> Trainer:
     """The same trainer with a clock on its parts."""
     parts = {name: getattr(trainer, name) for name in PARTS}
-    timed: dict[str, Any] = {name: Staged(part, watch, PARTS[name]) for name, part in parts.items() if part is not None}
+    parts = {name: part for name, part in parts.items() if part is not None and type(part) is not NoMetaStep}
+    timed: dict[str, Any] = {name: Staged(part, watch, PARTS[name]) for name, part in parts.items()}
     return replace(trainer, **timed)
 
 
@@ -173,7 +175,7 @@ def profile(trainer: Trainer, steps: int, trace: Path | None = None) -> Profile:
     compute = compute_alone(trainer, batch, steps)
     step = sum(one["step"] for one in found) / len(found)
     cores = len(os.sched_getaffinity(0))
-    missing = {} if trainer.meta is not None else {"meta": "the recipe has no meta step"}
+    missing = {} if isinstance(trainer.meta, MetaStep) else {"meta": "the recipe has no meta step"}
     idle, copy = max(0.0, 1 - busy / cores), None
     if trace is not None or device.type == "cuda":
         work = device_work(traced(trainer, trace))
@@ -186,7 +188,7 @@ def profile(trainer: Trainer, steps: int, trace: Path | None = None) -> Profile:
 
 def start_of_meta(trainer: Trainer, steps: int) -> int:
     """Goes to the first update with a meta step; `steps` made whole cadences, for a fair mean."""
-    if trainer.meta is None:
+    if not isinstance(trainer.meta, MetaStep):
         return steps
     every = trainer.recipe.meta.every
     trainer.progress.step = max(trainer.progress.step, trainer.meta.first_step)

@@ -12,16 +12,16 @@ from torch import nn
 from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.console import Console
-from fastaug.data.build import DataParts, evaluation_loader, find_data, training_loader
+from fastaug.data.build import DataParts, evaluation_loader, find_data, meta_loader, training_loader
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
 from fastaug.errors import RecipeError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
-from fastaug.losses import Objective, build_objective
-from fastaug.meta.build import build_learned, build_meta
-from fastaug.meta.step import MetaStep
+from fastaug.losses import Objective, build_objective, sample_losses
+from fastaug.meta.build import build_learned, build_meta, build_validation
+from fastaug.meta.step import NoMetaStep, Training
 from fastaug.nets.model import build_ema, build_model
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.recipe.schema import Recipe
@@ -62,7 +62,7 @@ class Trainer:
     meter: TrainMeter
     evaluator: Evaluator
     sample_losses: SampleLosses | None  # None unless run.log_losses
-    meta: MetaStep | None  # None where the recipe learns nothing by it
+    meta: NoMetaStep
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -112,13 +112,30 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer)
     augment = BatchAugment(recipe, len(parts.classes), hidden, learned)
-    rates = None if learned is None else learned.optim
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
+    set_rate = build_schedule(recipe.optim, optimizer, **updates)
     ema = build_ema(recipe.model, network)
     plain = copy(network)  # the same weights, for the meta step, without what compilation and Accelerate add
     if recipe.model.compile:
         network.compile()
     model, prepared = accelerator.prepare(network, optimizer)
+    meta: NoMetaStep = NoMetaStep()
+    if learned is not None:
+        training = Training(
+            recipe=recipe,
+            accelerator=accelerator,
+            network=plain,
+            model=model,
+            optimizer=optimizer,
+            average=ema.module if ema is not None and recipe.meta.weights == "ema" else None,
+            losses=sample_losses(recipe.augment),
+            steps_per_epoch=order.steps_per_epoch,
+            update_size=order.size,
+            say=console.print,
+        )
+        validation = build_validation(training, parts, meta_loader(recipe, accelerator, parts), augment)
+        meta = build_meta(training, augment, learned, validation)
+        set_rate = learned.scheduled(set_rate, optimizer)
     tested = evaluation_loader(recipe, accelerator, parts, held_out_ids(parts))
     return Trainer(
         recipe=recipe,
@@ -134,9 +151,9 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         model=model,
         ema=ema,
         optimizer=prepared,
-        set_rate=build_schedule(recipe.optim, optimizer, **updates, learned=rates),
+        set_rate=set_rate,
         meter=TrainMeter(accelerator),
         evaluator=Evaluator(recipe, accelerator, parts, tested, augment),
         sample_losses=build_sample_losses(recipe, accelerator, parts),
-        meta=build_meta(recipe, accelerator, parts, order, plain, model, optimizer, ema, augment, console),
+        meta=meta,
     )

@@ -31,7 +31,7 @@ def save(trainer: Trainer) -> None:
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
         "sample_losses": losses,
-        "meta": trainer.meta.state_dict() if trainer.meta is not None else {},
+        "meta": trainer.meta.state_dict(),
     }
     checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state)
     checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
@@ -70,8 +70,7 @@ def load_into(trainer: Trainer, path: str) -> None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     if trainer.sample_losses is not None:
         trainer.sample_losses.restore(state["sample_losses"], trainer.accelerator.is_main_process)
-    if trainer.meta is not None:
-        trainer.meta.load_state_dict(state["meta"])
+    trainer.meta.load_state_dict(state["meta"])
     trainer.meter.restore(state["meter"])
     trainer.progress = Progress(**state["progress"])
     assert trainer.order.step(state["position"]) == trainer.progress.step

@@ -1,0 +1,92 @@
+"""What the augmentation and the meta step know of each other: where learned numbers act on a batch, and what comes out.
+
+The pipeline knows these methods and nothing of how their numbers are learned; fastaug/meta fills them.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fastaug.batch import Batch
+from fastaug.ops.crop_mix import CropMixParams, Soften
+from fastaug.seeding import Key
+from fastaug.targets import SoftTarget
+
+
+class View(NamedTuple):
+    """One batch of N samples on its way through the augmentation.
+
+    `params`: flips, shifts and mixing partners of the fused op. `key`: (seed, epoch) on the stream of learned draws.
+    `rows`: what `LearnedEffects.rows` gave for the batch's ids, one row a sample: name -> [N, ...].
+    """
+
+    batch: Batch
+    params: CropMixParams
+    key: Key
+    rows: Mapping[str, Tensor]
+
+    def pairs(self, values: Tensor) -> Tensor:
+        """Values [N, ...] of every sample and of its mixing partner: [N, 2, ...]."""
+        return torch.stack([values, values[self.params.partner.to(values.device)]], 1)
+
+
+class LearnedEffects:
+    """Everything learned that acts on a batch; here nothing acts, and a learned part overrides what concerns it.
+
+    In a meta step the same calls are made once more, with gradients: whatever a method returns is then on the graph of
+    what is learned. Draws must be a function of `view.key` and the batch's `draws`, so that they come out the same.
+    """
+
+    acts_on_images = False  # whether `images` changes them: the pipeline then works on float images
+
+    def rows(self, ids: Tensor) -> dict[str, Tensor]:
+        """Numbers kept for single images, by name: leaves [n, ...] of a graph, for `ids` [n] on the host."""
+        return {}
+
+    def images(self, images: Tensor, view: View) -> Tensor:
+        """Float images [N,3,S,S] in [0, 1], before crop, mixing and normalisation."""
+        return images
+
+    def log_probability(self, view: View) -> Tensor | None:
+        """Log probability [N] of the operations that each sample shows, its partner's too, if they were drawn."""
+        return None
+
+    def soften(self, soften: Soften) -> Soften:
+        """How visibility turns into confidence."""
+        return soften
+
+    def target(self, target: SoftTarget, view: View) -> SoftTarget:
+        """Targets of the mixed batch, before label smoothing."""
+        return target
+
+    def smoothing(self, smoothing: float | Tensor) -> float | Tensor:
+        """The share of label smoothing."""
+        return smoothing
+
+
+class Part(NamedTuple):
+    """The first n samples of a batch as the network saw them, on the graph of what is learned.
+
+    `log_probability` [n] of the operations drawn for them, or None. `ids` (each once, on the host) and `rows`: the
+    images whose learned numbers the part depends on, and these numbers, leaves of the graph by name.
+    """
+
+    images: Tensor
+    target: SoftTarget
+    log_probability: Tensor | None
+    ids: Tensor
+    rows: dict[str, Tensor]
+
+
+class Augmentation(Protocol):
+    """What the meta step needs of the augmentation; BatchAugment has it."""
+
+    outputs: int  # of the network: classes, and the "other" class if there is one
+
+    def part(self, batch: Batch, epoch: int, n: int) -> Part:
+        """The first `n` samples of a training batch once more, on the graph of what is learned."""
+
+    def evaluation(self, batch: Batch) -> Tensor:
+        """Normalised images [N,3,S,S] float32 of a batch that is not augmented."""

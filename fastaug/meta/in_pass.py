@@ -1,0 +1,85 @@
+"""Meta steps in the training pass itself, with v at the weights before the update and u as far as it is known then."""
+
+from typing import Any
+
+from torch import Tensor
+
+from fastaug.batch import Batch
+from fastaug.distributed import over_processes
+from fastaug.hypergrad import ENGINES
+from fastaug.hypergrad.engines.fused import training_pass
+from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
+from fastaug.hypergrad.problem import Cotangent, Samples, pull_back
+from fastaug.meta.learned_part import Revision
+from fastaug.meta.one_step import samples_of
+from fastaug.meta.reweighting import with_rows
+from fastaug.meta.step import MetaStep
+from fastaug.meta.validation_gradient import validated_names
+from fastaug.targets import SoftTarget
+
+
+class PassStep(MetaStep):
+    """What both have: the hypergradient in a micro-batch's target, from its own forward pass or beside it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._renewed: int | None = None  # the last update that renewed v
+        self.names = validated_names(self.network, self.meta.layers) if self.engine.fused else None
+
+    def cotangent(self, images: Tensor, target: SoftTarget, step: int, seed: int) -> tuple[Tensor | None, Cotangent]:
+        """The logits of the pass if the engine `fused` has taken it, and the hypergradient in `target`."""
+        if step != self._renewed:  # in the first micro-batch
+            self.renew(step)
+            self._renewed = step
+        u = direction_ahead(
+            self.optimizer,
+            self.network.named_parameters(),
+            self.validation.value(),
+            approximate=self.meta.approximate,
+        )
+        problem = self.problem(self.weights(self.network), Samples(images, target), seed)
+        engine = self.engine(problem)
+        if engine == "fused":
+            return training_pass(problem, u, self.training.model)
+        return None, ENGINES[engine](problem, u, images=False)
+
+
+class FusedStep(PassStep):
+    """The engine `fused`: the tangent of the logits runs along in the training pass, for what acts on targets alone."""
+
+    _cotangent: Cotangent | None = None  # that of the last pass
+
+    def before_forward(
+        self, images: Tensor, target: SoftTarget, step: int, seed: int
+    ) -> tuple[Tensor | None, SoftTarget]:
+        """Takes the pass where a meta step is due."""
+        if not self.due(step):
+            return None, target
+        logits, self._cotangent = self.cotangent(images, target, step, seed)
+        return logits, target
+
+    def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
+        """Moves what is learned by the hypergradient that the pass has found."""
+        cotangent, self._cotangent = self._cotangent, None
+        if cotangent is None or (n := self.images_of(batch)) is None:
+            return
+        part = self.augment.part(batch, step // self.training.steps_per_epoch, n)
+        found = pull_back(samples_of(part), cotangent, self.leaves(part.rows))
+        shared = self.learned.shared()
+        self.move({name: over_processes(g) if name in shared else g for name, g in found.items()}, part.ids, step)
+
+
+class InstantStep(PassStep):
+    """Instant weights and labels: set anew in every training pass, nothing is kept."""
+
+    def before_forward(
+        self, images: Tensor, target: SoftTarget, step: int, seed: int
+    ) -> tuple[Tensor | None, SoftTarget]:
+        """The target with this pass's own weights or labels."""
+        if not self.due(step):
+            return None, target
+        written = with_rows(target, self.augment.outputs)
+        logits, cotangent = self.cotangent(images, written, step, seed)
+        revised = self.learned.revise(Revision(target, written, cotangent, cotangent.weight))
+        self.log.add(step, {}, {"weight": cotangent.weight}, revised.weights)
+        return logits, revised.target

@@ -1,0 +1,104 @@
+"""What a learned part is: one class with its tensors and bounds, its effect, its meta-optimizer group, log and alarms.
+
+A part from outside of the package is a subclass of LearnedPart, named as `module:Class` in meta.learn
+(docs/learned_parts.md).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastaug.augment.learned_effects import LearnedEffects
+from fastaug.hypergrad.problem import Cotangent
+from fastaug.meta.sample_tables import SampleTable
+from fastaug.recipe.schema import Recipe
+from fastaug.targets import SoftTarget
+
+SATURATED = 0.98  # from here on a bounded number counts as being at its bound
+
+
+class Setting(NamedTuple):
+    """What learned parts are built from; `images`: ids of the index, `device`: where tables by id belong."""
+
+    recipe: Recipe
+    images: int
+    classes: int
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+
+
+class Revision(NamedTuple):
+    """A micro-batch's target while instant parts revise it in the training pass.
+
+    `written`: the target with a row of probabilities per sample. `cotangent`: the hypergradient in it. `harm` [n]:
+    derivative of the validation loss in each sample's weight, under the labels so far. `weights` [n]: factors that were
+    set on the samples' weights, for the log.
+    """
+
+    target: SoftTarget
+    written: SoftTarget
+    cotangent: Cotangent
+    harm: Tensor
+    weights: Tensor | None = None
+
+
+class LearnedPart(LearnedEffects, nn.Module):
+    """One thing that the meta step learns. Every method does nothing here; a part overrides those that concern it.
+
+    Its nn.Parameters are shared by all samples: a few numbers, best left on the host, where draws are made; the
+    meta-optimizer moves them with the learning rate `lr`. Numbers of single images are kept in `tables`. State is what
+    nn.Module saves: parameters and buffers.
+    """
+
+    on_batch = True  # whether it acts on the training loss; else on the update itself (`set_rates`)
+    instant = False  # whether it is set anew in every training pass (`revise`) and nothing is kept
+
+    def __init__(self, lr: float = 0.0) -> None:
+        super().__init__()
+        self.lr = lr
+
+    # ---- numbers of single images ----
+
+    def tables(self) -> dict[str, SampleTable]:
+        """Tables by name; `rows` hands their rows to the batch under the same names."""
+        return {}
+
+    def rows(self, ids: Tensor) -> dict[str, Tensor]:
+        """The rows of all tables."""
+        return {name: table.rows(ids) for name, table in self.tables().items()}
+
+    # ---- effect on the update and in the training pass; that on the batch is in LearnedEffects ----
+
+    def set_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Changes the optimizer's settings, whose "lr" was just set by the schedule."""
+
+    def rates_on_graph(self, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The settings of each of the optimizer's groups, as `set_rates` made them, with learned ones on the graph."""
+        return settings
+
+    def revise(self, revision: Revision) -> Revision:
+        """The target of an instant part."""
+        return revision
+
+    # ---- regularisation, log, alarms ----
+
+    def penalty(self, kind: str) -> Tensor | None:
+        """What meta.regulariser `kind` adds to the validation loss, on the graph; None where it does not apply."""
+        return None
+
+    def summary(self) -> dict[str, float]:
+        """Learned values for the log; host sync."""
+        return {}
+
+    def per_sample(self) -> dict[str, Tensor]:
+        """Learned numbers of all ids by name, [images] each, for the table of samples."""
+        return {}
+
+    def alarms(self, summary: dict[str, float]) -> list[str]:
+        """What looks wrong in `summary`, its own, each with what to try. Names that end in "saturation" are checked."""
+        return [
+            f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate"
+            for name, value in summary.items()
+            if name.endswith("saturation") and value > SATURATED
+        ]

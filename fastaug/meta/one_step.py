@@ -1,0 +1,110 @@
+"""The exact hypergradient of one update, taken after it on a part of the batch.
+
+With v the gradient of the validation loss at w' = U(w, g), u = (dU/dg)^T v leads back through the optimizer's step, and
+an engine of fastaug/hypergrad through the gradient g of the training loss.
+"""
+
+import torch
+from torch import Tensor
+
+from fastaug.augment.learned_effects import Part
+from fastaug.batch import Batch
+from fastaug.distributed import over_processes
+from fastaug.errors import RecipeError
+from fastaug.hypergrad import hypergradient
+from fastaug.hypergrad.engines.difference import difference
+from fastaug.hypergrad.engines.implicit import implicit_direction
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import RecordedStep, record_step, through_average
+from fastaug.hypergrad.problem import Problem, Samples, Weights, pull_back
+from fastaug.meta.parts.inner_rates import InnerRates
+from fastaug.meta.step import MetaStep
+
+
+class OneStep(MetaStep):
+    """Records the update that a meta step belongs to, then differentiates it."""
+
+    _recorded: RecordedStep | None = None
+
+    @property
+    def rates(self) -> InnerRates | None:
+        """What is learned about the optimizer itself."""
+        found = self.learned.each().get("optim")
+        assert found is None or isinstance(found, InnerRates)
+        return found
+
+    def before_update(self, step: int, norm: Tensor) -> None:
+        """Keeps what is needed of the update that is about to happen."""
+        if self.due(step):
+            self._recorded = record_step(
+                self.optimizer,
+                self.network.named_parameters(),
+                norm=norm,
+                max_norm=self.training.recipe.optim.clip_grad,
+                hyperparameters=self.rates is not None,
+                approximate=self.meta.approximate,
+            )
+
+    def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
+        """The meta step after update `step`, on the first images of its last micro-batch."""
+        recorded, self._recorded = self._recorded, None
+        if recorded is None or (n := self.images_of(batch)) is None:
+            return
+        part = self.augment.part(batch, step // self.training.steps_per_epoch, n)
+        self.renew(step)
+        v = self.validation.value()
+        if self.training.average is not None:
+            v = through_average(v, self.training.recipe.model.ema_decay)
+        problem = self.problem(recorded.weights, samples_of(part), seed)
+        u = self._implicit(problem, v) if self.meta.engine == "implicit" else recorded.direction(v)
+        found = self.gradients(problem, u, self.leaves(part.rows), logits if n == len(logits) else None)
+        shared = self.learned.shared()
+        found = {name: over_processes(g) if name in shared else g for name, g in found.items()}
+        if (rates := self.rates) is not None:
+            slopes = rates.gradients(self.optimizer, recorded.hyperparameter_gradients(v))
+            found |= {f"optim.{name}": slope for name, slope in slopes.items()}
+        self.move(found, part.ids, step)
+
+    def gradients(
+        self, problem: Problem, u: Weights, leaves: dict[str, Tensor], logits: Tensor | None
+    ) -> dict[str, Tensor]:
+        """This process's term of the hypergradient in `leaves`.
+
+        `logits`: those of the update if the part is the whole batch; training has done half of a difference then.
+        """
+        if not leaves:
+            return {}
+        engine = self.engine(problem)
+        if engine == "difference":
+            logits = None if self.training.recipe.model.compile else logits  # compiled code draws other dropout masks
+            cotangent = difference(problem, u, images=problem.samples.images.requires_grad, logits=logits)
+            return pull_back(problem.samples, cotangent, leaves, over_processes)
+        return hypergradient(problem, u, leaves, engine, over_processes)
+
+    def _implicit(self, problem: Problem, v: Weights) -> Weights:
+        """-H^-1 v on the classifier or meta.layers, in place of the optimizer's own step.
+
+        RecipeError where that fails in the first meta step; later, or with a v that is not finite, the direction is not
+        finite, and the step left out.
+        """
+        meta, first = self.meta, self.engine.chosen is None
+        first = first and all(bool(value.isfinite().all()) for value in v.values())
+        try:
+            return implicit_direction(
+                problem,
+                v,
+                solver=meta.solver,  # type: ignore[arg-type]
+                alpha=meta.alpha,
+                terms=meta.terms,
+                damping=meta.damping,
+                parameters=[f"{layer}.*" for layer in meta.layers] or None,
+                over_processes=over_processes,
+            )
+        except ValueError as error:
+            if first:
+                raise RecipeError([f"meta.engine: implicit: {error}"]) from error
+            return {name: torch.full_like(value, torch.nan) for name, value in v.items()}
+
+
+def samples_of(part: Part) -> Samples:
+    """A part of a batch as engines take it."""
+    return Samples(part.images, part.target, part.log_probability)

@@ -1,0 +1,1 @@
+"""What the meta step can learn, one class in each file; fastaug/meta/parameters.py has their names."""

@@ -1,0 +1,79 @@
+"""Learned settings of the network's own optimizer: learning rate, weight decay, momentum."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastaug.meta.bounded import Bounded
+from fastaug.meta.learned_part import LearnedPart, Setting
+from fastaug.recipe.schema import LARGEST_MOMENTUM
+
+FACTORS = (0.1, 10.0)  # on learning rate and weight decay
+
+
+class InnerRates(LearnedPart):
+    """Factors on the scheduled learning rate and on weight decay, and momentum where the optimizer has that key."""
+
+    on_batch = False
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting.recipe.meta.optim_lr)
+        momentum = setting.optimizer.param_groups[0].get("momentum")
+        rates = {
+            "lr": Bounded(1.0, *FACTORS, log=True),
+            "weight_decay": Bounded(1.0, *FACTORS, log=True),
+            **({"momentum": Bounded(momentum, 0.0, LARGEST_MOMENTUM)} if momentum else {}),
+        }
+        self.rates = torch.nn.ModuleDict(rates)
+
+    def each(self) -> dict[str, Bounded]:
+        """The numbers by the name of the optimizer's key."""
+        return dict(self.rates.items())  # type: ignore[arg-type]
+
+    def values(self) -> dict[str, Tensor]:
+        """Each number by the name of the optimizer's key, on the graph."""
+        return {name: rate() for name, rate in self.each().items()}
+
+    def set_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Sets the numbers in `optimizer`; host sync on a GPU."""
+        values = {name: value.item() for name, value in self.values().items()}
+        for group in optimizer.param_groups:
+            group.setdefault("given_weight_decay", group["weight_decay"])
+            group["lr"] = group["lr"] * values["lr"]
+            group["weight_decay"] = group["given_weight_decay"] * values["weight_decay"]
+            if "momentum" in values:
+                group["momentum"] = values["momentum"]
+
+    def rates_on_graph(self, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Settings of groups as `set_rates` made them, the learned ones as tensors on the graph."""
+        values = self.values()
+        found = []
+        for group in settings:
+            learned: dict[str, Any] = {"lr": group["lr"] * (values["lr"] / values["lr"].detach())}
+            learned["weight_decay"] = group.get("given_weight_decay", 0.0) * values["weight_decay"]
+            found.append(group | learned | ({"momentum": values["momentum"]} if "momentum" in values else {}))
+        return found
+
+    def gradients(self, optimizer: torch.optim.Optimizer, slopes: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """d/d parameters by name from d/dh of each of the optimizer's groups as they were in the step."""
+        values = self.values()
+        total = {name: torch.zeros_like(value) for name, value in values.items()}
+        for group, slope in zip(optimizer.param_groups, slopes, strict=True):
+            scale = {
+                "lr": group["lr"] / values["lr"].detach(),
+                "weight_decay": group.get("given_weight_decay", 0.0),
+                "momentum": 1.0,
+            }
+            for name in total.keys() & slope.keys():
+                total[name] += slope[name].to(total[name].device) * scale[name]
+        named = dict(self.named_parameters())
+        found = torch.autograd.grad(list(values.values()), list(named.values()), list(total.values()))
+        return dict(zip(named, found, strict=True))
+
+    def summary(self) -> dict[str, float]:
+        """Each number, and how near it is to a bound."""
+        found: dict[str, float] = {}
+        for name, rate in self.each().items():
+            found |= {f"optim_{name}": rate().item(), f"optim_{name}_saturation": rate.saturation().item()}
+        return found

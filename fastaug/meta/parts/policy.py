@@ -1,0 +1,99 @@
+"""Learned augmentation policies as parts of the meta step: what every policy shares, and the one for all samples."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastaug.augment.learned_effects import View
+from fastaug.augment.shared_policy import SharedPolicy
+from fastaug.meta.learned_part import SATURATED, LearnedPart, Setting
+
+IDENTITY = 0.95  # probability of doing nothing above which a policy has collapsed
+
+
+class PolicyPart(LearnedPart):
+    """A learned distribution over augmentations of float images; probabilities may differ from sample to sample.
+
+    A subclass says how it draws, what becomes of the images, and how probable a draw was. It may use `view.rows`
+    (probabilities of single images) and networks of its own: whatever `augmented` and `chance` return is on the graph
+    of its parameters.
+    """
+
+    acts_on_images = True
+
+    @abstractmethod
+    def draw(self, view: View) -> Any:
+        """What happens to each of the N samples: a function of `view.key`, the batch's draws and what is learned."""
+
+    @abstractmethod
+    def augmented(self, images: Tensor, draws: Any) -> Tensor:
+        """Augmented float images [N,3,S,S] in [0, 1]."""
+
+    def chance(self, draws: Any) -> Tensor | None:  # noqa: ARG002
+        """Log probability [N] of each sample's draw, where probabilities learn by score function; None: they do not."""
+        return None
+
+    def images(self, images: Tensor, view: View) -> Tensor:
+        """Draws and applies."""
+        return self.augmented(images, self.draw(view))
+
+    def log_probability(self, view: View) -> Tensor | None:
+        """Of what each sample shows: its own draw, and its partner's where the two are mixed."""
+        own = self.chance(self.draw(view))
+        if own is None:
+            return None
+        own = own.to(view.batch.labels.device)
+        mixed = ((view.params.pasted() > 0) | (view.params.own_share() < 1)).to(own)
+        return own + mixed * own[view.params.partner.to(own.device)]
+
+
+class SharedPolicyPart(PolicyPart):
+    """Probabilities and magnitudes of eight differentiable operations, the same for all samples; see SharedPolicy."""
+
+    def __init__(self, setting: Setting) -> None:
+        meta = setting.recipe.meta
+        super().__init__(meta.policy_lr)
+        self.probabilities, self.temperature = meta.probabilities, meta.temperature
+        self.policy = SharedPolicy(slots=meta.slots, fill=tuple(setting.recipe.data.mean))
+        self.policy.strengths.requires_grad_(meta.magnitudes)
+
+    def draw(self, view: View) -> Any:
+        """Operations and noise."""
+        return self.policy.sample(view.key, view.batch.draws)
+
+    def augmented(self, images: Tensor, draws: Any) -> Tensor:
+        """The drawn operations."""
+        return self.policy.apply(images, draws)
+
+    def images(self, images: Tensor, view: View) -> Tensor:
+        """As drawn; by Gumbel-softmax with a gradient in the probabilities too."""
+        if self.probabilities == "gumbel":
+            return self.policy.relaxed(images, view.key, view.batch.draws, self.temperature)
+        return super().images(images, view)
+
+    def chance(self, draws: Any) -> Tensor | None:
+        """Of the operations, where they learn by score function."""
+        return self.policy.log_probability(draws) if self.probabilities == "score" else None
+
+    def penalty(self, kind: str) -> Tensor | None:
+        """entropy: what the probabilities lack of being uniform, in nats a slot; magnitude: (1 - m)^2, their mean."""
+        if kind == "entropy":
+            p = self.policy.probabilities()
+            return (p * (p.log() + torch.log(p.new_tensor(float(p.shape[1]))))).sum(1).mean()
+        return (1 - self.policy.magnitudes()).square().mean() if kind == "magnitude" else None
+
+    def summary(self) -> dict[str, float]:
+        """Of SharedPolicy, each name after "policy_"."""
+        return {f"policy_{name}": value for name, value in self.policy.summary().items()}
+
+    def alarms(self, summary: dict[str, float]) -> list[str]:
+        """Collapse to doing nothing, magnitudes at a bound."""
+        found = super().alarms(summary)
+        if summary["policy_identity"] > IDENTITY:
+            found.append("the policy has collapsed to identity; raise meta.start_epochs or lower meta.policy_lr")
+        for name, value in summary.items():
+            if name.startswith("policy_magnitude/") and abs(2 * value - 1) > 2 * SATURATED - 1:
+                found.append(f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate")
+        return found

@@ -1,0 +1,42 @@
+"""A learned loss weight for every training image, kept in a table by id."""
+
+from torch import Tensor
+
+from fastaug.augment.learned_effects import View
+from fastaug.meta.learned_part import LearnedPart, Setting
+from fastaug.meta.sample_tables import SampleTable, WeightTable
+from fastaug.targets import SoftTarget, mixed_weight
+
+FAINT = 0.2  # a mean weight below it is an alarm
+
+
+class Weights(LearnedPart):
+    """The table moves with meta.weights_lr; a mixed sample's weight is the mean of both images', by their masses."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.table = WeightTable(setting.images, setting.recipe.meta.weights_lr).to(setting.device)
+
+    def tables(self) -> dict[str, SampleTable]:
+        """One, of weights."""
+        return {"weights": self.table}
+
+    def target(self, target: SoftTarget, view: View) -> SoftTarget:
+        """The target with its weight times the learned one."""
+        weight = mixed_weight(target.mass, view.pairs(view.rows["weights"]))
+        return target._replace(weight=target.weight * weight)
+
+    def summary(self) -> dict[str, float]:
+        """Mean weight, and share of images without any."""
+        weight = self.table.weight
+        return {"weight_mean": weight.mean().item(), "weight_zero": (weight == 0).float().mean().item()}
+
+    def per_sample(self) -> dict[str, Tensor]:
+        """The weights."""
+        return {"weight": self.table.weight}
+
+    def alarms(self, summary: dict[str, float]) -> list[str]:
+        """Weights that have all but vanished."""
+        if summary["weight_mean"] >= FAINT:
+            return []
+        return [f"the mean sample weight is {summary['weight_mean']:.3f}; lower meta.weights_lr"]

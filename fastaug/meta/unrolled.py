@@ -1,0 +1,113 @@
+"""K-step unrolling: a window of K training updates, differentiated together and truncated at its start.
+
+The updates are those of the training itself: a window keeps the weights and the optimizer's state from before its first
+one and what each of them trained on, and replays them on the graph of what is learned (the K inner steps of
+smart_augmentation). Nothing of a window is left after its meta step, so memory does not grow with their number.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastaug.augment.learned_effects import Part
+from fastaug.batch import Batch
+from fastaug.hypergrad.engines.unroll import Window
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import bare_optimizer, through_average
+from fastaug.meta.one_step import samples_of
+from fastaug.meta.step import ROW, MetaStep
+
+
+class Update(NamedTuple):
+    """What one update of a window trained on, and with which settings of the optimizer's groups."""
+
+    batch: Batch
+    step: int
+    seed: int
+    settings: list[dict[str, Any]]
+
+
+class UnrolledSteps(MetaStep):
+    """Windows of meta.steps updates, the first one from meta.start_epochs on, then one every meta.every updates."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._window: Window | None = None
+        self._updates: list[Update] = []
+        self._parts: list[Part] = []  # of the updates, once the window is differentiated
+        self._settings: list[dict[str, Any]] = []  # of the coming update
+
+    def place(self, step: int) -> int | None:
+        """Which update of a window `step` is, from 0; None between windows."""
+        place = (step - self.first_step) % self.meta.every
+        return place if step >= self.first_step and place < self.meta.steps else None
+
+    def before_update(self, step: int, norm: Tensor) -> None:  # noqa: ARG002
+        """Begins a window before its first update."""
+        place = self.place(step)
+        if place == 0:
+            self._window, self._updates = Window(self.optimizer, self.network.named_parameters()), []
+        if place is not None:
+            groups = bare_optimizer(self.optimizer).param_groups
+            self._settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+
+    def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
+        """Keeps what the update trained on; after the last one of a window comes the meta step."""
+        place = self.place(step)
+        if place is None or self._window is None:
+            return
+        if self.images_of(batch) is None:
+            self._window = None  # an update that cannot be repeated: the next window begins anew
+            return
+        self._add(self._window, Update(batch, step, seed, self._settings))
+        if len(self._updates) == self.meta.steps:
+            self._take(self._window, step)
+            self._window, self._updates, self._parts = None, [], []
+
+    def _add(self, window: Window, update: Update) -> None:
+        place = len(self._updates)
+        self._updates.append(update)
+        window.add(
+            lambda: samples_of(self._parts[place]),
+            seed=update.seed,
+            total=self.training.update_size(update.step),
+            settings=lambda: self.learned.rates_on_graph(update.settings),
+        )
+
+    def _take(self, window: Window, step: int) -> None:
+        """The meta step at the end of a window."""
+        self.renew(step)
+        v = self.validation.value()
+        if self.training.average is not None:
+            v = through_average(v, self.training.recipe.model.ema_decay)
+        epochs = [update.step // self.training.steps_per_epoch for update in self._updates]
+        self._parts = [
+            self.augment.part(update.batch, epoch, len(update.batch.ids))
+            for update, epoch in zip(self._updates, epochs, strict=True)
+        ]
+        rows = {_row(name, k): row for k, part in enumerate(self._parts) for name, row in part.rows.items()}
+        found = window.gradients(
+            self.network,
+            self.training.losses,
+            v,
+            self.learned.shared() | rows,
+            max_norm=self.training.recipe.optim.clip_grad,
+            autocast=self.accelerator.autocast,
+        )
+        ids, joined = self._joined(found)
+        self.move({name: found[name] for name in self.learned.shared()} | joined, ids, step)
+
+    def _joined(self, found: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Ids of the window's images, each once, and the hypergradient in their rows: summed over its updates."""
+        ids, position = torch.unique(torch.cat([part.ids for part in self._parts]), return_inverse=True)
+        joined = {}
+        for name in self.learned.tables():
+            rows = torch.cat([found[_row(name, k)] for k in range(len(self._parts))])
+            total = rows.new_zeros(len(ids), *rows.shape[1:])
+            joined[ROW + name] = total.index_add_(0, position.to(rows.device), rows)
+        return ids, joined
+
+
+def _row(table: str, k: int) -> str:
+    """The name of a table's rows in update k of a window."""
+    return f"{ROW}{table}, update {k}"

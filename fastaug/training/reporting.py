@@ -1,0 +1,126 @@
+"""What a run tells while it trains: log lines, evaluations, skipped images, the table of training images."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastaug.distributed import merged
+from fastaug.evaluation.per_sample import found_errors, sample_figures, write_samples
+from fastaug.training.build import Trainer
+from fastaug.training.timing import Clock
+
+
+def report(trainer: Trainer, event: str, values: dict[str, Any]) -> None:
+    """Writes `values` to metrics.jsonl and the trackers; main process only."""
+    if not trainer.accelerator.is_main_process:
+        return
+    step = trainer.progress.step
+    line = {"event": event, "step": step, "epoch": step / trainer.order.steps_per_epoch, **values}
+    trainer.folder.append("metrics.jsonl", line)
+    numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
+    trainer.accelerator.log(numbers, step=step)
+
+
+# ---- training ----
+
+
+def log_training(trainer: Trainer, rate: float, clock: Clock) -> None:
+    """One line of metrics.jsonl, the screen and the trackers."""
+    loss, norm = trainer.meter.read()  # host sync, once per log line
+    step, (speed, waiting) = trainer.progress.step, clock.lap()
+    epoch = step / trainer.order.steps_per_epoch
+    values = {"loss": loss, "grad_norm": norm, "lr": rate, "images_per_second": speed, "wait_share": waiting}
+    report(trainer, "train", values)
+    trainer.console.print(
+        f"epoch {epoch:.2f}  update {step}  loss {loss:.4f}  gradient {norm:.3g}  lr {rate:.3g}  {speed:.0f} images/s  "
+        f"waits {waiting:.1%}"
+    )
+    log_meta(trainer)
+
+
+def log_meta(trainer: Trainer) -> None:
+    """A line for every meta step since the last call, one for what is learned now, and the alarms."""
+    lines, values, alarms = trainer.meta.report()
+    if not lines or not trainer.accelerator.is_main_process:
+        return
+    for line in lines:
+        trainer.folder.append("metrics.jsonl", line)
+    values |= found_errors(trainer.parts, sample_figures(trainer.meta.learned, None))
+    report(trainer, "learned", values | ({"alarms": alarms} if alarms else {}))
+    for alarm in alarms:
+        trainer.console.print(f"meta step: {alarm}")
+
+
+def log_ids(trainer: Trainer, ids: list[Tensor], epoch: int) -> None:
+    """The images of one update on this process, where run.log_ids asks for them."""
+    if trainer.recipe.run.log_ids:
+        line = {"step": trainer.progress.step, "epoch": epoch, "ids": torch.cat(ids).tolist()}
+        trainer.folder.append(f"ids-{trainer.order.rank}.jsonl", line)
+
+
+def collect_skipped(trainer: Trainer) -> None:
+    """Adds the damaged images that the loaders of all processes met, and names the new ones in the log."""
+    met = trainer.loader.skipped | trainer.evaluator.loader.skipped | trainer.meta.skipped()
+    for sample, reason in merged(trainer.accelerator, met).items():
+        if sample not in trainer.progress.skipped:
+            trainer.progress.skipped[sample] = reason
+            line = {
+                "step": trainer.progress.step,
+                "id": sample,
+                "path": trainer.parts.name_of(sample),
+                "reason": reason,
+            }
+            if trainer.accelerator.is_main_process:
+                trainer.folder.append("skipped.jsonl", line)
+            trainer.console.print(f"skipped: damaged image {line['path']}: {reason}")
+
+
+# ---- held-out splits ----
+
+
+def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
+    """Evaluates at the end of an epoch if the recipe wants it; whether `select` was better than ever before."""
+    progress, every = trainer.progress, trainer.recipe.eval.every
+    epoch = progress.step // trainer.order.steps_per_epoch
+    # Without a select split the test figures are shown, but nothing is chosen by them; the last ones come at the end.
+    split = "select" if len(trainer.parts.splits.select) else "test"
+    if not every or epoch % every or (split == "test" and progress.step == trainer.last_step):
+        return False
+    clock.pause()
+    figures = evaluate(trainer, split)
+    if split == "test" or (progress.best_top1 is not None and figures["top1"] <= progress.best_top1):
+        return False
+    progress.best_step, progress.best_top1 = progress.step, figures["top1"]
+    return True
+
+
+def evaluate(trainer: Trainer, split: str, weights: str | None = None) -> dict[str, Any]:
+    """Figures of one split, written to the log; `weights` raw or ema, default the headline's."""
+    weights = weights or trainer.recipe.eval.weights
+    figures = {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split)}
+    collect_skipped(trainer)
+    report(trainer, split, figures)
+    numbers = f"{split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}  ({weights} weights)"
+    trainer.console.print(f"epoch {trainer.progress.step / trainer.order.steps_per_epoch:.0f}  {numbers}")
+    return figures
+
+
+def evaluate_end(trainer: Trainer) -> dict[str, Any]:
+    """Final figures of every held-out split, and of test with the weights that are not the headline's."""
+    figures = {split: evaluate(trainer, split) for split in trainer.parts.held_out()}
+    if trainer.ema is not None:
+        other = "ema" if trainer.recipe.eval.weights == "raw" else "raw"
+        figures[f"test_{other}"] = evaluate(trainer, "test", other)
+    return figures | judge_samples(trainer)
+
+
+def judge_samples(trainer: Trainer) -> dict[str, Any]:
+    """Writes samples.csv where losses or weights of single images are known; how well they find replaced labels."""
+    losses = None if trainer.sample_losses is None else trainer.sample_losses.means(trainer.accelerator)
+    figures = sample_figures(trainer.meta.learned, losses)
+    if not figures:
+        return {}
+    if trainer.accelerator.is_main_process:
+        write_samples(trainer.parts, figures, trainer.folder.path / "samples.csv")
+    return {"samples": found_errors(trainer.parts, figures)}

@@ -1,0 +1,57 @@
+"""Clocks of a run: how long training takes, and how long it waits for batches."""
+
+import time
+from collections.abc import Iterator
+
+from fastaug.batch import Batch
+from fastaug.training.build import Progress
+
+
+class Awaited:
+    """The batches of a loader, and the seconds that this process has waited for them.
+
+    On a GPU the device may still work meanwhile: the share of waiting is the most that loading can cost.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches, self.seconds = batches, 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+class Clock:
+    """Training time, without evaluation and checkpoints; throughput and waiting since the last log line."""
+
+    def __init__(self, progress: Progress, batches: Awaited) -> None:
+        self._progress, self._batches = progress, batches
+        self._started: float | None = time.perf_counter()
+        self._lap = (progress.images_seen, progress.train_seconds, batches.seconds)
+
+    def pause(self) -> None:
+        """Stops counting."""
+        if self._started is not None:
+            self._progress.train_seconds += time.perf_counter() - self._started
+            self._started = None
+
+    def resume(self) -> None:
+        """Goes on counting."""
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def lap(self) -> tuple[float, float]:
+        """Images per second, and the share of the time spent waiting for batches, since the last call."""
+        self.pause()
+        self.resume()
+        progress = self._progress
+        now = (progress.images_seen, progress.train_seconds, self._batches.seconds)
+        images, seconds, waited = (after - before for after, before in zip(now, self._lap, strict=True))
+        self._lap = now
+        return images / seconds, waited / seconds

@@ -3,7 +3,8 @@
 Eight of them: the continuous operations of AutoAugment and RandAugment (Cubuk et al. 2019, 2020), whose ranges these
 are, but for shear_y, which to first order is a rotation with a shear_x. An amount of 0 leaves an image exactly as it
 is, and amounts of both signs mean something, so a magnitude can be learned from 0 up. Images are float32 or float64
-[n,3,S,S] in [0, 1], in any memory format; amounts are [n]. Gradients are finite everywhere; second ones are not there.
+[n,3,S,S] in [0, 1], in any memory format; amounts are [n,d], d numbers for each image, one for each of the eight.
+Gradients are finite everywhere; second ones are not there.
 """
 
 import math
@@ -25,16 +26,41 @@ BLACK: Colour = (0.0, 0.0, 0.0)
 
 
 class Transform(NamedTuple):
-    """An operation apply(images [n,3,S,S], amount [n]) -> images, with amounts in [-reach, reach].
+    """An operation apply(images [n,3,S,S], amount [n,d]) -> images; `reach` has the largest of each of its d numbers.
 
-    One that only moves pixels also has matrix(amount [...]) -> [...,3,3] as `warp` wants it: a sample's operations of
-    that kind then share one resampling. An operation that knows one direction only takes the absolute amount.
+    What it is drawn with is amount = reach * magnitude * u, with u uniform in `noise` = (low, high): (-1, 1) acts both
+    ways, (0, 1) one way, (1, 1) always by its whole magnitude (a known shift). One that only moves pixels also has
+    matrix(amount [...,d]) -> [...,3,3] as `warp` wants it: a sample's operations of that kind then share one
+    resampling. An operation that knows one direction only takes the absolute amount.
     """
 
     name: str
-    reach: float
+    reach: tuple[float, ...]
     apply: Callable[[Tensor, Tensor], Tensor]
     matrix: Callable[[Tensor], Tensor] | None = None
+    noise: tuple[float, float] = (-1.0, 1.0)
+
+
+def moving(name: str, reach: Sequence[float], matrix: Callable[..., Tensor]) -> Transform:
+    """An operation that only moves pixels, by matrix(first amount [...], second [...], ...) -> [...,3,3]."""
+    return Transform(name, tuple(reach), partial(_warped, matrix), partial(_of_amounts, matrix))
+
+
+def colouring(name: str, reach: float, change: Callable[[Tensor, Tensor], Tensor]) -> Transform:
+    """An operation change(images, amount [n]) of one number that leaves pixels where they are."""
+    return Transform(name, (reach,), partial(_coloured, change))
+
+
+def _of_amounts(matrix: Callable[..., Tensor], amount: Tensor) -> Tensor:
+    return matrix(*amount.unbind(-1))
+
+
+def _warped(matrix: Callable[..., Tensor], images: Tensor, amount: Tensor) -> Tensor:
+    return warp(images, _of_amounts(matrix, amount))
+
+
+def _coloured(change: Callable[[Tensor, Tensor], Tensor], images: Tensor, amount: Tensor) -> Tensor:
+    return change(images, amount[:, 0])
 
 
 # ---- moving pixels ----
@@ -97,10 +123,6 @@ def _affine(amount: Tensor, **entries: Tensor) -> Tensor:
     return torch.stack([*(usual | entries).values(), zero, zero, one], -1).unflatten(-1, (3, 3))
 
 
-def _warped(matrix: Callable[[Tensor], Tensor], images: Tensor, amount: Tensor) -> Tensor:
-    return warp(images, matrix(amount))
-
-
 # ---- changing colours ----
 
 
@@ -133,14 +155,14 @@ def sharpness(images: Tensor, amount: Tensor) -> Tensor:
 # ---- the set ----
 
 EIGHT = (
-    Transform("rotate", 30.0, partial(_warped, rotation), rotation),
-    Transform("translate_x", 0.33, partial(_warped, translation_x), translation_x),
-    Transform("translate_y", 0.33, partial(_warped, translation_y), translation_y),
-    Transform("shear_x", 0.3, partial(_warped, shearing_x), shearing_x),
-    Transform("brightness", 0.9, brightness),
-    Transform("contrast", 0.9, contrast),
-    Transform("saturation", 0.9, saturation),
-    Transform("sharpness", 0.9, sharpness),
+    moving("rotate", [30.0], rotation),
+    moving("translate_x", [0.33], translation_x),
+    moving("translate_y", [0.33], translation_y),
+    moving("shear_x", [0.3], shearing_x),
+    colouring("brightness", 0.9, brightness),
+    colouring("contrast", 0.9, contrast),
+    colouring("saturation", 0.9, saturation),
+    colouring("sharpness", 0.9, sharpness),
 )
 
 
@@ -152,7 +174,8 @@ def apply_drawn(
 ) -> Tensor:
     """Operation op[i,s] by amount[i,s] on image i, s = 0, 1, ...: contiguous [N,3,S,S], or the images if nothing acts.
 
-    `op` [N,slots] int64 on the host: 0 is none, k is transforms[k - 1]. What moves pixels acts first, as one warp of
+    `op` [N,slots] int64 on the host: 0 is none, k is transforms[k - 1]. `amount` [N,slots,d]: an operation of fewer
+    numbers takes the first ones. What moves pixels acts first, as one warp of
     the matrices in order of s, and the rest follows in order of s. An operation runs on the rows that drew it only;
     which rows these are is known on the host, without asking a device.
     """
@@ -173,7 +196,7 @@ def _move(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Trans
         if transform.matrix is not None and mine.any():
             moved |= mine.any(1)
             mine = mine.to(amount.device, non_blocking=True)
-            own = transform.matrix(torch.where(mine, amount, 0))
+            own = transform.matrix(torch.where(mine[..., None], amount, 0)[..., : len(transform.reach)])
             matrix = torch.where(mine[..., None, None], own, matrix)
     rows = moved.nonzero()[:, 0]
     if not len(rows):
@@ -184,7 +207,7 @@ def _move(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Trans
 
 
 def _recolour(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Transform]) -> Tensor:
-    """Each operation without a matrix on the rows that drew it; op, amount [N]."""
+    """Each operation without a matrix on the rows that drew it; op [N], amount [N,d]."""
     drawn = [(t, (op == k).nonzero()[:, 0]) for k, t in enumerate(transforms, 1) if t.matrix is None]
     drawn = [(transform, rows) for transform, rows in drawn if len(rows)]
     if not drawn:
@@ -192,7 +215,7 @@ def _recolour(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[T
     sizes = [len(rows) for _, rows in drawn]
     order = torch.cat([rows for _, rows in drawn]).to(images.device, non_blocking=True)
     groups = images.index_select(0, order).split(sizes), amount.index_select(0, order).split(sizes)
-    pieces = [t.apply(part, amounts) for (t, _), part, amounts in zip(drawn, *groups, strict=True)]
+    pieces = [t.apply(part, a[:, : len(t.reach)]) for (t, _), part, a in zip(drawn, *groups, strict=True)]
     return images.index_copy(0, order, torch.cat(pieces))
 
 
@@ -204,9 +227,13 @@ def _check(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Tran
         raise ValueError(f"images must be square with a side of 3 or more, found {tuple(images.shape[2:])}; crop first")
     if op.device.type != "cpu" or op.dtype != torch.int64 or op.ndim != 2:
         raise ValueError(f"op must be int64 [N,slots] on the host, found {op.dtype} {tuple(op.shape)} on {op.device}")
-    if len(op) != len(images) or amount.shape != op.shape:
+    most = max(len(transform.reach) for transform in transforms)
+    if len(op) != len(images) or amount.shape != (*op.shape, most):
         found = f"{len(images)} images, op {tuple(op.shape)}, amount {tuple(amount.shape)}"
-        raise ValueError(f"there must be one operation and amount for each image and slot, found {found}")
+        raise ValueError(
+            "there must be one operation and its amounts for each image and slot: op [N,slots] and amount "
+            f"[N,slots,{most}], found {found}"
+        )
     if op.numel() and not 0 <= int(op.min()) <= int(op.max()) <= len(transforms):
         raise ValueError(f"op must be in [0, {len(transforms)}], found {int(op.min())} to {int(op.max())}")
 

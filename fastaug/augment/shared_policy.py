@@ -1,8 +1,9 @@
 """A policy shared by all samples whose operation probabilities and magnitudes are learned.
 
-Each of `slots` applications draws one operation, or none, and a noise u uniform in [-1, 1]; the operation acts by
-u * reach * magnitude. Magnitudes are learned through the pixels (pathwise: draws are kept, amounts are on the graph),
-probabilities by the score function from `log_probability`, or, for comparison, by `relaxed`.
+Each of `slots` applications draws one operation, or none, and for each of the operation's d numbers a noise u, uniform
+in the operation's own range, (-1, 1) unless it says otherwise; the operation acts by u * reach * magnitude. Magnitudes
+are learned through the pixels (pathwise: draws are kept, amounts are on the graph), probabilities by the score function
+from `log_probability`, or, for comparison, by `relaxed`.
 
 The parameters are a few dozen numbers: left on the host, nothing in `sample`, `log_probability` and `apply` needs to
 wait for a device (not yet measured on one); on a device each `sample` reads the probabilities back.
@@ -26,7 +27,7 @@ NEAR_BOUND = 0.02  # a magnitude this close to 0 or 1 counts as saturated
 
 
 class Draws(NamedTuple):
-    """What was drawn, [N,slots] on the host: op int64 (0: none, k: transforms[k - 1]) and noise float32 in [-1, 1]."""
+    """What was drawn, on the host: op [N,slots] int64 (0: none, k: transforms[k - 1]), noise [N,slots,d] in [-1, 1]."""
 
     op: Tensor
     noise: Tensor
@@ -59,6 +60,7 @@ class SharedPolicy(nn.Module):
                     f"the initial {name} must be between 0 and 1, found {value}; learning never leaves them"
                 )
         self.transforms, self.slots, self.fill = tuple(transforms), slots, tuple(fill)
+        self.numbers = max(len(t.reach) for t in transforms)  # d
         others = math.log((1 - identity) / len(transforms))
         self.logits = nn.Parameter(torch.tensor([math.log(identity)] + [others] * len(transforms)).repeat(slots, 1))
         self.strengths = nn.Parameter(torch.full((len(transforms),), math.log(magnitude / (1 - magnitude))))
@@ -73,16 +75,19 @@ class SharedPolicy(nn.Module):
 
     def sample(self, key: Key, ids: IdArray) -> Draws:
         """Draws of each id by the current probabilities (inverse CDF): a function of (seed, epoch, id) and of them."""
-        u = uniform(key.on(Stream.LEARNED), ids, 2 * self.slots)
+        u = uniform(key.on(Stream.LEARNED), ids, self.slots * (1 + self.numbers))
         bounds = self._host_logits().softmax(1).cumsum(1)[:, :-1].numpy()
         op = (u[:, : self.slots, None] >= bounds).sum(2)
         return Draws(torch.from_numpy(op), self._noise(u))
 
     def amounts(self, draws: Draws) -> Tensor:
-        """By how much each drawn operation acts, in its unit: [N,slots], on the graph of the magnitudes."""
-        reach = self.strengths.new_tensor([0.0] + [t.reach for t in self.transforms])
-        scale = reach * F.pad(self.magnitudes(), (1, 0))
-        return (self._one_hot(draws.op) * scale).sum(2) * self._beside(draws.noise)
+        """By how much each drawn operation acts, in its units: [N,slots,d], on the graph of the magnitudes."""
+        reach = [(0.0,) * self.numbers] + [t.reach + (0.0,) * (self.numbers - len(t.reach)) for t in self.transforms]
+        scale = self.strengths.new_tensor(reach) * F.pad(self.magnitudes(), (1, 0))[:, None]
+        low, high = self.strengths.new_tensor([(-1.0, 1.0)] + [t.noise for t in self.transforms]).unbind(1)
+        chosen = self._one_hot(draws.op)
+        middle, half = ((chosen * side).sum(2)[..., None] for side in ((low + high) / 2, (high - low) / 2))
+        return (chosen[..., None] * scale).sum(2) * (middle + half * self._beside(draws.noise))
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:  # type: ignore[override]  # as every policy's
         """Augmented float images [N,3,S,S] in [0, 1], see `apply_drawn`; on the graph of the magnitudes."""
@@ -120,13 +125,14 @@ class SharedPolicy(nn.Module):
 
     def gumbel_draws(self, key: Key, ids: IdArray) -> Draws:
         """What `relaxed` applies: distributed as `sample` (Gumbel-max), with its noise, from other random numbers."""
-        u = uniform(key.on(Stream.LEARNED), ids, 2 * self.slots)
+        u = uniform(key.on(Stream.LEARNED), ids, self.slots * (1 + self.numbers))
         return Draws(self._perturbed(key, ids).detach().argmax(2).cpu(), self._noise(u))
 
     def _perturbed(self, key: Key, ids: IdArray) -> Tensor:
         """Logits plus Gumbel noise, [N,slots,1 + operations]; its random numbers come after those of `sample`."""
         self._host_logits()
-        u = uniform(key.on(Stream.LEARNED), ids, self.slots * (2 + self.logits.shape[1]))[:, 2 * self.slots :]
+        first = self.slots * (1 + self.numbers)
+        u = uniform(key.on(Stream.LEARNED), ids, first + self.slots * self.logits.shape[1])[:, first:]
         gumbel = -np.log(-np.log(np.maximum(u, 2.0**-54)))  # u is at most 1 - 2**-53: finite
         return self.logits + self._beside(torch.from_numpy(gumbel).view(-1, *self.logits.shape))
 
@@ -161,7 +167,8 @@ class SharedPolicy(nn.Module):
 
     def _noise(self, u: npt.NDArray[np.float64]) -> Tensor:
         """The noise among the uniform numbers of `sample`."""
-        return torch.from_numpy(2 * u[:, self.slots : 2 * self.slots] - 1).float()
+        noise = u[:, self.slots : self.slots * (1 + self.numbers)].reshape(len(u), self.numbers, self.slots)
+        return torch.from_numpy(2 * noise - 1).float().transpose(1, 2)
 
     def _one_hot(self, op: Tensor) -> Tensor:
         """[N,slots,1 + operations] beside the parameters; sums over it are exact, and the same on every run."""

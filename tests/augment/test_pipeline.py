@@ -10,12 +10,14 @@ from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.batch import Batch
 from fastaug.errors import RecipeError
-from fastaug.meta.parameters import MetaParameters
+from fastaug.meta.learned_part import LearnedPart, Setting
+from fastaug.meta.parameters import LearnedParts, build_parts
 from fastaug.recipe.schema import Augment, Data, Meta, Recipe, Train
 from fastaug.seeding import Key, Stream
-from fastaug.targets import dense
+from fastaug.targets import dense, mixed_weight
 
 CLASSES, SIDE, N = 5, 24, 12
+SGD = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
 
 
 def batch(ids=range(N)):
@@ -194,14 +196,72 @@ def test_a_batch_that_damage_left_too_small_is_padded_without_weight(images):
 def test_a_part_is_what_training_gave_bit_for_bit(keys, n):
     meta = Meta(learn=["policy", "weights", *(["softness"] if "shift" in keys else [])])
     recipe = Recipe(data=Data(img_size=SIDE), train=Train(epochs=10), augment=Augment(**keys), meta=meta)
-    learned = MetaParameters(recipe, images=100, momentum=None, device=torch.device("cpu"))
-    learned.weights.weight[:] = torch.rand(100, generator=torch.Generator().manual_seed(0))
+    learned = build_parts(Setting(recipe, 100, CLASSES, SGD, torch.device("cpu")))
+    weights = learned.tables()["weights"]
+    weights.weight[:] = torch.rand(100, generator=torch.Generator().manual_seed(0))
     augment, given = BatchAugment(recipe, CLASSES, learned=learned), batch()
     images, target = augment.training(given, epoch=3)
     part = augment.part(given, epoch=3, n=n)
-    torch.testing.assert_close(part.samples.images, images[:n], rtol=0, atol=0)
-    for found, whole in zip(part.samples.target[:3], target[:3], strict=True):
+    torch.testing.assert_close(part.images, images[:n], rtol=0, atol=0)
+    for found, whole in zip(part.target[:3], target[:3], strict=True):
         torch.testing.assert_close(found, whole[:n], rtol=0, atol=0)
-    assert part.samples.images.requires_grad
-    assert part.samples.target.weight.requires_grad
-    torch.testing.assert_close(part.rows, learned.weights(part.ids), rtol=0, atol=0)
+    assert part.images.requires_grad
+    assert part.target.weight.requires_grad
+    torch.testing.assert_close(part.rows["weights"], weights(part.ids), rtol=0, atol=0)
+
+
+class SoftLabels(LearnedPart):
+    """A soft label for every image and, beside it, a loss weight: two tables of one part."""
+
+    def __init__(self):
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self.labels, self.weights = torch.rand(100, CLASSES, generator=draw).softmax(1), torch.rand(100, generator=draw)
+
+    def rows(self, ids):
+        return {"labels": self.labels[ids].requires_grad_(), "weights": self.weights[ids].requires_grad_()}
+
+    def target(self, target, view):
+        weight = mixed_weight(target.mass, view.pairs(view.rows["weights"]))
+        return target._replace(rows=view.pairs(view.rows["labels"]), weight=target.weight * weight)
+
+
+@pytest.mark.parametrize("n", [2, 7])
+def test_a_part_keeps_the_rows_of_soft_labels_and_knows_whose_they_are(n):
+    learned = SoftLabels()
+    augment = BatchAugment(
+        Recipe(data=Data(img_size=SIDE), augment=Augment(cutmix=1.0, mix_group=4)), CLASSES, learned=learned
+    )
+    given = batch([5, 5, *range(10, 20)])
+    _, target = augment.training(given, epoch=1)
+    part = augment.part(given, epoch=1, n=n)
+    assert target.rows.shape == (N, 2, CLASSES)
+    torch.testing.assert_close(part.target.rows, target.rows[:n], rtol=0, atol=0)
+    torch.testing.assert_close(target.rows[:, 0], learned.labels[given.ids], rtol=0, atol=0)
+    assert (target.rows[:, 1] != target.rows[:, 0]).any()
+    assert len(part.ids.unique()) == len(part.ids)
+    gradients = torch.autograd.grad(part.target.rows.sum() + part.target.weight.sum(), list(part.rows.values()))
+    assert [tuple(g.shape) for g in gradients] == [(len(part.ids), CLASSES), (len(part.ids),)]
+    assert all((g != 0).flatten(1).any(1).all() if g.ndim > 1 else (g != 0).any() for g in gradients)
+
+
+def test_blank_images_have_soft_labels_too():
+    augment = BatchAugment(Recipe(data=Data(img_size=SIDE)), CLASSES, learned=SoftLabels())
+    inputs, target = augment.training(batch([3]), 0)
+    assert len(inputs) == len(target.rows) == 2
+    torch.testing.assert_close(target.rows[1].sum(1), torch.ones(2))
+    assert target.weight[1] == 0
+
+
+def test_effects_of_several_parts_add_up():
+    def scaled(by):
+        class Scaled(LearnedPart):
+            def target(self, target, view):
+                assert len(view.batch.ids) == N
+                return target._replace(weight=target.weight * by)
+
+        return Scaled()
+
+    parts = LearnedParts({"two": scaled(2.0), "three": scaled(3.0)})
+    _, target = BatchAugment(Recipe(data=Data(img_size=SIDE)), CLASSES, learned=parts).training(batch(), 0)
+    assert (target.weight == 6).all()

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fastaug.augment.differentiable_ops import EIGHT, apply_drawn
+from fastaug.augment.differentiable_ops import (
+    EIGHT,
+    apply_drawn,
+    compose,
+    moving,
+    rotation,
+    translation_x,
+    translation_y,
+    warp,
+)
 from fastaug.augment.shared_policy import Draws, SharedPolicy
 from fastaug.errors import NonFiniteError
 from fastaug.hypergrad.problem import Cotangent, Samples, pull_back
@@ -89,7 +98,7 @@ def test_draws_are_on_the_host_and_leave_generators_alone():
     policy.relaxed(images(4, dtype=torch.float32), KEY, np.arange(4))
     assert torch.equal(torch.get_rng_state(), before)
     assert (draws.op.dtype, draws.noise.dtype) == (torch.int64, torch.float32)
-    assert draws.op.shape == draws.noise.shape == (50, 3)
+    assert (draws.op.shape, draws.noise.shape) == ((50, 3), (50, 3, 1))
     assert draws.op.device.type == draws.noise.device.type == "cpu"
 
 
@@ -101,10 +110,10 @@ def test_frequencies_are_the_probabilities(way):
     assert expected.min() > 5
     assert stats.chisquare(cells(draws), expected).pvalue > 1e-3
     for slot in range(2):
-        noise = draws.noise[:, slot].numpy()
+        noise = draws.noise[:, slot, 0].numpy()
         assert stats.kstest(noise, "uniform", (-1, 2)).pvalue > 1e-3
         assert abs(stats.spearmanr(noise, draws.op[:, slot].numpy()).statistic) < 4 / n**0.5
-    assert abs(np.corrcoef(draws.noise.T.numpy())[0, 1]) < 4 / n**0.5
+    assert abs(np.corrcoef(draws.noise[..., 0].T.numpy())[0, 1]) < 4 / n**0.5
 
 
 def test_an_operation_without_probability_is_never_drawn():
@@ -136,12 +145,32 @@ def test_amounts_are_noise_times_reach_times_magnitude():
     for i in range(40):
         for s in range(2):
             k = int(draws.op[i, s])
-            expected = float(draws.noise[i, s]) * EIGHT[k - 1].reach * magnitudes[k - 1] if k else 0.0
-            assert amounts[i][s] == pytest.approx(expected, rel=1e-12)
+            expected = float(draws.noise[i, s]) * EIGHT[k - 1].reach[0] * magnitudes[k - 1] if k else 0.0
+            assert amounts[i][s] == pytest.approx([expected], rel=1e-12)
     x = images(40)
     fill = (0.1, 0.2, 0.3)
     filled = SharedPolicy(fill=fill)
     assert torch.equal(filled.apply(x, draws), apply_drawn(x, draws.op, filled.amounts(draws), fill=fill))
+
+
+def test_noise_may_act_one_way_only_or_be_a_known_shift_and_each_number_has_its_own():
+    known = moving("known", [30.0], rotation)._replace(noise=(1.0, 1.0))
+    oneway = moving("oneway", [0.4, 0.2], lambda x, y: compose(translation_x(x), translation_y(y)))._replace(
+        noise=(0.0, 1.0)
+    )
+    policy, n = SharedPolicy([known, oneway], slots=2, magnitude=0.5), 4000
+    draws = policy.sample(KEY, np.arange(n))
+    amounts = policy.amounts(draws).detach()
+    assert amounts.shape == (n, 2, 2)
+    turned, moved = amounts[draws.op == 1], amounts[draws.op == 2]
+    torch.testing.assert_close(turned, torch.tensor([15.0, 0.0]).expand(len(turned), 2))
+    for number, reach in enumerate((0.2, 0.1)):
+        assert stats.kstest(moved[:, number].numpy(), "uniform", (0, reach)).pvalue > 1e-3
+    assert abs(np.corrcoef(moved.T.numpy())[0, 1]) < 4 / len(moved) ** 0.5
+    x = images(2, dtype=torch.float32)
+    always = Draws(torch.ones(2, 1, dtype=torch.int64), torch.tensor([[[-1.0]], [[0.7]]]))
+    shifted = SharedPolicy([known], slots=1, magnitude=0.999999).apply(x, always)
+    torch.testing.assert_close(shifted, warp(x, rotation(torch.full((2,), 30.0))), atol=1e-3, rtol=0)
 
 
 def test_the_gradient_in_the_magnitudes_is_that_of_finite_differences():
@@ -202,7 +231,8 @@ def test_the_hypergradient_is_pulled_back_to_both_parameters():
     share = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     pixels = images(n, seed=2) - 0.5
     cotangent = Cotangent(pixels, torch.zeros(n, 2), share, None)
-    logits, strengths = pull_back(samples, cotangent, [policy.logits, policy.strengths])
+    found = pull_back(samples, cotangent, dict(policy.named_parameters()))
+    logits, strengths = found["logits"], found["strengths"]
     one_hot = torch.nn.functional.one_hot(draws.op, KINDS)
     others = (share.sum() - share) / (n - 1)
     scores = (share - others)[:, None, None] * (one_hot - policy.probabilities().detach())

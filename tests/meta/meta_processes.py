@@ -32,14 +32,15 @@ def main() -> None:
     assembly.build_network = doubled(assembly.build_network)
     trainer = assembly.assemble(recipe, accelerator, RunFolder(recipe.run.dir), Console(False))
     trainer.progress.step = 1  # update 0 logs pictures
-    found, table = [], trainer.meta.learned.weights
-    move = MetaStep._move
+    found, table = [], trainer.meta.learned.tables()["weights"]
+    move = MetaStep.move
 
-    def keep(self, shared, ids, rows, step):
-        move(self, shared, ids, rows, step)
+    def keep(self, gradients, ids, step):
+        move(self, gradients, ids, step)
+        shared = [gradients[name] for name in self.learned.shared()]
         found.append([value.item() for gradient in shared for value in gradient.flatten()])
 
-    MetaStep._move = keep
+    MetaStep.move = keep
     batches = trainer.loader.batches(trainer.order.requests(1, 4))
     for _ in range(3):
         train_step(trainer, batches)

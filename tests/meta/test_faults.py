@@ -8,14 +8,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-import fastaug.meta.step as meta_module
+import fastaug.meta.one_step as meta_module
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import ENGINES
 from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
 from fastaug.hypergrad.problem import Samples, network_logits
 from fastaug.meta.build import build_learned
+from fastaug.meta.in_pass import InstantStep
+from fastaug.meta.one_step import OneStep
 from fastaug.meta.reweighting import instant_labels, with_rows
-from fastaug.meta.step import MetaStep
 from fastaug.meta.validation_gradient import ValidationGradient
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.worker import run
@@ -96,12 +97,12 @@ def test_samples_whose_instant_weight_is_zero_are_counted(start):
 @pytest.mark.parametrize("engine", ["fused", "forward"])
 def test_instant_parts_are_those_of_the_hypergradient_in_reverse_mode(start, monkeypatch, engine):
     compared = []
-    forward = MetaStep.forward
+    before_forward = InstantStep.before_forward
 
     def watched(self, images, target, step, seed):
-        logits, found = forward(self, images, target, step, seed)
+        logits, found = before_forward(self, images, target, step, seed)
         written = with_rows(target, self.augment.outputs)
-        problem = self._problem(self._weights(self.network), Samples(images, written), seed)
+        problem = self.problem(self.weights(self.network), Samples(images, written), seed)
         names = self.network.named_parameters()
         u = direction_ahead(self.optimizer, names, self.validation.value(), approximate=False)
         cotangent = ENGINES["reverse"](problem, u, images=False)
@@ -115,7 +116,7 @@ def test_instant_parts_are_those_of_the_hypergradient_in_reverse_mode(start, mon
         compared.append(step)
         return logits, found
 
-    monkeypatch.setattr(MetaStep, "forward", watched)
+    monkeypatch.setattr(InstantStep, "before_forward", watched)
     start("meta.learn=[instant_weights,instant_labels]", f"meta.engine={engine}", "meta.half_life=4")
     assert compared == [0, 1, 2, 3]
 
@@ -133,7 +134,7 @@ def test_v_is_renewed_once_an_update_and_not_by_every_micro_batch(start, monkeyp
 
 def test_differences_reuse_training_logits_with_the_dropout_masks_of_their_own_micro_batch(start, monkeypatch):
     seen = []
-    gradients = MetaStep._gradients
+    gradients = OneStep.gradients
 
     def watched(self, problem, u, leaves, logits):
         with torch.no_grad():
@@ -141,7 +142,7 @@ def test_differences_reuse_training_logits_with_the_dropout_masks_of_their_own_m
         seen.append((again - logits).abs().max().item() / logits.abs().max().item())
         return gradients(self, problem, u, leaves, logits)
 
-    monkeypatch.setattr(MetaStep, "_gradients", watched)
+    monkeypatch.setattr(OneStep, "gradients", watched)
     start("meta.learn=[weights]", "meta.engine=difference", "train.accumulate=2", "model.drop=0.5")
     assert len(seen) == 4
     assert max(seen) < 1e-5

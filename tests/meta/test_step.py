@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import fastaug.augment.pipeline as batch_module
+from fastaug.meta.one_step import OneStep
 from fastaug.meta.step import MetaStep
 from fastaug.recipe.reading import read_recipe
 from fastaug.training import loop as engine
@@ -122,7 +123,7 @@ def test_at_rate_zero_the_training_trajectory_is_that_without_meta_steps(train, 
 
 def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypatch):
     seen = []
-    step = MetaStep.step
+    after_update = OneStep.after_update
 
     def watched(self, batch, logits, number, seed):
         def state():
@@ -138,14 +139,14 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
             )
 
         before, learned = state(), copy.deepcopy(self.learned.state_dict())
-        step(self, batch, logits, number, seed)
+        after_update(self, batch, logits, number, seed)
         assert_same(state(), before)
         seen.append([name for name, value in self.learned.state_dict().items() if (value != learned[name]).any()])
 
-    monkeypatch.setattr(MetaStep, "step", watched)
+    monkeypatch.setattr(OneStep, "after_update", watched)
     train("run", EVERYTHING)
-    assert len(seen) == 3
-    parts = {name.partition(".")[0] for name in seen[-1]}
+    assert [bool(names) for names in seen] == [True, False] * 3
+    parts = {name.split(".")[1] for name in seen[-2]}
     assert parts == {"policy", "softness", "smoothing", "weights", "optim"}
 
 
@@ -205,7 +206,7 @@ def test_fused_and_forward_move_the_table_alike_in_the_first_update(train):
     """Plain gradient descent from the same weights, so slow that v is the same before and after the update."""
     settings = ["meta.learn=[weights]", "meta.every=100", "optim.clip_grad=null", "optim.lr=1e-4", "model.drop=0"]
     runs = [train(kind, *settings, *keys) for kind, keys in (("fused", FUSED), ("forward", ["meta.fraction=1"]))]
-    fused, forward = (last(folder)[1]["meta"]["learned"]["weights.weight"] - 1 for folder in runs)
+    fused, forward = (last(folder)[1]["meta"]["learned"]["parts.weights.table.weight"] - 1 for folder in runs)
     assert fused.count_nonzero() == forward.count_nonzero() >= 8
     assert torch.cosine_similarity(fused, forward, dim=0) > 0.999
 
@@ -243,8 +244,8 @@ def test_dali_the_fused_op_and_the_meta_step_join_in_one_update(train, monkeypat
         monkeypatch.setattr(owner, name, call)
 
     marked(batch_module, "crop_mix", "op")
-    marked(MetaStep, "_move", "meta")
-    marked(engine, "update", "update")
+    marked(MetaStep, "move", "meta")
+    marked(engine, "stop_if_not_finite", "update")
     meta = yaml.safe_load((RECIPES / "imagenet_sa_meta.yaml").read_text())
     keys = [f"augment.{k}={v}" for k, v in meta["augment"].items()] + ["augment.cutmix=0", "augment.smoothing=0"]
     learn = f"meta.learn=[{','.join(meta['meta']['learn'])}]"

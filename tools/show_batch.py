@@ -43,7 +43,7 @@ def picture(arguments: argparse.Namespace) -> "Image":
 
     from fastaug.console import Console
     from fastaug.distributed import build_accelerator
-    from fastaug.reports.batch_grid import softening_curve, trainer_grid
+    from fastaug.reports.batch_grid import augmented_grid, softening_curve
     from fastaug.training.build import assemble
     from fastaug.training.run_folder import RunFolder
 
@@ -52,8 +52,8 @@ def picture(arguments: argparse.Namespace) -> "Image":
     batch = next(trainer.loader.batches(trainer.order.requests(0, 1)))
     if arguments.curve:
         return softening_curve(batch.images[0].cpu(), 255 * torch.tensor(recipe.data.mean))
-    inputs, target = trainer.augment.training(batch, 0)
-    return trainer_grid(trainer, batch, inputs, target, 0, arguments.images)
+    augmented = trainer.augment.training(batch, 0)
+    return augmented_grid(trainer.augment, trainer.parts.classes, batch, augmented, 0, arguments.images)
 
 
 def main() -> int:

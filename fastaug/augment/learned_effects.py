@@ -14,6 +14,8 @@ from fastaug.ops.crop_mix import CropMixParams, Soften
 from fastaug.seeding import Key
 from fastaug.targets import SoftTarget
 
+__all__ = ["Augmentation", "LearnedEffects", "Part", "Soften", "View"]
+
 
 class View(NamedTuple):
     """One batch of N samples on its way through the augmentation.

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastaug.augment.learned_effects import LearnedEffects, View
+from fastaug.augment.learned_effects import LearnedEffects, Soften, View
 from fastaug.errors import RecipeError
 from fastaug.meta.learned_part import LearnedPart, Revision, Setting
 from fastaug.meta.sample_tables import SampleTable
-from fastaug.ops.crop_mix import Soften
 from fastaug.targets import SoftTarget
 
 # Where each name of meta.learn is found, in the order in which parts act; others are written as module:Class.

@@ -3,19 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from io import BytesIO
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fastaug.atomic_files import write_atomically
+from fastaug.augment.pipeline import BatchAugment
 from fastaug.batch import Batch
 from fastaug.ops.crop_mix import CropMixParams, crop_mix, identity_params
 from fastaug.ops.crop_mix.masses import visible_counts
 from fastaug.targets import SoftTarget, confidence, merge_equal, rest, softness
-from fastaug.training.build import Trainer
 
 COLUMNS = ("original", "partner", "result", "|result - original|")
 WIDTH, GAP, LETTER, LINE, LINES = 192, 16, 14, 19, 3  # pixels: of a cell, between cells, of text; lines below an image
@@ -140,32 +137,22 @@ def displayed(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (values * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def trainer_grid(
-    trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget, epoch: int, images: int = 8
+def augmented_grid(
+    augment: BatchAugment,
+    classes: Sequence[str],
+    batch: Batch,
+    augmented: tuple[Tensor, SoftTarget],
+    epoch: int,
+    images: int = 8,
 ) -> Image.Image:
-    """The grid of a batch's first images and what `trainer.augment.training(batch, epoch)` made of them."""
-    data = trainer.recipe.data
-    names = [f"class {name}" if name.isdecimal() else name for name in trainer.parts.classes]  # "0.6 7" reads badly
-    names += ["(other)"] * trainer.recipe.augment.other_class
-    on_host = SoftTarget(*(part.detach().cpu() for part in target[:3]))
-    if target.rows is not None:
-        on_host = on_host._replace(rows=target.rows.detach().cpu())
+    """The grid of a batch's first images and what `augment.training(batch, epoch)` made of them."""
+    inputs, target = augmented
+    data = augment.recipe.data
+    names = [f"class {name}" if name.isdecimal() else name for name in classes]  # "0.6 7" reads badly
+    names += ["(other)"] * (augment.outputs - len(classes))
+    on_host = SoftTarget(*(None if part is None else part.detach().cpu() for part in target))  # type: ignore[arg-type]
     results = displayed(inputs[:images], data.mean, data.std)
-    return batch_grid(batch.images.cpu(), results, trainer.augment.sample(batch, epoch), on_host, names, batch.ids)
-
-
-def log_batch(trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget, epoch: int) -> None:
-    """If the run has trackers, gives them the grid of a batch and writes batch.png in the run folder; main process."""
-    whole = len(batch.ids) == len(inputs)  # not where blank images stand in for damaged ones
-    if not (trainer.accelerator.is_main_process and trainer.accelerator.trackers and whole):
-        return
-    grid = trainer_grid(trainer, batch, inputs, target, epoch)
-    file = BytesIO()
-    grid.save(file, "PNG")
-    write_atomically(trainer.folder.path / "batch.png", file.getvalue())
-    for tracker in trainer.accelerator.trackers:
-        layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-        tracker.log_images({"batch": np.asarray(grid)[None]}, step=trainer.progress.step, **layout)
+    return batch_grid(batch.images.cpu(), results, augment.sample(batch, epoch), on_host, names, batch.ids)
 
 
 # ---- drawing ----

@@ -10,10 +10,17 @@ import torch
 from fastaug.batch import Batch
 from fastaug.distributed import any_process, stop_if_not_finite
 from fastaug.errors import Stopped
-from fastaug.reports.batch_grid import log_batch
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training.build import Trainer
-from fastaug.training.reporting import collect_skipped, evaluate_end, evaluate_epoch, log_ids, log_meta, log_training
+from fastaug.training.reporting import (
+    collect_skipped,
+    evaluate_end,
+    evaluate_epoch,
+    log_batch,
+    log_ids,
+    log_meta,
+    log_training,
+)
 from fastaug.training.signals import StopRequest
 from fastaug.training.timing import Awaited, Clock
 from fastaug.training.trainer_state import restore, save

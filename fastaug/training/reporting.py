@@ -1,12 +1,18 @@
 """What a run tells while it trains: log lines, evaluations, skipped images, the table of training images."""
 
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fastaug.atomic_files import write_atomically
+from fastaug.batch import Batch
 from fastaug.distributed import merged
 from fastaug.evaluation.per_sample import found_errors, sample_figures, write_samples
+from fastaug.reports.batch_grid import augmented_grid
+from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
 from fastaug.training.timing import Clock
 
@@ -50,6 +56,20 @@ def log_meta(trainer: Trainer) -> None:
     report(trainer, "learned", values | ({"alarms": alarms} if alarms else {}))
     for alarm in alarms:
         trainer.console.print(f"meta step: {alarm}")
+
+
+def log_batch(trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget, epoch: int) -> None:
+    """If the run has trackers, gives them the grid of a batch and writes batch.png in the run folder; main process."""
+    whole = len(batch.ids) == len(inputs)  # not where blank images stand in for damaged ones
+    if not (trainer.accelerator.is_main_process and trainer.accelerator.trackers and whole):
+        return
+    grid = augmented_grid(trainer.augment, trainer.parts.classes, batch, (inputs, target), epoch)
+    file = BytesIO()
+    grid.save(file, "PNG")
+    write_atomically(trainer.folder.path / "batch.png", file.getvalue())
+    for tracker in trainer.accelerator.trackers:
+        layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+        tracker.log_images({"batch": np.asarray(grid)[None]}, step=trainer.progress.step, **layout)
 
 
 def log_ids(trainer: Trainer, ids: list[Tensor], epoch: int) -> None:

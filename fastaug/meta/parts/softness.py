@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from fastaug.augment.learned_effects import Soften
 from fastaug.meta.bounded import Bounded
 from fastaug.meta.learned_part import LearnedPart, Setting
-from fastaug.ops.crop_mix import Soften
 from fastaug.recipe.schema import EXPONENTS
 
 

@@ -1,0 +1,152 @@
+"""What a policy may be: probabilities of single images, networks; and what the shared one says of itself."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastaug.augment.differentiable_ops import rotation, translation_x, warp
+from fastaug.augment.pipeline import BatchAugment
+from fastaug.batch import Batch
+from fastaug.hypergrad import hypergradient
+from fastaug.hypergrad.problem import Problem
+from fastaug.losses import soft_cross_entropy
+from fastaug.meta.learned_part import Setting
+from fastaug.meta.one_step import samples_of
+from fastaug.meta.parts.policy import PolicyPart, SharedPolicyPart
+from fastaug.recipe.schema import Augment, Data, Meta, Recipe
+from fastaug.seeding import Key, Stream, uniform
+
+SIDE, N, CLASSES = 16, 10, 3
+RECIPE = Recipe(data=Data(img_size=SIDE), augment=Augment(hflip=0.0, cutmix=1.0, mixup_mode="elem"))
+
+
+def batch(ids=range(N)):
+    ids = torch.tensor(list(ids), dtype=torch.int64)
+    images = torch.randint(0, 256, (N, SIDE, SIDE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Batch(images[: len(ids)], ids % CLASSES, ids, ids)
+
+
+class PerImage(PolicyPart):
+    """Turned by 40 degrees with a probability of its own for every image, learned by score function."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = torch.linspace(-2, 2, 50)
+
+    def rows(self, ids):
+        return {"turn": self.logits[ids].requires_grad_()}
+
+    def draw(self, view):
+        logits = view.rows["turn"]
+        chance = logits.detach().sigmoid().numpy()
+        return torch.from_numpy(uniform(view.key, view.batch.draws, 1)[:, 0] < chance), logits
+
+    def augmented(self, images, draws):
+        return warp(images, rotation(40.0 * draws[0].to(images)))
+
+    def chance(self, draws):
+        turned, logits = draws
+        return torch.where(turned, nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits))
+
+
+class Network(PolicyPart):
+    """A shift to the right that a network makes of noise, at first none."""
+
+    def __init__(self):
+        super().__init__(lr=0.1)
+        self.net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+        nn.init.zeros_(self.net[2].weight)
+        nn.init.zeros_(self.net[2].bias)
+
+    def draw(self, view):
+        return torch.from_numpy(uniform(view.key, view.batch.draws, 2)).float()
+
+    def augmented(self, images, draws):
+        return warp(images, translation_x(self.net(draws)[:, 0].tanh()))
+
+
+def problem(part):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 8), nn.Tanh(), nn.Linear(8, CLASSES))
+    weights = {name: p.detach() for name, p in network.named_parameters()}
+
+    def losses(logits, target):
+        return soft_cross_entropy(logits, target, "none")
+
+    return Problem(network, weights, samples_of(part), losses, len(part.images)), {
+        name: torch.randn_like(w) for name, w in weights.items()
+    }
+
+
+def test_probabilities_of_single_images_reach_the_table_of_the_images_shown():
+    learned = PerImage()
+    recipe = Recipe(data=Data(img_size=SIDE), augment=Augment(hflip=0.0))
+    augment, given = BatchAugment(recipe, CLASSES, learned=learned), batch(range(20, 30))
+    plain, _ = BatchAugment(recipe, CLASSES).training(given, 0)
+    images, _ = augment.training(given, 0)
+    part = augment.part(given, 0, n=6)
+    torch.testing.assert_close(part.images, images[:6], rtol=0, atol=0)
+    assert 0 < ((images - plain).abs() > 1e-3).flatten(1).any(1).sum() < N
+    found = hypergradient(*problem(part), part.rows)
+    assert found["turn"].shape == part.ids.shape
+    assert (found["turn"] != 0).all()
+
+
+def test_a_mixed_sample_shows_the_draws_of_both_its_images():
+    learned = PerImage()
+    augment, given = BatchAugment(RECIPE, CLASSES, learned=learned), batch()
+    part = augment.part(given, 3, n=N)
+    turned = torch.from_numpy(
+        uniform(Key(0, 3, Stream.LEARNED), given.draws, 1)[:, 0] < learned.logits[:N].sigmoid().numpy()
+    )
+    own = torch.where(turned, learned.logits[:N].sigmoid().log(), (-learned.logits[:N]).sigmoid().log())
+    params = augment.sample(given, 3)
+    mixed = (params.pasted() > 0) | (params.own_share() < 1)
+    assert mixed.any()
+    torch.testing.assert_close(part.log_probability.detach(), own + mixed * own[params.partner])
+
+
+def test_a_network_of_noise_starts_at_the_identity_and_gets_a_gradient_by_name():
+    learned = Network()
+    augment, given = BatchAugment(RECIPE, CLASSES, learned=learned), batch()
+    images, _ = augment.training(given, 0)
+    torch.testing.assert_close(images, BatchAugment(RECIPE, CLASSES).training(given, 0)[0], rtol=1e-5, atol=1e-5)
+    part = augment.part(given, 0, n=N)
+    found = hypergradient(*problem(part), dict(learned.named_parameters()))
+    assert found.keys() == {"net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"}
+    assert (found["net.2.weight"] != 0).all()
+    assert (found["net.0.weight"] == 0).all()  # behind a layer of zeros
+    nn.init.ones_(learned.net[2].weight)
+    assert (augment.training(given, 0)[0] != images).flatten(1).any(1).all()
+
+
+def shared(**keys):
+    recipe = Recipe(data=Data(img_size=SIDE), meta=Meta(learn=["policy"], **keys))
+    return SharedPolicyPart(Setting(recipe, 10, CLASSES, SimpleNamespace(param_groups=[{}]), torch.device("cpu")))
+
+
+def test_alarms_for_a_policy_that_does_nothing_or_is_at_a_bound():
+    part = shared()
+    assert part.alarms(part.summary()) == []
+    with torch.no_grad():
+        part.policy.logits[:, 0] = 9
+        part.policy.strengths[:2] = torch.tensor([9.0, -9.0])
+    found = part.alarms(part.summary())
+    assert "collapsed to identity" in found[0]
+    assert [text.split()[0] for text in found[1:]] == ["policy_magnitude/rotate", "policy_magnitude/translate_x"]
+
+
+def test_regularisers_pull_towards_spread_probabilities_and_full_magnitudes():
+    part = shared()
+    with torch.no_grad():
+        part.policy.logits.zero_()
+    assert part.penalty("entropy").item() == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        part.policy.logits[:, 1] = 30
+    assert part.penalty("entropy").item() == pytest.approx(np.log(9))
+    part.penalty("magnitude").backward()
+    assert (part.policy.strengths.grad < 0).all()
+    assert part.penalty("start") is None

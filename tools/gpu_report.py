@@ -36,7 +36,7 @@ def main() -> int:
     arguments = parse()
     import torch
 
-    from fastaug.gpu_report import FAILED, MISSING, PASSED, Work, about, markdown, measured, missing, planned
+    from benchmarks.gpu_report import FAILED, MISSING, PASSED, Work, about, markdown, measured, missing, planned
 
     report = about()
     if missing():

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(file for folder in ("fastaug", "pipelines", "tools") for file in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    file for folder in ("fastaug", "pipelines", "tools", "benchmarks") for file in (ROOT / folder).rglob("*.py")
+)
 
 
 def importable_names() -> list[tuple[str, str]]:
@@ -42,7 +44,7 @@ def test_the_test_of_names_finds_names() -> None:
 
 
 def test_no_package_of_ours_hides_a_top_level_one() -> None:
-    for name in ("pipelines", "tools", "tests", "recipes", "docs"):
+    for name in ("benchmarks", "pipelines", "tools", "tests", "recipes", "docs"):
         assert not (ROOT / "fastaug" / name).exists()
         assert not (ROOT / "fastaug" / f"{name}.py").exists()
 

@@ -4,6 +4,7 @@ Imports inside functions and for type checking count: a type is knowledge. A new
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
@@ -89,6 +90,15 @@ def test_no_room_knows_one_above_it() -> None:
     rooms = list(MAY_IMPORT)
     assert all(rooms.index(other) <= rooms.index(room) for room in rooms for other in allowed(room))
     assert set(rooms) == {room_of(name) for name in FILES} - {""}
+
+
+def test_contributing_shows_this_table() -> None:
+    shown: dict[str, str] = {}
+    for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines():
+        if row := re.fullmatch(r"\| (`.+`) \| (.+) \|", line):
+            others = {"all above": ALL_BEFORE, "nothing of fastaug": ""}.get(row[2], row[2].replace("`", ""))
+            shown |= dict.fromkeys(row[1].replace("`", "").split(), others)
+    assert list(shown.items()) == list(MAY_IMPORT.items())
 
 
 def test_no_circle_of_modules() -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(file for folder in ("fastaug", "pipelines", "tools") for file in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("fastaug", "pipelines", "tools", "benchmarks")
+FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
 
 
 def importable_names() -> list[tuple[str, str]]:
@@ -41,8 +42,13 @@ def test_the_test_of_names_finds_names() -> None:
     assert PathFinder.find_spec("yaml", sys.path) is not None
 
 
+def test_few_rooms_at_the_top() -> None:
+    """Each has a line in tests/test_walls.py and in CONTRIBUTING.md."""
+    assert 10 < len([name for folder, name in importable_names() if folder == "fastaug"]) <= 25
+
+
 def test_no_package_of_ours_hides_a_top_level_one() -> None:
-    for name in ("pipelines", "tools", "tests", "recipes", "docs"):
+    for name in ("benchmarks", "pipelines", "tools", "tests", "recipes", "docs"):
         assert not (ROOT / "fastaug" / name).exists()
         assert not (ROOT / "fastaug" / f"{name}.py").exists()
 

@@ -1,0 +1,127 @@
+"""What the meta step costs and how good it is: by engine and against other libraries, over K and f, and per sample.
+
+Sections (--only to choose): `engines`: one hypergradient step by every engine and by other libraries, whole steps in
+units of a plain step, memory, agreement with float64. `overhead`: whole training steps with a meta step every K, next
+to the same training without, taking turns. `frontier`: over K, f and meta batch, the cosine of the mean of 20
+hypergradients with the mean exact one on real digits, with the overhead of its measured parts; table and picture.
+`samples`: a loss weight for every sample at every step: price, memory, and how well wrong labels are found.
+`estimators`: probabilities of operations by score function and by Gumbel-softmax. Best on a quiet machine.
+"""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.meta import estimators, samples
+from benchmarks.meta.frontier import Point, picture, quality
+from benchmarks.meta.overhead import cost_of_parts, point_name, ratios, rows, shared_arms, timed_blocks
+from benchmarks.meta.scene import Size, new_scene
+from benchmarks.peers import report
+
+SECTIONS = ("engines", "overhead", "frontier", "samples", "estimators")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=SECTIONS, default=SECTIONS, help="sections (default: all)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    parser.add_argument("--model", default="resnet18", help="timm's name (default resnet18)")
+    parser.add_argument("--side", type=int, default=64, help="pixels (default 64)")
+    parser.add_argument("--batch", type=int, default=64, help="images (default 64)")
+    parser.add_argument("--images", type=int, default=1600, help="training, meta and test (default 1600)")
+    parser.add_argument("--classes", type=int, default=100, help="(default 100)")
+    parser.add_argument("--rounds", type=int, default=6, help="timed rounds of 40 steps, or of the engines (default 6)")
+    parser.add_argument("--count", type=int, default=20, help="hypergradients that are averaged (default 20)")
+    parser.add_argument("--cadences", nargs="*", type=int, default=[5, 10, 20, 40], help="K, of the frontier")
+    parser.add_argument("--fractions", nargs="*", type=float, default=[0.125, 0.25, 0.5], help="f, of the frontier")
+    parser.add_argument("--meta-images", nargs="*", type=int, default=[64, 256], help="m, of the frontier")
+    parser.add_argument("--half-life", type=float, default=20, help="updates, of the averaged v on the frontier")
+    parser.add_argument("--point", default="40,0.25,64", metavar="K,f,m", help="timed end to end and reported")
+    parser.add_argument("--seeds", type=int, default=3, help="of the study of wrong labels")
+    parser.add_argument("--draws", type=int, default=256, help="of the estimators, a multiple of 16 (default 256)")
+    parser.add_argument(
+        "--peer-python", action="append", default=[], metavar="NAME=PATH", help="of a library's own venv"
+    )
+    parser.add_argument("--png", type=Path, metavar="FILE", help="picture of the frontier")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    return parser.parse_args()
+
+
+def point_of(text: str) -> Point:
+    """K, f and meta images from "K,f,m"."""
+    every, fraction, images = text.split(",")
+    return int(every), float(fraction), int(images)
+
+
+def overhead_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
+    """Whole training steps, end to end."""
+    point = point_of(args.point)
+    with new_scene(size) as scene:
+        blocks = timed_blocks(scene, shared_arms([point]), block=40, rounds=args.rounds, warm=11)
+    report.print_table("training with a meta step", ("arm", "ms/step", "of plain", "of plain, CPU"), rows(blocks))
+    found["overhead"] = blocks
+    wall = ratios(blocks, "plain")
+    found["figures"] |= {
+        "overhead_k10_all": wall["K=10 f=1/4 all"] - 1,
+        "overhead_k10_forward": wall["K=10 f=1/4 forward-only"] - 1,
+        "shared_overhead": wall[point_name(*point)] - 1,
+    }
+
+
+def frontier_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
+    """Cosine and overhead of every point."""
+    grid = args.cadences, args.fractions, args.meta_images
+    with new_scene(size, digits=True) as scene:
+        cosines = quality(scene, *grid, half_life=args.half_life, count=args.count)
+        costs = cost_of_parts(scene, args.fractions, args.meta_images)
+    overhead = {point: 100 * costs[point[1], point[2]] / point[0] for point in itertools.product(*grid)}
+    found["frontier"] = [{"point": p, "overhead_percent": overhead[p], "cosine": cosines[p]} for p in overhead]
+    parts = list(next(iter(cosines.values())))
+    table = [(point_name(*p), f"{overhead[p]:.1f} %", *(f"{c:.3f}" for c in cosines[p].values())) for p in overhead]
+    report.print_table("frontier (overhead from measured meta steps)", ("point", "of a plain step", *parts), table)
+    chosen = point_of(args.point)
+    if chosen in cosines:
+        found["figures"]["shared_cosine"] = cosines[chosen]["all"]
+    if args.png is not None:
+        picture([(p, overhead[p], cosines[p]["all"]) for p in overhead], str(args.png))
+
+
+def engines_section(args: argparse.Namespace, _: Size, found: dict[str, Any]) -> None:
+    """One step by every engine and library, always of benchmarks.meta.task's size."""
+    from benchmarks.meta.measure import HEADER, NAMES, measure, table
+    from benchmarks.meta.task import PARTS
+
+    peer_python = dict(pair.split("=", 1) for pair in args.peer_python)
+    found["engines"], gates = measure(NAMES, list(PARTS), args.rounds, args.threads, peer_python)
+    report.print_table("one step with its hypergradient", HEADER, table(found["engines"]))
+    found["gates"] |= gates
+
+
+def main() -> int:
+    """The exit code."""
+    args = parse()
+    torch.set_num_threads(args.threads)
+    size = Size(args.model, args.side, args.batch, args.classes, args.images)
+    found: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(args).items()}, "gates": {}, "figures": {}}
+    parts = {
+        "engines": engines_section,
+        "overhead": overhead_section,
+        "frontier": frontier_section,
+        "samples": samples.section,
+        "estimators": estimators.section,
+    }
+    for name in args.only:
+        parts[name](args, size, found)
+    report.print_flat(found["gates"], found["figures"])
+    if args.json is not None:
+        report.write_json(args.json, found)
+    return 0 if all(found["gates"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

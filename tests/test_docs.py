@@ -1,0 +1,29 @@
+"""Pages for people who change the code: what they point at exists, and a step is read in as few files as they say."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("CONTRIBUTING.md", "AGENTS.md", "docs/experiments.md", "docs/glossary.md")
+FOLDERS = "fastaug|benchmarks|tools|tests|pipelines|recipes|docs"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_points_at_exists(page: str) -> None:
+    text, here = (ROOT / page).read_text(), (ROOT / page).parent
+    links = [here / link for link in re.findall(r"\]\(([^)#:]+)\)", text)]
+    named = [ROOT / path for path in re.findall(rf"[`( ]((?:{FOLDERS})/[\w./-]*[\w/])[`) ]", text)]
+    assert links or named
+    assert not sorted({str(path) for path in [*links, *named] if not path.exists()})
+    assert all(find_spec(module) for module in re.findall(r"python -m (benchmarks\.\w+)", text))
+
+
+def test_a_step_is_read_in_few_files() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    _, plain, meta = re.split(r"^From the loader to the optimizer.*$|^With a meta step, further:$", text, flags=re.M)
+    counts = [len(set(re.findall(r"^\d+\. \[.+?\]\((fastaug/.+?\.py)\)", part, flags=re.M))) for part in (plain, meta)]
+    assert 5 < counts[0] <= 12
+    assert counts[0] < sum(counts) <= 18

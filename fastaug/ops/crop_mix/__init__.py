@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fastaug.ops.crop_mix.custom_op import crop_mix_op, write_into
-from fastaug.ops.crop_mix.masses import Soften, soft_targets
+from fastaug.ops.crop_mix.masses import soft_targets
 from fastaug.ops.crop_mix.noise_fill import with_noise
 from fastaug.ops.crop_mix.params import CropMixParams, check_params, first_samples, identity_params, to_device
 from fastaug.ops.crop_mix.reference import compute_dtype, normaliser
 from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD, Sampling, sample_crop_mix
+from fastaug.ops.crop_mix.soften import Soften
 from fastaug.targets import SoftTarget, check_labels, check_num_classes
 
 __all__ = [

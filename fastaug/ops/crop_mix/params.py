@@ -1,7 +1,5 @@
 """What one application of the op does to each sample, and the checks that keep it in bounds."""
 
-import functools
-import warnings
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -62,18 +60,6 @@ class CropMixParams:
         """The parameters that `packed` gave."""
         dy, dx, flip, partner = rows[:, :4].long().unbind(1)
         return CropMixParams(dy, dx, flip.bool(), partner, rows[:, 4:].long(), colour[:, :-1], colour[:, -1])
-
-
-@functools.cache
-def has_numba() -> bool:
-    """Whether the formulations for the CPU can run; says once if not."""
-    try:
-        import numba  # noqa: F401
-
-        return True
-    except ImportError:
-        warnings.warn("numba is not installed: crop_mix copies slices on the CPU, some ten times slower", stacklevel=2)
-        return False
 
 
 def on_host(params: CropMixParams) -> bool:

@@ -42,7 +42,10 @@ def crop_mix(
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
 ) -> tuple[Tensor, SoftTarget]:
-    """Images uint8 [N,H,W,C] or float [N,C,H,W] in [0, 1], labels [N] -> [N,C,H,W] channels_last, targets.
+    """Crops, mixes, normalises and casts a batch as `params` say, and gives the soft targets that follow.
+
+    images: uint8 [N,H,W,C], or float [N,C,H,W] in [0, 1]. labels: integers [N]. out: memory for the result, [N,C,H,W]
+    channels_last. Returns `dtype` [N,C,H,W] channels_last, and the targets.
 
     Output pixel (y, x) of sample i is its own view or, in its box, the partner's view at the same place; then
     (x - mean) / std, with mean and std [C] in [0, 1] units, as `dtype`. Gradients reach float images and

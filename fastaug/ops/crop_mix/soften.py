@@ -11,7 +11,7 @@ ON = ("both", "target", "weight", "none")
 
 @dataclass(frozen=True)
 class Soften:
-    """How visibility turns into confidence: Soft Augmentation (Liu et al. 2023) and its joins with mixing.
+    """Settings of how visibility turns into confidence: Soft Augmentation (Liu et al. 2023), and its joins with mixing.
 
     k: exponent of s(v) = 1 - (1 - v)^k, a number or a tensor ([] or [N]) that gradients reach. p_max,
     threshold: confidence p_max from visibility T on. visibility: "area" share, or "iou" of view and image.

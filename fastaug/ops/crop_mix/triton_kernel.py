@@ -1,4 +1,4 @@
-"""The CUDA formulation (Triton): one load and one store per output element, forward and adjoint.
+"""The op and its adjoint as Triton kernels for CUDA: one load and one store per output element.
 
 A program writes a few rows of one sample's memory [H,W,C], `BLOCK` elements of each. All that depends on the column
 alone is worked out before the rows are walked, all that depends on the row alone is a scalar. Each element is loaded

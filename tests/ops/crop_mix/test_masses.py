@@ -97,6 +97,17 @@ def test_one_pass_on_the_host_equals_the_tensors_to_the_bit(case, k, reach, rule
     assert all(torch.equal(a, b) for a, b in zip(masses(params, (h, w), CLASSES, soften), want, strict=True))
 
 
+@pytest.mark.parametrize("rule", ["pixels", "own", "base"])
+def test_one_pass_on_the_host_equals_the_tensors_where_torch_uses_vectors(rule: str) -> None:
+    sampling = Sampling(sigma=0.4, cutmix=1.0, mixup=0.8, mixup_mode="elem")
+    params = sample_crop_mix(Key(0, 0, 0), range(257), (224, 224), sampling)
+    soften = Soften(k=0.7, p_max=0.9, threshold=0.8, rule=rule, visibility="iou")
+    got = cpu.masses(params, (224, 224), CLASSES, soften)
+    with mock.patch.object(definition, "_plain", return_value=False):
+        want = masses(params, (224, 224), CLASSES, soften)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
 @pytest.mark.parametrize(("p_max", "threshold", "match"), [(0.05, 1.0, "p_max"), (1.5, 1.0, "p_max"), (1.0, 0.0, "T")])
 def test_ranges_are_checked_on_the_host_too(p_max: float, threshold: float, match: str) -> None:
     with pytest.raises(ValueError, match=match):

@@ -43,7 +43,7 @@ def forward(
 
 
 def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float]) -> Tensor:
-    """Gradient in the float images [N,H,W,C] of `forward` for one in its output: float32, contiguous."""
+    """Gradient [N,H,W,C] in the output of `forward` -> gradient in its float images: float32, contiguous."""
     gradient = gradient.float().contiguous()
     out = torch.zeros_like(gradient)
     users, edges = partner_users(geometry[:, 3])

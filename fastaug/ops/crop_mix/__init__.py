@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fastaug.ops.crop_mix.custom_op import crop_mix_op, write_into
-from fastaug.ops.crop_mix.masses import Soften, soft_targets
+from fastaug.ops.crop_mix.masses import soft_targets
 from fastaug.ops.crop_mix.noise_fill import with_noise
 from fastaug.ops.crop_mix.params import CropMixParams, check_params, first_samples, identity_params, to_device
 from fastaug.ops.crop_mix.reference import compute_dtype, normaliser
 from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD, Sampling, sample_crop_mix
+from fastaug.ops.crop_mix.soften import Soften
 from fastaug.targets import SoftTarget, check_labels, check_num_classes
 
 __all__ = [
@@ -41,7 +42,10 @@ def crop_mix(
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
 ) -> tuple[Tensor, SoftTarget]:
-    """Images uint8 [N,H,W,C] or float [N,C,H,W] in [0, 1], labels [N] -> [N,C,H,W] channels_last, targets.
+    """Crops, mixes, normalises and casts a batch as `params` say, and gives the soft targets that follow.
+
+    images: uint8 [N,H,W,C], or float [N,C,H,W] in [0, 1]. labels: integers [N]. out: memory for the result, [N,C,H,W]
+    channels_last. Returns `dtype` [N,C,H,W] channels_last, and the targets.
 
     Output pixel (y, x) of sample i is its own view or, in its box, the partner's view at the same place; then
     (x - mean) / std, with mean and std [C] in [0, 1] units, as `dtype`. Gradients reach float images and

@@ -1,7 +1,7 @@
-"""The registered operator `fastaug::crop_mix`: picks a formulation, knows its gradient, safe under torch.compile.
+"""The operator `fastaug::crop_mix` as torch knows it: picks Triton, CPU or reference code, has gradients, compiles.
 
-Linear in the images, so its gradient is an operator of its own, `fastaug::crop_mix_adjoint`, whose gradient is the op
-again without fill and bias: any order of differentiation.
+It is linear in the images, so its gradient is an operator of its own, `fastaug::crop_mix_adjoint`, whose gradient is
+the op again without fill and bias: any order of differentiation.
 """
 
 from collections.abc import Sequence
@@ -10,23 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.cpu import slices
-from fastaug.ops.crop_mix.params import CropMixParams, has_numba
+from fastaug.ops.crop_mix import cpu
+from fastaug.ops.crop_mix.params import CropMixParams
 from fastaug.ops.crop_mix.reference import adjoint_reference, compute_dtype, crop_mix_reference
 
 
-def formulation(device: torch.device, dtype: torch.dtype) -> str:
-    """Which one runs: "triton" on CUDA; on a CPU "cpu" for float32 arithmetic with numba, else "slices"."""
-    if device.type != "cpu":
-        return "triton" if device.type == "cuda" else "reference"
-    return "cpu" if dtype == torch.float32 and has_numba() else "slices"
+def formulation(device: torch.device) -> str:
+    """Which code runs on a device: "triton" on CUDA, "cpu" on a CPU, else "reference"."""
+    return {"cuda": "triton", "cpu": "cpu"}.get(device.type, "reference")
 
 
 def write_into(
     out: Tensor, images: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float], bias: Sequence[float]
 ) -> None:
     """images [N,H,W,C] -> out [N,H,W,C] contiguous; `geometry`, `colour` as `CropMixParams.packed` on their device."""
-    chosen = formulation(images.device, compute_dtype(images.dtype, out.dtype))
+    chosen = formulation(images.device)
     if len(images) == 0:
         return
     if chosen == "triton":
@@ -34,22 +32,10 @@ def write_into(
 
         kernel.forward(images, geometry, colour, scale, bias, out)
     elif chosen == "cpu":
-        from fastaug.ops.crop_mix.cpu import run as cpu
-
         cpu.forward(images, geometry, colour, scale, bias, out)
-    elif chosen == "slices":
-        slices.forward(images, geometry, colour, scale, bias, out)
     else:
         params = CropMixParams.unpacked(geometry, colour)
         out.copy_(crop_mix_reference(images, params, scale, bias, out.dtype).permute(0, 2, 3, 1))
-
-
-def _empty(images: Tensor, dtype: torch.dtype) -> Tensor:
-    if formulation(images.device, compute_dtype(images.dtype, dtype)) == "cpu":
-        from fastaug.ops.crop_mix.cpu import run as cpu
-
-        return cpu.empty(tuple(images.shape), dtype)
-    return torch.empty(images.shape, dtype=dtype, device=images.device)
 
 
 @torch.library.custom_op("fastaug::crop_mix", mutates_args=())
@@ -62,7 +48,8 @@ def crop_mix_op(
     dtype: torch.dtype,
 ) -> Tensor:
     """images [N,H,W,C] uint8 or float -> [N,H,W,C] contiguous `dtype`."""
-    out = _empty(images, dtype)
+    on_cpu = formulation(images.device) == "cpu"
+    out = cpu.empty(tuple(images.shape), dtype) if on_cpu else images.new_empty(images.shape, dtype=dtype)
     write_into(out, images, geometry, colour, scale, bias)
     return out
 
@@ -72,18 +59,15 @@ def crop_mix_adjoint(
     gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float], dtype: torch.dtype
 ) -> Tensor:
     """Gradient [N,H,W,C] in the output -> gradient in images of type `dtype`, contiguous."""
-    kind = compute_dtype(gradient.dtype, dtype)
-    chosen = formulation(gradient.device, kind)
+    chosen = formulation(gradient.device)
     if chosen == "triton":
         from fastaug.ops.crop_mix import triton_kernel as kernel
 
         return kernel.adjoint(gradient, geometry, colour, scale, dtype)
     if chosen == "cpu":
-        from fastaug.ops.crop_mix.cpu import run as cpu
-
-        return cpu.adjoint(gradient, geometry, colour, scale).to(dtype)
+        return cpu.adjoint(gradient, geometry, colour, scale, dtype)
     params = CropMixParams.unpacked(geometry, colour)
-    return adjoint_reference(gradient.to(kind), params, scale).to(dtype)
+    return adjoint_reference(gradient.to(compute_dtype(gradient.dtype, dtype)), params, scale).to(dtype)
 
 
 @crop_mix_op.register_fake

@@ -1,56 +1,20 @@
-"""What a shifted, mixed sample still shows of its two classes: targets in closed form, no pixel is looked at."""
+"""Soft targets of cropped and mixed samples, from the visible area of both images: closed form, no pixel is read.
 
-from dataclasses import dataclass
+Mass: the probability that a target puts on a class by name; what is left is uniform over all classes.
+"""
 
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.params import CropMixParams, has_numba, on_host, to_device
+from fastaug.ops.crop_mix import cpu
+from fastaug.ops.crop_mix.params import CropMixParams, on_host, to_device
+from fastaug.ops.crop_mix.soften import Soften
 from fastaug.targets import (
     SoftTarget,
     mass_confidence,
     mixed_weight,
     other_class_target,
-    soft_augmentation_mass,
 )
-
-ON = ("both", "target", "weight", "none")
-
-
-@dataclass(frozen=True)
-class Soften:
-    """How visibility turns into confidence: Soft Augmentation (Liu et al. 2023) and its joins with mixing.
-
-    k: exponent of s(v) = 1 - (1 - v)^k, a number or a tensor ([] or [N]) that gradients reach. p_max,
-    threshold: confidence p_max from visibility T on. visibility: "area" share, or "iou" of view and image.
-    on: soften the target, the loss weight, both or none (the hard control). rule for pasted boxes: "pixels" s of
-    all that is visible, shared by visible pixels; "own" area lambda times each image's own s; "base" area lambda
-    times s of the base. other: missing confidence goes to an extra class C, not to all; not with mixing.
-    """
-
-    k: float | Tensor = 2.0
-    p_max: float = 1.0
-    threshold: float = 1.0
-    visibility: str = "area"
-    on: str = "both"
-    rule: str = "pixels"
-    other: bool = False
-
-    def __post_init__(self) -> None:
-        choices = {"visibility": ("area", "iou"), "on": ON, "rule": ("pixels", "own", "base")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}")
-        if not isinstance(self.k, Tensor) and not self.k > 0:
-            raise ValueError(f"the softening exponent k must be > 0, found {self.k}; use on='none' for hard targets")
-
-    def curve(self, v: Tensor, classes: int) -> Tensor:
-        """Mass of the label at visible share v, any shape [N, ...]."""
-        v = v / (2 - v) if self.visibility == "iou" else v  # |A & B| / |A | B| of two equal rectangles
-        k = self.k
-        if isinstance(k, Tensor) and k.ndim:
-            k = k.reshape(-1, *[1] * (v.ndim - 1))
-        return soft_augmentation_mass(v, k, classes, self.p_max, self.threshold)
 
 
 def visible_counts(params: CropMixParams, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -70,7 +34,7 @@ def visible_counts(params: CropMixParams, size: tuple[int, int]) -> tuple[Tensor
 
 
 def _plain(params: CropMixParams, classes: int, soften: Soften) -> bool:
-    """Whether `host_masses` will do: no gradient, no device, no error to raise."""
+    """Whether `cpu.masses` gives the same: no gradient, no device, no error to raise."""
     single = params.blend is None or params.blend.dtype == torch.float32
     numbers = not isinstance(soften.k, Tensor) and soften.threshold > 0 and 1 / classes <= soften.p_max <= 1
     return single and numbers and on_host(params)
@@ -78,10 +42,8 @@ def _plain(params: CropMixParams, classes: int, soften: Soften) -> bool:
 
 def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften) -> tuple[Tensor, Tensor]:
     """Masses [N,2] and loss weights [N] of N samples, on the device of `params` (of k, if k is a tensor)."""
-    if _plain(params, classes, soften) and has_numba():
-        from fastaug.ops.crop_mix.cpu.host_masses import masses_on_host
-
-        return masses_on_host(params, size, classes, soften)
+    if _plain(params, classes, soften) and cpu.has_numba():
+        return cpu.masses(params, size, classes, soften)
     pixels = size[0] * size[1]
     parts, whole = visible_counts(params, size)
     pasted, blend = params.pasted(), params.blend

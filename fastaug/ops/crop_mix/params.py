@@ -1,7 +1,5 @@
-"""What one application of the op does to each sample, and the checks that keep it in bounds."""
+"""What the op does to each sample of a batch (shift, flip, box, partner), and the checks that keep it in bounds."""
 
-import functools
-import warnings
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -11,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CropMixParams:
-    """One row for each of N samples, drawn by `sample_crop_mix` or written by hand; pixels, and image units.
+    """Shift, flip, box, partner and fill of N samples, drawn by `sample_crop_mix` or written by hand; in pixels.
 
     dy, dx [N] int64: the view reads at (y + dy, x + dx). flip [N] bool: mirrored left-right before that.
     partner [N] int64: position in the batch of the sample pasted or blended in. box [N,4] int64: top, bottom,
@@ -34,7 +32,7 @@ class CropMixParams:
         return len(self.dy)
 
     def to(self, device: torch.device | str) -> "CropMixParams":
-        """The same rows on `device`."""
+        """The same parameters on `device`."""
         moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "noise"}
         return replace(self, **{k: to_device(v, torch.device(device)) for k, v in moved.items() if v is not None})
 
@@ -54,26 +52,14 @@ class CropMixParams:
         if on_host(self):
             return _packed_on_host(self, height, width, dtype)
         dy, dx = self.dy.clamp(-height, height), self.dx.clamp(-width, width)  # further away shows no more
-        rows = torch.stack([dy, dx, self.flip.long(), self.partner, *self.box.unbind(1)], 1).to(torch.int32)
-        return rows, torch.cat([self.fill, self.own_share()[:, None]], 1).to(dtype)
+        geometry = torch.stack([dy, dx, self.flip.long(), self.partner, *self.box.unbind(1)], 1).to(torch.int32)
+        return geometry, torch.cat([self.fill, self.own_share()[:, None]], 1).to(dtype)
 
     @staticmethod
-    def unpacked(rows: Tensor, colour: Tensor) -> "CropMixParams":
+    def unpacked(geometry: Tensor, colour: Tensor) -> "CropMixParams":
         """The parameters that `packed` gave."""
-        dy, dx, flip, partner = rows[:, :4].long().unbind(1)
-        return CropMixParams(dy, dx, flip.bool(), partner, rows[:, 4:].long(), colour[:, :-1], colour[:, -1])
-
-
-@functools.cache
-def has_numba() -> bool:
-    """Whether the formulations for the CPU can run; says once if not."""
-    try:
-        import numba  # noqa: F401
-
-        return True
-    except ImportError:
-        warnings.warn("numba is not installed: crop_mix copies slices on the CPU, some ten times slower", stacklevel=2)
-        return False
+        dy, dx, flip, partner = geometry[:, :4].long().unbind(1)
+        return CropMixParams(dy, dx, flip.bool(), partner, geometry[:, 4:].long(), colour[:, :-1], colour[:, -1])
 
 
 def on_host(params: CropMixParams) -> bool:
@@ -83,17 +69,17 @@ def on_host(params: CropMixParams) -> bool:
 
 def _packed_on_host(params: CropMixParams, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """`packed` by NumPy's operations, which cost a quarter of torch's at this size."""
-    rows = np.empty((len(params), 8), dtype=np.int32)
-    rows[:, 0] = np.maximum(np.minimum(params.dy.numpy(), height), -height)
-    rows[:, 1] = np.maximum(np.minimum(params.dx.numpy(), width), -width)
-    rows[:, 2], rows[:, 3], rows[:, 4:] = params.flip.numpy(), params.partner.numpy(), params.box.numpy()
+    geometry = np.empty((len(params), 8), dtype=np.int32)
+    geometry[:, 0] = np.maximum(np.minimum(params.dy.numpy(), height), -height)
+    geometry[:, 1] = np.maximum(np.minimum(params.dx.numpy(), width), -width)
+    geometry[:, 2], geometry[:, 3], geometry[:, 4:] = params.flip.numpy(), params.partner.numpy(), params.box.numpy()
     colour = torch.ones(len(params), params.fill.shape[1] + 1, dtype=dtype)
     colour[:, :-1] = params.fill
     if params.blend is not None:
         colour[:, -1] = params.blend
-        top, bottom, left, right = rows[:, 4:].T
+        top, bottom, left, right = geometry[:, 4:].T
         colour.numpy()[(bottom > top) & (right > left), -1] = 1
-    return torch.from_numpy(rows), colour
+    return torch.from_numpy(geometry), colour
 
 
 def identity_params(n: int, fill: Tensor) -> CropMixParams:
@@ -178,14 +164,14 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def first_samples(params: CropMixParams, n: int) -> tuple[Tensor, CropMixParams]:
     """The first `n` samples and whatever partners they need: positions [M] in the batch, and the parameters of those.
 
-    Row i < n of the result shows what sample i showed in the whole batch; rows from n on are there to be partners.
+    Sample i < n of the result shows what sample i showed in the whole batch; those from n on are there to be partners.
     Parameters in host memory.
     """
     others = torch.unique(params.partner[:n])
-    rows = torch.cat([torch.arange(n), others[others >= n]])
+    taken = torch.cat([torch.arange(n), others[others >= n]])
     place = torch.full((len(params),), 0)
-    place[rows] = torch.arange(len(rows))
+    place[taken] = torch.arange(len(taken))
     given = {f.name: getattr(params, f.name) for f in fields(params)}
-    part = {name: value[rows] for name, value in given.items() if value is not None}
-    part["partner"] = torch.where(torch.arange(len(rows)) < n, place[part["partner"]], 0)
-    return rows, CropMixParams(**part)
+    subset = {name: value[taken] for name, value in given.items() if value is not None}
+    subset["partner"] = torch.where(torch.arange(len(taken)) < n, place[subset["partner"]], 0)
+    return taken, CropMixParams(**subset)

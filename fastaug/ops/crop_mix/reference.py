@@ -1,4 +1,4 @@
-"""The definition of the op, in plain torch: any device, any floating type, differentiable in everything."""
+"""The definition of crop_mix in plain torch: any device, any floating type, differentiable in everything; slow."""
 
 from collections.abc import Sequence
 

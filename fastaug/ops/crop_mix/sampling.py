@@ -1,4 +1,4 @@
-"""Draws the parameters of the op on the host; every number is a function of (key, id): `fastaug.seeding`."""
+"""Draws shifts, flips, boxes and shares for the op, on the host; every number depends on (key, sample id) alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The CUDA formulation (Triton): one load and one store per output element, forward and adjoint.
+"""The op and its adjoint as Triton kernels for CUDA: one load and one store per output element.
 
 A program writes a few rows of one sample's memory [H,W,C], `BLOCK` elements of each. All that depends on the column
 alone is worked out before the rows are walked, all that depends on the row alone is a scalar. Each element is loaded
@@ -46,13 +46,17 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     strides,
     scale: tl.constexpr,
     bias: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    C: tl.constexpr,
+    size: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Elements program_id(0) * BLOCK of rows program_id(1) * ROWS of sample program_id(2): out [N,H,W,C] contiguous."""
+    """Elements program_id(0) * BLOCK of rows program_id(1) * ROWS of sample program_id(2): out [N,H,W,C] contiguous.
+
+    size: H, W, C.
+    """
+    H: tl.constexpr = size[0]
+    W: tl.constexpr = size[1]
+    C: tl.constexpr = size[2]
     n = tl.program_id(2)
     kind: tl.constexpr = colour.dtype.element_ty
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -94,9 +98,7 @@ def adjoint_kernel(  # type: ignore[no-untyped-def]
     edges,
     out,
     scale: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    C: tl.constexpr,
+    size: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -104,6 +106,9 @@ def adjoint_kernel(  # type: ignore[no-untyped-def]
 
     Gradients [N,H,W,C] contiguous. The samples that image j is a partner of are users[edges[j]:edges[j + 1]].
     """
+    H: tl.constexpr = size[0]
+    W: tl.constexpr = size[1]
+    C: tl.constexpr = size[2]
     j = tl.program_id(2)
     kind: tl.constexpr = colour.dtype.element_ty
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -159,6 +164,6 @@ def launch(shape: tuple[int, ...]) -> tuple[tuple[int, int, int], dict[str, Any]
     n, height, width, channels = shape
     row = width * channels
     block = min((256, 128), key=lambda size: triton.cdiv(row, size) * size)
-    options = {"H": height, "W": width, "C": channels, "BLOCK": block, "ROWS": ROWS}
+    options = {"size": (height, width, channels), "BLOCK": block, "ROWS": ROWS}
     grid = (triton.cdiv(row, block), triton.cdiv(height, ROWS), n)
     return grid, {**options, "num_warps": 1, "enable_fp_fusion": False}

@@ -92,7 +92,7 @@ def test_probabilities_of_single_images_reach_the_table_of_the_images_shown():
     assert 0 < ((images - plain).abs() > 1e-3).flatten(1).any(1).sum() < N
     found = hypergradient(*problem(part), part.rows)
     assert found["turn"].shape == part.ids.shape
-    assert (found["turn"] != 0).all()
+    assert (found["turn"][torch.isin(part.ids, given.ids[:6])] != 0).all()
 
 
 def test_a_mixed_sample_shows_the_draws_of_both_its_images():

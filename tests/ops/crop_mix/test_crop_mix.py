@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, crop_mix, identity_params, sample_crop_mix
-from fastaug.ops.crop_mix.cpu import run as cpu_formulation
+from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, cpu, crop_mix, identity_params, sample_crop_mix
+from fastaug.ops.crop_mix.cpu import memory as cpu_memory
 from fastaug.ops.crop_mix.custom_op import crop_mix_adjoint, crop_mix_op, formulation
 from fastaug.ops.crop_mix.reference import adjoint_reference, compute_dtype, crop_mix_reference, normaliser
 from fastaug.seeding import Key
@@ -124,7 +124,7 @@ def test_every_element_of_out_is_written(dtype: torch.dtype) -> None:
 def test_streamed_and_cached_stores_agree_at_any_alignment(
     width: int, stream_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_formulation, "STREAM_BYTES", stream_bytes)
+    monkeypatch.setattr(cpu_memory, "STREAM_BYTES", stream_bytes)
     x, params = batch(3, 9, width, torch.uint8), drawn(3, 9, width, torch.uint8)
     memory = torch.full((x.numel() + 7,), float("nan"))
     for skip in (0, 1, 5):
@@ -155,7 +155,7 @@ def test_blocks_that_edges_cut(stream_bytes: int, data: st.DataObject) -> None:
     )
     x = batch(2, 2, width, torch.uint8)
     out = torch.full((2, 2, width, 3), float("nan")).permute(0, 3, 1, 2)
-    with mock.patch.object(cpu_formulation, "STREAM_BYTES", stream_bytes):
+    with mock.patch.object(cpu_memory, "STREAM_BYTES", stream_bytes):
         applied(x, params, torch.float32, out=out)
     assert torch.equal(out, expected(x, params, torch.float32))
 
@@ -310,7 +310,7 @@ WITHOUT_NUMBA = """
 import dataclasses, sys, warnings
 sys.modules["numba"] = None
 import torch
-from fastaug.ops.crop_mix import Sampling, crop_mix, sample_crop_mix
+from fastaug.ops.crop_mix import Sampling, cpu, crop_mix, sample_crop_mix
 from fastaug.ops.crop_mix.custom_op import formulation
 from fastaug.ops.crop_mix.reference import crop_mix_reference, normaliser
 from fastaug.seeding import Key
@@ -329,12 +329,18 @@ with warnings.catch_warnings(record=True) as told:
         assert torch.equal(got, crop_mix_reference(x, params, scale, bias, dtype))
         assert (target.mass.sum(1) < 1).any()
 assert [str(w.message)[:26] for w in told] == ["numba is not installed: cr"], told
-assert formulation(torch.device("cpu"), torch.float32) == "slices"
+assert formulation(torch.device("cpu")) == "cpu"
+assert not cpu.uses_numba(torch.float32)
 """
 
 
 def test_slices_do_without_numba_and_say_so_once() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
-    assert formulation(torch.device("cpu"), torch.float32) == "cpu"
-    assert formulation(torch.device("cpu"), torch.float64) == "slices"
+    assert cpu.uses_numba(torch.float32)
+    assert not cpu.uses_numba(torch.float64)
+
+
+def test_each_kind_of_device_has_its_code() -> None:
+    chosen = {name: formulation(torch.device(name)) for name in ("cuda", "cpu", "meta")}
+    assert chosen == {"cuda": "triton", "cpu": "cpu", "meta": "reference"}

@@ -10,10 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, identity_params, sample_crop_mix
+from fastaug.ops.crop_mix import CropMixParams, Sampling, Soften, cpu, identity_params, sample_crop_mix
 from fastaug.ops.crop_mix import masses as definition
 from fastaug.ops.crop_mix import params as params_module
-from fastaug.ops.crop_mix.cpu.host_masses import masses_on_host
 from fastaug.ops.crop_mix.masses import masses, soft_targets, visible_counts
 from fastaug.seeding import Key
 
@@ -91,11 +90,22 @@ def test_one_pass_on_the_host_equals_the_tensors_to_the_bit(case, k, reach, rule
     if blend is not None:
         params = dataclasses.replace(params, blend=torch.tensor(blend[: len(params)]))
     soften = Soften(k=k, p_max=reach[0], threshold=reach[1], rule=rule, on=on, visibility=visibility)
-    got = masses_on_host(params, (h, w), CLASSES, soften)
+    got = cpu.masses(params, (h, w), CLASSES, soften)
     with mock.patch.object(definition, "_plain", return_value=False):
         want = masses(params, (h, w), CLASSES, soften)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(masses(params, (h, w), CLASSES, soften), want, strict=True))
+
+
+@pytest.mark.parametrize("rule", ["pixels", "own", "base"])
+def test_one_pass_on_the_host_equals_the_tensors_where_torch_uses_vectors(rule: str) -> None:
+    sampling = Sampling(sigma=0.4, cutmix=1.0, mixup=0.8, mixup_mode="elem")
+    params = sample_crop_mix(Key(0, 0, 0), range(257), (224, 224), sampling)
+    soften = Soften(k=0.7, p_max=0.9, threshold=0.8, rule=rule, visibility="iou")
+    got = cpu.masses(params, (224, 224), CLASSES, soften)
+    with mock.patch.object(definition, "_plain", return_value=False):
+        want = masses(params, (224, 224), CLASSES, soften)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize(("p_max", "threshold", "match"), [(0.05, 1.0, "p_max"), (1.5, 1.0, "p_max"), (1.0, 0.0, "T")])

@@ -70,7 +70,7 @@ def compiled(function: Any, pointers: dict[str, str], constants: dict[str, Any],
     """Machine code of a kernel for contiguous, 16-byte aligned [N,224,224,3], without a device."""
     names = function.arg_names
     _, options = kernel.launch((64, 224, 224, 3))
-    constants |= {k: options[k] for k in ("H", "W", "C", "BLOCK", "ROWS")}
+    constants |= {k: options[k] for k in ("size", "BLOCK", "ROWS")}
     signature: dict[str, Any] = {k: pointers.get(k, "constexpr") for k in names}
     fixed = {(names.index(k),): v for k, v in constants.items()}
     if "strides" in names:

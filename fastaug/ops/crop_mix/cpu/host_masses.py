@@ -1,29 +1,21 @@
-"""`masses` for parameters in host memory and a plain exponent k: one pass over the samples, not 70 small operations.
+"""The masses of a batch in host memory in one compiled pass over its samples, in place of 70 small torch operations.
 
 The definition is `masses.py`; results are equal to the bit: every product and sum is rounded to float32 on its own,
 and the power is torch's.
 """
 
-from typing import TYPE_CHECKING
-
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastaug.ops.crop_mix.cpu.compiler import entry, inlined
 from fastaug.ops.crop_mix.params import CropMixParams
-
-if TYPE_CHECKING:
-    from fastaug.ops.crop_mix.masses import Soften
+from fastaug.ops.crop_mix.soften import Soften
 
 ONE = np.float32(1)
 
-jit = numba.njit(cache=True, error_model="numpy")
 
-
-def masses_on_host(
-    params: CropMixParams, size: tuple[int, int], classes: int, soften: "Soften"
-) -> tuple[Tensor, Tensor]:
+def masses_on_host(params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften) -> tuple[Tensor, Tensor]:
     """Masses [N,2] and loss weights [N], float32, of N samples. blend is float32 or None, k, p_max and T in range."""
     n = len(params)
     blend = np.ones(n, dtype=np.float32) if params.blend is None else params.blend.numpy()
@@ -40,19 +32,19 @@ def masses_on_host(
     return torch.from_numpy(mass), torch.from_numpy(weight)
 
 
-@jit
+@inlined
 def _rectangle(dy, dx, height, width):  # type: ignore[no-untyped-def]
     """Where a view shows its image: top, bottom, left, right."""
     return max(0, -dy), min(height, height - dy), max(0, -dx), min(width, width - dx)
 
 
-@jit
+@inlined
 def _common(a, b):  # type: ignore[no-untyped-def]
     """Pixels that two rectangles share."""
     return max(min(a[1], b[1]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[2], b[2]), 0)
 
 
-@jit
+@inlined
 def _counts(shown, i):  # type: ignore[no-untyped-def]
     """Visible pixels of sample i: base outside its box, partner in it; both whole views; pixels of the box."""
     dy, dx, partner, boxes, _, size = shown
@@ -62,7 +54,7 @@ def _counts(shown, i):  # type: ignore[no-untyped-def]
     return (whole[0] - _common(own, box), _common(other, box)), whole, _common(box, box)
 
 
-@jit
+@entry
 def _hide(shown, joins, iou, threshold, out):  # type: ignore[no-untyped-def]
     """(T - v)/T, 0 from v = T on, of both images of every sample: [N,2]; with `joins` of both at once in a box."""
     pixels = np.float32(shown[5][0] * shown[5][1])
@@ -74,7 +66,7 @@ def _hide(shown, joins, iou, threshold, out):  # type: ignore[no-untyped-def]
             out[i, c] = max(ONE - v / threshold, np.float32(0))
 
 
-@jit
+@entry
 def _join(shown, power, reach, classes, joins, base, on, mass, weight):  # type: ignore[no-untyped-def]
     """Masses [N,2] and weights [N] from the power of what is hidden; without softness both stay hard."""
     blend, size = shown[4:]

@@ -1,4 +1,4 @@
-"""The formulation for CPUs without numba, and for float64: slices in torch, one sample after the other, in cache."""
+"""The op in slices of torch, for CPUs without numba and for float64: one sample after the other, in cache."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def forward(
 
 
 def _show(out: Tensor, box: Box, image: Tensor, move: Sequence[int], fill: Tensor) -> None:
-    """The part in `box` of an image's view, with `fill` where it ends, into `out` [H,W,C]."""
+    """What `box` shows of an image's view, with `fill` where it ends, into `out` [H,W,C]."""
     (height, width), (dy, dx, flip), (top, bottom, left, right) = out.shape[:2], move[:3], box
     out[top:bottom, left:right] = fill
     y0, y1, x0, x1 = max(top, -dy), min(bottom, height - dy), max(left, -dx), min(right, width - dx)

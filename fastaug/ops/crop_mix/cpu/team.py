@@ -1,4 +1,4 @@
-"""A loop over samples on the threads that torch already has.
+"""Runs a loop over samples on the OpenMP threads that torch already has.
 
 After each of its own operators torch's OpenMP threads stay awake for some milliseconds, looking for work. Threads of
 our own would fight them for the cores (measured: 3.5-4.3 ms instead of 2.6-2.9 ms a batch on two cores); so the loop is

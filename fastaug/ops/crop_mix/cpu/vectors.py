@@ -1,8 +1,7 @@
-"""LLVM vectors for numba: blocks of pixels loaded, reversed, normalised and stored, by address.
+"""Vector instructions for numba code: blocks of pixels loaded, reversed, normalised and stored, by address.
 
-Any length on any CPU. A compiler finds neither the reversal of pixels nor stores past the caches by itself; and arrays
-that numba hands on cost atomic reference counts, more than a row of pixels does. numba's cache on disk looks at the
-file of a compiled function alone: whoever changes this one has to empty `__pycache__`, or `rows` keeps the old code.
+Written as LLVM vectors of any length for any CPU. A compiler finds neither the reversal of pixels nor stores past the
+caches by itself; and arrays that numba hands on cost atomic reference counts, more than a row of pixels does.
 """
 
 from typing import Any
@@ -11,9 +10,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastaug.ops.crop_mix.cpu.memory import LINE
+
 PIXELS = 16  # pixels in a block: 48 bytes of RGB fit one AVX-512 register, 48 floats fill three
-LINE = 64  # bytes of a cache line
-AHEAD = 4096  # bytes: how far ahead of a block of pixels memory is asked for
+PREFETCH_DISTANCE = 4096  # bytes from a block of pixels to the cache line that is asked for meanwhile
 PLAIN, ADD, STREAM = range(3)  # ways to store
 
 FLOAT, INDEX = ir.FloatType(), ir.IntType(32)
@@ -92,11 +92,11 @@ def copy_bytes(_context: Any, target: Any, source: Any, size: Any, mode: Any) ->
 
 
 @intrinsic
-def fetch_ahead(_context: Any, address: Any) -> Any:
-    """Asks for the cache line AHEAD of the address, which may belong to nobody."""
+def prefetch(_context: Any, address: Any) -> Any:
+    """Asks for the cache line PREFETCH_DISTANCE after the address, which may belong to nobody."""
 
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        pointer = _at(builder, builder.add(args[0], ir.Constant(args[0].type, AHEAD)), ir.IntType(8))
+        pointer = _at(builder, builder.add(args[0], ir.Constant(args[0].type, PREFETCH_DISTANCE)), ir.IntType(8))
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, INDEX, INDEX, INDEX])
         function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
         builder.call(function, [pointer, INDEX(0), INDEX(3), INDEX(1)])  # to read, to every cache, data

@@ -1,4 +1,4 @@
-"""The CPU formulation: every output row is put together from spans and written once.
+"""The row program: puts every row of an output image together from spans of input pixels and writes it once.
 
 A row is: fill | visible span | fill of the own view, cut open where the box is for the partner's. The spans are
 decided by the parameters, so that no pixel asks where it comes from. They are walked in blocks of pixels, by address:
@@ -6,37 +6,27 @@ decided by the parameters, so that no pixel asks where it comes from. They are w
 the blocks that spans cut are put together in a row in the first cache.
 """
 
-import numba
 import numpy as np
 
-from fastaug.ops.crop_mix.cpu.vectors import (
-    ADD,
-    LINE,
-    PIXELS,
-    PLAIN,
-    STREAM,
-    affine_pixels,
-    copy_bytes,
-    fetch_ahead,
-)
-
-jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+from fastaug.ops.crop_mix.cpu.compiler import entry, inlined
+from fastaug.ops.crop_mix.cpu.memory import LINE
+from fastaug.ops.crop_mix.cpu.vectors import ADD, PIXELS, PLAIN, STREAM, affine_pixels, copy_bytes, prefetch
 
 
-@jit
+@inlined
 def _blocks(place, low, high):  # type: ignore[no-untyped-def]
     """Columns of the whole blocks in a span of PIXELS or more: any if `place` is 0, else those that start at one."""
     start = -(-low // PIXELS) * PIXELS if place else low
     return start, start + (high - start) // PIXELS * PIXELS
 
 
-@jit
+@inlined
 def _affine_block(to, x, span, table, size, like, channels, flip, stream):  # type: ignore[no-untyped-def]
     """Block of columns from x on of a span: low, high, and the address of its pixels."""
     low, high, read = span
     pixel = size * len(channels)
     to, read = to + x * 4 * len(channels), read + (high - PIXELS - x if flip else x - low) * pixel
-    fetch_ahead(read)
+    prefetch(read)
     if flip and stream:
         affine_pixels(to, read, table, like, channels, PIXELS, 1, STREAM)
     elif flip:
@@ -47,7 +37,7 @@ def _affine_block(to, x, span, table, size, like, channels, flip, stream):  # ty
         affine_pixels(to, read, table, like, channels, PIXELS, 0, PLAIN)
 
 
-@jit
+@inlined
 def _affine_span(row, place, low, high, read, table, size, like, channels, flip):  # type: ignore[no-untyped-def]
     """Columns low to high of `row`, float32, from pixels at address `read`, times scale plus bias; reversed if `flip`.
 
@@ -63,7 +53,7 @@ def _affine_span(row, place, low, high, read, table, size, like, channels, flip)
     if start > low:
         _affine_block(row, low, span, table, size, like, channels, flip, False)
     for step in range(start, stop, PIXELS):
-        x = start + stop - PIXELS - step if flip else step  # reads go up in memory: prefetching does not turn round
+        x = start + stop - PIXELS - step if flip else step  # read upwards: hardware prefetches no other way
         if place:
             _affine_block(place, x, span, table, size, like, channels, flip, True)
         else:
@@ -72,7 +62,7 @@ def _affine_span(row, place, low, high, read, table, size, like, channels, flip)
         _affine_block(row, high - PIXELS, span, table, size, like, channels, flip, False)
 
 
-@jit
+@inlined
 def _copy_block(to, read, channels, stream):  # type: ignore[no-untyped-def]
     """A block of float32 pixels."""
     for b in range(0, LINE * len(channels), LINE):
@@ -82,7 +72,7 @@ def _copy_block(to, read, channels, stream):  # type: ignore[no-untyped-def]
             copy_bytes(to + b, read + b, LINE, PLAIN)
 
 
-@jit
+@inlined
 def _fill_span(row, place, low, high, read, channels):  # type: ignore[no-untyped-def]
     """The same of a block of equal pixels, float32, at address `read`."""
     count = len(channels)
@@ -102,7 +92,7 @@ def _fill_span(row, place, low, high, read, channels):  # type: ignore[no-untype
         _copy_block(row + 4 * count * (high - PIXELS), read, channels, False)
 
 
-@jit
+@inlined
 def _clipped(low, high, line, dx, height, width):  # type: ignore[no-untyped-def]
     """First and last + 1 of the columns low to high in which a view shows its image."""
     first = min(max(low, -dx), high)
@@ -110,13 +100,13 @@ def _clipped(low, high, line, dx, height, width):  # type: ignore[no-untyped-def
     return (first, stop) if 0 <= line < height else (high, high)
 
 
-@jit
+@inlined
 def _ragged(x):  # type: ignore[no-untyped-def]
     """A bit for the block that an edge of a span at column x cuts, if it cuts one."""
     return np.uint64(x % PIXELS != 0) << np.uint64(x // PIXELS)
 
 
-@jit
+@inlined
 def _view_span(row, place, low, high, y, view, frame, table, like, channels):  # type: ignore[no-untyped-def]
     """Columns low to high of row y of a view: image and fill addresses, dy, dx, flip. Returns the blocks it cuts."""
     image, fill, dy, dx, flip = view
@@ -130,7 +120,7 @@ def _view_span(row, place, low, high, y, view, frame, table, like, channels):  #
     return _ragged(low) | _ragged(first) | _ragged(stop) | _ragged(high)
 
 
-@jit
+@inlined
 def _write_row(to, read, size, stream):  # type: ignore[no-untyped-def]
     """`size` bytes of a finished row to memory; the size is even."""
     head = min(-to % LINE, size) if stream else 0
@@ -146,7 +136,7 @@ def _write_row(to, read, size, stream):  # type: ignore[no-untyped-def]
         copy_bytes(to + b, read + b, 2, PLAIN)
 
 
-@jit
+@inlined
 def _write_blocks(to, read, blocks, channels):  # type: ignore[no-untyped-def]
     """The blocks of a row that spans cut, each where its bit is set, to memory."""
     offset = 0
@@ -157,7 +147,7 @@ def _write_blocks(to, read, blocks, channels):  # type: ignore[no-untyped-def]
         offset += LINE * len(channels)
 
 
-@jit
+@inlined
 def _bfloat16(half, row):  # type: ignore[no-untyped-def]
     """Rounds float32 `row`, seen as uint32, to the bits of bfloat16 in `half`: nearest even, NaN stays NaN."""
     for e in range(np.uint64(len(half))):
@@ -166,7 +156,7 @@ def _bfloat16(half, row):  # type: ignore[no-untyped-def]
         half[e] = np.uint32(0x7FC0) if (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else up
 
 
-@jit
+@inlined
 def _blend(row, second, share):  # type: ignore[no-untyped-def]
     """second := row * share + second * (1 - share)."""
     rest = np.float32(1) - share
@@ -174,7 +164,7 @@ def _blend(row, second, share):  # type: ignore[no-untyped-def]
         second[e] = row[e] * share + second[e] * rest
 
 
-@jit
+@inlined
 def _view(images, n, geometry, colour, table, fill):  # type: ignore[no-untyped-def]
     """What `_view_span` needs to know of sample n; writes its block of fill pixels."""
     _, height, width, count = images.shape
@@ -185,7 +175,7 @@ def _view(images, n, geometry, colour, table, fill):  # type: ignore[no-untyped-
     return np.int64(image), np.int64(fill.ctypes.data), dy, dx, flip
 
 
-@jit
+@inlined
 def _pasted_row(row, place, y, own, other, box, frame, table, like, channels):  # type: ignore[no-untyped-def]
     """Row y of a sample without a blend, normalised; returns the blocks that are left in `row`."""
     top, bottom, left, right = box
@@ -195,7 +185,7 @@ def _pasted_row(row, place, y, own, other, box, frame, table, like, channels):  
     return cut | _view_span(row, place, b, frame[1], y, own, frame, table, like, channels)
 
 
-@jit
+@entry
 def forward(images, geometry, colour, tables, channels, out, stream, work, start, stop):  # type: ignore[no-untyped-def]
     """Samples start to stop: images [N,H,W,C] -> out [N,H,W,C], float32 as uint32 or bfloat16 as uint16.
 
@@ -234,7 +224,7 @@ def forward(images, geometry, colour, tables, channels, out, stream, work, start
             _write_row(place, source, size, stream)
 
 
-@jit
+@inlined
 def _add_span(to, read, table, like, channels, width, flip):  # type: ignore[no-untyped-def]
     """Adds `width` float32 pixels at `read`, times both rows of the table, to those at `to`; reversed if `flip`."""
     pixel = 4 * len(channels)
@@ -249,37 +239,44 @@ def _add_span(to, read, table, like, channels, width, flip):  # type: ignore[no-
         affine_pixels(to + place * pixel, read + x * pixel, table, like, channels, 1, 0, ADD)
 
 
-@jit
-def _add_row(out, gradient, i, y, low, high, view, frame, table, like, channels):  # type: ignore[no-untyped-def]
-    """What columns low to high of output row y of sample i pass on to the image at `out`, seen through `view`."""
+@inlined
+def _add_row(out, gradient, y, low, high, view, frame, table, like, channels):  # type: ignore[no-untyped-def]
+    """What columns low to high of output row y pass on to the image at `out`, seen through `view`.
+
+    gradient: address of the row's gradient.
+    """
     height, width = frame
     dy, dx, flip = view
     first, stop = _clipped(low, high, y + dy, dx, height, width)
     start = width - stop - dx if flip else first + dx
     pixel = 4 * len(channels)
-    read = gradient + ((i * height + y) * width + first) * pixel
+    read = gradient + first * pixel
     _add_span(out + ((y + dy) * width + start) * pixel, read, table, like, channels, stop - first, flip)
 
 
-@jit
+@entry
 def adjoint(gradient, geometry, colour, users, edges, table, channels, out, start, stop):  # type: ignore[no-untyped-def]
-    """Images start to stop of `out` [N,H,W,C], zero before: gradient of `forward`; users[edges[j]:edges[j + 1]]
-    are the samples whose partner is j. Every image is written by one thread: no atomics, the same sum every time.
+    """Gradient of `forward` in images start to stop of `out` [N,H,W,C], which is zero before.
+
+    users[edges[j]:edges[j + 1]] are the samples whose partner is j. Every image is written by one thread: no atomics,
+    the same sum every time.
     """
     height, width, count = gradient.shape[1:]
     frame, like, read, plan = (height, width), np.float32(0), gradient.ctypes.data, table.ctypes.data
+    size = width * count * 4
     for j in range(start, stop):
         view = (np.int64(geometry[j, 0]), np.int64(geometry[j, 1]), np.int64(geometry[j, 2]))
-        to = out.ctypes.data + j * height * width * count * 4
+        to = out.ctypes.data + j * height * size
         table[1, :] = colour[j, count]
         for y in range(height):
+            line = read + (j * height + y) * size
             a, b = (geometry[j, 6], geometry[j, 7]) if geometry[j, 4] <= y < geometry[j, 5] else (0, 0)
-            _add_row(to, read, j, y, 0, a, view, frame, plan, like, channels)
-            _add_row(to, read, j, y, b, width, view, frame, plan, like, channels)
+            _add_row(to, line, y, 0, a, view, frame, plan, like, channels)
+            _add_row(to, line, y, b, width, view, frame, plan, like, channels)
         for i in users[edges[j] : edges[j + 1]]:
             blends = colour[i, count] != 1
             table[1, :] = np.float32(1) - colour[i, count] if blends else np.float32(1)
             top, bottom = (0, height) if blends else (geometry[i, 4], geometry[i, 5])
             left, right = (0, width) if blends else (geometry[i, 6], geometry[i, 7])
             for y in range(top, bottom):
-                _add_row(to, read, i, y, left, right, view, frame, plan, like, channels)
+                _add_row(to, read + (i * height + y) * size, y, left, right, view, frame, plan, like, channels)

@@ -1,6 +1,5 @@
-"""Runs the row programs of `rows` on CPU tensors, on as many threads as torch uses."""
+"""Runs the row program on torch tensors: its tables and scratch memory, on as many threads as torch uses."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,26 +8,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastaug.ops.crop_mix.cpu import rows
+from fastaug.ops.crop_mix.cpu import memory, row_program
 from fastaug.ops.crop_mix.cpu.team import in_threads
+from fastaug.ops.crop_mix.cpu.vectors import PIXELS
 from fastaug.ops.crop_mix.params import partner_users
 
-STREAM_BYTES = 4 << 20  # larger outputs do not stay in cache until the network reads them: write past it
-
 Floats = npt.NDArray[np.float32]
-
-
-def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Uninitialised memory that starts a cache line; a large one in huge pages, which NumPy asks Linux for.
-
-    Touching fresh 4 KiB pages takes several times as long as the op itself.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    if size < STREAM_BYTES:
-        return torch.empty(shape, dtype=dtype)
-    memory = np.empty(size + rows.LINE, dtype=np.uint8)
-    skip = -memory.ctypes.data % rows.LINE
-    return torch.from_numpy(memory[skip : skip + size]).view(dtype).view(shape)
 
 
 def forward(
@@ -52,13 +37,13 @@ def forward(
     arrays = images.numpy(), geometry.numpy(), colour.numpy(), tables, (np.float32(0),) * channels, bits
 
     def run(start: int, stop: int) -> None:
-        rows.forward(*arrays, bits.nbytes >= STREAM_BYTES, _work(width, channels), start, stop)
+        row_program.forward(*arrays, bits.nbytes >= memory.STREAM_BYTES, _work(width, channels), start, stop)
 
     in_threads(run, len(images))
 
 
 def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float]) -> Tensor:
-    """Gradient in the float images [N,H,W,C] of `forward` for one in its output: float32, contiguous."""
+    """Gradient [N,H,W,C] in the output of `forward` -> gradient in its float images: float32, contiguous."""
     gradient = gradient.float().contiguous()
     out = torch.zeros_like(gradient)
     users, edges = partner_users(geometry[:, 3])
@@ -66,7 +51,7 @@ def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[
     fixed = (gradient.numpy(), geometry.numpy(), colour.numpy(), users.numpy(), edges.numpy())
 
     def run(start: int, stop: int) -> None:
-        rows.adjoint(*fixed, _table(scale, scale), channels, out.numpy(), start, stop)
+        row_program.adjoint(*fixed, _table(scale, scale), channels, out.numpy(), start, stop)
 
     in_threads(run, len(out))
     return out
@@ -74,10 +59,10 @@ def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[
 
 def _table(scale: Sequence[float], bias: Sequence[float]) -> Floats:
     """Scale and bias, each repeated for a block of pixels: [2, PIXELS * C] float32."""
-    return np.array([list(scale) * rows.PIXELS, list(bias) * rows.PIXELS], dtype=np.float32)
+    return np.array([list(scale) * PIXELS, list(bias) * PIXELS], dtype=np.float32)
 
 
 def _work(width: int, channels: int) -> tuple[Any, ...]:
-    """Scratch memory of one thread for `rows.forward`."""
-    row, block = (np.empty((2, n * channels), dtype=np.float32) for n in (width, rows.PIXELS))
+    """Scratch memory of one thread for `row_program.forward`."""
+    row, block = (np.empty((2, n * channels), dtype=np.float32) for n in (width, PIXELS))
     return *row, *block, np.empty(width * channels, dtype=np.uint16)

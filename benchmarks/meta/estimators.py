@@ -18,6 +18,7 @@ from benchmarks.meta.scene import Size, Steps, new_scene
 from benchmarks.peers import report
 from fastaug.batch import Batch
 from fastaug.hypergrad import hypergradient
+from fastaug.meta.one_step import OneStep, samples_of
 from fastaug.training.build import Trainer
 
 WARM, SEED = 150, 0
@@ -35,8 +36,8 @@ def section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None
         given = scene.trainer(*PLAIN, NEVER)
         Steps(given)(WARM)
         batch = next(given.loader.batches(given.order.requests(WARM + 1, WARM + 2)))
-        assert given.meta is not None
-        given.meta.validation.renew(given.meta._weights(given.network))
+        assert isinstance(given.meta, OneStep)
+        given.meta.validation.renew(given.meta.weights(given.network))
         u = {name: -value for name, value in given.meta.validation.value().items()}
         reference, _ = draws(given, batch, u, range(args.draws, 2 * args.draws))
         truth, table = reference.mean(0), []
@@ -54,13 +55,13 @@ def section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None
 def draws(trainer: Trainer, batch: Batch, u: dict[str, Tensor], numbers: range) -> tuple[Tensor, float]:
     """The hypergradient in the logits for each draw, [draws, numbers], and seconds a draw."""
     meta = trainer.meta
-    assert meta is not None
-    assert meta.learned.policy is not None
+    assert isinstance(meta, OneStep)
+    logits = {"logits": meta.learned.shared()["policy.policy.logits"]}
     rows, start = [], time.perf_counter()
     for number in numbers:  # an epoch's operations each
-        samples = trainer.augment.part(batch, number, len(batch.ids)).samples
-        problem = meta._problem(meta._weights(trainer.network), samples, SEED)
-        rows.append(hypergradient(problem, u, [meta.learned.policy.logits], "forward")[0].flatten().double())
+        samples = samples_of(trainer.augment.part(batch, number, len(batch.ids)))
+        problem = meta.problem(meta.weights(trainer.network), samples, SEED)
+        rows.append(hypergradient(problem, u, logits, "forward")["logits"].flatten().double())
     return torch.stack(rows), (time.perf_counter() - start) / len(numbers)
 
 

@@ -37,7 +37,7 @@ class PassStep(MetaStep):
             self.validation.value(),
             approximate=self.meta.approximate,
         )
-        problem = self.problem(self.weights(self.network), Samples(images, target), seed)
+        problem = self.problem(self.weights(self.network), Samples(images.float(), target), seed)
         engine = self.engine(problem)
         if engine == "fused":
             return training_pass(problem, u, self.training.model)

@@ -23,7 +23,7 @@ from fastaug.meta.step import MetaStep
 class OneStep(MetaStep):
     """Records the update that a meta step belongs to, then differentiates it."""
 
-    _recorded: RecordedStep | None = None
+    recorded: RecordedStep | None = None  # the update that is differentiated next
 
     @property
     def rates(self) -> InnerRates | None:
@@ -33,20 +33,24 @@ class OneStep(MetaStep):
         return found
 
     def before_update(self, step: int, norm: Tensor) -> None:
-        """Keeps what is needed of the update that is about to happen."""
+        """Keeps what is needed of the update that is about to happen, if a meta step belongs to it."""
         if self.due(step):
-            self._recorded = record_step(
-                self.optimizer,
-                self.network.named_parameters(),
-                norm=norm,
-                max_norm=self.training.recipe.optim.clip_grad,
-                hyperparameters=self.rates is not None,
-                approximate=self.meta.approximate,
-            )
+            self.recorded = self.record(norm)
+
+    def record(self, norm: Tensor) -> RecordedStep:
+        """The coming update; `norm` of its gradient before clipping."""
+        return record_step(
+            self.optimizer,
+            self.network.named_parameters(),
+            norm=norm,
+            max_norm=self.training.recipe.optim.clip_grad,
+            hyperparameters=self.rates is not None,
+            approximate=self.meta.approximate,
+        )
 
     def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
         """The meta step after update `step`, on the first images of its last micro-batch."""
-        recorded, self._recorded = self._recorded, None
+        recorded, self.recorded = self.recorded, None
         if recorded is None or (n := self.images_of(batch)) is None:
             return
         part = self.augment.part(batch, step // self.training.steps_per_epoch, n)

@@ -96,3 +96,33 @@ def cosines(one: Observer, exact: Observer) -> dict[str, float]:
     pieces = (mean.split([p.numel() for p in parameters.values()]) for mean in means)
     pairs = {"all": tuple(means)} | dict(zip(parameters, zip(*pieces, strict=True), strict=True))
     return {name: F.cosine_similarity(cheap, truth, dim=0).item() for name, (cheap, truth) in pairs.items()}
+
+
+def picture(points: Sequence[tuple[Point, float, float]], file: str) -> None:
+    """Overhead to the right, cosine upwards, a mark per point, drawn with Pillow."""
+    from PIL import Image, ImageDraw
+
+    width, height, margin = 900, 560, 60
+    page = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(page)
+    right = max(overhead for _, overhead, _ in points) * 1.15
+    colours = ["#1b6ca8", "#c8553d", "#3c8d40", "#7b4fa3"]
+    cadences = sorted({point[0] for point, _, _ in points})
+
+    def place(overhead: float, cosine: float) -> tuple[float, float]:
+        x = margin + (width - 2 * margin) * overhead / right
+        return x, height - margin - (height - 2 * margin) * max(cosine, 0)
+
+    draw.line([place(0, 1), place(0, 0), place(right, 0)], fill="black")
+    for tick in range(6):
+        draw.text((place(0, tick / 5)[0] - 30, place(0, tick / 5)[1] - 6), f"{tick / 5:.1f}", fill="black")
+        draw.text((place(right * tick / 5, 0)[0] - 12, height - margin + 8), f"{right * tick / 5:.1f}", fill="black")
+    draw.line([place(0, 0.9), place(right, 0.9)], fill="#bbbbbb")
+    draw.text((width // 2 - 120, height - 25), "meta step, % of a plain training step", fill="black")
+    draw.text((10, 10), "cosine of 20 averaged hypergradients with the exact ones", fill="black")
+    for (every, fraction, images), overhead, cosine in points:
+        x, y = place(overhead, cosine)
+        colour = colours[cadences.index(every) % len(colours)]
+        draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour)
+        draw.text((x + 6, y - 6), point_name(every, fraction, images), fill=colour)
+    page.save(file)

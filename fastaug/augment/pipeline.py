@@ -12,8 +12,6 @@ from torch import Tensor
 
 from fastaug.augment.erasing import Cutout, RandomErasing
 from fastaug.augment.feature_cutmix import HiddenCutMix
-from fastaug.augment.fixed.base import Policy
-from fastaug.augment.fixed.build import build_policy
 from fastaug.batch import Batch
 from fastaug.hypergrad.problem import Samples
 from fastaug.meta.parameters import MetaParameters
@@ -46,7 +44,10 @@ class Part(NamedTuple):
 
 
 class BatchAugment:
-    """The augmentation of one run; `hidden` mixes inside the network, `learned` is what a meta step changes."""
+    """The augmentation of one run, behind the fixed policy that its loader applies.
+
+    `hidden` mixes inside the network, `learned` is what a meta step changes.
+    """
 
     def __init__(
         self,
@@ -59,9 +60,6 @@ class BatchAugment:
         augment, side = recipe.augment, recipe.data.img_size
         self.outputs = classes + augment.other_class  # of the network
         self.size = (side, side)
-        self.policy: Policy | None = build_policy(
-            augment.aa, img_size=side, mean=recipe.data.mean, color_jitter=augment.color_jitter
-        )
         self.erasing: list[RandomErasing | Cutout] = []
         if augment.reprob:
             erasing = RandomErasing(augment.reprob, self.size, augment.remode, augment.recount)  # type: ignore[arg-type]
@@ -151,8 +149,6 @@ class BatchAugment:
         """Images and targets of a batch under `params` and the learned weights [N] of its samples."""
         data, seed = self.recipe.data, self.recipe.run.seed
         images = batch.images
-        if self.policy is not None:
-            images = self.policy.apply(images, self.policy.sample(Key(seed, epoch, Stream.POLICY), batch.draws))
         if self._policy() is not None:
             images = self._transformed(images.permute(0, 3, 1, 2) / 255, batch, epoch)
         images, target = crop_mix(

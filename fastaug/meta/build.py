@@ -9,7 +9,7 @@ from torch import nn
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.console import Console
-from fastaug.data.build import DataParts, meta_loader
+from fastaug.data.build import DataParts
 from fastaug.data.sampler import Order
 from fastaug.distributed import over_processes
 from fastaug.errors import DataError, RecipeError
@@ -18,6 +18,7 @@ from fastaug.meta.parameters import MetaParameters
 from fastaug.meta.step import MetaStep
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
+from fastaug.training.build_data import meta_loader
 
 
 def build_learned(

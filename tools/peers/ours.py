@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from fastaug.data.build import find_data, training_loader
 from fastaug.data.sampler import Order
 from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
+from fastaug.training.build_data import find_data, training_loader
 from peers.job import Job, Stream
 
 RECIPE = Path(__file__).with_name("recipe.yaml")

@@ -46,7 +46,8 @@ class Part(NamedTuple):
 class BatchAugment:
     """The augmentation of one run, behind the fixed policy that its loader applies.
 
-    `hidden` mixes inside the network, `learned` is what a meta step changes.
+    `hidden` mixes inside the network, `learned` is what a meta step changes. `dtype` is that of training images:
+    bfloat16 saves half of the writing where autocast rounds them to it anyway, in the network's first layer.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class BatchAugment:
         classes: int,
         hidden: HiddenCutMix | None = None,
         learned: MetaParameters | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.recipe, self.classes, self.hidden, self.learned = recipe, classes, hidden, learned
+        self.recipe, self.classes, self.hidden, self.learned, self.dtype = recipe, classes, hidden, learned, dtype
         augment, side = recipe.augment, recipe.data.img_size
         self.outputs = classes + augment.other_class  # of the network
         self.size = (side, side)
@@ -122,13 +124,16 @@ class BatchAugment:
 
     @torch.no_grad()
     def training(self, batch: Batch, epoch: int) -> tuple[Tensor, SoftTarget]:
-        """Augmented images [N, 3, S, S] float32, channels last, and their targets; nothing of it on a graph."""
+        """Augmented images [N, 3, S, S] `dtype`, channels last, and their targets; nothing of it on a graph."""
         table = None if self.learned is None else self.learned.weights
         weights = None if table is None else table(batch.ids)
-        return self._padded(*self._apply(batch, epoch, self.sample(batch, epoch), weights))
+        return self._padded(*self._apply(batch, epoch, self.sample(batch, epoch), weights, self.dtype))
 
     def part(self, batch: Batch, epoch: int, n: int) -> Part:
-        """The first `n` samples of what `training` gave, bit for bit, on the graph of what is learned."""
+        """The first `n` samples of what `training` gave, on the graph of what is learned.
+
+        Bit for bit, but float32 images whatever `dtype` is: autocast rounds them where it rounds those.
+        """
         assert self.learned is not None
         rows, params = first_samples(self.sample(batch, epoch), n)
         part = Batch(*(field[rows.to(field.device)] for field in batch))
@@ -136,7 +141,7 @@ class BatchAugment:
         table = self.learned.weights
         leaf = None if table is None else table.rows(ids)
         weights = None if table is None or leaf is None else leaf[position.to(leaf.device)]
-        images, target = self._apply(part, epoch, params, weights)
+        images, target = self._apply(part, epoch, params, weights, torch.float32)
         chance = self._log_probability(part, epoch, params)
         classes, mass, weight = (field[:n] for field in target[:3])
         return Part(
@@ -144,15 +149,22 @@ class BatchAugment:
         )
 
     def _apply(
-        self, batch: Batch, epoch: int, params: CropMixParams, weights: Tensor | None
+        self, batch: Batch, epoch: int, params: CropMixParams, weights: Tensor | None, dtype: torch.dtype
     ) -> tuple[Tensor, SoftTarget]:
-        """Images and targets of a batch under `params` and the learned weights [N] of its samples."""
+        """Images of type `dtype` and targets of a batch under `params` and the learned weights [N] of its samples."""
         data, seed = self.recipe.data, self.recipe.run.seed
         images = batch.images
         if self._policy() is not None:
             images = self._transformed(images.permute(0, 3, 1, 2) / 255, batch, epoch)
         images, target = crop_mix(
-            images, batch.labels, params, classes=self.classes, soften=self.soften, mean=data.mean, std=data.std
+            images,
+            batch.labels,
+            params,
+            classes=self.classes,
+            soften=self.soften,
+            mean=data.mean,
+            std=data.std,
+            dtype=dtype,
         )
         for erasing in self.erasing:
             images = erasing.apply(images, erasing.sample(Key(seed, epoch, Stream.ERASE), batch.draws))

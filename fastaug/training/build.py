@@ -112,7 +112,8 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer)
-    augment = BatchAugment(recipe, len(parts.classes), hidden, learned)
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    augment = BatchAugment(recipe, len(parts.classes), hidden, learned, dtype)
     rates = None if learned is None else learned.optim
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
     ema = build_ema(recipe.model, network)

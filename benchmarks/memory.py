@@ -31,9 +31,9 @@ def our_batches(root: Path, workers: int, epochs: int) -> Iterator[None]:
     """Our loader; gives way after every epoch."""
     from accelerate import Accelerator
 
-    from fastaug.data.build import find_data, training_loader
     from fastaug.data.sampler import Order
     from fastaug.recipe.schema import Recipe
+    from fastaug.training.build_data import find_data, training_loader
 
     recipe, accelerator = Recipe(), Accelerator(cpu=True)
     recipe.data.root, recipe.data.threads, recipe.data.img_size = str(root), workers, SIDE

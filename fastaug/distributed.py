@@ -13,7 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_f
 from torch import Tensor
 
 from fastaug.errors import NonFiniteError, PeerError, RecipeError
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import Recipe, Train
 
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by the launcher
 
@@ -46,6 +46,8 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         raise PeerError(
             f"the processes cannot be joined: {error}; start them with accelerate launch or torchrun"
         ) from error
+    if not cpu:
+        choose_kernels(recipe.train)
     accelerator.gradient_accumulation_steps = 1  # an environment variable must not rescale the loss: train.accumulate
     expected = max(int(os.environ.get("WORLD_SIZE", "1")), _asked_of_launcher())
     if accelerator.num_processes != expected:
@@ -54,6 +56,13 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             "each would train alone. Start CPU processes with torchrun --nproc-per-node N"
         )
     return accelerator
+
+
+def choose_kernels(train: Train) -> None:
+    """Speed of a GPU that train.cudnn_benchmark and train.tf32 ask for, for the whole process (not yet measured)."""
+    torch.backends.cudnn.benchmark = train.cudnn_benchmark
+    torch.backends.cudnn.allow_tf32 = train.tf32
+    torch.set_float32_matmul_precision("high" if train.tf32 else "highest")
 
 
 def _asked_of_launcher() -> int:

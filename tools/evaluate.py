@@ -46,12 +46,12 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     """Prints the figures and writes them where asked."""
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.console import Console
-    from fastaug.data.build import evaluation_loader, find_data
     from fastaug.distributed import build_accelerator
     from fastaug.evaluation.evaluate import Evaluator
     from fastaug.provenance import versions
     from fastaug.training import checkpoint
     from fastaug.training.build import build_network
+    from fastaug.training.build_data import evaluation_loader, find_data
     from fastaug.training.trainer_state import load_weights
 
     path, recipe = checkpoint_and_recipe(arguments)

@@ -37,9 +37,9 @@ def main() -> int:
     arguments = parse()
     try:
         recipe = read_recipe(arguments.recipe, arguments.overrides)
-        from fastaug.data.build import find_data
         from fastaug.data.label_files import noisy_labels
         from fastaug.distributed import build_accelerator
+        from fastaug.training.build_data import find_data
 
         parts = find_data(recipe, build_accelerator(recipe))
         if parts.index is None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.meta.overhead import SHARED, STILL
+from benchmarks.meta.overhead import SHARED, STILL, point_name
 from benchmarks.meta.scene import Scene, Steps
 from fastaug.batch import Batch
 from fastaug.meta.one_step import OneStep

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from benchmarks.peers.job import Job, Stream
-from fastaug.data.build import find_data, training_loader
 from fastaug.data.sampler import Order
 from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
+from fastaug.training.build_data import find_data, training_loader
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 

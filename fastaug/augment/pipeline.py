@@ -11,8 +11,6 @@ from torch import Tensor
 
 from fastaug.augment.erasing import Cutout, RandomErasing
 from fastaug.augment.feature_cutmix import HiddenCutMix
-from fastaug.augment.fixed.base import Policy
-from fastaug.augment.fixed.build import build_policy
 from fastaug.augment.learned_effects import LearnedEffects, Part, View
 from fastaug.batch import Batch
 from fastaug.ops.crop_mix import (
@@ -30,7 +28,11 @@ from fastaug.targets import SoftTarget, hard_target, smoothed
 
 
 class BatchAugment:
-    """The augmentation of one run; `hidden` mixes inside the network, `learned` is what a meta step changes."""
+    """The augmentation of one run, behind the fixed policy that its loader applies.
+
+    `hidden` mixes inside the network, `learned` is what a meta step changes. `dtype` is that of training images:
+    bfloat16 saves half of the writing where autocast rounds them to it anyway, in the network's first layer.
+    """
 
     def __init__(
         self,
@@ -38,15 +40,13 @@ class BatchAugment:
         classes: int,
         hidden: HiddenCutMix | None = None,
         learned: LearnedEffects | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.recipe, self.classes, self.hidden = recipe, classes, hidden
+        self.recipe, self.classes, self.hidden, self.dtype = recipe, classes, hidden, dtype
         self.learned = LearnedEffects() if learned is None else learned
         augment, side = recipe.augment, recipe.data.img_size
         self.outputs = classes + augment.other_class  # of the network
         self.size = (side, side)
-        self.policy: Policy | None = build_policy(
-            augment.aa, img_size=side, mean=recipe.data.mean, color_jitter=augment.color_jitter
-        )
         self.erasing: list[RandomErasing | Cutout] = []
         if augment.reprob:
             erasing = RandomErasing(augment.reprob, self.size, augment.remode, augment.recount)  # type: ignore[arg-type]
@@ -109,19 +109,22 @@ class BatchAugment:
 
     @torch.no_grad()
     def training(self, batch: Batch, epoch: int) -> tuple[Tensor, SoftTarget]:
-        """Augmented images [N, 3, S, S] float32, channels last, and their targets; nothing of it on a graph."""
+        """Augmented images [N, 3, S, S] `dtype`, channels last, and their targets; nothing of it on a graph."""
         view = self._view(batch, epoch, self.sample(batch, epoch), self.learned.rows(batch.ids))
-        return self._padded(*self._apply(view, epoch))
+        return self._padded(*self._apply(view, epoch, self.dtype))
 
     def part(self, batch: Batch, epoch: int, n: int) -> Part:
-        """The first `n` samples of what `training` gave, bit for bit, on the graph of what is learned."""
+        """The first `n` samples of what `training` gave, on the graph of what is learned.
+
+        Bit for bit, but float32 images whatever `dtype` is: autocast rounds them where it rounds those.
+        """
         chosen, params = first_samples(self.sample(batch, epoch), n)
         batch = Batch(*(field[chosen.to(field.device)] for field in batch))
         ids, position = torch.unique(batch.ids, return_inverse=True)
         leaves = self.learned.rows(ids)
         rows = {name: leaf[position.to(leaf.device)] for name, leaf in leaves.items()}
         view = self._view(batch, epoch, params, rows)
-        images, target = self._apply(view, epoch)
+        images, target = self._apply(view, epoch, torch.float32)
         chance = self.learned.log_probability(view)
         first = SoftTarget(*(None if field is None else field[:n] for field in target))  # type: ignore[arg-type]
         return Part(images[:n], first, None if chance is None else chance[:n], ids, leaves)
@@ -129,12 +132,10 @@ class BatchAugment:
     def _view(self, batch: Batch, epoch: int, params: CropMixParams, rows: dict[str, Tensor]) -> View:
         return View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), rows)
 
-    def _apply(self, view: View, epoch: int) -> tuple[Tensor, SoftTarget]:
-        """Images and targets of a batch: policies, the fused op, erasing, CutMix in the network, learned targets."""
+    def _apply(self, view: View, epoch: int, dtype: torch.dtype) -> tuple[Tensor, SoftTarget]:
+        """Images of type `dtype` and targets: learned policy, fused op, erasing, feature CutMix, learned targets."""
         batch, data, seed = view.batch, self.recipe.data, self.recipe.run.seed
         images = batch.images
-        if self.policy is not None:
-            images = self.policy.apply(images, self.policy.sample(Key(seed, epoch, Stream.POLICY), batch.draws))
         if self.learned.acts_on_images:
             images = self.learned.images(images.permute(0, 3, 1, 2) / 255, view)
         images, target = crop_mix(
@@ -145,6 +146,7 @@ class BatchAugment:
             soften=self.learned.soften(self.soften),
             mean=data.mean,
             std=data.std,
+            dtype=dtype,
         )
         for erasing in self.erasing:
             images = erasing.apply(images, erasing.sample(Key(seed, epoch, Stream.ERASE), batch.draws))

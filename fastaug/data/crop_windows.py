@@ -1,5 +1,6 @@
 """Crop windows as integers [N, 4] (top, left, height, width), drawn or computed for images of known size."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ def center(heights: Ints, widths: Ints, side: int, crop_pct: float) -> Windows:
 
 
 def random_resized(
-    key: Key, ids: Ints, heights: Ints, widths: Ints, side: int, scale: list[float], ratio: list[float]
+    key: Key, ids: Ints, heights: Ints, widths: Ints, side: int, scale: Sequence[float], ratio: Sequence[float]
 ) -> Windows:
     """Random resized crops ("Going deeper with convolutions", arXiv:1409.4842; torchvision's rules), keyed by id.
 

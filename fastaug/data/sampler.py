@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.errors import DataError
-from fastaug.recipe.schema import SMALLEST_BATCH
 from fastaug.seeding import Key, Stream, copies_of, permuted
 
 Ids = npt.NDArray[np.int64]
@@ -71,8 +70,8 @@ class Order:
     def steps_per_epoch(self) -> int:
         return -(-self.samples_per_epoch // self.batch_size)
 
-    def check(self) -> None:
-        """DataError unless every process has at least two images of every update."""
+    def check(self, smallest: int) -> None:
+        """DataError unless every micro-batch of an epoch has `smallest` images or more (BatchNorm needs two)."""
         pieces = self.world * self.accumulate
         spread = f"{self.world} processes x {self.accumulate} micro-batches"
         if len(self.ids) < self.batch_size:
@@ -84,11 +83,11 @@ class Order:
             ("every", self.batch_size),
             ("the last", self.samples_per_epoch % self.batch_size),
         ):
-            smallest = int(np.diff(piece_bounds(size, pieces, self.group)).min()) if size else SMALLEST_BATCH
-            if smallest < SMALLEST_BATCH:
+            least = int(np.diff(piece_bounds(size, pieces, self.group)).min()) if size else smallest
+            if least < smallest:
                 raise DataError(
                     f"train.batch_size: {name} batch of an epoch has {size} images for {spread}, which leaves one "
-                    f"of them with {smallest}; choose another train.batch_size, or train.drop_last=true"
+                    f"of them with {least}; choose another train.batch_size, or train.drop_last=true"
                 )
 
     def position(self, step: int) -> int:

@@ -113,6 +113,8 @@ class Train:
     accumulate: int = limits(1, low=1)  # micro-batches per update and process
     precision: str = limits("no", choices=("no", "bf16", "fp16"))  # of autocast
     drop_last: bool = False  # leave out the smaller last batch of an epoch
+    cudnn_benchmark: bool = True  # on a GPU: try several convolution kernels for each new shape and keep the fastest
+    tf32: bool = True  # on a GPU: matrix products and convolutions of float32 in TensorFloat-32
 
 
 @dataclass

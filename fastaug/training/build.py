@@ -12,7 +12,7 @@ from torch import nn
 from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.console import Console
-from fastaug.data.build import DataParts, evaluation_loader, find_data, meta_loader, training_loader
+from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
@@ -24,7 +24,8 @@ from fastaug.meta.build import build_learned, build_meta, build_validation
 from fastaug.meta.step import NoMetaStep, Training
 from fastaug.nets.model import build_ema, build_model
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
+from fastaug.training.build_data import evaluation_loader, find_data, meta_loader, training_loader
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.train_meter import TrainMeter
 
@@ -90,7 +91,7 @@ def build_order(recipe: Recipe, accelerator: Accelerator, splits: Splits) -> Ord
         drop_last=recipe.train.drop_last,
         repeats=recipe.augment.repeats,
     )
-    order.check()
+    order.check(SMALLEST_BATCH)
     return order
 
 
@@ -111,7 +112,8 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer)
-    augment = BatchAugment(recipe, len(parts.classes), hidden, learned)
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    augment = BatchAugment(recipe, len(parts.classes), hidden, learned, dtype)
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
     set_rate = build_schedule(recipe.optim, optimizer, **updates)
     ema = build_ema(recipe.model, network)

@@ -135,7 +135,7 @@ def test_evaluation_covers_every_id_once_with_the_same_batches_at_any_world(coun
 
 
 def checked(images: int, batch_size: int, **kwargs: int) -> None:
-    Order(np.arange(images), 0, batch_size, **kwargs).check()
+    Order(np.arange(images), 0, batch_size, **kwargs).check(2)
 
 
 def test_check_names_a_batch_larger_than_the_split() -> None:
@@ -164,10 +164,10 @@ def test_check_names_a_last_batch_too_small_unless_it_is_dropped() -> None:
 def test_check_passes_exactly_when_every_piece_has_two_images(order: Order) -> None:
     sizes = [len(r.ids) for rank in range(order.world) for r in of_rank(order, rank).requests(0, order.steps_per_epoch)]
     if min(sizes) >= 2:
-        order.check()
+        order.check(2)
     else:
         with pytest.raises(DataError, match=r"train\.batch_size"):
-            order.check()
+            order.check(2)
 
 
 @settings(deadline=None, max_examples=50)

@@ -54,6 +54,20 @@ def test_same_pixels_labels_and_ids_as_on_the_cpu(
             assert difference <= MEAN_DIFFERENCE
 
 
+@pytest.mark.parametrize("loader", ["dali", "resident", "synthetic"])
+def test_a_fixed_policy_is_applied_on_the_host_with_the_pixels_of_the_cpu(
+    device: torch.device, make_trainer: Callable[..., Trainer], jpeg_folder: Callable[..., Path], loader: str
+) -> None:
+    words = [f"data.loader={loader}", "augment.aa=ta_wide"]
+    words += ["data.test_fraction=0"] if loader == "synthetic" else [f"data.root={jpeg_folder(images=16)}"]
+    words += ["data.crop=center"] if loader == "resident" else []
+    expected = training(make_trainer(torch.device("cpu"), *words), 3)
+    for want, got in zip(expected, training(make_trainer(device, *words), 3), strict=True):
+        assert got.images.device.type == got.labels.device.type == device.type
+        assert torch.equal(got.images.cpu(), want.images)
+        assert torch.equal(got.labels.cpu(), want.labels)
+
+
 def test_a_held_batch_stays_as_it_was(
     device: torch.device, make_trainer: Callable[..., Trainer], jpeg_folder: Callable[..., Path]
 ) -> None:

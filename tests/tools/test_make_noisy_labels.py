@@ -9,9 +9,9 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
-from fastaug.data.build import find_data
 from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
+from fastaug.training.build_data import find_data
 
 REPO = Path(__file__).resolve().parents[2]
 CLASSES = ("cat", "dog", "emu")

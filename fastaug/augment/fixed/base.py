@@ -1,34 +1,56 @@
-"""What a fixed augmentation policy is: applied to uint8 batches between the loader's crop and the fused op.
+"""What a fixed augmentation policy is: uint8 images between the loader's crop and the fused op.
 
 Sampling is a function of (key, id) alone and gives one plain value per image: what will be done to it.
-Applying is a pure function of image and value, so a batch may be cut in pieces and spread over threads. The
-operations are Pillow's on every device: torchvision's on tensors give other pixels and are slower on a CPU
-(Sharpness 15 times). A batch on a device travels to the host and back: augment before the upload.
+Applying is a pure function of image and value, so a loader spreads the images of a batch over its threads, before they
+go to the device. The operations are Pillow's on every device: torchvision's on tensors give other pixels and are slower
+on a CPU (Sharpness 15 times).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fastaug.seeding import IdArray, Key
 
+Pixels = npt.NDArray[np.uint8]
 
-class Policy(Protocol):
-    """What every policy does."""
 
+class Policy(ABC):
+    """A fixed policy: draws by (key, id), and what they do to an image. Any number of threads may use it at once."""
+
+    @abstractmethod
     def sample(self, key: Key, ids: IdArray) -> list[Any]:
         """What happens to each image, [N] values on the host; entry i depends on (key, ids[i]) alone."""
 
+    @abstractmethod
+    def transformed(self, image: Image.Image, value: Any) -> Image.Image:
+        """The image under one value of `sample`; draws nothing."""
+
+    def apply_one(self, image: Pixels, value: Any) -> Pixels:
+        """uint8 [H,W,3] under one value of `sample`; an empty value leaves the image as it is."""
+        return np.asarray(self.transformed(Image.fromarray(image), value)) if value else image
+
     def apply(self, images: Tensor, params: Sequence[Any]) -> Tensor:
-        """Augmented copy of uint8 images [N,H,W,3]; draws nothing."""
+        """Augmented copy of uint8 images [N,H,W,3] under the values of `sample`, one image after the other."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images must be uint8 [N,H,W,3], found {images.dtype} {tuple(images.shape)}")
+        if len(params) != len(images):
+            raise ValueError(f"{len(images)} images with the parameters of {len(params)}")
+        host = np.ascontiguousarray(images.cpu().numpy())
+        out = np.empty(host.shape, dtype=np.uint8)
+        for image, value, result in zip(host, params, out, strict=True):
+            result[:] = self.apply_one(image, value)
+        return torch.from_numpy(out).to(images.device)
 
 
-class InOrder:
-    """Policies one after the other."""
+class InOrder(Policy):
+    """Policies one after the other; for each image, one value per policy."""
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self.policies = tuple(policies)
@@ -37,21 +59,8 @@ class InOrder:
         """For each image, one value per policy."""
         return list(zip(*(policy.sample(key, ids) for policy in self.policies), strict=True))
 
-    def apply(self, images: Tensor, params: Sequence[Any]) -> Tensor:
-        """Augmented copy of uint8 images [N,H,W,3]."""
-        for j, policy in enumerate(self.policies):
-            images = policy.apply(images, [values[j] for values in params])
-        return images
-
-
-def apply_each(images: Tensor, params: Sequence[Any], one: Callable[[Image.Image, Any], Image.Image]) -> Tensor:
-    """one(image, value) for every image of uint8 [N,H,W,3]; an empty value leaves the image as it is."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"images must be uint8 [N,H,W,3], found {images.dtype} {tuple(images.shape)}")
-    if len(params) != len(images):
-        raise ValueError(f"{len(images)} images with the parameters of {len(params)}")
-    host = images.cpu().numpy()
-    out = np.empty(host.shape, dtype=np.uint8)
-    for pixels, value, result in zip(host, params, out, strict=True):
-        result[:] = np.asarray(one(Image.fromarray(pixels), value)) if value else pixels
-    return torch.from_numpy(out).to(images.device)
+    def transformed(self, image: Image.Image, value: Sequence[Any]) -> Image.Image:
+        """The image under every policy in turn."""
+        for policy, own in zip(self.policies, value, strict=True):
+            image = policy.transformed(image, own) if own else image
+        return image

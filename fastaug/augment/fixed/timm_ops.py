@@ -4,7 +4,6 @@ timm draws while it applies. Here its transforms run on a tuple that records the
 image: what will be done is known, as a value, before a pixel is touched.
 """
 
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 from timm.data import auto_augment as library
-from torch import Tensor
 
-from fastaug.augment.fixed.base import Policy, apply_each
-from fastaug.augment.fixed.seeded_draws import draw_each
+from fastaug.augment.fixed.base import Policy
+from fastaug.augment.fixed.seeded_draws import SeededModule
 from fastaug.recipe.policy_names import PolicyName
 from fastaug.seeding import IdArray, Key
 
+SEEDED = SeededModule("timm.data.auto_augment")  # draws; `library` itself is timm's own and only works on pixels
 RESAMPLE = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic")}
 
 
@@ -43,43 +42,52 @@ def timm_policy(name: PolicyName, mean: Sequence[float], interpolation: str | No
     hparams: dict[str, Any] = {"img_mean": tuple(min(255, round(255 * x)) for x in mean)}
     if interpolation is not None:
         hparams["interpolation"] = RESAMPLE[interpolation]
-    if name.family == "rand":
-        return TimmPolicy(library.rand_augment_transform(name.text, hparams))
-    if name.family == "augmix":
-        return AugMix(library.augment_and_mix_transform(name.text, {**hparams, "translate_pct": 0.3}))
-    return TimmPolicy(library.auto_augment_transform(name.text, hparams))
+    return AugMix(name, hparams) if name.family == "augmix" else TimmPolicy(name, hparams)
 
 
-class TimmPolicy:
+class TimmPolicy(Policy):
     """RandAugment or AutoAugment: params are the operations of each image, in order."""
 
-    def __init__(self, transform: library.RandAugment | library.AutoAugment) -> None:
-        chains = transform.policy if isinstance(transform, library.AutoAugment) else [transform.ops]
-        self.fill = _record([op for chain in chains for op in chain])
-        self.transform = transform
+    def __init__(self, name: PolicyName, hparams: dict[str, Any]) -> None:
+        self.made_of = name, hparams
+        module: Any = SEEDED.module
+        if name.family == "rand":
+            self.transform = module.rand_augment_transform(name.text, hparams)
+            self.fill = _record(self.transform.ops)
+        else:
+            self.transform = module.auto_augment_transform(name.text, hparams)
+            self.fill = _record([op for chain in self.transform.policy for op in chain])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TimmPolicy, self.made_of  # the classes of a copy of timm cannot be pickled
 
     def sample(self, key: Key, ids: IdArray) -> list[tuple[Op, ...]]:
         """The operations of each image; an operation skipped by its probability is not listed."""
-        return draw_each(lambda: self.transform(()), key, ids)
+        return SEEDED.draw_each(lambda: self.transform(()), key, ids)
 
-    def apply(self, images: Tensor, params: Sequence[tuple[Op, ...]]) -> Tensor:
-        """Augmented copy of uint8 images [N,H,W,3]."""
-        return apply_each(images, params, partial(_run, fill=self.fill))
+    def transformed(self, image: Image.Image, value: Sequence[Op]) -> Image.Image:
+        """The image under the operations in order."""
+        return _run(image, value, self.fill)
 
 
-class AugMix:
+class AugMix(Policy):
     """AugMix (Hendrycks et al. 2020, algorithm 1): params are each image's chains and how they are mixed."""
 
-    def __init__(self, transform: library.AugMixAugment) -> None:
-        self.fill = _record(transform.ops)
-        self.transform = transform
+    def __init__(self, name: PolicyName, hparams: dict[str, Any]) -> None:
+        self.made_of = name, hparams
+        module: Any = SEEDED.module
+        self.transform = module.augment_and_mix_transform(name.text, {**hparams, "translate_pct": 0.3})
+        self.fill = _record(self.transform.ops)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AugMix, self.made_of
 
     def sample(self, key: Key, ids: IdArray) -> list[Mix]:
         """Weights of the chains (Dirichlet), share of the mixture (Beta) and operations of each image."""
-        return draw_each(self._draw, key, ids)
+        return SEEDED.draw_each(self._draw, key, ids)
 
     def _draw(self) -> Mix:
-        timm, generator = self.transform, np.random  # the generator and the order of draws are timm's
+        timm, generator = self.transform, SEEDED.numpy  # the order of draws is timm's
         weights = generator.dirichlet([timm.alpha] * timm.width)
         share = generator.beta(timm.alpha, timm.alpha)
         chains = []
@@ -91,23 +99,21 @@ class AugMix:
             chains.append(chain)
         return Mix(float(share), tuple(weights.tolist()), tuple(chains))
 
-    def apply(self, images: Tensor, params: Sequence[Mix]) -> Tensor:
-        """Augmented copy of uint8 images [N,H,W,3]."""
-        return apply_each(images, params, self._mix)
-
-    def _mix(self, image: Image.Image, mix: Mix) -> Image.Image:
+    def transformed(self, image: Image.Image, value: Mix) -> Image.Image:
+        """The image blended with its chains."""
         mixed = np.zeros((image.height, image.width, 3), dtype=np.float32)
-        for weight, chain in zip(mix.weights, mix.chains, strict=True):
+        for weight, chain in zip(value.weights, value.chains, strict=True):
             mixed += np.float32(weight) * np.asarray(_run(image, chain, self.fill), dtype=np.float32)
         chains = Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
-        return Image.blend(image, chains, float(np.float32(mix.share)))
+        return Image.blend(image, chains, float(np.float32(value.share)))
 
 
-def _record(ops: Sequence[library.AugmentOp]) -> tuple[int, int, int]:
+def _record(ops: Sequence[Any]) -> tuple[int, int, int]:
     """Makes timm's operations append themselves to a tuple, not change an image; returns their fill."""
     for op in ops:
         op.aug_fn = partial(_append, op.name)
-    return ops[0].kwargs["fillcolor"]
+    fill: tuple[int, int, int] = ops[0].kwargs["fillcolor"]
+    return fill
 
 
 def _append(
@@ -116,10 +122,10 @@ def _append(
     """`done` and one more operation; draws what timm leaves to be drawn inside the operation."""
     del fillcolor  # the same for all
     if name == "GaussianBlurRand":
-        return (*done, Op("GaussianBlur", (random.uniform(0.1, 2.0 * args[0]),), 0))
+        return (*done, Op("GaussianBlur", (SEEDED.random.uniform(0.1, 2.0 * args[0]),), 0))
     moves = name.startswith(("Shear", "Translate", "Rotate"))
     if moves and isinstance(resample, tuple):
-        resample = random.choice(resample)
+        resample = SEEDED.random.choice(resample)
     return (*done, Op(name, args, int(resample) if moves else 0))
 
 

@@ -4,6 +4,7 @@ Its automatic policies draw while they apply; here a copy runs on an image witho
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -11,15 +12,34 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode, v2  # type: ignore[import-untyped]
 
-from fastaug.augment.fixed.base import apply_each
-from fastaug.augment.fixed.seeded_draws import draw_each
+from fastaug.augment.fixed.base import Policy
+from fastaug.augment.fixed.seeded_draws import draw_by_torch
 from fastaug.recipe.policy_names import PolicyName
 from fastaug.seeding import IdArray, Key
 
 Choice = tuple[str, float]  # torchvision's name of the operation, its magnitude
 
 
-class TorchvisionPolicy:
+class Recorder:
+    """One automatic policy's draws for one image, choices written down in place of being applied."""
+
+    def __init__(self, transform: Any, size: tuple[int, int]) -> None:
+        self.transform, self.blank = transform, torch.empty(3, *size, device="meta")
+        transform._apply_image_or_video_transform = self._record
+        self.choices: list[Choice] = []
+
+    def _record(self, image: Tensor, transform_id: str, magnitude: float, **_: Any) -> Tensor:
+        self.choices.append((transform_id, magnitude))
+        return image
+
+    def draw(self) -> tuple[Choice, ...]:
+        """The next image's choices."""
+        self.choices.clear()
+        self.transform(self.blank)
+        return tuple(self.choices)
+
+
+class TorchvisionPolicy(Policy):
     """TrivialAugment (Müller, Hutter 2021), RandAugment (Cubuk et al. 2020) or AutoAugment (Cubuk et al. 2019).
 
     Params: an image's choices.
@@ -34,36 +54,22 @@ class TorchvisionPolicy:
         if name.family == "aa":
             kind, options = v2.AutoAugment, {"policy": AutoAugmentPolicy(name.sections.get("", "imagenet"))}
         mode = InterpolationMode(interpolation)
-        self.transform, self.recorder = (kind(interpolation=mode, **options) for _ in range(2))
-        self.recorder._apply_image_or_video_transform = self._record
-        self.blank = torch.empty(3, *size, device="meta")
-        self.choices: list[Choice] = []  # of the image being drawn for
-
-    def _record(self, image: Tensor, transform_id: str, magnitude: float, **_: Any) -> Tensor:
-        self.choices.append((transform_id, magnitude))
-        return image
-
-    def _draw(self) -> tuple[Choice, ...]:
-        self.choices.clear()
-        self.recorder(self.blank)
-        return tuple(self.choices)
+        self.size, self.transform = size, kind(interpolation=mode, **options)
 
     def sample(self, key: Key, ids: IdArray) -> list[tuple[Choice, ...]]:
         """Names and magnitudes of each image's operations, in order."""
-        return draw_each(self._draw, key, ids)
+        recorder = Recorder(copy(self.transform), self.size)  # one for each call, which may be in any thread
+        return draw_by_torch(recorder.draw, key, ids)
 
-    def apply(self, images: Tensor, params: Sequence[tuple[Choice, ...]]) -> Tensor:
-        """Augmented copy of uint8 images [N,H,W,3]."""
-        return apply_each(images, params, self._run)
-
-    def _run(self, image: Image.Image, choices: Sequence[Choice]) -> Image.Image:
+    def transformed(self, image: Image.Image, value: Sequence[Choice]) -> Image.Image:
+        """The image under the choices in order."""
         mode, fill = self.transform.interpolation, self.transform._fill
-        for name, magnitude in choices:
+        for name, magnitude in value:
             image = self.transform._apply_image_or_video_transform(image, name, magnitude, mode, fill)
         return image
 
 
-class ColorJitter:
+class ColorJitter(Policy):
     """Brightness, contrast and saturation by factors in [1 - amount, 1 + amount], in random order."""
 
     def __init__(self, amount: float) -> None:
@@ -71,8 +77,9 @@ class ColorJitter:
 
     def sample(self, key: Key, ids: IdArray) -> list[dict[str, Any]]:
         """torchvision's parameters of each image."""
-        return draw_each(lambda: self.transform.make_params([]), key, ids, number=1)
+        return draw_by_torch(lambda: self.transform.make_params([]), key, ids, number=1)
 
-    def apply(self, images: Tensor, params: Sequence[dict[str, Any]]) -> Tensor:
-        """Augmented copy of uint8 images [N,H,W,3]."""
-        return apply_each(images, params, self.transform.transform)
+    def transformed(self, image: Image.Image, value: dict[str, Any]) -> Image.Image:
+        """The image with its colours changed."""
+        changed: Image.Image = self.transform.transform(image, value)
+        return changed

@@ -3,7 +3,7 @@
 torch's own threads take no part: they work inside of one image, which is too small for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from fastaug.data.crop_windows import Windows
 
 Pixels = npt.NDArray[np.uint8]
 Image = Pixels | Tensor
+Finish = Callable[[int, Pixels], Pixels]  # what else happens to image `row` of a batch, uint8 [S, S, 3]
 
 _KERNELS = {
     "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
@@ -45,25 +46,27 @@ class Resizer:
         self.threads, self._kernel = threads, _KERNELS[interpolation]
         self._pool = ThreadPoolExecutor(threads, "fastaug-resize")
 
-    def batch(self, images: Sequence[Image], windows: Windows, side: int) -> Tensor:
+    def batch(self, images: Sequence[Image], windows: Windows, side: int, finish: Finish | None = None) -> Tensor:
         """[N, side, side, 3] uint8: images[i], uint8 [h_i, w_i, 3], resized to windows.size[i] and cut at its offset.
 
         images[i] holds exactly windows.window[i] and is asked for in the thread that resizes it. Only its last two
-        dimensions need be contiguous.
+        dimensions need be contiguous. `finish(i, cut)` is called in that thread too; the batch holds what it returns.
         """
-        return self.start(images, windows, side).result()
+        return self.start(images, windows, side, finish).result()
 
-    def start(self, images: Sequence[Image], windows: Windows, side: int) -> Resizing:
+    def start(self, images: Sequence[Image], windows: Windows, side: int, finish: Finish | None = None) -> Resizing:
         """As `batch`, without waiting for the result."""
         count = len(windows.size)
         out = np.empty((count, side, side, 3), dtype=np.uint8)
         parts = [
-            self._pool.submit(self._resize, images, windows, out, range(first, count, self.threads))
+            self._pool.submit(self._resize, images, windows, out, range(first, count, self.threads), finish)
             for first in range(min(self.threads, count))
         ]
         return Resizing(torch.from_numpy(out), parts)
 
-    def _resize(self, images: Sequence[Image], windows: Windows, out: Pixels, rows: range) -> None:
+    def _resize(
+        self, images: Sequence[Image], windows: Windows, out: Pixels, rows: range, finish: Finish | None
+    ) -> None:
         sizes, offsets = windows.size[rows].tolist(), windows.offset[rows].tolist()
         whole = [out.shape[1]] * 2
         for row, size, offset in zip(rows, sizes, offsets, strict=True):
@@ -76,6 +79,8 @@ class Resizer:
                 self._resize_one(pixels, resized)
                 top, left = offset
                 out[row] = resized[top : top + whole[0], left : left + whole[1]]
+            if finish is not None:
+                out[row] = finish(row, out[row])
 
     def _resize_one(self, source: Pixels, target: Pixels) -> None:
         # NumPy copies what the kernel cannot take as it is: a copy by torch would wake its threads for every image.

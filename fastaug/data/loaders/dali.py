@@ -11,13 +11,13 @@ from torch import Tensor
 
 from fastaug.batch import Batch
 from fastaug.data.index import Index
-from fastaug.data.loaders.base import to_device
+from fastaug.data.loaders.base import Crop, Loading, to_device
 from fastaug.data.loaders.cpu_resize import Resizer
-from fastaug.data.loaders.dali_feed import Crop, Encoded, Feed, Inputs, Task
+from fastaug.data.loaders.dali_feed import Encoded, Feed, Inputs, Task
+from fastaug.data.loaders.host_transform import drawn
 from fastaug.data.loaders.prefetch import in_background
 from fastaug.data.sampler import Request
 from fastaug.errors import DataError
-from fastaug.recipe.schema import Data
 
 Result = Callable[[], Tensor]  # waits for a batch's images, or raises what became of them
 
@@ -25,31 +25,21 @@ Result = Callable[[], Tensor]  # waits for a batch's images, or raises what beca
 class DaliLoader:
     """Decodes, crops and resizes encoded files while the caller works on earlier batches.
 
-    On a GPU DALI's graph does all of it; on a CPU it decodes the windows, and as many threads of a Resizer resize them.
+    On a GPU DALI's graph does all of it. On a CPU, and for a GPU where a host transform comes before the upload (not
+    yet measured), it decodes the windows, and as many threads of a Resizer resize them and apply the transform.
     A damaged file makes DALI give up a whole batch and the pipeline with it. The loader then asks for the images of
     that batch one by one, remembers the damaged ones and starts again from the same batch with a new pipeline.
     """
 
-    def __init__(
-        self,
-        index: Index,
-        data: Data,
-        crop: Crop,
-        *,
-        largest_batch: int,
-        threads: int,
-        device: torch.device,
-        encoded: Encoded | None = None,
-    ):
+    def __init__(self, index: Index, crop: Crop, loading: Loading, encoded: Encoded | None = None):
         """`encoded` gives the bytes of an image file by id; None: they are read from the paths of the index."""
-        self.index, self.data, self.crop, self.device = index, data, crop, device
-        self.largest_batch, self.threads = largest_batch, threads
+        self.index, self.crop, self.loading = index, crop, loading
         self.labels = torch.from_numpy(index.labels)
-        on_gpu = device.type == "cuda"
-        self._feed = Feed(index, crop, encoded, inputs=5 if on_gpu else 3)
+        self._on_gpu = loading.device.type == "cuda" and loading.transform is None  # where images are made
+        self._feed = Feed(index, crop, encoded, inputs=5 if self._on_gpu else 3)
         self.skipped = self._feed.skipped
-        self._resizer = None if on_gpu else Resizer(threads, data.interpolation)
-        self._pipeline = self._build(largest_batch, self._feed.next_inputs)
+        self._resizer = None if self._on_gpu else Resizer(loading.threads, crop.interpolation)
+        self._pipeline = self._build(loading.largest_batch, self._feed.next_inputs)
         self._open: Callable[[], Generator[Batch, None, None] | None] = lambda: None  # the stream that is not over
 
     def _build(self, batch_size: int, source: Callable[[], Inputs]) -> Any:
@@ -58,21 +48,21 @@ class DaliLoader:
         return build_folder_pipeline(
             source,
             batch_size=batch_size,
-            threads=self.threads,
-            device_id=self.device.index or 0 if self.device.type == "cuda" else None,
-            prefetch=self.data.prefetch,
+            threads=self.loading.threads,
+            device_id=self.loading.device.index or 0 if self._on_gpu else None,
+            prefetch=self.loading.prefetch,
             side=self.crop.side,
-            interpolation=self.data.interpolation,
-            exif=self.data.exif,
+            interpolation=self.crop.interpolation,
+            exif=self.crop.exif,
             encoded=self._feed.encoded is not None,
             largest=(int(self.index.heights.max(initial=0)), int(self.index.widths.max(initial=0))),
         )
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """One batch for every request, in order; data.prefetch more are being decoded meanwhile, on a CPU two more.
+        """One batch for every request, in order; `prefetch` more are being decoded meanwhile, on a CPU two more.
 
-        On a CPU a thread of its own does the host's part, which would keep the caller waiting while all cores decode.
-        It ends with the iterator. A stream that is open ends when the next one is asked for.
+        A thread of its own does the host's part, if that has one, which would keep the caller waiting while all cores
+        decode. It ends with the iterator. A stream that is open ends when the next one is asked for.
         """
         if (last := self._open()) is not None:
             last.close()
@@ -84,10 +74,10 @@ class DaliLoader:
 
     def _made(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         if self._feed.waiting:  # the last caller left half-way: what it did not take is still in the pipeline
-            self._pipeline = self._build(self.largest_batch, self._feed.next_inputs)
+            self._pipeline = self._build(self.loading.largest_batch, self._feed.next_inputs)
         self._feed.begin(requests)
         self._pipeline.reset()
-        self._pipeline.schedule_run()  # the first call schedules data.prefetch batches
+        self._pipeline.schedule_run()  # the first call schedules `prefetch` batches
         ahead: deque[tuple[Request, Result]] = deque()
         for decoded in self._decoded():
             ahead.append(decoded)
@@ -107,8 +97,8 @@ class DaliLoader:
             except StopIteration:
                 return
             except RuntimeError:
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)  # raises what the device itself has to report
+                if self._on_gpu:
+                    torch.cuda.synchronize(self.loading.device)  # raises what the device itself has to report
                 try:
                     self._restart()
                 except DataError as error:
@@ -127,20 +117,21 @@ class DaliLoader:
             images = torch.from_dlpack(output.as_tensor())
             return lambda: images
         decoded = [np.asarray(output[i]) for i in range(len(output))]
-        return self._resizer.start(decoded, task.windows, self.crop.side).result
+        after = drawn(self.loading.transform, self.crop.seed, task.request)
+        return self._resizer.start(decoded, task.windows, self.crop.side, after).result
 
     def _stream(self) -> Any:
-        """The stream that is to see finished images; None on a CPU."""
-        return torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        """The stream that is to see finished images; None where they are made on the host."""
+        return torch.cuda.current_stream(self.loading.device) if self._on_gpu else None
 
     def _nothing(self) -> Tensor:
         side = self.crop.side
-        return torch.empty((0, side, side, 3), dtype=torch.uint8, device=self.device)
+        return torch.empty((0, side, side, 3), dtype=torch.uint8, device=self.loading.device if self._on_gpu else None)
 
     def _batch(self, request: Request, result: Result) -> Batch:
-        ids = torch.from_numpy(request.ids)
-        draws = torch.from_numpy(request.draws())
-        return Batch(result(), to_device(self.labels[ids], self.device), ids, draws)
+        ids, draws, device = torch.from_numpy(request.ids), torch.from_numpy(request.draws()), self.loading.device
+        images = result() if self._on_gpu else to_device(result(), device)
+        return Batch(images, to_device(self.labels[ids], device), ids, draws)
 
     def _restart(self) -> None:
         """Finds what is damaged in the batch that failed and goes on from it with a new pipeline."""
@@ -159,7 +150,7 @@ class DaliLoader:
             )
         self.skipped.update(damaged)
         feed.again()
-        self._pipeline = self._build(self.largest_batch, feed.next_inputs)
+        self._pipeline = self._build(self.loading.largest_batch, feed.next_inputs)
         self._pipeline.schedule_run()
 
     def _reason(self, request: Request) -> str | None:

@@ -4,42 +4,18 @@ import itertools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.data import crop_windows as windows
 from fastaug.data.crop_windows import Windows
 from fastaug.data.index import Index, Status
-from fastaug.data.loaders.cpu_resize import needed
+from fastaug.data.loaders.base import Crop
 from fastaug.data.sampler import Request
-from fastaug.recipe.schema import Data
-from fastaug.seeding import Key, Stream
 
 Encoded = Callable[[int], npt.NDArray[np.uint8]]  # id -> bytes of the image file, [length]
 Inputs = tuple[Any, ...]  # what the DALI graph is fed for one batch, see pipelines/folder.py
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Which windows of `side` pixels a loader cuts: `kind` as data.crop, the rest as the keys of the same name."""
-
-    kind: str
-    side: int
-    data: Data
-    seed: int
-
-    def windows(self, request: Request, index: Index) -> Windows:
-        heights, widths, side = index.heights[request.ids], index.widths[request.ids], self.side
-        if self.kind == "rrc":
-            key, draws = Key(self.seed, request.epoch, Stream.WINDOW), request.draws()
-            return windows.random_resized(key, draws, heights, widths, side, self.data.scale, self.data.ratio)
-        if self.kind == "center":
-            whole = windows.center(heights, widths, side, self.data.crop_pct)
-            return needed(whole, side, self.data.interpolation)
-        return windows.whole(heights, widths, side)
 
 
 class Task(NamedTuple):

@@ -3,20 +3,28 @@
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from fastaug.batch import Batch
-from fastaug.data.loaders.base import to_device
+from fastaug.data.loaders.base import Loading, to_device
 from fastaug.data.loaders.dali import DaliLoader
+from fastaug.data.loaders.host_transform import transformed_ahead
+from fastaug.data.loaders.shards import RawShardLoader
 from fastaug.data.sampler import Ids, Request
 
 
 class ResidentLoader:
-    """A set that fits in memory: decoded once by a DaliLoader, then batches are gathers on the device."""
+    """A set that fits in memory: decoded once by another loader, then batches are gathers on the device.
 
-    def __init__(self, source: DaliLoader, ids: Ids):
-        self.labels, self.skipped = source.labels, source.skipped
-        chunks = [Request(0, ids[i : i + source.largest_batch]) for i in range(0, len(ids), source.largest_batch)]
-        decoded = list(source.batches(chunks))
+    Where a host transform works on them, images stay on the host, and batches are gathered there, transformed and
+    uploaded ahead of the caller.
+    """
+
+    def __init__(self, source: DaliLoader | RawShardLoader, ids: Ids, loading: Loading):
+        """`source` has no transform of its own; it is asked for the images `ids` once."""
+        self.labels, self.skipped, self.seed, self.loading = source.labels, source.skipped, source.crop.seed, loading
+        size = source.loading.largest_batch
+        decoded = list(source.batches(Request(0, ids[i : i + size]) for i in range(0, len(ids), size)))
         self.images = torch.cat([batch.images for batch in decoded])
         present = torch.cat([batch.ids for batch in decoded])
         self.rows = torch.full((len(self.labels),), -1, dtype=torch.int64)
@@ -24,8 +32,13 @@ class ResidentLoader:
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """One batch for every request, in order."""
-        for request in requests:
-            request = request.keep((self.rows[torch.from_numpy(request.ids)] >= 0).numpy())
+        rows, device = self.rows.numpy(), self.loading.device
+        held = (request.keep(rows[request.ids] >= 0) for request in requests)
+        found: Iterator[tuple[Request, Tensor]]
+        if self.loading.transform is None:
+            found = ((one, self.images[to_device(self.rows[torch.from_numpy(one.ids)], device)]) for one in held)
+        else:
+            found = transformed_ahead(self.images, rows.__getitem__, held, self.seed, self.loading)
+        for request, images in found:
             ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
-            device = self.images.device
-            yield Batch(self.images[to_device(self.rows[ids], device)], to_device(self.labels[ids], device), ids, draws)
+            yield Batch(images, to_device(self.labels[ids], device), ids, draws)

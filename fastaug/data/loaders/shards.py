@@ -11,32 +11,26 @@ from torch import Tensor
 from fastaug.batch import Batch
 from fastaug.data.crop_windows import Windows
 from fastaug.data.index import Status
-from fastaug.data.loaders.base import to_device
+from fastaug.data.loaders.base import Crop, Loading, to_device
 from fastaug.data.loaders.cpu_resize import Resizer
 from fastaug.data.loaders.dali import DaliLoader
-from fastaug.data.loaders.dali_feed import Crop
+from fastaug.data.loaders.host_transform import drawn
 from fastaug.data.loaders.prefetch import ahead
 from fastaug.data.sampler import Request
 from fastaug.data.shards.layout import ShardIndex
-from fastaug.recipe.schema import Data
 
 
-def shard_loader(
-    index: ShardIndex, data: Data, crop: Crop, *, largest_batch: int, threads: int, device: torch.device
-) -> "JpegShardLoader | RawShardLoader":
+def shard_loader(index: ShardIndex, crop: Crop, loading: Loading) -> "JpegShardLoader | RawShardLoader":
     """The loader of a shard folder's format."""
     kind = RawShardLoader if index.settings.format == "raw" else JpegShardLoader
-    return kind(index, data, crop, largest_batch=largest_batch, threads=threads, device=device)
+    return kind(index, crop, loading)
 
 
 class JpegShardLoader(DaliLoader):
     """A DaliLoader whose files lie in shards."""
 
-    def __init__(
-        self, index: ShardIndex, data: Data, crop: Crop, *, largest_batch: int, threads: int, device: torch.device
-    ):
-        sizes: dict[str, Any] = {"largest_batch": largest_batch, "threads": threads, "device": device}
-        super().__init__(index, data, crop, encoded=index.encoded, **sizes)
+    def __init__(self, index: ShardIndex, crop: Crop, loading: Loading):
+        super().__init__(index, crop, loading, encoded=index.encoded)
         self.shards = index
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
@@ -52,25 +46,23 @@ class JpegShardLoader(DaliLoader):
 class RawShardLoader:
     """Cuts and resizes raw images while the caller works on earlier batches; nothing is decoded."""
 
-    def __init__(
-        self, index: ShardIndex, data: Data, crop: Crop, *, largest_batch: int, threads: int, device: torch.device
-    ):
-        self.index, self.data, self.crop, self.device = index, data, crop, device
-        self.largest_batch, self.threads = largest_batch, threads
+    def __init__(self, index: ShardIndex, crop: Crop, loading: Loading):
+        self.index, self.crop, self.loading = index, crop, loading
         self.labels = torch.from_numpy(index.labels)
         self.skipped: dict[int, str] = {}
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """One batch for every request, in order; data.prefetch more are being made meanwhile."""
-        resizer = Resizer(self.threads, self.data.interpolation)  # its threads end with the iterator
+        """One batch for every request, in order; `prefetch` more are being made meanwhile."""
+        device = self.loading.device
+        resizer = Resizer(self.loading.threads, self.crop.interpolation)  # its threads end with the iterator
 
         def prepared(request: Request) -> tuple[Request, Tensor]:
             return request, self._images(request, resizer)
 
         # Two threads wait for the resizer's, so that those never wait for the windows of the next batch.
-        for request, images in ahead(prepared, map(self._without_damaged, requests), self.data.prefetch, threads=2):
+        for request, images in ahead(prepared, map(self._without_damaged, requests), self.loading.prefetch, threads=2):
             ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
-            yield Batch(to_device(images, self.device), to_device(self.labels[ids], self.device), ids, draws)
+            yield Batch(to_device(images, device), to_device(self.labels[ids], device), ids, draws)
 
     def _without_damaged(self, request: Request) -> Request:
         damaged = self.index.status[request.ids] == Status.DAMAGED
@@ -83,8 +75,9 @@ class RawShardLoader:
         if not len(request.ids):
             return torch.empty((0, side, side, 3), dtype=torch.uint8)
         windows = self.crop.windows(request, self.index)
-        images = resizer.batch(_Cuts(self.index, request, windows), windows, side)
-        return images.pin_memory() if self.device.type == "cuda" else images
+        after = drawn(self.loading.transform, self.crop.seed, request)
+        images = resizer.batch(_Cuts(self.index, request, windows), windows, side, after)
+        return images.pin_memory() if self.loading.device.type == "cuda" else images
 
 
 class _Cuts(Sequence[npt.NDArray[np.uint8]]):

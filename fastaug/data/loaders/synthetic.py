@@ -3,29 +3,38 @@
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from fastaug.batch import Batch
-from fastaug.data.loaders.base import to_device
+from fastaug.data.loaders.base import Crop, Loading, to_device
+from fastaug.data.loaders.host_transform import transformed_ahead
 from fastaug.data.sampler import Request
-from fastaug.recipe.schema import Data
 
 
 class SyntheticLoader:
-    """Random pixels made once, for profiling the rest of the step: label = id modulo the number of classes."""
+    """Random pixels made once, for profiling the rest of the step: label = id modulo the number of classes.
+
+    They lie on the device; on the host where a transform works on them, which is done ahead of the caller.
+    """
 
     BANK = 64  # different images; the rest repeat
 
-    def __init__(self, data: Data, side: int, seed: int, device: torch.device):
-        shape = (self.BANK, side, side, 3)
-        generator = torch.Generator().manual_seed(seed)
-        self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-        self.classes, self.device = data.synthetic_classes, device
+    def __init__(self, classes: int, crop: Crop, loading: Loading):
+        shape = (self.BANK, crop.side, crop.side, 3)
+        generator = torch.Generator().manual_seed(crop.seed)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        self.images = images.to(loading.device) if loading.transform is None else images
+        self.classes, self.crop, self.loading = classes, crop, loading
         self.skipped: dict[int, str] = {}
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """One batch for every request, in order."""
-        for request in requests:
-            ids = torch.from_numpy(request.ids)
-            on_device = to_device(ids, self.device)
-            draws = torch.from_numpy(request.draws())
-            yield Batch(self.images[on_device % self.BANK], on_device % self.classes, ids, draws)
+        device = self.loading.device
+        found: Iterator[tuple[Request, Tensor]]
+        if self.loading.transform is None:
+            found = ((one, self.images[to_device(torch.from_numpy(one.ids) % self.BANK, device)]) for one in requests)
+        else:
+            found = transformed_ahead(self.images, lambda i: i % self.BANK, requests, self.crop.seed, self.loading)
+        for request, images in found:
+            ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
+            yield Batch(images, to_device(ids % self.classes, device), ids, draws)

@@ -207,6 +207,33 @@ def test_generators_are_restored_after_an_error():
     assert global_states() == before
 
 
+class Meanwhile:
+    """What other threads of the process draw: from torch, NumPy, Python and timm's own operations, each seeded."""
+
+    def __init__(self):
+        self.flip = timm_library.AugmentOp("ShearX", prob=0.5, magnitude=9)
+
+    def draw(self, i):
+        seed_globals(i)
+        ops = [bool(np.asarray(self.flip(Image.new("RGB", (4, 4), (255, 255, 255)))).all()) for _ in range(4)]
+        return torch.rand(3).tolist(), torch.nn.functional.dropout(torch.ones(8)).tolist(), random.random(), ops
+
+
+@pytest.mark.parametrize("aa", ["rand-m9-mstd0.5-inc1", "augmix-m3-w3", "ta_wide", "3a"])
+def test_threads_that_sample_and_threads_that_draw_do_not_see_each_other(aa):
+    policy, meanwhile = build(aa), Meanwhile()
+    expected, drawn = policy.sample(KEY, IDS), [meanwhile.draw(i) for i in range(30)]
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            sampled = [pool.submit(policy.sample, KEY, IDS) for _ in range(20)]
+            assert [meanwhile.draw(i) for i in range(30)] == drawn
+            assert all(repr(one.result()) == repr(expected) for one in sampled)
+    finally:
+        sys.setswitchinterval(switching)
+
+
 @pytest.mark.parametrize("aa", ALL)
 def test_key_and_id_change_the_draws(aa):
     policy = build(aa)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,14 +18,12 @@ from torchvision.transforms.v2 import functional as F
 
 from fastaug.batch import Batch
 from fastaug.data.index import Index, Status, load_index
-from fastaug.data.loaders.base import Loader
+from fastaug.data.loaders.base import Crop, HostTransform, Loader, Loading
 from fastaug.data.loaders.dali import DaliLoader
-from fastaug.data.loaders.dali_feed import Crop
 from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.loaders.synthetic import SyntheticLoader
 from fastaug.data.sampler import Order, Request
 from fastaug.errors import DataError
-from fastaug.recipe.schema import Data
 
 SIDE, CPU = 32, torch.device("cpu")
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -50,12 +49,15 @@ def loader_of(
     threads: int = 1,
     largest: int = 16,
     seed: int = 0,
+    side: int = SIDE,
+    prefetch: int = 2,
     encoded: Callable[[int], np.ndarray] | None = None,
-    **keys: object,
+    transform: HostTransform | None = None,
+    **keys: Any,
 ) -> DaliLoader:
-    data = Data(**({"root": "unused", "img_size": SIDE} | keys))  # type: ignore[arg-type]
-    crop = Crop(kind, data.img_size, data, seed)
-    return DaliLoader(index, data, crop, largest_batch=largest, threads=threads, device=CPU, encoded=encoded)
+    return DaliLoader(
+        index, Crop(kind, side, seed, **keys), Loading(CPU, largest, threads, prefetch, transform), encoded
+    )
 
 
 def requests(count: int = 32, size: int = 8, epoch: int = 0) -> list[Request]:
@@ -265,7 +267,7 @@ def test_any_file_name_can_be_read(tmp_path: Path, photos: list[np.ndarray], nam
 def test_evaluation_images_are_those_of_torchvision(jpeg_folder: Callable[..., Path], interpolation: str) -> None:
     """Whole image resized, then cut, though only what the cut needs is decoded."""
     index = load_index(jpeg_folder(classes=2, images=8, sizes=(90, 220)), threads=1)
-    images = by_id(loader_of(index, "center", img_size=64, interpolation=interpolation), requests(16))
+    images = by_id(loader_of(index, "center", side=64, interpolation=interpolation), requests(16))
     mode = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}[interpolation]
     for sample, image in images.items():
         with Image.open(file_of(index, sample)) as picture:
@@ -317,15 +319,12 @@ def test_an_interrupt_ends_a_stream_and_forks_of_it_end_too(index: Index) -> Non
     program = """
 import itertools, multiprocessing, os, signal, sys, threading
 import numpy as np, torch
-from fastaug.data.loaders.dali_feed import Crop
+from fastaug.data.loaders.base import Crop, Loading
 from fastaug.data.loaders.dali import DaliLoader
 from fastaug.data.index import load_index
 from fastaug.data.sampler import Request
-from fastaug.recipe.schema import Data
-data = Data(root=sys.argv[1], img_size=32)
-index = load_index(data.root, threads=1)
-device = torch.device("cpu")
-loader = DaliLoader(index, data, Crop("rrc", 32, data, 0), largest_batch=8, threads=2, device=device)
+index = load_index(sys.argv[1], threads=1)
+loader = DaliLoader(index, Crop("rrc", 32), Loading(torch.device("cpu"), largest_batch=8, threads=2))
 stream = loader.batches(Request(epoch, np.arange(8)) for epoch in itertools.count())
 next(stream)
 child = multiprocessing.get_context("fork").Process(target=int)
@@ -357,7 +356,7 @@ def test_an_order_read_through_a_loader_gives_each_image_once(index: Index) -> N
 @pytest.mark.parametrize("kind", ["whole", "center"])
 def test_resident_gives_the_pixels_of_dali(index: Index, kind: str) -> None:
     wanted = [Request(0, np.array([9, 2, 30, 9])), Request(1, np.arange(32))]
-    resident = ResidentLoader(loader_of(index, kind, largest=5), np.arange(32))
+    resident = ResidentLoader(loader_of(index, kind, largest=5), np.arange(32), Loading(CPU))
     dali = loader_of(index, kind, largest=32)
     for one, other in zip(resident.batches(wanted), dali.batches(wanted), strict=True):
         assert torch.equal(one.images, other.images)
@@ -368,7 +367,7 @@ def test_resident_gives_the_pixels_of_dali(index: Index, kind: str) -> None:
 def test_resident_drops_and_counts_damaged_images_and_holds_a_subset(index: Index) -> None:
     spoil(index, {11: "truncated", 20: "text"})
     held = np.arange(10, 22)
-    resident = ResidentLoader(loader_of(index, "whole", largest=5), held)
+    resident = ResidentLoader(loader_of(index, "whole", largest=5), held, Loading(CPU))
     assert sorted(resident.skipped) == [11, 20]
     (batch,) = resident.batches([Request(0, held[::-1].copy())])
     assert batch.ids.tolist() == [i for i in range(21, 9, -1) if i not in (11, 20)]
@@ -377,8 +376,7 @@ def test_resident_drops_and_counts_damaged_images_and_holds_a_subset(index: Inde
 
 
 def test_synthetic_images_are_fixed_by_id_and_seed() -> None:
-    data = Data(loader="synthetic", img_size=8, synthetic_classes=10, synthetic_images=200)
-    one, again, other = (SyntheticLoader(data, data.img_size, seed, CPU) for seed in (0, 0, 1))
+    one, again, other = (SyntheticLoader(10, Crop("rrc", 8, seed), Loading(CPU)) for seed in (0, 0, 1))
     wanted = [Request(0, np.array([3, 127, 199])), Request(4, np.array([127]))]
     first, second = one.batches(wanted)
     assert first.labels.tolist() == [3, 7, 9]

@@ -5,32 +5,38 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from fastaug.data.index import Index, load_index
-from fastaug.data.loaders.base import Loader
+from fastaug.data.loaders.base import Crop, HostTransform, Loader, Loading
 from fastaug.data.loaders.dali import DaliLoader
-from fastaug.data.loaders.dali_feed import Crop
 from fastaug.data.loaders.resident import ResidentLoader
-from fastaug.data.loaders.shards import shard_loader
+from fastaug.data.loaders.shards import RawShardLoader, shard_loader
 from fastaug.data.sampler import Order, Request
 from fastaug.data.shards.layout import ShardIndex
 from fastaug.errors import DataError
-from fastaug.recipe.schema import Data
 
 from ..conftest import MakeShards
 
 SIDE, CPU = 32, torch.device("cpu")
 
 
-def loader_of(index: Index, kind: str = "rrc", *, threads: int = 2, seed: int = 0, **keys: object) -> Loader:
-    data = Data(root="unused", **({"img_size": SIDE} | keys))  # type: ignore[arg-type]
-    crop = Crop(kind, data.img_size, data, seed)
-    make = shard_loader if isinstance(index, ShardIndex) else DaliLoader
-    return make(index, data, crop, largest_batch=16, threads=threads, device=CPU)  # type: ignore[operator]
+def loader_of(
+    index: Index,
+    kind: str = "rrc",
+    *,
+    threads: int = 2,
+    seed: int = 0,
+    prefetch: int = 2,
+    transform: HostTransform | None = None,
+    **keys: Any,
+) -> DaliLoader | RawShardLoader:
+    crop, loading = Crop(kind, SIDE, seed, **keys), Loading(CPU, 16, threads, prefetch, transform)
+    return shard_loader(index, crop, loading) if isinstance(index, ShardIndex) else DaliLoader(index, crop, loading)
 
 
 def requests(count: int = 48, size: int = 8, epoch: int = 0) -> list[Request]:
@@ -190,5 +196,5 @@ def test_a_shard_cut_while_in_use_is_an_error_that_reaches_the_caller(
 
 def test_resident_holds_raw_shards(index: Index, make: MakeShards) -> None:
     shards = make(index)
-    resident = ResidentLoader(loader_of(shards, "whole"), np.arange(48))  # type: ignore[arg-type]
+    resident = ResidentLoader(loader_of(shards, "whole"), np.arange(48), Loading(CPU))
     assert same(by_id(resident, requests()), by_id(loader_of(shards, "whole"), requests()))

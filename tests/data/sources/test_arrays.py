@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastaug.data.build import find_data
 from fastaug.data.index import Folder, Index, cache_dir, load_index
 from fastaug.data.loaders.dali import DaliLoader
 from fastaug.data.loaders.dali_feed import Crop
@@ -30,6 +29,7 @@ from fastaug.data.sources.arrays import materialize_arrays
 from fastaug.data.sources.inert_pickle import read_table, uint8_rows
 from fastaug.errors import DataError, StorageError
 from fastaug.recipe.schema import Data, Recipe
+from fastaug.training.build_data import find_data
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100_NAMES = [f"kind_{99 - label}/ä" for label in range(100)]  # their own order is not that of the labels

@@ -1,0 +1,42 @@
+"""What is done to training images on the host between their crop and their upload, in a loader's threads."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from fastaug.data.loaders.base import HostTransform, Loading, to_device
+from fastaug.data.loaders.cpu_resize import Finish
+from fastaug.data.loaders.prefetch import ahead
+from fastaug.data.sampler import Ids, Request
+from fastaug.seeding import Key, Stream
+
+
+def drawn(transform: HostTransform | None, seed: int, request: Request) -> Finish | None:
+    """What `transform` does to image `row` of a request, to be called in any thread; None without a transform."""
+    if transform is None:
+        return None
+    apply_one = transform.apply_one
+    values = transform.sample(Key(seed, request.epoch, Stream.POLICY), request.draws())
+    return lambda row, image: apply_one(image, values[row])
+
+
+def transformed_ahead(
+    bank: Tensor, rows: Callable[[Ids], Ids], requests: Iterable[Request], seed: int, loading: Loading
+) -> Iterator[tuple[Request, Tensor]]:
+    """Every request with its images on the device: gathered from `bank`, transformed and uploaded.
+
+    `bank` uint8 [M, S, S, 3] lies on the host, `rows` tells which of its images ids stand for. `prefetch` batches are
+    in preparation while the caller works, each in a thread of its own as far as `threads` go.
+    """
+
+    def made(request: Request) -> tuple[Request, Tensor]:
+        images, after = bank.numpy()[rows(request.ids)], drawn(loading.transform, seed, request)
+        if after is not None:
+            for row, image in enumerate(images):
+                images[row] = after(row, image)
+        found = torch.from_numpy(images)
+        return request, found.pin_memory() if loading.device.type == "cuda" else found
+
+    for request, images in ahead(made, requests, loading.prefetch, min(loading.threads, loading.prefetch)):
+        yield request, to_device(images, loading.device)

@@ -1,0 +1,99 @@
+"""From a recipe to the data of a run: index, splits, and the loaders of training, evaluation and the meta step."""
+
+import os
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from fastaug.augment.fixed.base import Policy
+from fastaug.augment.fixed.build import build_policy
+from fastaug.data.build import DataParts, build_loader, find_index, find_root, synthetic_parts
+from fastaug.data.label_files import with_labels
+from fastaug.data.loaders.base import Crop, Loader, Loading
+from fastaug.data.sampler import Ids, Order
+from fastaug.data.splits import make_splits
+from fastaug.recipe.schema import Recipe
+
+
+def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
+    """Index and splits; the main process makes them first, the others read its cache."""
+    data = recipe.data
+    if data.loader == "synthetic":
+        return synthetic_parts(data.synthetic_images, data.synthetic_classes, tested=recipe.eval.batch_size)
+    with accelerator.main_process_first():
+        main = accelerator.is_main_process
+        index = find_index(find_root(data.root, main), data.exif, main)
+    splits = make_splits(
+        index,
+        seed=data.split_seed,
+        meta=data.meta_fraction,
+        select=data.select_fraction,
+        test=data.test_fraction,
+        files=None if data.splits is None else Path(data.splits),
+    )
+    given = index.labels
+    if data.labels is not None:
+        index = with_labels(index, splits, Path(data.labels))
+    return DataParts(index.classes, splits, index, given)
+
+
+def training_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, order: Order) -> Loader:
+    """The loader of the training split; the recipe's fixed policy is applied in its threads."""
+    crop = build_crop(recipe, recipe.data.crop, recipe.data.img_size)
+    loading = build_loading(recipe, accelerator, order.largest_piece(), fixed_policy(recipe))
+    return build_loader(parts, parts.splits.train, crop, loading, resident=recipe.data.loader == "resident")
+
+
+def evaluation_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, ids: Ids) -> Loader:
+    """A loader of the images `ids` as they are evaluated."""
+    crop = build_crop(recipe, evaluated(recipe), recipe.eval.img_size or recipe.data.img_size)
+    loading = build_loading(recipe, accelerator, recipe.eval.batch_size)
+    return build_loader(parts, ids, crop, loading, resident=recipe.data.loader == "resident")
+
+
+def meta_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> Loader:
+    """The loader of the meta split: cut as evaluation images are, at the size that is trained on."""
+    crop = build_crop(recipe, evaluated(recipe), recipe.data.img_size)
+    loading = build_loading(recipe, accelerator, recipe.meta.batch_size)
+    return build_loader(parts, parts.splits.meta, crop, loading, resident=recipe.data.loader == "resident")
+
+
+def fixed_policy(recipe: Recipe) -> Policy | None:
+    """The policy that augment.aa and augment.color_jitter name; None if there is nothing to do."""
+    augment, data = recipe.augment, recipe.data
+    return build_policy(augment.aa, img_size=data.img_size, mean=data.mean, color_jitter=augment.color_jitter)
+
+
+def evaluated(recipe: Recipe) -> str:
+    """The crop of images that are not trained on: whole where those that are trained on are."""
+    return "whole" if recipe.data.crop == "whole" else "center"
+
+
+def build_crop(recipe: Recipe, kind: str, side: int) -> Crop:
+    """What a loader cuts out of an image."""
+    data = recipe.data
+    return Crop(
+        kind=kind,
+        side=side,
+        seed=recipe.run.seed,
+        scale=data.scale,
+        ratio=data.ratio,
+        crop_pct=data.crop_pct,
+        interpolation=data.interpolation,
+        exif=data.exif,
+    )
+
+
+def build_loading(
+    recipe: Recipe, accelerator: Accelerator, largest_batch: int, transform: Policy | None = None
+) -> Loading:
+    """How a loader works; a process has its share of the cores as threads unless data.threads says otherwise."""
+    cores = len(os.sched_getaffinity(0))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    return Loading(
+        device=accelerator.device,
+        largest_batch=largest_batch,
+        threads=recipe.data.threads or max(1, cores // local),
+        prefetch=recipe.data.prefetch,
+        transform=transform,
+    )

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastaug.recipe.meta_rules import EXPONENTS, LARGEST_MOMENTUM, LARGEST_SMOOTHING
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import EXPONENTS, LARGEST_MOMENTUM, LARGEST_SMOOTHING, Recipe
 
 if TYPE_CHECKING:
     from fastaug.augment.shared_policy import SharedPolicy

@@ -75,7 +75,7 @@ class Run:
 class Data:
     """The images: where they are, how they are split, decoded and cropped."""
 
-    root: str = key("", "folder of images, or embedded:mnist5k, cifar10:..., cifar100:..., mnist:...")
+    root: str = key("", "folder of images, or a set: embedded:mnist5k, cifar10:FOLDER, cifar100:FOLDER, mnist:FOLDER")
     loader: Literal["dali", "resident", "synthetic"] = key(
         "dali", "dali: from encoded files; resident: decoded once and kept in memory; synthetic: random, to measure"
     )
@@ -213,7 +213,7 @@ class Augment:
     other_class: bool = key(False, "missing confidence goes to an extra class")
     anneal_epochs: NonNegativeInt = key(0, "epochs at the end of training with the shift / anneal_factor")
     anneal_factor: Annotated[float, Field(ge=1)] = key(1000.0, "what divides the shift in the last anneal_epochs")
-    smoothing: ShareBelowOne = key(0.0, "label smoothing: probability that is spread over all classes")
+    smoothing: ShareBelowOne = key(0.0, "label smoothing: share of the target that is spread over the classes")
     loss: Loss = key("ce", "loss of the training images, on soft targets")
     gce_q: PositiveShare = key(0.7, "generalised cross-entropy: towards 0 cross-entropy, 1 mean error")
     trim: ShareBelowOne = key(0.0, "share of a micro-batch left out, those with the largest losses")
@@ -266,9 +266,9 @@ class Meta:
     )
     regulariser: Literal["none", "entropy", "magnitude", "start"] = key(
         "none",
-        "penalty added to the validation loss. entropy: keeps the probabilities of the policy spread; magnitude: squared "
-        "distance of the policy's magnitudes from 1 (smart_augmentation); start: squared distance of the unbounded "
-        "parameters from where they started",
+        "penalty added to the validation loss. entropy: keeps the probabilities of the policy spread; magnitude: "
+        "squared distance of the policy's magnitudes from 1 (smart_augmentation); start: squared distance of the "
+        "unbounded parameters from where they started",
     )
     regulariser_weight: PositiveFloat = key(0.001, "factor of the regulariser")
     probabilities: Literal["score", "gumbel"] = key("score", "how operations' probabilities learn")

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fastaug.recipe.reading import parse_yaml
+from fastaug.recipe.strict_yaml import parse_yaml
 
 REPO = Path(__file__).resolve().parent.parent
 FIGURES = ("error", "ece", "nll", "select_error", "weight_auroc", "loss_auroc")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from accelerate import Accelerator
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -22,6 +21,7 @@ from fastaug.console import Console
 from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
+from fastaug.recipe.strict_yaml import write_yaml
 from fastaug.training.build import Trainer, assemble
 from fastaug.training.loop import train_step
 from fastaug.training.run_folder import RunFolder
@@ -79,7 +79,7 @@ class Scene:
         else:
             write_images(folder / "images", size)
             recipe["data"] |= {"root": str(folder / "images"), "meta_fraction": META_SHARE, "test_fraction": 0.05}
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        (folder / "recipe.yaml").write_text(write_yaml(recipe))
         self._accelerator: Accelerator | None = None
 
     def recipe(self, *overrides: str) -> Recipe:

@@ -49,7 +49,7 @@ class BatchAugment:
         self.size = (side, side)
         self.erasing: list[RandomErasing | Cutout] = []
         if augment.reprob:
-            erasing = RandomErasing(augment.reprob, self.size, augment.remode, augment.recount)  # type: ignore[arg-type]
+            erasing = RandomErasing(augment.reprob, self.size, augment.remode, augment.recount)
             self.erasing.append(erasing)
         if augment.cutout:
             self.erasing.append(Cutout(augment.cutout, self.size))

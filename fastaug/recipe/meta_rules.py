@@ -3,17 +3,27 @@
 from collections.abc import Callable
 from dataclasses import fields
 
-from fastaug.recipe.schema import Meta, Recipe
+from fastaug.recipe.schema import (
+    EXPONENTS,
+    INSTANT_PARTS,
+    LARGEST_MOMENTUM,
+    LARGEST_SMOOTHING,
+    SHARED_PARTS,
+    Meta,
+    Recipe,
+    is_outside_part,
+)
 
-EXPONENTS = (0.25, 16.0)  # k of the softening curve, learned
-LARGEST_SMOOTHING = 0.5
-LARGEST_MOMENTUM = 0.999
 Need = tuple[Callable[[Recipe], bool], str, list[str]]  # does something when, said in words, keys
-_INSTANT = {"instant_weights", "instant_labels"}
 
 
 def _learns(recipe: Recipe, *parts: str) -> bool:
     return bool(set(parts) & set(recipe.meta.learn))
+
+
+def _learns_shared(recipe: Recipe) -> bool:
+    """Whether there is something for the meta-optimizer to move."""
+    return _learns(recipe, *SHARED_PARTS) or any(map(is_outside_part, recipe.meta.learn))
 
 
 def _needs_images(recipe: Recipe) -> bool:
@@ -42,11 +52,11 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.start_epochs: {r.meta.start_epochs} leaves nothing of train.epochs = {r.train.epochs}",
     ),
     (
-        lambda r: _learns(r, *_INSTANT) and not set(r.meta.learn) <= _INSTANT,
+        lambda r: _learns(r, *INSTANT_PARTS) and not set(r.meta.learn) <= set(INSTANT_PARTS),
         "meta.learn: instant parts are set from one pass of every update; learn the others in a run of their own",
     ),
     (
-        lambda r: _learns(r, *_INSTANT) and (r.meta.every != 1 or r.meta.fraction != 1),
+        lambda r: _learns(r, *INSTANT_PARTS) and (r.meta.every != 1 or r.meta.fraction != 1),
         "meta.every: instant parts need every update and every image; set meta.every and meta.fraction to 1, "
         "and meta.renew above 1 to save time",
     ),
@@ -59,7 +69,11 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "augment.mix_layer: cannot be differentiated by the meta step; mix images instead, or empty meta.learn",
     ),
     (
-        lambda r: _learns(r, "softness", "smoothing", "instant_labels") and r.augment.bce_target_thresh is not None,
+        lambda r: (
+            _learns(r, "softness", "smoothing", "instant_labels")
+            and r.augment.loss == "bce"
+            and r.augment.bce_target_thresh is not None
+        ),
         "augment.bce_target_thresh: rounds targets, so that meta.learn cannot change them; remove one of them",
     ),
     (
@@ -85,11 +99,11 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.engine: fused runs the training pass eagerly; set model.compile to false or choose another engine",
     ),
     (
-        lambda r: r.meta.engine == "fused" and r.train.accumulate > 1 and not _learns(r, *_INSTANT),
+        lambda r: r.meta.engine == "fused" and r.train.accumulate > 1 and not _learns(r, *INSTANT_PARTS),
         "meta.engine: fused would pay for every micro-batch and learn from the last; set train.accumulate to 1",
     ),
     (
-        lambda r: r.meta.engine == "implicit" and _learns(r, *_INSTANT),
+        lambda r: r.meta.engine == "implicit" and _learns(r, *INSTANT_PARTS),
         "meta.engine: implicit needs an update that is known; instant parts are set before theirs",
     ),
     (
@@ -109,12 +123,52 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "optim.momentum: {r.optim.momentum} cannot be where learning starts; it has to be below 0.999",
     ),
     (
-        lambda r: r.augment.trim > 0 and (bool(r.meta.learn) or r.augment.published_weighting),
-        "augment.trim: leaves out samples that meta.learn or augment.published_weighting would weigh; set it to 0",
+        lambda r: r.meta.steps > 1 and _learns(r, *INSTANT_PARTS),
+        "meta.steps: {r.meta.steps} has no meaning for instant parts, which are set anew in every update; set it to 1",
     ),
     (
-        lambda r: r.run.log_losses and r.data.loader == "synthetic",
-        "run.log_losses: synthetic images have no losses worth keeping; turn it off",
+        lambda r: bool(r.meta.learn) and r.meta.steps > r.meta.every and not _learns(r, *INSTANT_PARTS),
+        "meta.every: {r.meta.every} is below meta.steps = {r.meta.steps}, windows would overlap; raise it or lower "
+        "meta.steps",
+    ),
+    (
+        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.fraction != 1,
+        "meta.fraction: {r.meta.fraction} leaves out images that meta.steps = {r.meta.steps} unrolls; set it to 1",
+    ),
+    (
+        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.train.accumulate > 1,
+        "train.accumulate: meta.steps = {r.meta.steps} unrolls updates of one micro-batch; set it to 1",
+    ),
+    (
+        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.engine != "auto",
+        "meta.engine: {r.meta.engine} goes through one update, meta.steps = {r.meta.steps} unrolls; set it to auto",
+    ),
+    (
+        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.train.precision == "fp16",
+        "train.precision: fp16 may skip an update, which meta.steps = {r.meta.steps} cannot unroll; use bf16 or no",
+    ),
+    (
+        lambda r: bool(r.meta.learn) and not set(r.meta.parts) <= set(filter(is_outside_part, r.meta.learn)),
+        "meta.parts: {r.meta.parts} has arguments of parts that are not in meta.learn as module:Class; leave them out "
+        "or add the parts there",
+    ),
+    (
+        lambda r: r.meta.regulariser == "entropy" and bool(r.meta.learn) and not _learns(r, "policy"),
+        "meta.regulariser: entropy is of the policy's probabilities; add policy to meta.learn or set it to none",
+    ),
+    (
+        lambda r: (
+            r.meta.regulariser == "magnitude"
+            and bool(r.meta.learn)
+            and not (_learns(r, "policy") and r.meta.magnitudes)
+        ),
+        "meta.regulariser: magnitude is of the policy's magnitudes; add policy to meta.learn and set meta.magnitudes "
+        "to true, or set it to none",
+    ),
+    (
+        lambda r: r.meta.regulariser == "start" and bool(r.meta.learn) and not _learns_shared(r),
+        "meta.regulariser: start needs a shared part in meta.learn (policy, softness, smoothing, optim, or one from "
+        "outside); set it to none",
     ),
     (
         lambda r: bool(r.meta.learn) and r.meta.weights == "ema" and not r.model.ema,
@@ -143,5 +197,11 @@ META_NEEDS: list[Need] = [
         "instant_labels is in meta.learn",
         ["labels_temperature", "labels_trust"],
     ),
+    (
+        _learns_shared,
+        "a shared part (policy, softness, smoothing, optim, or one from outside) is learned",
+        ["optimizer"],
+    ),
+    (lambda r: r.meta.regulariser != "none", "meta.regulariser is not none", ["regulariser_weight"]),
     (lambda r: r.meta.engine == "implicit", "meta.engine is implicit", ["solver", "alpha", "terms", "damping"]),
 ]

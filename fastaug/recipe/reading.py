@@ -1,142 +1,87 @@
 """Recipes from YAML and the command line: strict, every problem at once. Nothing here imports torch.
 
-YAML is read as YAML 1.2 reads numbers and booleans (`1e-3` is a number, `no` is a string); duplicate keys, aliases
-and tags are refused. The values are merged by an OmegaConf structured config, which types them.
+`strict_yaml.py` reads the text, the pydantic dataclasses of `schema.py` check each value, `rules.py` the values
+together. What pydantic finds is told here in one line each: key, value, remedy.
 """
 
 import difflib
-import re
-import types
-from collections.abc import Hashable
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-import yaml
-from omegaconf import OmegaConf
+from pydantic import ValidationError
+from ruamel.yaml.error import YAMLError
 
 from fastaug.errors import RecipeError
+from fastaug.recipe.key_table import BOUNDS, choices, number_in_words, type_name
 from fastaug.recipe.rules import key_of, validate
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import SCHEMA, Recipe
+from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
+
+Section = TypeVar("Section")
+_BROKEN_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader without YAML 1.1's surprises."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
-        what = "aliases (*name)" if isinstance(event, yaml.events.AliasEvent) else "tags (!name)"
-        if isinstance(event, yaml.events.AliasEvent) or event.tag not in (None, "!"):
-            raise yaml.composer.ComposerError(None, None, f"{what} are not allowed", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice, again in line {line}")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _integer(loader: Any, node: Any) -> int:
-    return int(loader.construct_scalar(node))
-
-
-def _set_yaml_12_resolvers() -> None:
-    replaced = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}
-    _StrictLoader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in replaced]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    number = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
-    for tag, pattern, first in [
-        ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-        ("int", r"[-+]?[0-9]+", "-+0123456789"),
-        ("float", rf"{number}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
-    ]:
-        _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), list(first))
-    _StrictLoader.add_constructor("tag:yaml.org,2002:int", _integer)
-
-
-_set_yaml_12_resolvers()
-
-
-def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; yaml.YAMLError when it is not strict YAML."""
-    loader = _StrictLoader(text)
-    try:
-        return loader.get_single_data()
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise yaml.YAMLError(f"cannot be read: {error}") from error
-    finally:
-        loader.dispose()
-
-
-def _nearest(key: str, known: list[str]) -> str:
+def _unknown(name: str, key: str, schema: type) -> str:
+    known = [field.name for field in fields(schema)]
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    near = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{name}: unknown key{near} (known: {', '.join(known)})"
 
 
-def _type_name(expected: Any) -> str:
-    if isinstance(expected, types.UnionType) or get_origin(expected) is Union:
-        return " or ".join(_type_name(part) for part in get_args(expected))
-    if get_origin(expected) is list:
-        return f"list of {_type_name(get_args(expected)[0])}"
-    return {types.NoneType: "null", dict: "mapping"}.get(
-        get_origin(expected) or expected, getattr(expected, "__name__", "")
-    )
+def _told(name: str, whole: Any, error: Any, schema: type) -> str:
+    """What pydantic found wrong with key `name` and its value `whole`, or with an element of that, in a line."""
+    kind, value, context, key = error["type"], error["input"], error.get("ctx", {}), str(error["loc"][0])
+    if kind == "unexpected_keyword_argument":
+        return _unknown(name, key, schema)
+    if kind in _BROKEN_BOUNDS:
+        bound = context[_BROKEN_BOUNDS[kind]]
+        return f"{name}: {type(bound)(value)} must be {BOUNDS[_BROKEN_BOUNDS[kind]]} {number_in_words(bound)}"
+    if kind in ("too_short", "too_long"):
+        return f"{name}: {whole} must have {context.get('min_length', context.get('max_length'))} numbers"
+    if kind == "finite_number":
+        return f"{name}: {value} is not a finite number"
+    if kind == "value_error":
+        return f"{name}: {context['error']}"
+    expected = get_type_hints(schema)[key]
+    if kind == "literal_error":
+        return f"{name}: {value!r} is not one of {', '.join(choices(expected))}"
+    hint = "; write it without quotes" if _fits_without_quotes(key, whole, schema) else ""
+    return f"{name}: expected {type_name(expected)}, got {whole!r} ({type(whole).__name__}){hint}"
 
 
-def _fits(value: Any, expected: Any) -> bool:
-    if isinstance(expected, types.UnionType) or get_origin(expected) is Union:
-        return any(_fits(value, part) for part in get_args(expected))
-    if get_origin(expected) is list:
-        return isinstance(value, list) and all(_fits(element, get_args(expected)[0]) for element in value)
-    if get_origin(expected) is dict:
-        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    if expected is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if expected is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, expected)
+def _fits_without_quotes(key: str, value: Any, schema: type) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        schema(**{key: parse_yaml(value)})
+    except (YAMLError, ValidationError):
+        return False
+    return True
 
 
-def _type_problem(name: str, value: Any, expected: Any) -> str:
-    hint = ""
-    if isinstance(value, str):
-        try:
-            hint = "; write it without quotes" if _fits(parse_yaml(value), expected) else ""
-        except yaml.YAMLError:
-            hint = ""
-    return f"{name}: expected {_type_name(expected)}, got {value!r} ({type(value).__name__}){hint}"
-
-
-def _checked(values: Any, schema: type, prefix: str, problems: list[str]) -> dict[str, Any]:
-    """The part of `values` that fits the dataclass `schema`; everything else is added to `problems`."""
-    where = prefix.rstrip(".") or "the recipe"
+def _built(schema: type[Section], values: Any, prefix: str, problems: list[str]) -> Section:
+    """The dataclass `schema` from a mapping; what does not fit is added to `problems` and takes its default."""
     if not isinstance(values, dict):
+        where = prefix.rstrip(".") or "the recipe"
         problems.append(f"{where}: expected a mapping of keys, got {values!r} ({type(values).__name__})")
-        return {}
-    hints, good = get_type_hints(schema), {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in hints:
-            known = [f.name for f in fields(schema)]
-            problems.append(f"{name}: unknown key{_nearest(str(key), known)} (known: {', '.join(known)})")
-        elif is_dataclass(hints[key]):
-            good[key] = _checked(value, hints[key], f"{name}.", problems)
+        return schema()
+    good, types_of = {}, get_type_hints(schema)
+    for key, value in ((str(key), value) for key, value in values.items()):
+        if is_dataclass(types_of.get(key)):
+            good[key] = _built(types_of[key], value, f"{prefix}{key}.", problems)
         elif isinstance(value, str) and ("${" in value or value == "???"):
-            problems.append(f"{name}: {value!r} refers to other keys, which recipes do not do; write the value itself")
-        elif not _fits(value, hints[key]):
-            problems.append(_type_problem(name, value, hints[key]))
+            refers = "refers to other keys, which recipes do not do; write the value itself"
+            problems.append(f"{prefix}{key}: {value!r} {refers}")
         else:
             good[key] = value
-    return good
+    try:
+        return schema(**good)
+    except ValidationError as error:
+        errors = [(str(each["loc"][0]), each) for each in error.errors(include_url=False)]
+        problems += dict.fromkeys(_told(f"{prefix}{key}", good[key], each, schema) for key, each in errors)
+        bad = {key for key, _ in errors}
+        return schema(**{key: value for key, value in good.items() if key not in bad})
 
 
 def _with_override(values: Any, override: str, problems: list[str]) -> None:
@@ -146,7 +91,7 @@ def _with_override(values: Any, override: str, problems: list[str]) -> None:
         return
     try:
         value = parse_yaml(text)
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         problems.append(f"{path}: {text!r} is not a YAML value ({' '.join(str(error).split())})")
         return
     *parents, last = path.split(".")
@@ -158,24 +103,56 @@ def _with_override(values: Any, override: str, problems: list[str]) -> None:
         problems.append(f"{path}: {'.'.join(parents)} is not a section")
 
 
-def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """The recipe in file `path` with `overrides` ("section.key=value") applied; RecipeError names every problem."""
-    path = Path(path)
+def _read_file(path: Path) -> Any:
+    """The value of a YAML file, {} when it is empty; RecipeError when it is none."""
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
-        values = {} if values is None else values
     except FileNotFoundError:
         raise RecipeError([f"{path}: no such recipe; give the path of a YAML file"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([f"{path}: cannot be read as a recipe: {error}"]) from error
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise RecipeError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from error
+    return {} if values is None else values
+
+
+def _on_its_base(values: Any, path: Path) -> Any:
+    """`values` of the recipe at `path` over those of the file that its `base` names, key by key."""
+    if not isinstance(values, dict) or "base" not in values:
+        return values
+    name = values.pop("base")
+    if not isinstance(name, str):
+        raise RecipeError([f"base: expected the path of a YAML file, got {name!r} ({type(name).__name__})"])
+    base = _read_file(path.parent / name)
+    if not isinstance(base, dict):
+        raise RecipeError([f"base: {name} is not a mapping of sections"])
+    if "base" in base:
+        raise RecipeError([f"base: {name} has a base of its own, {base['base']!r}; write its keys into {name}"])
+    for section, keys in values.items():
+        both = isinstance(keys, dict) and isinstance(base.get(section), dict)
+        base[section] = base[section] | keys if both else keys
+    return base
+
+
+def _check_schema(values: Any, path: Path) -> None:
+    """Takes the schema's number out of `values`; RecipeError when a later version wrote it."""
+    number = values.pop("schema", SCHEMA) if isinstance(values, dict) else SCHEMA
+    if type(number) is not int or number < 1:
+        raise RecipeError([f"schema: {number!r} is not the number of a schema; leave it out"])
+    if number > SCHEMA:
+        later = f"was written by a later fastaug (this one reads schema {SCHEMA}); update fastaug"
+        raise RecipeError([f"schema: {number} of {path} {later}"])
+
+
+def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """The recipe in file `path` with `overrides` ("section.key=value") applied; RecipeError names every problem."""
+    path = Path(path)
+    values = _on_its_base(_read_file(path), path)
+    _check_schema(values, path)
     problems: list[str] = []
     for override in overrides or []:
         _with_override(values, override, problems)
-    good = _checked(values, Recipe, "", problems)
-    recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), good))
-    assert isinstance(recipe, Recipe)
+    recipe = _built(Recipe, values, "", problems)
     if recipe.run.dir is None:
         recipe.run.dir = str(Path("runs") / path.stem)
     problems += validate(recipe, unusable={key_of(text) for text in problems})
@@ -208,5 +185,5 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that `read_recipe` reads back to an equal recipe."""
-    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+    """The resolved recipe as YAML that `read_recipe` reads back to an equal recipe, with the number of its schema."""
+    return write_yaml({"schema": SCHEMA, **asdict(recipe)})

@@ -1,11 +1,9 @@
 """What a recipe's values must fulfil together: every problem at once, each naming the key to change."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 from fastaug.recipe.meta_rules import META_NEEDS, META_RULES, Need
-from fastaug.recipe.policy_names import parse_policy
 from fastaug.recipe.schema import Recipe
 
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
@@ -107,16 +105,29 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "augment.published_weighting: reproduces a loss of kind kl or ce, not {r.augment.loss}",
     ),
     (
+        lambda r: r.augment.trim > 0 and (bool(r.meta.learn) or r.augment.published_weighting),
+        "augment.trim: leaves out samples that meta.learn or augment.published_weighting would weigh; set it to 0",
+    ),
+    (
+        lambda r: r.run.log_losses and r.data.loader == "synthetic",
+        "run.log_losses: synthetic images have no losses worth keeping; turn it off",
+    ),
+    (
         lambda r: r.run.dir is not None and not r.run.dir.strip(),
         "run.dir: is empty; leave it out for runs/<name of the recipe>",
     ),
 ]
 
+
+def _losses(recipe: Recipe) -> set[str]:
+    return {recipe.augment.loss, *([recipe.meta.validation_loss] if recipe.meta.learn else [])}
+
+
 # Keys of `augment` that do nothing on their own.
 _NEEDS: list[Need] = [
-    (lambda r: r.augment.loss == "bce", "augment.loss is bce", ["bce_target_thresh", "bce_sum"]),
-    (lambda r: r.augment.loss == "focal", "augment.loss is focal", ["focal_gamma"]),
-    (lambda r: r.augment.loss == "gce", "augment.loss is gce", ["gce_q"]),
+    (lambda r: "bce" in _losses(r), "augment.loss or meta.validation_loss is bce", ["bce_target_thresh", "bce_sum"]),
+    (lambda r: "focal" in _losses(r), "augment.loss or meta.validation_loss is focal", ["focal_gamma"]),
+    (lambda r: "gce" in _losses(r), "augment.loss or meta.validation_loss is gce", ["gce_q"]),
     (lambda r: r.augment.fill == "constant", "augment.fill is constant", ["fill_value"]),
     (lambda r: r.augment.reprob > 0, "augment.reprob is above 0", ["remode", "recount"]),
     (
@@ -149,61 +160,17 @@ _NEEDS: list[Need] = [
 ]
 
 
-def _bound_problems(name: str, value: Any, meta: Any) -> list[str]:
-    """What is wrong with one value, or one element, against the limits of its field."""
-    if meta["choices"] and value not in meta["choices"]:
-        return [f"{name}: {value!r} is not one of {', '.join(meta['choices'])}"]
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return []
-    if not abs(value) < float("inf"):
-        return [f"{name}: {value} is not a finite number"]
-    tests = [
-        ("low", "at least", lambda bound: value >= bound),
-        ("high", "at most", lambda bound: value <= bound),
-        ("above", "above", lambda bound: value > bound),
-        ("below", "below", lambda bound: value < bound),
-    ]
-    wrong = [f"{word} {meta[kind]}" for kind, word, fits in tests if meta[kind] is not None and not fits(meta[kind])]
-    return [f"{name}: {value} must be {' and '.join(wrong)}"] if wrong else []
-
-
-def _limit_problems(recipe: Recipe) -> list[str]:
-    problems: list[str] = []
-    for section in fields(recipe):
-        values = getattr(recipe, section.name)
-        for key in fields(values):
-            name, value = f"{section.name}.{key.name}", getattr(values, key.name)
-            if not key.metadata or value is None:
-                continue
-            elements = value if isinstance(value, list) else [value]
-            if key.metadata["length"] and len(elements) != key.metadata["length"]:
-                problems.append(f"{name}: {value} must have {key.metadata['length']} numbers")
-            for element in elements:
-                problems += _bound_problems(name, element, key.metadata)
-    return problems
-
-
-def _policy_problems(recipe: Recipe) -> list[str]:
-    try:
-        parse_policy(recipe.augment.aa)
-    except ValueError as error:
-        return [f"augment.aa: {error}"]
-    return []
-
-
 def key_of(problem: str) -> str:
     """The key that a problem's text begins with."""
     return problem.partition(":")[0]
 
 
 def validate(recipe: Recipe, unusable: set[str] | None = None) -> list[str]:
-    """Every broken limit and rule, each as "key: value, what is allowed"; an empty list when the recipe is sound.
+    """Every broken rule, each as "key: value, what is allowed"; an empty list when the recipe is sound.
 
-    Nothing is said of keys in `unusable` (their values are stand-ins), nor of rules that read a broken key.
+    Rules that read one of the keys in `unusable` say nothing: its value is a stand-in.
     """
-    skip = unusable or set()
-    problems = [text for text in _limit_problems(recipe) + _policy_problems(recipe) if key_of(text) not in skip]
-    broken_keys = skip | {key_of(text) for text in problems}
+    problems, broken_keys = [], unusable or set()
     for broken, message in [*_RULES, *META_RULES]:
         try:
             if broken(_Sections(recipe, broken_keys)):  # type: ignore[arg-type]

@@ -1,215 +1,306 @@
-"""The recipe: every setting of a run, typed, with its limits. Names are timm's where timm has one.
+"""The recipe: every setting of a run with its type, default, limits and help text. Names are timm's where timm has one.
 
-`limits(...)` states what a value may be; `rules.py` adds the rules that join several keys, `reading.py`
-reads YAML and the command line. Nothing here imports torch.
+Each section is a pydantic dataclass: strict types, unknown keys refused. `rules.py` adds the rules that join several
+keys, `reading.py` reads YAML and the command line, `key_table.py` prints what stands here. Nothing imports torch.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
-LOADERS = ("dali", "resident", "synthetic")
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from fastaug.recipe.policy_names import parse_policy
+
+SCHEMA = 2  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
 META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
-META_ENGINES = ("forward", "functional", "reverse", "difference", "implicit", "fused")
-EXPONENTS = (0.25, 16.0)  # k of the softening curve, learned
-LARGEST_SMOOTHING = 0.5
-LARGEST_MOMENTUM = 0.999
+SHARED_PARTS = ("policy", "softness", "smoothing", "optim")  # one value for all samples, moved by the meta-optimizer
+INSTANT_PARTS = ("instant_weights", "instant_labels")
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
+EXPONENTS = (0.25, 16.0)  # bounds of a learned augment.soften_k
+LARGEST_SMOOTHING = 0.5  # bound of a learned augment.smoothing
+LARGEST_MOMENTUM = 0.999  # bound of a learned optim.momentum
 
 
-def limits(
-    default: Any,
-    *,
-    choices: tuple[str, ...] | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    length: int | None = None,
-) -> Any:
-    """A field with bounds on its value (or on each element of a list); `above` and `below` are exclusive."""
-    meta = {"choices": choices, "low": low, "high": high, "above": above, "below": below, "length": length}
+def key(default: Any, text: str) -> Any:
+    """A key with its help text; every recipe gets a list or mapping of its own."""
     if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: default.copy(), metadata=meta)
-    return field(default=default, metadata=meta)
+        return Field(default_factory=default.copy, description=text)
+    return Field(default=default, description=text)
 
 
-@dataclass
+def is_outside_part(name: str) -> bool:
+    """Whether an element of `meta.learn` is `module:Class`, a learned part from outside the package."""
+    return re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", name) is not None
+
+
+def _checked_policy(text: str | None) -> str | None:
+    parse_policy(text)
+    return text
+
+
+def _checked_part(name: str) -> str:
+    if name not in META_PARTS and not is_outside_part(name):
+        raise ValueError(f"{name!r} is not one of {', '.join(META_PARTS)}, nor of the form module:Class")
+    return name
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+BatchSize = Annotated[int, Field(ge=SMALLEST_BATCH)]
+Loss = Literal["ce", "kl", "symmetric_kl", "focal", "bce", "gce"]
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(config=STRICT)
 class Run:
-    dir: str | None = None  # run folder; default runs/<name of the recipe>
-    seed: int = limits(0, low=0, high=2**63 - 1)
-    log_every: int = limits(50, low=1)  # optimizer steps between log lines
-    checkpoint_every: int = limits(0, low=0)  # optimizer steps; 0: at the end of every epoch
-    keep: int = limits(3, low=1)  # checkpoints kept, besides the best one
-    log_ids: bool = False  # write the ids of every step and process to ids-<rank>.jsonl
-    log_losses: bool = False  # write the mean training loss of every image to samples.csv
-    trackers: list[str] = limits([], choices=("tensorboard", "wandb"))
+    """The run: where it writes, what it logs, what it draws."""
 
-
-@dataclass
-class Data:
-    root: str = ""  # folder of images, or embedded:mnist5k
-    loader: str = limits("dali", choices=LOADERS)
-    img_size: int = limits(224, low=1, high=4096)  # pixels a side
-    crop: str = limits("rrc", choices=("rrc", "center", "whole"))  # training crop; rrc = random resized crop
-    scale: list[float] = limits([0.08, 1.0], above=0, high=1, length=2)  # rrc: share of the area
-    ratio: list[float] = limits([3 / 4, 4 / 3], above=0, length=2)  # rrc: width / height
-    interpolation: str = limits("bilinear", choices=("bilinear", "bicubic"))
-    crop_pct: float = limits(0.875, above=0, high=1)  # evaluation: img_size / short side after resizing
-    mean: list[float] = limits([0.485, 0.456, 0.406], length=3)
-    std: list[float] = limits([0.229, 0.224, 0.225], above=0, length=3)
-    exif: str = limits("ignore", choices=("ignore", "apply"))  # ignore, as timm and torchvision
-    threads: int = limits(0, low=0)  # decoding threads of a process; 0: its share of the cores
-    prefetch: int = limits(2, low=1)  # batches in preparation
-    test_fraction: float = limits(0.0, low=0, below=1)  # one folder of classes: share held out as test
-    select_fraction: float = limits(0.0, low=0, below=1)  # share of train that picks the best checkpoint
-    meta_fraction: float = limits(0.0, low=0, below=1)  # share of train that drives the meta step
-    split_seed: int = limits(0, low=0)  # of the fractions; not run.seed, so that runs share their test set
-    labels: str | None = None  # file that replaces labels of training images, see fastaug/data/label_files.py
-    splits: str | None = None  # folder with train.txt, meta.txt, select.txt, test.txt of ids or paths
-    synthetic_images: int = limits(4096, low=1)  # loader=synthetic: images and classes
-    synthetic_classes: int = limits(1000, low=2)
-
-
-@dataclass
-class Model:
-    name: str = "resnet50"  # any timm model
-    pretrained: bool = False  # weights from the hub
-    initial_checkpoint: str | None = None  # weights from a local file
-    stem: str = limits("default", choices=("default", "small"))  # small: 3x3, stride 1, no pooling
-    drop: float = limits(0.0, low=0, below=1)
-    drop_path: float = limits(0.0, low=0, below=1)
-    kwargs: dict[str, Any] = limits({})  # further arguments of timm.create_model
-    channels_last: bool = True
-    compile: bool = False
-    ema: bool = False  # exponential moving average of the weights (timm's ModelEmaV3)
-    ema_decay: float = limits(0.9998, low=0, below=1)
-    ema_warmup: bool = False
-
-
-@dataclass
-class Optim:
-    opt: str = "sgd"  # any timm or torch optimizer by timm's name; sgd has Nesterov momentum
-    lr: float = limits(0.1, above=0)  # peak, for train.batch_size images an update
-    momentum: float = limits(0.9, low=0, below=1)
-    weight_decay: float = limits(1e-4, low=0)
-    norm_weight_decay: bool = False  # decay biases and normalisation layers too
-    opt_eps: float | None = limits(None, above=0)
-    opt_betas: list[float] | None = limits(None, low=0, below=1)
-    opt_kwargs: dict[str, Any] = limits({})
-    sched: str = limits("cosine", choices=("cosine", "step", "multistep", "constant"))
-    warmup_epochs: float = limits(0.0, low=0)
-    warmup_lr: float = limits(1e-5, low=0)
-    min_lr: float = limits(0.0, low=0)
-    decay_epochs: float = limits(30.0, above=0)  # step: epochs between decays
-    decay_milestones: list[int] = limits([30, 60, 80], low=1)  # multistep: epochs of the decays (timm: an update early)
-    decay_rate: float = limits(0.1, above=0, high=1)  # factor of a decay
-    clip_grad: float | None = limits(None, above=0)  # largest global norm
-
-
-@dataclass
-class Train:
-    epochs: int = limits(100, low=1)
-    batch_size: int = limits(256, low=SMALLEST_BATCH)  # images per update, over all processes and micro-batches
-    accumulate: int = limits(1, low=1)  # micro-batches per update and process
-    precision: str = limits("no", choices=("no", "bf16", "fp16"))  # of autocast
-    drop_last: bool = False  # leave out the smaller last batch of an epoch
-    cudnn_benchmark: bool = True  # on a GPU: try several convolution kernels for each new shape and keep the fastest
-    tf32: bool = True  # on a GPU: matrix products and convolutions of float32 in TensorFloat-32
-
-
-@dataclass
-class Augment:
-    aa: str | None = (
-        None  # fixed policy, timm's names: rand-m9-mstd0.5-inc1, augmix-m3-w3, 3a, ... and ta_wide, ra-n2-m9
+    dir: str | None = key(None, "run folder; null: runs/<name of the recipe>")
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = key(
+        0, "seed of every draw: initial weights, order, crops, augmentation"
     )
-    color_jitter: float | None = limits(None, low=0, high=1)
-    reprob: float = limits(0.0, low=0, high=1)  # random erasing
-    remode: str = limits("const", choices=("const", "rand", "pixel"))
-    recount: int = limits(1, low=1)
-    repeats: int = limits(1, low=1, high=2**16)  # repeated augmentation: copies of an image in one update
-    cutout: float = limits(0.0, low=0, high=1)  # side of a blanked square, as a share of img_size; 0: off
-    hflip: float = limits(0.5, low=0, high=1)  # probability
-    shift: float = limits(0.0, low=0)  # soft crop: standard deviation of the shift, as a share of img_size; 0: off
-    shift_dist: str = limits("normal", choices=("normal", "uniform"))  # uniform: any pixel up to shift * img_size
-    shift_limit: float = limits(1.0, low=0, high=1)  # largest shift, a share
-    fill: str = limits("mean", choices=("mean", "constant", "random", "noise"))  # what lies outside of an image
-    fill_value: float = limits(0.0, low=0, high=1)  # fill=constant
-    mixup: float = limits(0.0, low=0)  # alpha; 0: off
-    cutmix: float = limits(0.0, low=0)  # alpha; 0: off
-    mixup_prob: float = limits(1.0, low=0, high=1)  # share of updates (or images) that are mixed at all
-    mixup_switch_prob: float = limits(0.5, low=0, high=1)  # of CutMix where both are on
-    mixup_mode: str = limits("batch", choices=("batch", "elem"))  # one draw per mix_group, or per image
-    mix_group: int | None = limits(None, low=2)  # positions of the order that mix with each other; null: a micro-batch
-    lam_fold: bool = False  # the base keeps the larger part
-    mix_layer: str | None = None  # CutMix in the output of this module instead of the image
-    soften: str = limits("both", choices=("both", "target", "weight", "none"))  # what visibility changes
-    soften_k: float = limits(2.0, above=0)  # exponent of the softening curve
-    soften_p_max: float = limits(1.0, above=0, high=1)
-    soften_threshold: float = limits(1.0, above=0, high=1)  # visibility from which an image counts as whole
-    soften_visibility: str = limits("area", choices=("area", "iou"))
-    soften_rule: str = limits("pixels", choices=("pixels", "own", "base"))  # masses of pasted boxes
-    other_class: bool = False  # missing confidence goes to an extra class
-    anneal_epochs: int = limits(0, low=0)  # at the end of training, with the shift / anneal_factor
-    anneal_factor: float = limits(1000.0, low=1)
-    smoothing: float = limits(0.0, low=0, below=1)  # label smoothing
-    loss: str = limits("ce", choices=("ce", "kl", "symmetric_kl", "focal", "bce", "gce"))
-    gce_q: float = limits(0.7, above=0, high=1)  # generalised cross-entropy: towards 0 cross-entropy, 1 mean error
-    trim: float = limits(0.0, low=0, below=1)  # share of a micro-batch left out, those with the largest losses
-    focal_gamma: float = limits(2.0, low=0)
-    bce_target_thresh: float | None = limits(None, above=0, below=1)
-    bce_sum: bool = False
-    published_weighting: bool = False  # mean(weight) * mean(loss) of a micro-batch, as the released code
+    log_every: PositiveInt = key(50, "optimizer steps between log lines")
+    checkpoint_every: NonNegativeInt = key(0, "optimizer steps between checkpoints; 0: at the end of every epoch")
+    keep: PositiveInt = key(3, "checkpoints kept, besides the best one")
+    log_ids: bool = key(False, "write the ids of every step and process to ids-<rank>.jsonl")
+    log_losses: bool = key(False, "write the mean training loss of every image to samples.csv")
+    trackers: list[Literal["tensorboard", "wandb"]] = key([], "where metrics go besides metrics.jsonl")
 
 
-@dataclass
+@dataclass(config=STRICT)
+class Data:
+    """The images: where they are, how they are split, decoded and cropped."""
+
+    root: str = key("", "folder of images, or a set: embedded:mnist5k, cifar10:FOLDER, cifar100:FOLDER, mnist:FOLDER")
+    loader: Literal["dali", "resident", "synthetic"] = key(
+        "dali", "dali: from encoded files; resident: decoded once and kept in memory; synthetic: random, to measure"
+    )
+    img_size: Pixels = key(224, "pixels a side")
+    crop: Literal["rrc", "center", "whole"] = key("rrc", "training crop; rrc = random resized crop")
+    scale: Annotated[list[PositiveShare], Field(min_length=2, max_length=2)] = key(
+        [0.08, 1.0], "rrc: share of the area"
+    )
+    ratio: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = key(
+        [3 / 4, 4 / 3], "rrc: width / height"
+    )
+    interpolation: Literal["bilinear", "bicubic"] = key("bilinear", "how images are resized")
+    crop_pct: PositiveShare = key(0.875, "evaluation: img_size / short side after resizing")
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)] = key(
+        [0.485, 0.456, 0.406], "mean of each channel (pixels in [0, 1]), subtracted from the images"
+    )
+    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = key(
+        [0.229, 0.224, 0.225], "standard deviation of each channel, by which the images are divided"
+    )
+    exif: Literal["ignore", "apply"] = key("ignore", "the rotation that a JPEG notes; timm and torchvision ignore it")
+    threads: NonNegativeInt = key(0, "decoding threads of a process; 0: its share of the cores")
+    prefetch: PositiveInt = key(2, "batches in preparation")
+    test_fraction: ShareBelowOne = key(0.0, "one folder of classes: share held out as test")
+    select_fraction: ShareBelowOne = key(0.0, "share of train that picks the best checkpoint")
+    meta_fraction: ShareBelowOne = key(0.0, "share of train that drives the meta step")
+    split_seed: NonNegativeInt = key(0, "seed of the fractions; not run.seed, so that runs share their test set")
+    labels: str | None = key(None, "file that replaces labels of training images, see fastaug/data/label_files.py")
+    splits: str | None = key(None, "folder with train.txt, meta.txt, select.txt, test.txt of ids or paths")
+    synthetic_images: PositiveInt = key(4096, "loader=synthetic: number of images")
+    synthetic_classes: Annotated[int, Field(ge=2)] = key(1000, "loader=synthetic: number of classes")
+
+
+@dataclass(config=STRICT)
+class Model:
+    """The network."""
+
+    name: str = key("resnet50", "name of any timm model")
+    pretrained: bool = key(False, "weights from the hub")
+    initial_checkpoint: str | None = key(None, "weights from a local file")
+    stem: Literal["default", "small"] = key("default", "small: 3x3, stride 1, no pooling, for images of 32 pixels")
+    drop: ShareBelowOne = key(0.0, "dropout rate before the classifier")
+    drop_path: ShareBelowOne = key(0.0, "stochastic depth rate")
+    kwargs: dict[str, Any] = key({}, "further arguments of timm.create_model")
+    channels_last: bool = key(True, "memory format of images and weights")
+    compile: bool = key(False, "compile the network with torch.compile")
+    ema: bool = key(False, "exponential moving average of the weights (timm's ModelEmaV3)")
+    ema_decay: ShareBelowOne = key(0.9998, "share of the average that an update keeps")
+    ema_warmup: bool = key(False, "the decay rises from 0 to ema_decay")
+
+
+@dataclass(config=STRICT)
+class Optim:
+    """The optimizer and its learning rate over time."""
+
+    opt: str = key("sgd", "any timm or torch optimizer by timm's name; sgd has Nesterov momentum")
+    lr: PositiveFloat = key(0.1, "peak learning rate, for train.batch_size images an update")
+    momentum: ShareBelowOne = key(0.9, "momentum, of optimizers that have it")
+    weight_decay: NonNegativeFloat = key(
+        1e-4, "weight decay as the optimizer defines it: added to the gradient, or decoupled"
+    )
+    norm_weight_decay: bool = key(False, "decay biases and normalisation layers too")
+    opt_eps: PositiveFloat | None = key(None, "the optimizer's eps; null: its own default")
+    opt_betas: list[ShareBelowOne] | None = key(None, "the optimizer's betas; null: its own default")
+    opt_kwargs: dict[str, Any] = key({}, "further arguments of the optimizer")
+    sched: Literal["cosine", "step", "multistep", "constant"] = key(
+        "cosine", "schedule of the learning rate after the warm-up"
+    )
+    warmup_epochs: NonNegativeFloat = key(0.0, "epochs in which the learning rate rises linearly from warmup_lr to lr")
+    warmup_lr: NonNegativeFloat = key(1e-5, "learning rate at which the warm-up starts")
+    min_lr: NonNegativeFloat = key(0.0, "lowest learning rate, at which cosine ends")
+    decay_epochs: PositiveFloat = key(30.0, "step: epochs between decays")
+    decay_milestones: list[PositiveInt] = key([30, 60, 80], "multistep: epochs of the decays (timm: an update early)")
+    decay_rate: PositiveShare = key(0.1, "step and multistep: factor of a decay")
+    clip_grad: PositiveFloat | None = key(None, "largest global norm of the gradient; null: not clipped")
+
+
+@dataclass(config=STRICT)
+class Train:
+    """The length of the training, its batches and its arithmetic."""
+
+    epochs: PositiveInt = key(100, "passes over the training split")
+    batch_size: BatchSize = key(256, "images per update, over all processes and micro-batches")
+    accumulate: PositiveInt = key(1, "micro-batches per update and process")
+    precision: Literal["no", "bf16", "fp16"] = key("no", "type of autocast; no: float32 throughout")
+    drop_last: bool = key(False, "leave out the smaller last batch of an epoch")
+    cudnn_benchmark: bool = key(True, "let cuDNN time its convolution algorithms and keep the fastest (GPU only)")
+    tf32: bool = key(True, "TensorFloat-32 for matrix products and convolutions in float32 (GPU only)")
+
+
+@dataclass(config=STRICT)
+class Augment:
+    """What happens to a batch between the loader and the network, and the loss on its soft targets."""
+
+    aa: Annotated[str | None, AfterValidator(_checked_policy)] = key(
+        None, "fixed policy, timm's names: rand-m9-mstd0.5-inc1, augmix-m3-w3, 3a, ... and ta_wide, ra-n2-m9"
+    )
+    color_jitter: Share | None = key(
+        None, "largest change of brightness, contrast and saturation, a share; null: off (3a has its own)"
+    )
+    reprob: Share = key(0.0, "probability of random erasing")
+    remode: Literal["const", "rand", "pixel"] = key(
+        "const", "random erasing: const: the mean; rand: a random colour for each box; pixel: noise"
+    )
+    recount: PositiveInt = key(1, "random erasing: boxes in an image")
+    repeats: Annotated[int, Field(ge=1, le=2**16)] = key(1, "repeated augmentation: copies of an image in one update")
+    cutout: Share = key(0.0, "side of a blanked square, as a share of img_size; 0: off")
+    hflip: Share = key(0.5, "probability of a horizontal flip")
+    shift: NonNegativeFloat = key(0.0, "soft crop: standard deviation of the shift, as a share of img_size; 0: off")
+    shift_dist: Literal["normal", "uniform"] = key(
+        "normal", "distribution of the shift; uniform: any pixel up to shift * img_size"
+    )
+    shift_limit: Share = key(1.0, "largest shift, as a share of img_size")
+    fill: Literal["mean", "constant", "random", "noise"] = key("mean", "what is shown outside of a shifted image")
+    fill_value: Share = key(0.0, "fill=constant: 0 black, 1 white")
+    mixup: NonNegativeFloat = key(0.0, "alpha of Mixup's Beta distribution; 0: off")
+    cutmix: NonNegativeFloat = key(0.0, "alpha of CutMix's Beta distribution; 0: off")
+    mixup_prob: Share = key(1.0, "share of updates (or images) that are mixed at all")
+    mixup_switch_prob: Share = key(0.5, "probability of CutMix where both are on")
+    mixup_mode: Literal["batch", "elem"] = key("batch", "one draw per mix_group, or per image")
+    mix_group: Annotated[int, Field(ge=2)] | None = key(
+        None, "positions of the order that mix with each other; null: a micro-batch"
+    )
+    lam_fold: bool = key(False, "the base image keeps the larger part, lam = max(lam, 1 - lam)")
+    mix_layer: str | None = key(None, "CutMix in the output of this module instead of the image")
+    soften: Literal["both", "target", "weight", "none"] = key(
+        "both", "what the visible share of an image lowers: its target probability, its loss weight, or both"
+    )
+    soften_k: PositiveFloat = key(2.0, "exponent of the softening curve")
+    soften_p_max: PositiveShare = key(1.0, "target probability of a whole image")
+    soften_threshold: PositiveShare = key(1.0, "visibility from which an image counts as whole")
+    soften_visibility: Literal["area", "iou"] = key(
+        "area", "share of the area, or intersection over union of view and image"
+    )
+    soften_rule: Literal["pixels", "own", "base"] = key("pixels", "target mass of pasted boxes, see docs/crop_mix.md")
+    other_class: bool = key(False, "missing confidence goes to an extra class")
+    anneal_epochs: NonNegativeInt = key(0, "epochs at the end of training with the shift / anneal_factor")
+    anneal_factor: Annotated[float, Field(ge=1)] = key(1000.0, "what divides the shift in the last anneal_epochs")
+    smoothing: ShareBelowOne = key(0.0, "label smoothing: share of the target that is spread over the classes")
+    loss: Loss = key("ce", "loss of the training images, on soft targets")
+    gce_q: PositiveShare = key(0.7, "generalised cross-entropy: towards 0 cross-entropy, 1 mean error")
+    trim: ShareBelowOne = key(0.0, "share of a micro-batch left out, those with the largest losses")
+    focal_gamma: NonNegativeFloat = key(2.0, "loss=focal: larger turns to hard images; 0: cross-entropy")
+    bce_target_thresh: Annotated[float, Field(gt=0, lt=1)] | None = key(
+        None, "loss=bce: targets above it count as 1, others as 0; null: soft targets"
+    )
+    bce_sum: bool = key(False, "loss=bce: sum over the classes instead of their mean")
+    published_weighting: bool = key(
+        False, "mean(weight) * mean(loss) of a micro-batch, as the released code of Soft Augmentation"
+    )
+
+
+@dataclass(config=STRICT)
 class Meta:
     """The meta step: what augmentation, weights and labels learn from the meta split. Off while `learn` is empty."""
 
-    learn: list[str] = limits([], choices=META_PARTS)  # see fastaug/meta/parameters.py
-    every: int = limits(10, low=1)  # K: updates between two meta steps
-    fraction: float = limits(0.25, above=0, high=1)  # f: share of a micro-batch that a meta step differentiates
-    batch_size: int = limits(64, low=SMALLEST_BATCH)  # meta images of a validation gradient, over all processes
-    start_epochs: float = limits(0.0, low=0)  # warm-up without meta steps
-    engine: str = limits("auto", choices=("auto", *META_ENGINES))  # auto: chosen by a self-test, printed
-    layers: list[str] = limits([])  # fused: modules whose weights the validation gradient is in; empty: all
-    solver: str = limits("neumann", choices=("neumann", "identity", "cg"))  # implicit: of the inverse Hessian
-    alpha: float = limits(0.01, above=0)  # implicit: step of the Neumann series
-    terms: int = limits(5, low=0)  # implicit: of the series, or steps of conjugate gradients
-    damping: float = limits(0.0, low=0)  # implicit: added to the Hessian's diagonal
-    approximate: bool = False  # optimizers without an exact Jacobian: u = -lr v instead of an error
-    renew: int = limits(1, low=1)  # meta steps between two validation gradients
-    half_life: float = limits(0.0, low=0)  # updates after which a validation gradient counts half; 0: no average
-    weights: str = limits("raw", choices=("raw", "ema"))  # which weights of the network are validated
-    probabilities: str = limits("score", choices=("score", "gumbel"))  # how operations' probabilities learn
-    temperature: float = limits(0.5, above=0)  # gumbel: lower is nearer to the hard choice
-    magnitudes: bool = True  # the policy's magnitudes learn too
-    slots: int = limits(2, low=1, high=8)  # operations of the policy one after the other
-    policy_lr: float = limits(0.01, low=0)  # Adam on unbounded parameters, as the next three
-    softness_lr: float = limits(0.01, low=0)
-    smoothing_lr: float = limits(0.01, low=0)
-    optim_lr: float = limits(0.01, low=0)
-    weights_lr: float = limits(0.2, low=0)  # of the table: largest step of a weight is 3 times it
-    labels_temperature: float = limits(1.0, above=0)  # instant labels: larger stays nearer to uniform
-    labels_trust: float = limits(5.0, low=0)  # instant labels: how much the given label counts
-    steps: int = limits(1, low=1, high=64)
-    validation_loss: str = limits("ce", choices=("ce", "kl", "symmetric_kl", "focal", "bce", "gce"))
-    optimizer: str = limits("adam", choices=("adam", "sgd", "rmsprop"))
-    regulariser: str = limits("none", choices=("none", "entropy", "magnitude", "start"))
-    regulariser_weight: float = limits(0.001, above=0)
-    parts: dict[str, Any] = limits({})
+    learn: list[Annotated[str, AfterValidator(_checked_part)]] = key(
+        [], "parts that learn; module:Class names one from outside the package"
+    )
+    parts: dict[str, dict[str, Any]] = key(
+        {}, "keyword arguments of parts from outside the package: {'module:Class': {...}}"
+    )
+    every: PositiveInt = key(10, "K, updates from one meta step to the next")
+    steps: Annotated[int, Field(ge=1, le=64)] = key(
+        1,
+        "consecutive updates that one meta step is differentiated through (K-step unrolling, truncated); "
+        "1: one-step engines",
+    )
+    fraction: PositiveShare = key(0.25, "f, share of a micro-batch that a meta step differentiates")
+    batch_size: BatchSize = key(64, "meta images of a validation gradient, over all processes")
+    start_epochs: NonNegativeFloat = key(0.0, "warm-up without meta steps")
+    engine: Literal["auto", "forward", "functional", "reverse", "difference", "implicit", "fused"] = key(
+        "auto", "how the hypergradient is computed, see docs/meta.md; auto: chosen by a self-test, printed"
+    )
+    layers: list[str] = key([], "fused, implicit: modules whose weights the validation gradient is in; empty: all")
+    solver: Literal["neumann", "identity", "cg"] = key("neumann", "implicit: approximation of the inverse Hessian")
+    alpha: PositiveFloat = key(0.01, "implicit: step of the Neumann series")
+    terms: NonNegativeInt = key(5, "implicit: terms of the Neumann series, or steps of conjugate gradients")
+    damping: NonNegativeFloat = key(0.0, "implicit: added to the Hessian's diagonal")
+    approximate: bool = key(False, "optimizers without an exact Jacobian: u = -lr v instead of an error")
+    renew: PositiveInt = key(1, "meta steps between two validation gradients")
+    half_life: NonNegativeFloat = key(0.0, "updates after which a validation gradient counts half; 0: no average")
+    weights: Literal["raw", "ema"] = key("raw", "which weights of the network are validated")
+    validation_loss: Loss = key(
+        "ce", "loss of the meta images that is to fall; arguments as augment.focal_gamma, gce_q, bce_*"
+    )
+    optimizer: Literal["adam", "sgd", "rmsprop"] = key(
+        "adam", "meta-optimizer of the shared parts and of those from outside the package"
+    )
+    regulariser: Literal["none", "entropy", "magnitude", "start"] = key(
+        "none",
+        "penalty added to the validation loss. entropy: keeps the probabilities of the policy spread; magnitude: "
+        "squared distance of the policy's magnitudes from 1 (smart_augmentation); start: squared distance of the "
+        "unbounded parameters from where they started",
+    )
+    regulariser_weight: PositiveFloat = key(0.001, "factor of the regulariser")
+    probabilities: Literal["score", "gumbel"] = key("score", "how operations' probabilities learn")
+    temperature: PositiveFloat = key(0.5, "gumbel: lower is nearer to the hard choice")
+    magnitudes: bool = key(True, "the policy's magnitudes learn too")
+    slots: Annotated[int, Field(ge=1, le=8)] = key(2, "operations of the policy one after the other")
+    policy_lr: NonNegativeFloat = key(0.01, "learning rate of the policy's unbounded parameters")
+    softness_lr: NonNegativeFloat = key(0.01, "learning rate of the unbounded softening exponent")
+    smoothing_lr: NonNegativeFloat = key(0.01, "learning rate of the unbounded label smoothing")
+    optim_lr: NonNegativeFloat = key(0.01, "learning rate of the optimizer's unbounded rates")
+    weights_lr: NonNegativeFloat = key(
+        0.2, "learning rate of the table of sample weights; a weight's largest step is 3 times it"
+    )
+    labels_temperature: PositiveFloat = key(1.0, "instant labels: larger stays nearer to uniform")
+    labels_trust: NonNegativeFloat = key(5.0, "instant labels: how much the given label counts")
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Eval:
-    every: int = limits(1, low=0)  # epochs; 0: at the end only
-    batch_size: int = limits(256, low=1)  # images per process
-    img_size: int | None = limits(None, low=1, high=4096)  # pixels a side; null: data.img_size
-    weights: str = limits("raw", choices=("raw", "ema"))  # which weights give the headline
-    ece_bins: int = limits(15, low=2)
+    """The evaluation."""
+
+    every: NonNegativeInt = key(1, "epochs between evaluations; 0: at the end only")
+    batch_size: PositiveInt = key(256, "images per process")
+    img_size: Pixels | None = key(None, "pixels a side; null: data.img_size")
+    weights: Literal["raw", "ema"] = key("raw", "which weights give the headline")
+    ece_bins: Annotated[int, Field(ge=2)] = key(15, "bins of the expected calibration error")
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Recipe:
+    """All sections of a recipe."""
+
     run: Run = field(default_factory=Run)
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)

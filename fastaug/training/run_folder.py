@@ -11,6 +11,15 @@ from fastaug.recipe.reading import differences, read_recipe, to_yaml
 from fastaug.recipe.schema import RESUMABLE, Recipe
 
 
+def _stored_recipe(path: Path) -> Recipe:
+    """The recipe that a run was started with; keys that it lacks, being older than they are, have their defaults."""
+    try:
+        return read_recipe(path)
+    except RecipeError as error:
+        remedy = "continue this run with the version that wrote it, or choose another run.dir"
+        raise RecipeError([f"{path}: {problem}; {remedy}" for problem in error.problems]) from error
+
+
 class RunFolder:
     """One run's files. Only the main process writes; it holds a lock, so a second start of the run is refused."""
 
@@ -23,7 +32,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def open(self, recipe: Recipe) -> None:
-        """Creates and locks the folder; RecipeError when another recipe ran in it, StorageError when it is in use."""
+        """Creates and locks the folder.
+
+        RecipeError when another recipe ran in it, or one that this version cannot read; StorageError when it is in use.
+        """
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
@@ -37,7 +49,7 @@ class RunFolder:
             raise StorageError(f"run.dir: {self.path} cannot be written: {error}") from error
         stored = self.path / "recipe.yaml"
         if stored.exists():
-            changed = differences(read_recipe(stored), recipe)
+            changed = differences(_stored_recipe(stored), recipe)
             problems = [
                 f"{key}: is {new!r} but this run was started with {old!r}; set it back, or choose another run.dir"
                 for key, (old, new) in changed.items()

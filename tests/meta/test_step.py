@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 from safetensors.torch import load_file
@@ -21,6 +20,7 @@ import fastaug.augment.pipeline as batch_module
 from fastaug.meta.one_step import OneStep
 from fastaug.meta.step import MetaStep
 from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.strict_yaml import parse_yaml
 from fastaug.training import loop as engine
 from fastaug.training.worker import run
 
@@ -246,7 +246,7 @@ def test_dali_the_fused_op_and_the_meta_step_join_in_one_update(train, monkeypat
     marked(batch_module, "crop_mix", "op")
     marked(MetaStep, "move", "meta")
     marked(engine, "stop_if_not_finite", "update")
-    meta = yaml.safe_load((RECIPES / "imagenet_sa_meta.yaml").read_text())
+    meta = parse_yaml((RECIPES / "imagenet_sa_meta.yaml").read_text())
     keys = [f"augment.{k}={v}" for k, v in meta["augment"].items()] + ["augment.cutmix=0", "augment.smoothing=0"]
     learn = f"meta.learn=[{','.join(meta['meta']['learn'])}]"
     folder = train("run", learn, *keys, "meta.every=1", "data.loader=dali", "train.epochs=1")

@@ -1,10 +1,17 @@
 """What of the `meta` section is refused, and in which words."""
 
+import re
+from dataclasses import fields
+
 import pytest
 
 from fastaug.errors import RecipeError
+from fastaug.recipe.meta_rules import META_NEEDS, META_RULES
 from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import Meta
 
+UNROLLED = ["meta.steps=4", "meta.fraction=1"]
+OUTSIDE = "meta.learn=['my.parts:ClassWeights']"
 FUSED = ["meta.engine=fused", "meta.fraction=1"]
 INSTANT = ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1"]
 
@@ -58,6 +65,70 @@ REFUSED = {
         ["meta.learn=[policy]", "meta.temperature=2"],
         "meta.temperature: 2.0 does nothing unless meta.probabilities is gumbel",
     ),
+    "unrolled, instant": ([*INSTANT, "meta.steps=4"], "meta.steps: 4 has no meaning for instant parts"),
+    "unrolled, overlapping": (
+        ["meta.learn=[weights]", *UNROLLED, "meta.every=3"],
+        "meta.every: 3 is below meta.steps = 4, windows would overlap; raise it",
+    ),
+    "unrolled, a share": (
+        ["meta.learn=[weights]", "meta.steps=4"],
+        "meta.fraction: 0.25 leaves out images that meta.steps = 4 unrolls; set it to 1",
+    ),
+    "unrolled, accumulated": (
+        ["meta.learn=[weights]", *UNROLLED, "train.accumulate=2"],
+        "train.accumulate: meta.steps = 4 unrolls updates of one micro-batch; set it to 1",
+    ),
+    "unrolled, engine": (
+        ["meta.learn=[weights]", *UNROLLED, "meta.engine=forward"],
+        "meta.engine: forward goes through one update, meta.steps = 4 unrolls; set it to auto",
+    ),
+    "unrolled, fp16": (
+        ["meta.learn=[weights]", *UNROLLED, "train.precision=fp16"],
+        "train.precision: fp16 may skip an update",
+    ),
+    "unrolled, nothing": (["meta.steps=4"], "meta.learn: is empty"),
+    "too many steps": (["meta.learn=[weights]", "meta.steps=65", "meta.fraction=1"], "meta.steps: 65 must be at most"),
+    "no such part": (
+        ["meta.learn=[polcy]"],
+        "meta.learn: 'polcy' is not one of policy, softness, smoothing, weights, instant_weights, instant_labels, "
+        "optim, nor of the form module:Class",
+    ),
+    "a part that is no name": (["meta.learn=['a b:C']"], "meta.learn: 'a b:C' is not one of"),
+    "a part without its module": (["meta.learn=[':C']"], "meta.learn: ':C' is not one of"),
+    "arguments of no part": (
+        [OUTSIDE, "meta.parts={'my.parts:Other': {rate: 1}}"],
+        "meta.parts: {'my.parts:Other': {'rate': 1}} has arguments of parts that are not in meta.learn",
+    ),
+    "arguments of a part of the package": (
+        ["meta.learn=[policy]", "meta.parts={policy: {}}"],
+        "meta.parts: {'policy': {}} has arguments of parts",
+    ),
+    "arguments that are none": ([OUTSIDE, "meta.parts={'my.parts:ClassWeights': 3}"], "meta.parts: expected mapping"),
+    "optimizer of nothing": (
+        ["meta.learn=[weights]", "meta.optimizer=sgd"],
+        "meta.optimizer: sgd does nothing unless a shared part",
+    ),
+    "entropy of nothing": (["meta.learn=[optim]", "meta.regulariser=entropy"], "meta.regulariser: entropy is of"),
+    "magnitude of nothing": (["meta.learn=[optim]", "meta.regulariser=magnitude"], "meta.regulariser: magnitude is"),
+    "magnitude that stays": (
+        ["meta.learn=[policy]", "meta.regulariser=magnitude", "meta.magnitudes=false"],
+        "meta.regulariser: magnitude is",
+    ),
+    "start of nothing": (["meta.learn=[weights]", "meta.regulariser=start"], "meta.regulariser: start needs a shared"),
+    "weight of no regulariser": (
+        ["meta.learn=[policy]", "meta.regulariser_weight=1"],
+        "meta.regulariser_weight: 1.0 does nothing unless meta.regulariser is not none",
+    ),
+    "argument of another loss": (
+        ["meta.learn=[policy]", "meta.validation_loss=gce", "augment.focal_gamma=1"],
+        "augment.focal_gamma: 1.0 does nothing unless augment.loss or meta.validation_loss is focal",
+    ),
+    "loss that validates nothing": (["meta.validation_loss=focal"], "meta.learn: is empty"),
+    "learned labels of other classes": (
+        ["meta.learn=[instant_labels]", "meta.every=1", "meta.fraction=1", "augment.other_class=true"],
+        "augment.other_class: takes the probability that",
+    ),
+    "synthetic": (["meta.learn=[weights]", "data.root=''", "data.loader=synthetic"], "data.loader: synthetic has no"),
     "trust": ([*INSTANT, "meta.labels_trust=2"], "meta.labels_trust: 2.0 does nothing unless instant_labels"),
 }
 
@@ -83,7 +154,33 @@ def test_refused_for_one_reason(tmp_path, name):
         ["meta.learn=[weights]", "meta.engine=implicit", "meta.layers=[fc]", "meta.terms=9"],
         [*INSTANT, *FUSED, "train.accumulate=2", "meta.layers=[fc]"],
         ["meta.learn=[smoothing]", "augment.smoothing=0.49"],
+        ["meta.learn=[policy,optim]", *UNROLLED, "meta.every=4", "train.precision=bf16", "model.compile=true"],
+        ["meta.learn=[weights]", "meta.validation_loss=focal", "augment.focal_gamma=1"],
+        ["meta.learn=[policy]", "meta.validation_loss=bce", "augment.bce_target_thresh=0.2", "augment.bce_sum=true"],
+        ["meta.learn=[policy]", "meta.validation_loss=gce", "augment.gce_q=0.5"],
+        ["meta.learn=[optim]", "meta.optimizer=rmsprop", "meta.regulariser=start", "meta.regulariser_weight=1e-2"],
+        ["meta.learn=[policy]", "meta.regulariser=magnitude"],
+        ["meta.learn=[policy]", "meta.regulariser=entropy"],
+        [OUTSIDE, "meta.optimizer=sgd", "meta.regulariser=start"],
+        [OUTSIDE, "meta.parts={'my.parts:ClassWeights': {rate: 0.1, classes: [1, 2]}}"],
+        ["meta.learn=['parts:A', weights]", "meta.parts={'parts:A': {}}"],
     ],
 )
 def test_accepted(tmp_path, overrides):
     read(tmp_path, overrides)
+
+
+def test_every_rule_is_broken_above(tmp_path):
+    told = []
+    for overrides, _ in REFUSED.values():
+        with pytest.raises(RecipeError) as caught:
+            read(tmp_path, overrides)
+        told += caught.value.problems
+    for _, text in META_RULES:
+        pattern = ".*".join(re.escape(fixed) for fixed in re.split(r"\{.*?\}", text))
+        assert any(re.fullmatch(pattern, message) for message in told), text
+
+
+@pytest.mark.parametrize("keys", [keys for _, _, keys in META_NEEDS], ids=" ".join)
+def test_keys_that_may_do_nothing_are_keys(keys):
+    assert set(keys) <= {field.name for field in fields(Meta)}

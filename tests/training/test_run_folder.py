@@ -10,7 +10,7 @@ import pytest
 from fastaug.atomic_files import write_atomically
 from fastaug.errors import RecipeError, StorageError
 from fastaug.recipe.reading import read_recipe, to_yaml
-from fastaug.recipe.schema import RESUMABLE, Data, Optim, Recipe, Run
+from fastaug.recipe.schema import RESUMABLE, SCHEMA, Data, Optim, Recipe, Run
 from fastaug.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +96,209 @@ def test_keys_that_change_no_number_may_differ(tmp_path: Path) -> None:
     folder.open(changed)
     folder.close()
     assert read_recipe(tmp_path / "recipe.yaml") == changed
+
+
+OLD_RECIPE = """\
+run:
+  dir: runs/quickstart
+  seed: 0
+  log_every: 1
+  checkpoint_every: 0
+  keep: 3
+  log_ids: true
+  log_losses: true
+  trackers: []
+data:
+  root: embedded:mnist5k
+  loader: dali
+  img_size: 28
+  crop: rrc
+  scale:
+  - 0.7
+  - 1.0
+  ratio:
+  - 0.8
+  - 1.25
+  interpolation: bilinear
+  crop_pct: 1.0
+  mean:
+  - 0.1307
+  - 0.1307
+  - 0.1307
+  std:
+  - 0.3081
+  - 0.3081
+  - 0.3081
+  exif: ignore
+  threads: 0
+  prefetch: 2
+  test_fraction: 0.0
+  select_fraction: 0.0
+  meta_fraction: 0.0
+  split_seed: 0
+  labels: null
+  splits: null
+  synthetic_images: 4096
+  synthetic_classes: 1000
+model:
+  name: test_resnet
+  pretrained: false
+  initial_checkpoint: null
+  stem: default
+  drop: 0.0
+  drop_path: 0.0
+  kwargs: {}
+  channels_last: true
+  compile: false
+  ema: false
+  ema_decay: 0.9998
+  ema_warmup: false
+optim:
+  opt: adamw
+  lr: 0.003
+  momentum: 0.9
+  weight_decay: 0.05
+  norm_weight_decay: false
+  opt_eps: null
+  opt_betas: null
+  opt_kwargs: {}
+  sched: cosine
+  warmup_epochs: 1.0
+  warmup_lr: 1.0e-05
+  min_lr: 0.0
+  decay_epochs: 30.0
+  decay_milestones:
+  - 30
+  - 60
+  - 80
+  decay_rate: 0.1
+  clip_grad: null
+train:
+  epochs: 15
+  batch_size: 64
+  accumulate: 1
+  precision: 'no'
+  drop_last: false
+augment:
+  aa: null
+  color_jitter: null
+  reprob: 0.0
+  remode: const
+  recount: 1
+  repeats: 1
+  cutout: 0.0
+  hflip: 0.0
+  shift: 0.0
+  shift_dist: normal
+  shift_limit: 1.0
+  fill: mean
+  fill_value: 0.0
+  mixup: 0.0
+  cutmix: 0.0
+  mixup_prob: 1.0
+  mixup_switch_prob: 0.5
+  mixup_mode: batch
+  mix_group: null
+  lam_fold: false
+  mix_layer: null
+  soften: both
+  soften_k: 2.0
+  soften_p_max: 1.0
+  soften_threshold: 1.0
+  soften_visibility: area
+  soften_rule: pixels
+  other_class: false
+  anneal_epochs: 0
+  anneal_factor: 1000.0
+  smoothing: 0.0
+  loss: ce
+  gce_q: 0.7
+  trim: 0.0
+  focal_gamma: 2.0
+  bce_target_thresh: null
+  bce_sum: false
+  published_weighting: false
+meta:
+  learn: []
+  every: 10
+  fraction: 0.25
+  batch_size: 64
+  start_epochs: 0.0
+  engine: auto
+  layers: []
+  solver: neumann
+  alpha: 0.01
+  terms: 5
+  damping: 0.0
+  approximate: false
+  renew: 1
+  half_life: 0.0
+  weights: raw
+  probabilities: score
+  temperature: 0.5
+  magnitudes: true
+  slots: 2
+  policy_lr: 0.01
+  softness_lr: 0.01
+  smoothing_lr: 0.01
+  optim_lr: 0.01
+  weights_lr: 0.2
+  labels_temperature: 1.0
+  labels_trust: 5.0
+eval:
+  every: 5
+  batch_size: 256
+  img_size: null
+  weights: raw
+  ece_bins: 15
+"""  # as fastaug 0.1.0 stored it, before stored recipes had the number of their schema
+
+
+def test_a_run_of_0_1_0_continues(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(OLD_RECIPE)
+    now = read_recipe(ROOT / "recipes" / "quickstart.yaml", ["run.log_every=1", "run.log_ids=true"])
+    now.run.checkpoint_every, now.run.log_losses = 0, True
+    folder = RunFolder(tmp_path)
+    folder.open(now)
+    folder.close()
+    stored = (tmp_path / "recipe.yaml").read_text()
+    assert stored.startswith(f"schema: {SCHEMA}\n")
+    assert read_recipe(tmp_path / "recipe.yaml") == now
+
+
+def test_an_old_run_that_differs_is_refused_by_the_key(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(OLD_RECIPE.replace("epochs: 15", "epochs: 16"))
+    now = read_recipe(ROOT / "recipes" / "quickstart.yaml", ["run.log_losses=true"])
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        folder.open(now)
+    folder.close()
+    (problem,) = caught.value.problems
+    assert problem.startswith("train.epochs: is 15 but this run was started with 16; set it back")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("run:\n", f"schema: {SCHEMA + 1}\nrun:\n", f"schema: {SCHEMA + 1} of "),
+        ("  stem: default\n", "  stem: default\n  trunk: oak\n", "model.trunk: unknown key"),
+        ("loader: dali", "loader: webdataset", "data.loader: 'webdataset' is not one of"),
+    ],
+)
+def test_a_stored_recipe_that_cannot_be_read_is_refused_with_the_reason(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = OLD_RECIPE.replace(old, new, 1)
+    assert text != OLD_RECIPE
+    (tmp_path / "recipe.yaml").write_text(text)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        folder.open(recipe(tmp_path))
+    folder.close()
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{tmp_path / 'recipe.yaml'}: {message}")
+    assert problem.endswith("continue this run with the version that wrote it, or choose another run.dir")
+    assert (tmp_path / "recipe.yaml").read_text() == text
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:

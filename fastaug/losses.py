@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastaug.recipe.schema import Augment
+from fastaug.recipe.schema import Augment, Loss
 from fastaug.targets import (
     Reduction,
     SoftTarget,
@@ -157,7 +157,7 @@ def build_objective(augment: Augment) -> Objective:
     return published
 
 
-def validation_loss(name: str, augment: Augment) -> Callable[[Tensor, Tensor], Tensor]:
+def validation_loss(name: Loss, augment: Augment) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss `name`, with the arguments of the recipe's training loss, against hard labels: logits, labels -> sum."""
     if name == "ce":
         return partial(F.cross_entropy, reduction="sum")

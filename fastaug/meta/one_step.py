@@ -96,7 +96,7 @@ class OneStep(MetaStep):
             return implicit_direction(
                 problem,
                 v,
-                solver=meta.solver,  # type: ignore[arg-type]
+                solver=meta.solver,
                 alpha=meta.alpha,
                 terms=meta.terms,
                 damping=meta.damping,

@@ -65,7 +65,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def write_yaml(values: dict[str, Any]) -> str:
-    """The text from which `parse_yaml` reads back `values`; texts that YAML 1.1 would take for something else get quotes."""
+    """The text from which `parse_yaml` reads back `values`; what YAML 1.1 would not read as a text is quoted too."""
     writer, text = YAML(typ="safe", pure=True), io.StringIO()
     writer.Resolver, writer.version = _Resolver, (1, 1)
     writer.default_flow_style, writer.width = False, 2**16

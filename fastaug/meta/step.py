@@ -117,7 +117,8 @@ class MetaStep:
             approximate=self.recipe.meta.approximate,
         )
         written = with_rows(target, self.augment.outputs) if self.instant else target
-        problem = self._problem(self._weights(self.network), Samples(images, written), seed)
+        samples = Samples(images.float(), written)  # autocast rounds again what training may give in bfloat16
+        problem = self._problem(self._weights(self.network), samples, seed)
         engine = self.engine(problem)
         if engine == "fused":
             logits, self._cotangent = training_pass(problem, u, self.model)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from fastaug.data.build import find_data
 from fastaug.data.index import load_index
 from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
+from fastaug.training.build_data import find_data
 from fastaug.training.worker import run
 
 from ..conftest import MakeShards

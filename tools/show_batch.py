@@ -1,4 +1,7 @@
-"""Draws the first training batch of a recipe: original, partner, result, difference and targets, a row per sample."""
+"""Draws the first training batch of a recipe: as loaded, partner, result, difference and targets, a row per sample.
+
+"As loaded" is cropped and, where the recipe has a fixed policy (augment.aa), under it.
+"""
 
 import os
 import sys

@@ -37,7 +37,8 @@ class PassStep(MetaStep):
             self.validation.value(),
             approximate=self.meta.approximate,
         )
-        problem = self.problem(self.weights(self.network), Samples(images.float(), target), seed)
+        samples = Samples(images.float(), target)  # autocast rounds again what training may give in bfloat16
+        problem = self.problem(self.weights(self.network), samples, seed)
         engine = self.engine(problem)
         if engine == "fused":
             return training_pass(problem, u, self.training.model)

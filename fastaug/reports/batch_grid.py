@@ -14,7 +14,7 @@ from fastaug.ops.crop_mix import CropMixParams, crop_mix, identity_params
 from fastaug.ops.crop_mix.masses import visible_counts
 from fastaug.targets import SoftTarget, confidence, merge_equal, rest, softness
 
-COLUMNS = ("original", "partner", "result", "|result - original|")
+COLUMNS = ("loaded", "partner", "result", "|result - loaded|")
 WIDTH, GAP, LETTER, LINE, LINES = 192, 16, 14, 19, 3  # pixels: of a cell, between cells, of text; lines below an image
 PAPER, INK, FAINT, BAR = "white", "#1a1a1a", "#d8d8d8", "#bcd7f2"
 SHIFTS, EXPONENTS = tuple(i / 8 for i in range(8)), (1, 2, 3, 4)  # of the softening curve
@@ -30,7 +30,7 @@ def batch_grid(
     class_names: Sequence[str],
     ids: Tensor,
 ) -> Image.Image:
-    """A row for each of the first M samples: original, partner, result, difference, and below them the numbers.
+    """A row for each of the first M samples: as loaded, partner, result, difference, and below them the numbers.
 
     originals uint8 [N,H,W,3], results uint8 [M,H,W,3]; params, target, ids [N] of all N samples, as partners may be any
     of them; all in host memory. class_names: one for each output of the network. ValueError for other shapes.
@@ -67,7 +67,7 @@ def batch_texts(
 ) -> list[Texts]:
     """What stands below the four images of each of N samples, images of `size` (height, width).
 
-    "visible" is the share of the image's area that shows the original, the partner and, below the difference, either.
+    "visible" is the share of the image's area that shows the sample, the partner and, below the difference, either.
     """
     pixels = size[0] * size[1]
     parts, whole = (counts / pixels for counts in visible_counts(params, size))
@@ -145,7 +145,10 @@ def augmented_grid(
     epoch: int,
     images: int = 8,
 ) -> Image.Image:
-    """The grid of a batch's first images and what `augment.training(batch, epoch)` made of them."""
+    """The grid of a batch's first images and what `augment.training(batch, epoch)` made of them.
+
+    They are shown as the loader gave them: cropped, and under the fixed policy if there is one.
+    """
     inputs, target = augmented
     data = augment.recipe.data
     names = [f"class {name}" if name.isdecimal() else name for name in classes]  # "0.6 7" reads badly

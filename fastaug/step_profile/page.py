@@ -46,7 +46,7 @@ def advice(found: Profile, recipe: Recipe) -> list[str]:
             "model.compile=true launches fewer kernels",
             "a larger train.batch_size gives each kernel more to do",
         ],
-        "augment": [f"compare with augment.aa=null (now {recipe.augment.aa}), augment.reprob=0 and augment.cutout=0"],
+        "augment": ["compare with augment.reprob=0 and augment.cutout=0"],
         "forward": _advice_on_computing(found, recipe),
         "backward": _advice_on_computing(found, recipe),
         "optimizer": ["a larger train.batch_size: fewer updates for as many images"],
@@ -65,6 +65,8 @@ def _advice_on_loading(found: Profile, recipe: Recipe) -> list[str]:
     elif found.busy_cores < 0.9 * found.cores:
         said.append(f"data.prefetch={2 * data.prefetch} (now {data.prefetch}): the cores are not all busy")
     said.append("prepared shards with a short side little above data.img_size: fewer pixels to decode")
+    if recipe.augment.aa or recipe.augment.color_jitter:
+        said.append(f"compare with augment.aa=null (now {recipe.augment.aa}), which works in the loader's threads")
     if data.loader == "dali":
         said.append("data.loader=resident, if the decoded images fit in memory")
     if found.device == "cpu":

@@ -1,6 +1,6 @@
 """The derivative of a validation loss after one update in all that shaped it: one signature, several engines."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -27,10 +27,10 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
 def hypergradient(
     problem: Problem,
     direction: Weights,
-    parameters: Mapping[str, Tensor],
+    parameters: Sequence[Tensor],
     engine: str = "forward",
     over_processes: Callable[[Tensor], Tensor] = lambda local: local,
-) -> dict[str, Tensor]:
+) -> list[Tensor]:
     """d <direction, grad_w L> / d parameters, this process's term; the direction is u = (dU/dg)^T grad L_val(w').
 
     Image gradients are computed only where the images depend on parameters. ValueError for an engine that does not

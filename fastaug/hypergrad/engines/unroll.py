@@ -153,7 +153,3 @@ def _cotangent(leaves: Sequence[Samples], slopes: dict[int, Tensor]) -> Cotangen
 
 def _all(parts: Sequence[Tensor | None]) -> Tensor | None:
     return None if parts[0] is None else torch.cat(cast(list[Tensor], list(parts)))
-
-
-class Window:
-    def __init__(self, *a): ...

@@ -40,9 +40,9 @@ def check_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
         rule = rule_of(optimizer, recipe.meta.approximate)
     except ValueError as error:
         raise RecipeError([f"optim.opt: {error} (meta.approximate=true)"]) from error
-    if "optim" in recipe.meta.learn and rule.hyperparameters is None:
+    if "optim" in recipe.meta.learn and rule.update is None:
         name = type(optimizer).__name__
-        raise RecipeError([f"meta.learn: optim is not known for {name}; use sgd, adam or adamw, or leave it out"])
+        raise RecipeError([f"meta.learn: optim is not known for {name} with meta.approximate; leave one of them out"])
 
 
 class MetaStep:
@@ -192,20 +192,23 @@ class MetaStep:
             shared += self.learned.optim.gradients(self.optimizer, recorded.hyperparameter_gradients(v))
         return shared, rows
 
-    def _leaves(self, part: Part) -> list[Tensor]:
+    def _leaves(self, part: Part) -> dict[str, Tensor]:
         """What acts on the losses of `part`: the shared parameters but the optimizer's, and the part's rows."""
         shared = self.shared[: len(self.shared) - self.learned.optimizer_numbers()]
-        return shared + ([] if part.rows is None else [part.rows])
+        leaves = {f"shared {number}": parameter for number, parameter in enumerate(shared)}
+        return leaves if part.rows is None else leaves | {"rows": part.rows}
 
-    def _split(self, part: Part, found: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def _split(self, part: Part, found: dict[str, Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """Derivatives in `_leaves`, summed over all processes where these are shared; those in the rows."""
-        rows = None if part.rows is None else found.pop()
-        return [over_processes(g) for g in found], rows
+        rows = None if part.rows is None else found.pop("rows")
+        return [over_processes(g) for g in found.values()], rows
 
-    def _gradients(self, problem: Problem, u: Weights, leaves: list[Tensor], logits: Tensor | None) -> list[Tensor]:
+    def _gradients(
+        self, problem: Problem, u: Weights, leaves: dict[str, Tensor], logits: Tensor | None
+    ) -> dict[str, Tensor]:
         """This process's term of the hypergradient in `leaves`."""
         if not leaves:
-            return []
+            return {}
         engine = self.engine(problem)
         if engine == "difference":
             logits = None if self.recipe.model.compile else logits  # compiled code draws other dropout masks

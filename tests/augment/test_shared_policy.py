@@ -202,13 +202,13 @@ def test_the_hypergradient_is_pulled_back_to_both_parameters():
     share = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     pixels = images(n, seed=2) - 0.5
     cotangent = Cotangent(pixels, torch.zeros(n, 2), share, None)
-    logits, strengths = pull_back(samples, cotangent, [policy.logits, policy.strengths])
+    found = pull_back(samples, cotangent, {"logits": policy.logits, "strengths": policy.strengths})
     one_hot = torch.nn.functional.one_hot(draws.op, KINDS)
     others = (share.sum() - share) / (n - 1)
     scores = (share - others)[:, None, None] * (one_hot - policy.probabilities().detach())
-    torch.testing.assert_close(logits, scores.sum(0))
+    torch.testing.assert_close(found["logits"], scores.sum(0))
     again = policy.apply(x, draws)
-    torch.testing.assert_close(strengths, torch.autograd.grad(again, policy.strengths, pixels)[0])
+    torch.testing.assert_close(found["strengths"], torch.autograd.grad(again, policy.strengths, pixels)[0])
 
 
 def test_the_relaxed_images_are_exactly_those_of_one_operation_a_slot():

@@ -60,7 +60,8 @@ def draws(trainer: Trainer, batch: Batch, u: dict[str, Tensor], numbers: range) 
     for number in numbers:  # an epoch's operations each
         samples = trainer.augment.part(batch, number, len(batch.ids)).samples
         problem = meta._problem(meta._weights(trainer.network), samples, SEED)
-        rows.append(hypergradient(problem, u, [meta.learned.policy.logits], "forward")[0].flatten().double())
+        found = hypergradient(problem, u, {"logits": meta.learned.policy.logits}, "forward")
+        rows.append(found["logits"].flatten().double())
     return torch.stack(rows), (time.perf_counter() - start) / len(numbers)
 
 

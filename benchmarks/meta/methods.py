@@ -30,6 +30,11 @@ def samples(task: Task) -> Samples:
     return Samples(task.augmented(), target._replace(mass=target.mass.to(task.weights.dtype)))
 
 
+def named(task: Task) -> dict[str, Tensor]:
+    """The meta-parameters of the task by name."""
+    return dict(zip(("weights", "magnitudes"), task.parameters(), strict=False))
+
+
 def trained(network: nn.Module, optimizer: SGD, task: Task, batch: Samples) -> tuple[Problem, Weights, Tensor]:
     """One real step: what it was, its direction u = (dU/dg)^T grad L_val(w'), and its logits."""
     logits = network(batch.images.detach())
@@ -51,7 +56,7 @@ def by_engine(engine: str, task: Task) -> Step:
 
     def step() -> Tensor:
         problem, direction, _ = trained(network, optimizer, task, samples(task))
-        return flat(hypergradient(problem, direction, task.parameters(), engine))
+        return flat(list(hypergradient(problem, direction, named(task), engine).values()))
 
     return step
 
@@ -64,7 +69,7 @@ def one_sided(task: Task) -> Step:
         batch = samples(task)
         problem, direction, logits = trained(network, optimizer, task, batch)
         cotangent = difference(problem, direction, images=batch.images.requires_grad, logits=logits)
-        return flat(pull_back(batch, cotangent, task.parameters()))
+        return flat(list(pull_back(batch, cotangent, named(task)).values()))
 
     return step
 
@@ -80,11 +85,11 @@ def unrolled(task: Task) -> Step:
             [samples(task)],
             losses,
             lambda forward: task.validation(forward(task.meta_images)),
-            task.parameters(),
+            named(task),
             total=len(task.labels),
         )
         train(network, optimizer, task)
-        return flat(found)
+        return flat(list(found.values()))
 
     return step
 

@@ -1,40 +1,31 @@
-"""The derivative of a validation loss after one update in all that shaped it: one signature, several engines."""
+"""One-step hypergradients dL_val(w')/dphi: how a validation loss after one update depends on all that shaped it.
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Protocol
+w' = U(w, grad_w L(w; phi)) is the update, phi what is learned: augmentation, loss weights, labels. `hypergradient` is
+the one function, `ENGINES` the ways to compute it; `engines/unroll.py` differentiates several updates.
+"""
+
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from fastaug.hypergrad.engines.difference import difference
-from fastaug.hypergrad.engines.forward import forward
-from fastaug.hypergrad.engines.functional import functional
-from fastaug.hypergrad.engines.reverse import reverse
-from fastaug.hypergrad.problem import Cotangent, Problem, Weights, pull_back
+from fastaug.hypergrad.engines import ENGINES, Engine
+from fastaug.hypergrad.problem import Problem, Weights, pull_back
 
-
-class Engine(Protocol):
-    """The derivative of <direction, grad_w L> in what a Problem's samples hold; in the images only if asked."""
-
-    def __call__(self, problem: Problem, direction: Weights, *, images: bool) -> Cotangent: ...
-
-
-ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {"forward": forward, "functional": functional, "reverse": reverse, "difference": difference}
-)
+__all__ = ["ENGINES", "Engine", "hypergradient"]
 
 
 def hypergradient(
     problem: Problem,
     direction: Weights,
-    parameters: Sequence[Tensor],
+    parameters: Mapping[str, Tensor],
     engine: str = "forward",
     over_processes: Callable[[Tensor], Tensor] = lambda local: local,
-) -> list[Tensor]:
-    """d <direction, grad_w L> / d parameters, this process's term; the direction is u = (dU/dg)^T grad L_val(w').
+) -> dict[str, Tensor]:
+    """d <direction, grad_w L> / d parameters by their names, this process's term.
 
-    Image gradients are computed only where the images depend on parameters. ValueError for an engine that does not
-    exist, a direction that does not fit the weights, or images that `difference` is asked for.
+    The direction is u = (dU/dg)^T grad L_val(w'), by the names of the weights. Image gradients are computed only where
+    the images depend on parameters. ValueError for an engine that does not exist, a direction that does not fit the
+    weights, or images that `difference` is asked for.
     """
     if engine not in ENGINES:
         raise ValueError(f"no engine is called {engine!r}; known: {', '.join(ENGINES)}")

@@ -6,7 +6,7 @@ images, masses, loss weights and rows of soft labels, and the probability of hav
 engine returns the derivative of <u, g> in those, its `Cotangent`, and `pull_back` hands it on to any phi.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -105,10 +105,10 @@ def detached(target: SoftTarget) -> SoftTarget:
 def pull_back(
     samples: Samples,
     cotangent: Cotangent,
-    parameters: Sequence[Tensor],
+    parameters: Mapping[str, Tensor],
     over_processes: Callable[[Tensor], Tensor] = lambda local: local,
-) -> list[Tensor]:
-    """The hypergradient in each of `parameters` from that in what they acted through; zeros where they did not act.
+) -> dict[str, Tensor]:
+    """The hypergradient in `parameters`, by name, from that in what they acted through; zeros where they did not act.
 
     Operations drawn at random count by their score function, share_i * grad log p_i, with the mean share of the other
     samples as baseline (REINFORCE, Williams 1992), which keeps it unbiased as long as samples do not act on one
@@ -127,7 +127,8 @@ def pull_back(
         pairs.append((samples.log_probability, share - (total - share) / (count - 1).clamp_min(1)))
     reached = [(t, c.to(t.dtype)) for t, c in pairs if t is not None and c is not None and t.requires_grad]
     if not reached:
-        return [torch.zeros_like(p) for p in parameters]
+        return {name: torch.zeros_like(p) for name, p in parameters.items()}
     outputs, gradients = zip(*reached, strict=True)
-    found = torch.autograd.grad(outputs, list(parameters), gradients, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    found = torch.autograd.grad(outputs, list(parameters.values()), gradients, allow_unused=True)
+    slopes = zip(parameters.items(), found, strict=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in slopes}

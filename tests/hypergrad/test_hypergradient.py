@@ -86,7 +86,7 @@ def test_magnitudes_agree_with_brute_force_retaken_steps(name, delta, similarity
     u = {name: -LR * g for name, g in zip(after, v, strict=True)}
     magnitudes = start.clone().requires_grad_()
     samples = Samples(shaped(nets.images(32), magnitudes), nets.target(32))
-    (found,) = hypergradient(nets.problem(network, samples), u, [magnitudes])
+    found = hypergradient(nets.problem(network, samples), u, {"magnitudes": magnitudes})["magnitudes"]
     brute = []
     for step in delta * torch.eye(8, dtype=torch.float64):
         apart = retaken(network, start + step)[0] - retaken(network, start - step)[0]
@@ -149,7 +149,7 @@ def test_the_score_function_is_the_gradient_of_the_enumerated_expectation():
         probability = scores.softmax(0)[list(draw)].prod()
         cotangent = forward(problem, u, images=False)
         expected = expected + probability * (target.weight * cotangent.weight).sum()  # <u, grad_w L>
-        estimate = estimate + probability.detach() * pull_back(problem.samples, cotangent, [scores])[0]
+        estimate = estimate + probability.detach() * pull_back(problem.samples, cotangent, {"scores": scores})["scores"]
     (brute,) = torch.autograd.grad(expected, scores)
     assert relative(estimate, brute) <= 1e-10
 
@@ -166,7 +166,7 @@ def test_two_processes_share_one_baseline():
 
     def locally(part, over_processes):
         local = replace(problem, samples=samples(part))
-        return hypergradient(local, u, [scores], over_processes=over_processes)[0]
+        return hypergradient(local, u, {"scores": scores}, over_processes=over_processes)["scores"]
 
     sums = []
     for part in (slice(0, 3), slice(3, N)):
@@ -178,11 +178,12 @@ def test_two_processes_share_one_baseline():
 def test_a_parameter_that_nothing_depends_on_gets_zeros():
     problem, u = some_problem()
     unused, used = torch.ones(2, requires_grad=True), torch.ones(N, dtype=torch.float64, requires_grad=True)
-    assert hypergradient(problem, u, [unused])[0].tolist() == [0, 0]
+    assert hypergradient(problem, u, {"unused": unused})["unused"].tolist() == [0, 0]
     problem = replace(problem, samples=Samples(problem.samples.images, problem.samples.target._replace(weight=used)))
-    found = hypergradient(problem, u, [unused, used])
-    assert found[0].tolist() == [0, 0]
-    assert found[1].abs().min() > 0
+    found = hypergradient(problem, u, {"used": used, "unused": unused})
+    assert list(found) == ["used", "unused"]
+    assert found["unused"].tolist() == [0, 0]
+    assert found["used"].abs().min() > 0
 
 
 # ---- errors ----
@@ -191,11 +192,11 @@ def test_a_parameter_that_nothing_depends_on_gets_zeros():
 def test_an_unknown_engine_and_a_direction_that_does_not_fit():
     problem, u = some_problem()
     with pytest.raises(ValueError, match="known: forward, functional, reverse, difference"):
-        hypergradient(problem, u, [], "dual")
+        hypergradient(problem, u, {}, "dual")
     with pytest.raises(ValueError, match=r"1 tensors, among them 0\.bias"):
-        hypergradient(problem, {name: t for name, t in u.items() if name != "0.bias"}, [])
+        hypergradient(problem, {name: t for name, t in u.items() if name != "0.bias"}, {})
     with pytest.raises(ValueError, match=r"1 tensors, among them 0\.bias"):
-        hypergradient(problem, {**u, "0.bias": torch.zeros(1)}, [])
+        hypergradient(problem, {**u, "0.bias": torch.zeros(1)}, {})
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "dropout", "drop_path", "group_norm", "timm"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastaug.hypergrad import ENGINES
+from fastaug.hypergrad.engines import ENGINES
 from fastaug.hypergrad.engines.difference import STEP, difference
 from fastaug.hypergrad.problem import Cotangent, Problem, Samples, Weights, detached, network_logits
 from fastaug.targets import SoftTarget

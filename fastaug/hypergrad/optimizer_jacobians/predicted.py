@@ -14,8 +14,9 @@ from timm.optim.rmsprop_tf import RMSpropTF
 from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
-from fastaug.hypergrad.optimizer_jacobians.recorded_step import bare_optimizer, step_counts
-from fastaug.hypergrad.optimizer_jacobians.sgd import Tensors, lifted
+from fastaug.hypergrad.functional_updates import bare_optimizer
+from fastaug.hypergrad.optimizer_jacobians.by_hand import Tensors, lifted
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import step_counts
 from fastaug.hypergrad.problem import Weights
 
 

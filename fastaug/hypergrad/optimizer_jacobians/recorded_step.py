@@ -6,12 +6,11 @@ validated, `through_average` leads back to the step's own weights.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from timm.optim.lamb import Lamb
 from timm.optim.rmsprop_tf import RMSpropTF
 from timm.optim.sgdw import SGDW
@@ -19,65 +18,61 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from fastaug.hypergrad.optimizer_jacobians.adaptive import (
+from fastaug.hypergrad.functional_updates import (
+    Update,
+    bare_optimizer,
+    group_settings,
+    own_clipping,
+    present_state,
+    update_of,
+)
+from fastaug.hypergrad.optimizer_jacobians.by_hand import (
+    GroupStep,
+    Tensors,
     adam_direction,
-    adam_hyperparameters,
+    gradient_descent_direction,
     lamb_direction,
+    lifted,
     rmsprop_direction,
     rmsprop_tf_direction,
-)
-from fastaug.hypergrad.optimizer_jacobians.sgd import (
-    GroupStep,
-    Rule,
-    Tensors,
-    cautious,
-    inner,
-    lifted,
-    maximizes,
     sgd_direction,
-    sgd_hyperparameters,
 )
 from fastaug.hypergrad.problem import Weights
 
-RULES: dict[type[Optimizer], Rule] = {
-    SGD: Rule(False, maximizes, sgd_direction, sgd_hyperparameters),
-    SGDW: Rule(False, cautious, sgd_direction),
-    Adam: Rule(True, maximizes, adam_direction, adam_hyperparameters),
-    AdamW: Rule(True, maximizes, adam_direction, adam_hyperparameters),
-    RMSprop: Rule(True, maximizes, rmsprop_direction),
-    RMSpropTF: Rule(True, cautious, rmsprop_tf_direction),
-    Lamb: Rule(True, cautious, lamb_direction),
+_UNUSED_GRADIENTS = (SGD, SGDW)  # dU/dg does not depend on g
+_DIRECTIONS: dict[type[Optimizer], Callable[[GroupStep, Tensors], Tensors]] = {
+    SGD: sgd_direction,
+    SGDW: sgd_direction,
+    Adam: adam_direction,
+    AdamW: adam_direction,
+    RMSprop: rmsprop_direction,
+    RMSpropTF: rmsprop_tf_direction,
+    Lamb: lamb_direction,
 }
 
 
-def _identity_direction(step: GroupStep, q: Tensors) -> Tensors:
-    return list(torch._foreach_mul(q, -float(step.settings["lr"])))
+class Rule(NamedTuple):
+    """How one optimizer's step is differentiated.
 
+    `direction`: q = dL_val/dw' of a group to u. `uses_gradients`: whether it depends on g and the state. `update`: the
+    step's definition, which hyperparameters are differentiated through; None for the approximation u = -lr v.
+    """
 
-IDENTITY = Rule(False, lambda _: None, _identity_direction)
+    direction: Callable[[GroupStep, Tensors], Tensors]
+    uses_gradients: bool
+    update: Update | None
 
 
 def rule_of(optimizer: Optimizer, approximate: bool = False) -> Rule:
     """How steps of `optimizer` are differentiated; ValueError where that is not known and not `approximate`."""
-    optimizer = bare_optimizer(optimizer)
     if approximate:
-        return IDENTITY
-    rule = RULES.get(type(optimizer))
-    remedy = "or declare the approximation u = -lr v with approximate=True"
-    if rule is None:
-        known = ", ".join(kind.__name__ for kind in RULES)
-        raise ValueError(f"the step of {type(optimizer).__name__} cannot be differentiated; use {known}, {remedy}")
-    for group in optimizer.param_groups:
-        if (reason := rule.refusal(group)) is not None:
-            raise ValueError(
-                f"the step of {type(optimizer).__name__} with {reason} cannot be differentiated; turn it off, {remedy}"
-            )
-    return rule
-
-
-def bare_optimizer(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside Accelerate's wrapper, which holds the state."""
-    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        return Rule(gradient_descent_direction, False, None)
+    kind = type(bare_optimizer(optimizer))
+    try:
+        update = update_of(optimizer)
+    except ValueError as error:
+        raise ValueError(f"{error}, or declare the approximation u = -lr v with approximate=True") from error
+    return Rule(_DIRECTIONS[kind], kind not in _UNUSED_GRADIENTS, update)
 
 
 class Clip(NamedTuple):
@@ -128,7 +123,7 @@ class RecordedStep:
         if self.clip is not None and found:
             gradients = [g for group in self._groups for g in group.gradients]
             u, clip = list(found.values()), self.clip
-            along = clip.scale * clip.pull * inner(gradients, u) / clip.length.clamp_min(1e-15) ** 2
+            along = clip.scale * clip.pull * _inner(gradients, u) / clip.length.clamp_min(1e-15) ** 2
             u = torch._foreach_mul(u, clip.scale)  # type: ignore[assignment]
             torch._foreach_sub_(u, torch._foreach_mul(gradients, along))
             found = dict(zip(found, u, strict=True))
@@ -137,15 +132,15 @@ class RecordedStep:
     def hyperparameter_gradients(self, v: Weights) -> list[dict[str, Tensor]]:
         """<v, dU/dh>, scalars by the name of h, for each parameter group of the optimizer.
 
-        SGD: lr, weight_decay, momentum (where it is not 0); Adam, AdamW: lr, weight_decay, beta1, beta2.
+        lr and weight_decay, and as the optimizer has them momentum (where it is not 0), beta1 and beta2, alpha.
         """
         if not self._hyperparameters:
             raise ValueError("this step was recorded for u alone; pass hyperparameters=True to record_step")
-        assert self.rule.hyperparameters is not None
+        assert self.rule.update is not None
         found = []
         for group in self._after(v):
             q = lifted([v[name] for name in group.names])
-            pieces = [self.rule.hyperparameters(piece, part) for piece, part in group.pieces(q)]
+            pieces = [_in_settings(self.rule.update, piece, part) for piece, part in group.pieces(q)]
             found.append({h: torch.stack([piece[h] for piece in pieces]).sum() for h in (pieces[0] if pieces else {})})
         return found
 
@@ -180,14 +175,14 @@ def record_step(
     """Keeps what differentiating the coming step needs; call it after gradient clipping, before optimizer.step().
 
     Copies the trained weights, and the gradients (of all processes, loss scale taken off) where clipping, the optimizer
-    or `hyperparameters` need them. `norm`: that of the gradients before clipping to `max_norm` (clip_grad_norm_ returns
-    it); None: not clipped. `approximate`: u = -lr v whatever the optimizer. A step that loss scaling skips
-    (accelerator.optimizer_step_was_skipped) has no hypergradient: drop the record. ValueError: see `rule_of`.
+    or `hyperparameters` need them; for these also the optimizer's state. `norm`: that of the gradients before clipping
+    to `max_norm` (clip_grad_norm_ returns it); None: not clipped. `approximate`: u = -lr v whatever the optimizer. A
+    step that loss scaling skips (accelerator.optimizer_step_was_skipped) has no hypergradient: drop the record.
+    ValueError: see `rule_of`.
     """
     rule, bare = rule_of(optimizer, approximate), bare_optimizer(optimizer)
-    if hyperparameters and rule.hyperparameters is None:
-        known = ", ".join(kind.__name__ for kind, other in RULES.items() if other.hyperparameters)
-        raise ValueError(f"hyperparameters of {type(bare).__name__} have no gradient here; use {known}")
+    if hyperparameters and rule.update is None:
+        raise ValueError("hyperparameters have no gradient in the approximation u = -lr v; leave approximate=True out")
     clip = None
     if max_norm is not None and max_norm != math.inf:
         if norm is None or not max_norm > 0:
@@ -198,10 +193,16 @@ def record_step(
     if unnamed:
         raise ValueError(f"{unnamed} of the optimizer's parameters are not among named_parameters; name all of them")
     keeps = rule.uses_gradients or hyperparameters or clip is not None
+    inside = None if rule.update is None else own_clipping(bare)
     weights = {name: p.detach().clone() for p, name in names.items()}
     groups = [_record_group(bare, group, names, weights, keeps) for group in bare.param_groups]
-    if isinstance(bare, Lamb) and rule is not IDENTITY and bare.defaults["max_grad_norm"] is not None:
-        groups, clip = _clipped_by_lamb(groups, bare.defaults["max_grad_norm"], clip)
+    if hyperparameters:
+        groups = [
+            group._replace(before=[present_state(bare, live, p) for p in group.parameters])
+            for group, live in zip(groups, bare.param_groups, strict=True)
+        ]
+    if inside is not None:
+        groups, clip = _clipped_again(groups, inside, clip)
     return RecordedStep(weights, rule, clip, bare, groups, hyperparameters)
 
 
@@ -213,24 +214,52 @@ def _record_group(
     return GroupStep(
         names=kept,
         parameters=moved,
-        settings={name: value for name, value in group.items() if name != "params"},
+        settings=group_settings(group),
         weights=[weights[name] for name in kept],
         # Copies: a foreach SGD with Nesterov momentum changes .grad in place.
         gradients=[g.clone() for g in lifted([p.grad for p in moved])] if keeps else [],
         first=[optimizer.state.get(p, {}).get("momentum_buffer") is None for p in moved],
+        before=[],
         steps=step_counts(optimizer, group, moved),
         states=[],
     )
 
 
-def _clipped_by_lamb(groups: list[GroupStep], max_norm: float, clip: Clip | None) -> tuple[list[GroupStep], Clip]:
-    """timm's LAMB clips once more, by the norm of all its gradients, before its moments see them."""
+def _clipped_again(groups: list[GroupStep], max_norm: float, clip: Clip | None) -> tuple[list[GroupStep], Clip]:
+    """As timm's LAMB clips, by the norm of all its gradients, before its moments see them."""
     inside = _clip(get_total_norm([g for group in groups for g in group.gradients]), max_norm, margin=0.0)
     scaled = [
         group._replace(gradients=list(torch._foreach_mul(group.gradients, inside.scale))) if group.names else group
         for group in groups
     ]
     return scaled, inside if clip is None else _joined(clip, inside)
+
+
+def _inner(a: Tensors, b: Tensors) -> Tensor:
+    """<a, b> over all tensors: a scalar. Reads both once and writes nothing of their size."""
+    return torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]).sum()
+
+
+def _in_settings(update: Update, step: GroupStep, q: Tensors) -> dict[str, Tensor]:
+    """<q, dU/dh> by autograd through the update's definition; host scalars in the type of q."""
+
+    def leaf(value: Any) -> Tensor:  # in float64, as 1 - beta is small
+        return torch.tensor(float(value), dtype=torch.float64, requires_grad=True)
+
+    settings = step.settings
+    leaves: dict[str, Tensor] = {}
+    for name in ("lr", "weight_decay", "momentum", "alpha"):
+        if name in settings and (name != "momentum" or settings[name] != 0):
+            leaves[name] = leaf(settings[name])
+    settings = {**settings, **leaves}
+    if "betas" in settings:
+        settings["betas"] = [leaf(beta) for beta in settings["betas"]]
+        leaves["beta1"], leaves["beta2"] = settings["betas"]
+    given = zip(lifted(step.weights), step.gradients, step.before, strict=True)
+    with torch.enable_grad():
+        moved = [update(weight, gradient, state, settings)[0] for weight, gradient, state in given]
+    found = torch.autograd.grad(moved, list(leaves.values()), q, allow_unused=True, materialize_grads=True)
+    return {name: slope.to(q[0].dtype) for name, slope in zip(leaves, found, strict=True)}
 
 
 def step_counts(optimizer: Optimizer, group: dict[str, Any], parameters: Tensors) -> list[float]:

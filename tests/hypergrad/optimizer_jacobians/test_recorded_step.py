@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,10 +12,14 @@ from accelerate.optimizer import AcceleratedOptimizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.optim import create_optimizer_v2
+from timm.optim.lamb import Lamb
+from timm.optim.rmsprop_tf import RMSpropTF
+from timm.optim.sgdw import SGDW
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from fastaug.hypergrad.functional_updates import clipped, group_settings, own_clipping, present_state, update_of
 from fastaug.hypergrad.optimizer_jacobians.recorded_step import RecordedStep, record_step, rule_of, through_average
 from fastaug.hypergrad.problem import Weights
 
@@ -90,13 +95,14 @@ def relative_error(found: Weights, truth: Weights, floor: float = 0.0) -> float:
     return dot(difference, difference) ** 0.5 / max(dot(truth, truth) ** 0.5, floor)
 
 
-SGD_KINDS = {
-    "plain": in_groups(SGD, lr=0.1, weight_decay=0.01),
-    "momentum": in_groups(SGD, lr=0.1, momentum=0.9, weight_decay=0.01),
-    "dampening": in_groups(SGD, lr=0.1, momentum=0.9, dampening=0.3),
-    "nesterov": in_groups(SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-    "nesterov foreach": in_groups(SGD, lr=0.1, momentum=0.9, nesterov=True, foreach=True),
+SGD_SETTINGS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
+    "plain": (SGD, {"lr": 0.1, "weight_decay": 0.01}),
+    "momentum": (SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+    "dampening": (SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}),
+    "nesterov": (SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    "nesterov foreach": (SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "foreach": True}),
 }
+SGD_KINDS = {name: in_groups(kind, **settings) for name, (kind, settings) in SGD_SETTINGS.items()}
 ADAM_KINDS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "adam": (Adam, {"lr": 0.01}),
     "adam, coupled decay": (Adam, {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.95)}),
@@ -144,13 +150,29 @@ def test_adaptive_steps_as_the_real_step(kind: str, earlier: int, max_norm: floa
     assert relative_error(recorded.direction(v), truth, floor=1e-3) < 1e-7
 
 
+BY_DEFINITION: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
+    **{f"sgd {name}": kind for name, kind in SGD_SETTINGS.items()},
+    **ADAM_KINDS,
+    "sgdw": (SGDW, {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+    "sgdw, nesterov": (SGDW, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    "rmsprop_tf": (RMSpropTF, {"lr": 0.01, "weight_decay": 0.1}),
+    "rmsprop_tf, momentum, centered": (RMSpropTF, {"lr": 0.01, "momentum": 0.9, "centered": True, "alpha": 0.8}),
+    "rmsprop_tf, decoupled": (RMSpropTF, {"lr": 0.01, "weight_decay": 0.1, "decoupled_decay": True}),
+    "lamb": (Lamb, {"lr": 0.01, "weight_decay": 0.1}),
+    "lamb, always adapted": (Lamb, {"lr": 0.01, "always_adapt": True, "max_grad_norm": None, "weight_decay": 0.0}),
+    "lamb, trust clipped": (Lamb, {"lr": 0.01, "weight_decay": 0.1, "trust_clip": True}),
+    "lamb, decoupled": (Lamb, {"lr": 0.01, "weight_decay": 0.1, "decoupled_decay": True}),
+    "lamb, not averaged": (Lamb, {"lr": 0.01, "grad_averaging": False, "bias_correction": False}),
+}
+
+
+@pytest.mark.parametrize("max_norm", [None, 1.0], ids=["no clip", "clipped"])
 @pytest.mark.parametrize("earlier", [0, 1, 5])
-@pytest.mark.parametrize("kind", ADAM_KINDS)
-def test_adaptive_steps_against_double_backward(kind: str, earlier: int) -> None:
-    """Through the step written down once more from its definition, in float64 all through (torch's c2 is not)."""
-    make = in_groups(ADAM_KINDS[kind][0], **ADAM_KINDS[kind][1])
+@pytest.mark.parametrize("kind", BY_DEFINITION)
+def test_by_hand_as_autograd_through_the_definition(kind: str, earlier: int, max_norm: float | None) -> None:
+    make = in_groups(BY_DEFINITION[kind][0], **BY_DEFINITION[kind][1])
     gradients, v = random_weights(1), random_weights(2)
-    moved, recorded = step(make, gradients, earlier)
+    moved, recorded = step(make, gradients, earlier, max_norm)
     leaves = {name: g.clone().requires_grad_() for name, g in gradients.items()}
     parameters = {name: nn.Parameter(w) for name, w in random_weights(0).items()}
     optimizer = make(parameters)
@@ -158,33 +180,19 @@ def test_adaptive_steps_against_double_backward(kind: str, earlier: int) -> None
         for name, g in random_weights(100 + turn).items():
             parameters[name].grad = g
         optimizer.step()
-    after = {}
+    given: Any = list(leaves.values()) if max_norm is None else clipped(list(leaves.values()), max_norm)
+    if (bound := own_clipping(optimizer)) is not None:
+        given = clipped(given, bound, margin=0.0)
+    given, after = dict(zip(leaves, given, strict=True)), {}
     for group in optimizer.param_groups:
         for name in (n for n, p in parameters.items() if any(p is q for q in group["params"])):
-            w, state = parameters[name].detach(), optimizer.state.get(parameters[name], {})
-            after[name] = written_down(group, w, leaves[name], state, earlier + 1)
-    assert relative_error({n: w.detach() for n, w in after.items()}, moved) < 1e-7
+            state = present_state(optimizer, group, parameters[name])
+            weight = parameters[name].detach()
+            after[name], _ = update_of(optimizer)(weight, given[name], state, group_settings(group))
+    assert relative_error({n: w.detach() for n, w in after.items()}, moved) < 1e-12
     loss = torch.stack([(v[name] * w).sum() for name, w in after.items()]).sum()
     truth = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-    assert relative_error(recorded.direction(v), truth, floor=1e-3) < 1e-10
-
-
-def written_down(group: dict[str, Any], w: Tensor, g: Tensor, state: dict[str, Tensor], t: int) -> Tensor:
-    """w' of Adam, AdamW and RMSprop from the state before the step."""
-    lr, decay, eps, zero = group["lr"], group["weight_decay"], group["eps"], torch.zeros_like(w)
-    total = g if group.get("decoupled_weight_decay") else g + decay * w
-    if "alpha" in group:
-        alpha = group["alpha"]
-        square = alpha * state.get("square_avg", zero) + (1 - alpha) * total**2
-        mean = alpha * state.get("grad_avg", zero) + (1 - alpha) * total if group["centered"] else zero
-        step_taken = total / ((square - mean**2).sqrt() + eps)
-        return w - lr * (group["momentum"] * state.get("momentum_buffer", zero) + step_taken)
-    beta1, beta2 = group["betas"]
-    m = beta1 * state.get("exp_avg", zero) + (1 - beta1) * total
-    s = beta2 * state.get("exp_avg_sq", zero) + (1 - beta2) * total**2
-    s = torch.maximum(s, state.get("max_exp_avg_sq", zero)) if group["amsgrad"] else s
-    kept = w * (1 - lr * decay) if group["decoupled_weight_decay"] else w
-    return kept - lr * (m / (1 - beta1**t)) / ((s / (1 - beta2**t)).sqrt() + eps)
+    assert relative_error(recorded.direction(v), truth, floor=1e-3) < 1e-11
 
 
 class Net(nn.Module):
@@ -221,8 +229,6 @@ def test_optimizers_by_their_names_in_timm(opt: str, earlier: int) -> None:
     ids=lambda kwargs: ",".join(kwargs),
 )
 def test_lamb_with_its_options(kwargs: dict[str, Any]) -> None:
-    from timm.optim import Lamb
-
     make = in_groups(Lamb, **{"lr": 0.01, "weight_decay": 0.1, **kwargs})
     gradients, v = random_weights(1), random_weights(2)
     for max_norm in (None, 0.2, 1.5):  # below and above the clipping that LAMB does itself
@@ -270,12 +276,13 @@ def test_a_clipped_gradient_loses_its_length(max_norm: float, seed: int) -> None
 
 
 HYPER = {
-    "plain": (SGD, {"lr": 0.1, "weight_decay": 0.01}),
-    "momentum": (SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "dampening": 0.2}),
-    "nesterov": (SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}),
-    "nesterov foreach, no decay": (SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "foreach": True}),
-    **{name: kind for name, kind in ADAM_KINDS.items() if kind[0] is not RMSprop},
+    **BY_DEFINITION,
+    "sgd, momentum and dampening": (SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "dampening": 0.2}),
+    "betas of 0": (AdamW, {"lr": 0.01, "betas": (0.0, 0.0), "eps": 0.1, "weight_decay": 0.1}),
 }
+# LAMB's trust ratio comes and goes with the decay, so that nothing has a derivative in a decay of 0.
+HYPER = {name: kind for name, kind in HYPER.items() if not name.startswith("lamb") or "always" in name}
+HYPER["lamb"] = (partial(Lamb, always_adapt=True), {"lr": 0.01, "weight_decay": 0.1})
 
 
 @pytest.mark.parametrize("max_norm", [None, 1.0], ids=["no clip", "clipped"])
@@ -355,14 +362,11 @@ def test_finite_where_gradients_vanish(opt: str, max_norm: float | None, size: f
     for p in parameters.values():
         p.grad = torch.full_like(p, size)
     norm = clip_grad_norm_(parameters.values(), max_norm or math.inf)
-    recorded = record_step(
-        optimizer, parameters.items(), norm=norm, max_norm=max_norm, hyperparameters=opt in ("sgd", "adam", "adamw")
-    )
+    recorded = record_step(optimizer, parameters.items(), norm=norm, max_norm=max_norm, hyperparameters=True)
     optimizer.step()
     v = {name: w.float() for name, w in random_weights(2).items()}
     assert all(u.isfinite().all() for u in recorded.direction(v).values())
-    if opt in ("sgd", "adam", "adamw"):
-        assert all(value.isfinite() for group in recorded.hyperparameter_gradients(v) for value in group.values())
+    assert all(value.isfinite() for group in recorded.hyperparameter_gradients(v) for value in group.values())
 
 
 def test_half_precision_weights_give_a_float32_direction() -> None:

@@ -104,6 +104,10 @@ def check_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
         rule = rule_of(optimizer, recipe.meta.approximate)
     except ValueError as error:
         raise RecipeError([f"optim.opt: {error} (meta.approximate=true)"]) from error
-    if "optim" in recipe.meta.learn and rule.hyperparameters is None:
-        name = type(optimizer).__name__
-        raise RecipeError([f"meta.learn: optim is not known for {name}; use sgd, adam or adamw, or leave it out"])
+    if rule.update is not None:
+        return
+    name = type(optimizer).__name__
+    if "optim" in recipe.meta.learn:
+        raise RecipeError([f"meta.learn: optim is not known for {name} with meta.approximate; leave one of them out"])
+    if recipe.meta.steps > 1:
+        raise RecipeError([f"meta.steps: updates of {name} are unrolled exactly or not at all; drop meta.approximate"])

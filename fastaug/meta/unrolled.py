@@ -5,6 +5,7 @@ one and what each of them trained on, and replays them on the graph of what is l
 smart_augmentation). Nothing of a window is left after its meta step, so memory does not grow with their number.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from fastaug.augment.learned_effects import Part
 from fastaug.batch import Batch
-from fastaug.hypergrad.engines.unroll import Window
-from fastaug.hypergrad.optimizer_jacobians.recorded_step import bare_optimizer, through_average
+from fastaug.hypergrad.engines.unroll import Window, present_settings
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import through_average
+from fastaug.hypergrad.problem import Samples
 from fastaug.meta.one_step import samples_of
 from fastaug.meta.step import ROW, MetaStep
 
@@ -48,8 +50,7 @@ class UnrolledSteps(MetaStep):
         if place == 0:
             self._window, self._updates = Window(self.optimizer, self.network.named_parameters()), []
         if place is not None:
-            groups = bare_optimizer(self.optimizer).param_groups
-            self._settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+            self._settings = present_settings(self.optimizer)
 
     def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
         """Keeps what the update trained on; after the last one of a window comes the meta step."""
@@ -59,20 +60,17 @@ class UnrolledSteps(MetaStep):
         if self.images_of(batch) is None:
             self._window = None  # an update that cannot be repeated: the next window begins anew
             return
-        self._add(self._window, Update(batch, step, seed, self._settings))
+        update = Update(batch, step, seed, self._settings)
+        samples, settings = self._replayed(len(self._updates), update)
+        self._window.add(samples, seed=seed, total=self.training.update_size(step), settings=settings)
+        self._updates.append(update)
         if len(self._updates) == self.meta.steps:
             self._take(self._window, step)
             self._window, self._updates, self._parts = None, [], []
 
-    def _add(self, window: Window, update: Update) -> None:
-        place = len(self._updates)
-        self._updates.append(update)
-        window.add(
-            lambda: samples_of(self._parts[place]),
-            seed=update.seed,
-            total=self.training.update_size(update.step),
-            settings=lambda: self.learned.rates_on_graph(update.settings),
-        )
+    def _replayed(self, k: int, update: Update) -> tuple[Callable[[], Samples], Callable[[], list[dict[str, Any]]]]:
+        """Samples and settings of update `k` of the window, once asked for, on the graph of what is learned."""
+        return lambda: samples_of(self._parts[k]), lambda: self.learned.rates_on_graph(update.settings)
 
     def _take(self, window: Window, step: int) -> None:
         """The meta step at the end of a window."""
@@ -96,6 +94,31 @@ class UnrolledSteps(MetaStep):
         )
         ids, joined = self._joined(found)
         self.move({name: found[name] for name in self.learned.shared()} | joined, ids, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the window that a checkpoint falls into: its start, and the batches of its updates so far."""
+        kept = [{**update._asdict(), "batch": tuple(update.batch)} for update in self._updates]
+        window = None if self._window is None else {"start": self._window.state_dict(), "updates": kept}
+        return super().state_dict() | {"window": window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from `state_dict`, in the middle of a window too."""
+        super().load_state_dict(state)
+        self._window, self._updates = None, []
+        if (kept := state.get("window")) is not None:
+            device = self.accelerator.device
+            for update in kept["updates"]:
+                images, labels, *ids = update["batch"]
+                batch = Batch(images.to(device), labels.to(device), *ids)
+                self._updates.append(Update(**(update | {"batch": batch})))
+            replayed = [self._replayed(k, update) for k, update in enumerate(self._updates)]
+            self._window = Window.from_state(
+                self.optimizer,
+                self.network.named_parameters(),
+                kept["start"],
+                [samples for samples, _ in replayed],
+                [settings for _, settings in replayed],
+            )
 
     def _joined(self, found: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Ids of the window's images, each once, and the hypergradient in their rows: summed over its updates."""

@@ -12,28 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from PIL import Image
-from safetensors.torch import load_file
 
 import fastaug.augment.pipeline as batch_module
 from fastaug.meta.one_step import OneStep
 from fastaug.meta.step import MetaStep
-from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.strict_yaml import parse_yaml
 from fastaug.training import loop as engine
-from fastaug.training.worker import run
 
-RECIPE = """
-data: {img_size: 20, crop: rrc, threads: 1, test_fraction: 0.2, meta_fraction: 0.25}
-model: {name: test_resnet, drop: 0.2}
-optim: {opt: sgd, lr: 0.02, clip_grad: 1.0}
-train: {epochs: 2, batch_size: 8}
-augment: {hflip: 0.5, shift: 0.2, cutmix: 1.0, smoothing: 0.1}
-meta: {every: 2, fraction: 0.5, batch_size: 6, engine: forward}
-eval: {every: 0}
-run: {log_every: 1, log_losses: true}
-"""
+from .conftest import RECIPE, assert_same, last, lines
+
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 EVERYTHING = "meta.learn=[policy,softness,smoothing,weights,optim]"
 RATES = ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")
@@ -42,65 +29,10 @@ STILL_TOO = ["meta.softness_lr=0", "meta.weights_lr=0"]  # of fewer parts
 FUSED = ["meta.engine=fused", "meta.fraction=1"]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
-
-
-@pytest.fixture
-def train(tmp_path, photos):
-    """train(name, "key=value", ...) -> run folder; a training set of 24 images of two classes, 8 of meta, 8 of test."""
-    draw = np.random.default_rng(0)
-    for name, photo in zip(("flower", "temple"), photos, strict=True):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(20):
-            y, x = draw.integers(0, 300, 2)
-            Image.fromarray(photo[y : y + 30, x : x + 30]).save(tmp_path / "images" / name / f"{i:02}.png")
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-
-    def start(name: str, *overrides: str, code: int = 0) -> Path:
-        folder = tmp_path / name
-        settings = [f"data.root={tmp_path / 'images'}", f"run.dir={folder}", *overrides]
-        assert run(read_recipe(tmp_path / "recipe.yaml", settings)) == code, (folder / "status.json").read_text()
-        for state in (AcceleratorState, GradientState, PartialState):
-            state._reset_state()
-        return folder
-
-    return start
-
-
 VISION_TRANSFORMER = [
     *("meta.learn=[weights]", "meta.engine=functional", "optim.opt=lamb"),
     *("model.name=test_vit", "data.img_size=32", "model.kwargs={img_size: 32}"),
 ]
-
-
-def lines(folder: Path, event: str) -> list[dict]:
-    text = (folder / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, text) if line["event"] == event]
-
-
-def last(folder: Path) -> tuple[dict, dict]:
-    checkpoint = sorted((folder / "checkpoints").glob("step-*"))[-1]
-    return load_file(checkpoint / "model.safetensors"), torch.load(checkpoint / "state.pt", weights_only=True)
-
-
-def assert_same(one, other):
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for name in one:
-            assert_same(one[name], other[name])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    elif isinstance(one, torch.Tensor):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-    else:
-        assert one == other
 
 
 @pytest.mark.parametrize(

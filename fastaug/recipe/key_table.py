@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic.fields import FieldInfo
-
 from fastaug.errors import RecipeError
 from fastaug.recipe.schema import META_PARTS, Recipe
 
@@ -60,34 +58,30 @@ def _limits(name: str, expected: Any) -> str:
     return ", ".join(choices(expected)) or ", ".join(_bounds(expected))
 
 
-def _keys() -> dict[str, tuple[Any, FieldInfo]]:
-    """{"section.key": (type with its limits, field)} of the whole recipe, in order."""
-    found = {}
+def _rows() -> dict[str, tuple[str, str, str, str, str]]:
+    """{"section.key": (key, type, default, limits or choices, help)} of the whole recipe, in order."""
+    rows = {}
     for part in fields(Recipe):
         schema: Any = part.type
-        types_of = get_type_hints(schema, include_extras=True)
-        for name, info in schema.__pydantic_fields__.items():
-            found[f"{part.name}.{name}"] = (types_of[name], info)
-    return found
+        usual = schema()
+        for name, expected in get_type_hints(schema, include_extras=True).items():
+            key, default = f"{part.name}.{name}", json.dumps(getattr(usual, name))
+            text = schema.__pydantic_fields__[name].description
+            rows[key] = (key, type_name(expected), default, _limits(key, expected), text)
+    return rows
 
 
 def describe(wanted: str = "") -> str:
     """The table of all keys, of one section, or of one section.key; RecipeError when there is no such one."""
-    table = _keys()
-    chosen = [name for name in table if not wanted or name == wanted or name.startswith(f"{wanted}.")]
+    rows = _rows()
+    chosen = [row for key, row in rows.items() if not wanted or key == wanted or key.startswith(f"{wanted}.")]
     if not chosen:
-        section = wanted.partition(".")[0]
         sections = [part.name for part in fields(Recipe)]
-        known = [name for name in table if name.startswith(f"{section}.")] if section in sections else sections
+        known = [key for key in rows if key.partition(".")[0] == wanted.partition(".")[0]] or sections
         close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
         near = f"; did you mean {close[0]!r}?" if close else ""
         raise RecipeError([f"--keys: unknown {wanted!r}{near} (known: {', '.join(known)})"])
-    rows = []
-    for name in chosen:
-        expected, info = table[name]
-        default = json.dumps(info.get_default(call_default_factory=True))
-        rows.append((name, type_name(expected), default, _limits(name, expected), info.description or ""))
-    return "\n".join(_aligned(rows)) + "\n"
+    return "\n".join(_aligned(chosen)) + "\n"
 
 
 def _aligned(rows: list[tuple[str, str, str, str, str]]) -> Iterator[str]:

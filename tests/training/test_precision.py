@@ -15,22 +15,22 @@ from fastaug.training.loop import train_step
 from fastaug.training.run_folder import RunFolder
 
 RECIPE = """
-data: {img_size: 32, threads: 1, test_fraction: 0.25, meta_fraction: 0.3}
+data: {img_size: 32, threads: 1, test_fraction: 0.25}
 model: {name: test_resnet}
 optim: {opt: sgd, lr: 0.05, momentum: 0.9}
 train: {epochs: 4, batch_size: 8, precision: bf16}
 augment: {shift: 0.3, cutmix: 1.0, reprob: 0.5, remode: pixel}
-meta: {batch_size: 8, every: 1, fraction: 1}
 """
+META = ["data.meta_fraction=0.3", "meta.batch_size=8", "meta.every=1", "meta.fraction=1"]
 
 
 @pytest.mark.parametrize(
     "words",
     [
         [],
-        ["meta.learn=[policy,softness]"],
-        ["meta.learn=[instant_weights]"],
-        ["meta.learn=[softness]", "meta.engine=fused"],
+        [*META, "meta.learn=[policy,softness]"],
+        [*META, "meta.learn=[instant_weights]"],
+        [*META, "meta.learn=[softness]", "meta.engine=fused"],
     ],
     ids=["plain", "after", "instant", "fused"],
 )

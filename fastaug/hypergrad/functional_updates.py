@@ -198,7 +198,7 @@ def _adam_ratio(gradient: Tensor, state: State, settings: Settings) -> tuple[Ten
         # Not torch.maximum, which halves the derivative where both are equal.
         largest = kept["max_exp_avg_sq"] = torch.where(square >= before, square, before)
     c1, c2 = (1 - beta**step if settings.get("bias_correction", True) else 1.0 for beta in (beta1, beta2))
-    return (mean / c1) / (_root(largest) / c2**0.5 + settings["eps"]), kept
+    return mean / (_root(largest) * (c1 / c2**0.5) + settings["eps"] * c1), kept
 
 
 def _rmsprop_squares(gradient: Tensor, state: State, settings: Settings, start: float) -> tuple[Tensor, dict[str, Any]]:
@@ -217,6 +217,5 @@ def _kept(state: State, name: str, like: Tensor, start: float = 0.0) -> Tensor:
 
 
 def _root(square: Tensor) -> Tensor:
-    """The square root, of derivative 0 where it is 0: what is divided by it there is 0 as well."""
-    zero = square == 0
-    return torch.where(zero, 0, torch.where(zero, 1, square).sqrt())
+    """The square root of square plus the smallest normal number: its derivative is finite where there is nothing."""
+    return (square + torch.finfo(square.dtype).tiny).sqrt()

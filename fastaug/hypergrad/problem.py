@@ -1,4 +1,4 @@
-"""What every engine gets and gives: one training loss, and how its gradient's product with a direction depends on it.
+"""The problem that engines solve: how a training loss's gradient along a direction depends on the training batch.
 
 One update w' = U(w, g) of weights w with g = grad_w L(w; phi), and v = grad L_val(w'). The exact hypergradient of one
 step is d L_val/d phi = d/d phi <u, g(w; phi)> with u = (dU/dg)^T v. phi acts on L through what `Samples` holds only:

@@ -1,7 +1,8 @@
-"""u = (dU/dg)^T q of one parameter group's update by hand: several times faster than autograd through its definition.
+"""Derivatives of optimizer updates in the gradient by hand: two to six times faster than autograd through them.
 
-q is dL_val/dw' and g the gradient that the optimizer got. The state is that after the step, so that nothing but weights
-and gradients has to be kept from before it. By `_foreach` operations: a few launches per group.
+u = (dU/dg)^T q for one parameter group, q = dL_val/dw' and g the gradient that the optimizer got. The state is that
+after the step, so that nothing but weights and gradients has to be kept from before it. By `_foreach` operations: a few
+launches per group.
 """
 
 from collections.abc import Iterator, Sequence

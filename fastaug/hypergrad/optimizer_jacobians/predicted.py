@@ -1,4 +1,4 @@
-"""u = (dU/dg)^T v of a step that has not been taken: for derivatives that the training pass itself gives.
+"""The derivative u = (dU/dg)^T v of a step not yet taken, approximately: for what the training pass itself learns.
 
 dU/dg of SGD is known before g. Adam, AdamW and RMSprop divide by a root D of second moments to which one g adds little:
 with D as the last step left it, u = -lr v / D but for a factor that all weights share. LAMB is taken for Adam, without

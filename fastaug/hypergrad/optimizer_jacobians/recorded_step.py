@@ -1,5 +1,7 @@
-"""u = (dU/dg)^T v of the step w' = U(w, g) that the optimizer really took, and <v, dU/dh> of its hyperparameters h.
+"""Derivatives of the step that the optimizer really took, w' = U(w, g): in its gradient and in its hyperparameters.
 
+u = (dU/dg)^T v is what hypergradients are made of, written out by hand; <v, dU/dh> of hyperparameters h goes through
+the update's definition (functional_updates.py) by autograd.
 The step is recorded between gradient clipping and `optimizer.step()`; afterwards its derivatives come from the record
 and the optimizer's state, without another pass through the network. Where an exponential average of the weights is
 validated, `through_average` leads back to the step's own weights.

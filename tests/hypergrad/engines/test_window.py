@@ -38,6 +38,7 @@ KINDS: dict[str, Make] = {
     "rmsprop": partial(RMSprop, lr=0.005, momentum=0.9),
     "rmsprop_tf": partial(RMSpropTF, lr=0.01, momentum=0.9),
     "lamb": partial(Lamb, lr=0.02, weight_decay=0.1),
+    "lamb, clipping itself": partial(Lamb, lr=0.02, weight_decay=0.1, max_grad_norm=0.1),
 }
 SEED, VALIDATION = 40, 11
 

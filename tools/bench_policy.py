@@ -82,27 +82,31 @@ def trained(trainer: "Trainer", steps: int) -> dict[str, float]:
     from fastaug.step_profile.measure import together
 
     found, _ = together(trainer, steps)
-    images, seconds = steps * trainer.order.batch_size, sum(step["step"] for step in found)
-    blocked = sum(step["load"] + step["augment"] for step in found)
-    return {"images_per_second": images / seconds, "blocked_ms_per_image": 1000 * blocked / images}
+    return in_the_middle(trainer, [step["step"] for step in found], [step["load"] + step["augment"] for step in found])
 
 
 def held(trainer: "Trainer", steps: int, hold: float) -> dict[str, float]:
     """The same behind a stand-in that holds each batch for `hold` seconds."""
     from fastaug.step_profile.measure import WARM_UP, batches_for
 
-    blocked = start = 0.0
+    whole, blocked = [], []
     batches = batches_for(trainer, WARM_UP + steps)
-    for step in range(WARM_UP + steps):
-        if step == WARM_UP:
-            blocked, start = 0.0, time.perf_counter()
-        asked = time.perf_counter()
+    for _ in range(WARM_UP + steps):
+        start = time.perf_counter()
         trainer.augment.training(next(batches), 0)
-        blocked += time.perf_counter() - asked
+        blocked.append(time.perf_counter() - start)
         time.sleep(hold)
-    images = steps * trainer.order.batch_size
-    seconds = time.perf_counter() - start
-    return {"images_per_second": images / seconds, "blocked_ms_per_image": 1000 * blocked / images}
+        whole.append(time.perf_counter() - start)
+    return in_the_middle(trainer, whole[WARM_UP:], blocked[WARM_UP:])
+
+
+def in_the_middle(trainer: "Trainer", whole: list[float], blocked: list[float]) -> dict[str, float]:
+    """Medians over the steps of a turn, from seconds: other work on the machine shows in few of them."""
+    images = trainer.order.batch_size
+    return {
+        "images_per_second": images / statistics.median(whole),
+        "blocked_ms_per_image": 1000 * statistics.median(blocked) / images,
+    }
 
 
 def figures_of(rounds: Rounds) -> dict[str, float]:

@@ -12,7 +12,6 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from fastaug.errors import DataError
 from fastaug.evaluation.metrics import Evaluation
-from fastaug.training.train_meter import TrainMeter
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -131,9 +130,9 @@ for cut in (20, 30):  # uneven; then nothing for the second process
     meter.add(logits[part], labels[part])
     figures.append(meter.result(accelerator))
 train = TrainMeter(accelerator)
-train.add(torch.tensor(1.0 + rank))
-train.add(torch.tensor(3.0))
-figures.append({"loss": train.read()})
+train.add(torch.tensor(1.0 + rank), torch.tensor(7.0))
+train.add(torch.tensor(3.0), torch.tensor(0.5))
+figures.append(dict(zip(("loss", "grad_norm"), train.read())))
 if rank == 0:
     print("FIGURES" + json.dumps(figures))
 accelerator.end_training()  # or a thread of the process group may outlive the interpreter, which aborts
@@ -153,21 +152,4 @@ def test_two_processes_give_the_figures_of_one(accelerator: Accelerator, tmp_pat
     whole = measured(accelerator, logits, labels, [30], 15)
     assert uneven == pytest.approx(whole, abs=1e-6)
     assert lone == pytest.approx(whole, abs=1e-6)
-    assert loss == {"loss": (1 + 2 + 2 * 3) / 2}
-
-
-def test_the_training_meter_is_the_mean_since_the_last_line(accelerator: Accelerator) -> None:
-    meter = TrainMeter(accelerator)
-    for loss in (1.0, 2.0, 6.0):
-        meter.add(torch.tensor(loss))
-    assert meter.read() == 3
-    meter.add(torch.tensor(10.0))
-    assert meter.read() == 10
-    assert meter.read() == 0
-
-
-def test_the_training_meter_keeps_no_graph_and_loses_no_digits(accelerator: Accelerator) -> None:
-    meter = TrainMeter(accelerator)
-    for _ in range(10_000):
-        meter.add(torch.tensor(0.1))
-    assert meter.read() == pytest.approx(float(torch.tensor(0.1)), abs=1e-12)
+    assert loss == {"loss": (1 + 2 + 2 * 3) / 2, "grad_norm": 0.5}

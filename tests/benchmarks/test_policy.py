@@ -1,44 +1,33 @@
 """The benchmark of fixed policies: differences and ratios of neighbouring turns, and a short run works."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from benchmarks import policy
+
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench_policy.py"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_policy", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module, first = importlib.util.module_from_spec(spec), sys.path[0]
-    spec.loader.exec_module(module)
-    sys.path[0] = first
-    return module
 
 
 def turn(name: str, number: int, speed: float, blocked: float) -> dict[str, Any]:
     return {"name": name, "round": number, "images_per_second": speed, "blocked_ms_per_image": blocked}
 
 
-def test_turns_are_compared_with_their_neighbours(tool: ModuleType) -> None:
+def test_turns_are_compared_with_their_neighbours() -> None:
     """A machine that slows down from turn to turn changes neither figure."""
     rounds = []
     for number, slower in enumerate((1.0, 0.5, 0.1)):
         pair = [turn("plain", number, 100 * slower, 0.2), turn("policy", number, 95 * slower, 0.25)]
         rounds += pair[:: -1 if number % 2 else 1]
-    found = tool.figures_of(rounds)
+    found = policy.figures_of(rounds)
     assert found["policy_share_of_plain"] == pytest.approx(0.95)
     assert found["policy_blocked_ms_per_image"] == pytest.approx(0.05)
-    assert set(tool.gates_of(found).values()) == {True}
-    assert set(tool.gates_of({"policy_share_of_plain": 0.8, "policy_blocked_ms_per_image": 0.6}).values()) == {False}
+    assert set(policy.gates_of(found).values()) == {True}
+    assert set(policy.gates_of({"policy_share_of_plain": 0.8, "policy_blocked_ms_per_image": 0.6}).values()) == {False}
 
 
 @pytest.mark.parametrize("more", [["--model", "test_resnet"], ["--model", "test_resnet", "--hold-ms", "1"]])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parent))  # `nets`, as tests are no package
+sys.path.append(str(Path(__file__).parent))  # `tiny_nets`, as tests are no package
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -4,10 +4,10 @@ import itertools
 from copy import deepcopy
 from dataclasses import replace
 
-import nets
 import pytest
+import tiny_nets as nets
 import torch
-from nets import N, assert_agree, relative, some_problem, validation_loss, weights_of
+from tiny_nets import N, assert_agree, relative, some_problem, validation_loss, weights_of
 from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn import functional as F

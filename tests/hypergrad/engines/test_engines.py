@@ -5,10 +5,10 @@ from dataclasses import replace
 from functools import partial
 
 import higher
-import nets
 import pytest
+import tiny_nets as nets
 import torch
-from nets import N, assert_agree, parts, relative, some_problem, validation_loss
+from tiny_nets import N, assert_agree, parts, relative, some_problem, validation_loss
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

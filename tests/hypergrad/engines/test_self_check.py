@@ -3,8 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
-import nets
 import pytest
+import tiny_nets as nets
 import torch
 from torch import nn
 from torch.autograd import Function

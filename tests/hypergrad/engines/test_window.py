@@ -7,13 +7,13 @@ from copy import deepcopy
 from functools import partial
 from typing import Any
 
-import nets
 import pytest
+import tiny_nets as nets
 import torch
-from nets import LOSSES, N, relative
 from timm.optim.lamb import Lamb
 from timm.optim.rmsprop_tf import RMSpropTF
 from timm.optim.sgdw import SGDW
+from tiny_nets import LOSSES, N, relative
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop

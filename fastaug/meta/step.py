@@ -58,6 +58,10 @@ class NoMetaStep:
 
     learned: LearnedParts | None = None
 
+    def acts(self, step: int) -> bool:
+        """Whether anything but passing through happens in update `step` (from 0)."""
+        return False
+
     def before_forward(
         self, images: Tensor, target: SoftTarget, step: int, seed: int
     ) -> tuple[Tensor | None, SoftTarget]:
@@ -112,6 +116,10 @@ class MetaStep(NoMetaStep):
     def due(self, step: int) -> bool:
         """Whether a meta step belongs to update `step` (from 0)."""
         return step >= self.first_step and (step - self.first_step) % self.meta.every == 0
+
+    def acts(self, step: int) -> bool:
+        """Whether the meta step has work in update `step`."""
+        return self.due(step)
 
     def images_of(self, batch: Batch) -> int | None:
         """How many of a micro-batch's images a meta step differentiates; None where it has to be left out."""

@@ -44,6 +44,10 @@ class UnrolledSteps(MetaStep):
         place = (step - self.first_step) % self.meta.every
         return place if step >= self.first_step and place < self.meta.steps else None
 
+    def acts(self, step: int) -> bool:
+        """In every update of a window."""
+        return self.place(step) is not None
+
     def before_update(self, step: int, norm: Tensor) -> None:  # noqa: ARG002
         """Begins a window before its first update."""
         place = self.place(step)

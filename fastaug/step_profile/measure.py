@@ -20,7 +20,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 
 from fastaug.batch import Batch
-from fastaug.meta.step import MetaStep, NoMetaStep
+from fastaug.meta.step import MetaStep
 from fastaug.training.build import Trainer
 from fastaug.training.loop import train_step
 
@@ -84,14 +84,19 @@ class Watch:
 
 
 class Staged:
-    """Stands for a part of the trainer; calls of some of its methods are timed, everything else is the part's."""
+    """Stands for a part of the trainer; calls of some of its methods are timed, everything else is the part's.
 
-    def __init__(self, part: Any, watch: Watch, stages: dict[str, str]) -> None:
-        self._part = part
+    `counts`: whether they are timed in this step.
+    """
+
+    def __init__(
+        self, part: Any, watch: Watch, stages: dict[str, str], counts: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._part, self._counts = part, counts
         self._timed = {name: watch.during(stage, getattr(part, name)) for name, stage in stages.items()}
 
     def __getattr__(self, name: str) -> Any:
-        return self._timed[name] if name in self._timed else getattr(self._part, name)
+        return self._timed[name] if name in self._timed and self._counts() else getattr(self._part, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._timed["__call__"](*args, **kwargs)
@@ -112,8 +117,8 @@ PARTS = {
 def watched(trainer: Trainer, watch: Watch) -> Trainer:
     """The same trainer with a clock on its parts."""
     parts = {name: getattr(trainer, name) for name in PARTS}
-    parts = {name: part for name, part in parts.items() if part is not None and type(part) is not NoMetaStep}
-    timed: dict[str, Any] = {name: Staged(part, watch, PARTS[name]) for name, part in parts.items()}
+    timed: dict[str, Any] = {name: Staged(part, watch, PARTS[name]) for name, part in parts.items() if part is not None}
+    timed["meta"] = Staged(trainer.meta, watch, PARTS["meta"], lambda: trainer.meta.acts(trainer.progress.step))
     return replace(trainer, **timed)
 
 

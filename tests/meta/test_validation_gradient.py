@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastaug.losses import validation_loss
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests, validated_names
+from fastaug.recipe.schema import Augment
 
 
 def taken(count, **kwargs):
@@ -54,6 +56,7 @@ class Scripted(ValidationGradient):
             Endless(),
             None,
             lambda _: iter(()),
+            loss=torch.nn.functional.cross_entropy,
             decay=decay,
             seed=0,
             total=lambda x: x,
@@ -116,3 +119,17 @@ def test_weights_of_layers_come_in_the_network_s_order():
     assert names == [name for name, _ in network.named_parameters() if name.startswith(("layer4.", "fc."))]
     assert len(names) > 4
     assert validated_names(network, []) is None
+
+
+@pytest.mark.parametrize("name", ["ce", "kl", "symmetric_kl", "focal", "bce", "gce"])
+def test_each_validation_loss_is_summed_over_the_batch_and_differentiable(name):
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    loss = validation_loss(name, Augment(loss="focal", focal_gamma=1.5, gce_q=0.4))
+    single = torch.stack([loss(logits[i : i + 1], labels[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(loss(logits, labels), single.sum())
+    (slope,) = torch.autograd.grad(loss(logits, labels), logits)
+    assert (slope.gather(1, labels[:, None]) < 0).all()
+    if name == "focal":
+        p = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+        torch.testing.assert_close(single, -((1 - p) ** 1.5) * p.log())

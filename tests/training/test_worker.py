@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.data.sampler import Order
 from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import SMALLEST_BATCH
 from fastaug.training.worker import run
 
 
@@ -274,7 +275,7 @@ def test_imagenet_recipes_suit_the_size_of_imagenet(path, world):
     recipe = read_recipe(path)
     train, augment = recipe.train, recipe.augment
     keys = {"accumulate": train.accumulate, "drop_last": train.drop_last, "group": augment.mix_group or 1}
-    Order(np.arange(1_281_167), 0, train.batch_size, world, **keys).check()
+    Order(np.arange(1_281_167), 0, train.batch_size, world, **keys).check(SMALLEST_BATCH)
 
 
 def test_a_largest_confidence_below_chance_is_refused(train):

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastaug.data.index import Folder, Index, cache_dir, load_index
+from fastaug.data.loaders.base import Crop, Loading
 from fastaug.data.loaders.dali import DaliLoader
-from fastaug.data.loaders.dali_feed import Crop
 from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.sampler import Request
 from fastaug.data.sources.arrays import materialize_arrays
@@ -235,13 +235,11 @@ def test_loaders_give_the_pixels_of_the_source(tmp_path: Path, form: str, loader
     kind, folder, write, place = FORMS[form]
     source = write(tmp_path / folder)
     index = load_index(materialize_arrays(kind, tmp_path / place))
-    data = Data(img_size=source.test[0].shape[1], crop="whole")
     size = 16
-    dali = DaliLoader(
-        index, data, Crop("whole", data.img_size, data, 0), largest_batch=size, threads=1, device=torch.device("cpu")
-    )
+    loading = Loading(torch.device("cpu"), largest_batch=size)
+    dali = DaliLoader(index, Crop("whole", source.test[0].shape[1]), loading)
     ids = np.arange(len(index))
-    chosen = ResidentLoader(dali, ids) if loader == "resident" else dali
+    chosen = ResidentLoader(dali, ids, loading) if loader == "resident" else dali
     requests = [Request(0, ids[start : start + size]) for start in range(0, len(ids), size)]
     seen = 0
     for batch in chosen.batches(requests):

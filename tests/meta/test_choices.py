@@ -1,0 +1,85 @@
+"""Choices of the meta step in real runs: meta-optimizer, regulariser, validation loss."""
+
+import pytest
+import torch
+
+from fastaug.meta.step import MetaStep
+
+from .conftest import last, lines
+
+LEARN = ["meta.learn=[policy,softness]", "meta.every=1", "meta.fraction=1", "augment.cutmix=0", "train.epochs=1"]
+
+
+def learned(folder):
+    return last(folder)[1]["meta"]["learned"]
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """(hypergradients by name, parameters before and after) of every meta step."""
+    seen, move = [], MetaStep.move
+
+    def watched(self, found, ids, step):
+        before = {name: p.detach().clone() for name, p in self.learned.shared().items()}
+        move(self, found, ids, step)
+        after = {name: p.detach().clone() for name, p in self.learned.shared().items()}
+        seen.append((found, before, after))
+
+    monkeypatch.setattr(MetaStep, "move", watched)
+    return seen
+
+
+def test_sgd_steps_by_rate_times_hypergradient_and_the_others_do_not(train, moves):
+    for name in ("sgd", "adam", "rmsprop"):
+        train(name, *LEARN, f"meta.optimizer={name}", "meta.policy_lr=0.5", "meta.softness_lr=0.25")
+        found, before, after = moves[0]
+        for parameter, lr in (("policy.policy.logits", 0.5), ("softness.k.raw", 0.25)):
+            plain = torch.allclose(after[parameter], before[parameter] - lr * found[parameter], rtol=1e-5, atol=1e-8)
+            assert plain == (name == "sgd"), (name, parameter)
+            assert (after[parameter] != before[parameter]).any()
+        moves.clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("start", lambda p, begin: {name: 2 * (p[name] - begin[name]) for name in p}),
+        ("magnitude", lambda p, _: {"policy.policy.strengths": slope_of_magnitudes(p["policy.policy.strengths"])}),
+    ],
+)
+def test_a_regulariser_adds_its_own_gradient_and_no_other(train, moves, kind, expected):
+    keys = ["meta.optimizer=sgd", "meta.policy_lr=1", "meta.softness_lr=1", f"meta.regulariser={kind}"]
+    train("run", *LEARN, *keys, "meta.regulariser_weight=0.5")
+    begin = moves[0][1]
+    for found, before, after in moves:
+        penalty = expected(before, begin)
+        for name in before:
+            step = found[name] + 0.5 * penalty.get(name, torch.zeros_like(before[name]))
+            torch.testing.assert_close(after[name], before[name] - step, rtol=1e-4, atol=1e-6)
+
+
+def slope_of_magnitudes(strengths):
+    leaf = strengths.clone().requires_grad_()
+    (slope,) = torch.autograd.grad((1 - leaf.sigmoid()).square().mean(), leaf)
+    return slope
+
+
+def test_a_strong_regulariser_spreads_the_probabilities_again(train):
+    """Its start is uneven by the identity's share."""
+    keys = ["meta.policy_lr=0.5", "meta.regulariser=entropy", "train.epochs=2"]
+    weak, strong = (
+        train(name, *LEARN[:-1], *keys, f"meta.regulariser_weight={weight}")
+        for name, weight in (("a", 1e-9), ("b", 1e4))
+    )
+    spread = [lines(folder, "learned")[-1]["policy_entropy"] for folder in (weak, strong)]
+    assert spread[1] > 0.99
+    assert spread[1] > spread[0]
+
+
+def test_another_validation_loss_gives_another_hypergradient(train, moves):
+    norms = {}
+    for loss in ("ce", "gce"):
+        train(loss, *LEARN, f"meta.validation_loss={loss}")
+        norms[loss] = moves[0][0]["softness.k.raw"].item()
+        moves.clear()
+    assert norms["ce"] != norms["gce"]

@@ -4,7 +4,7 @@ EXIT_DONE = 0
 
 
 class FastaugError(Exception):
-    """An end with a code of its own; the message names what, the value found and the remedy. 1: internal error."""
+    """An end of a run with an exit code; the message names what, the value found and the remedy. 1: internal error."""
 
     code = 1
 

@@ -1,4 +1,4 @@
-"""From a decoded uint8 batch to what the network gets: normalised images and soft targets.
+"""The augmentation pipeline: from a decoded uint8 batch to normalised images and soft targets.
 
 Every draw is keyed by (seed, epoch, id): the same sample looks the same in any batch, process or micro-batch, and a
 part of a batch can be made a second time, on autograd's graph of what the meta step learns.
@@ -28,7 +28,7 @@ from fastaug.targets import SoftTarget, hard_target, smoothed
 
 
 class BatchAugment:
-    """The augmentation of one run, behind the fixed policy that its loader applies.
+    """The augmentation of one run from batch to network input, after the fixed policy that its loader applies.
 
     `hidden` mixes inside the network, `learned` is what a meta step changes. `dtype` is that of training images:
     bfloat16 saves half of the writing where autocast rounds them to it anyway, in the network's first layer.

@@ -41,7 +41,7 @@ class DataParts:
         return [name for name in ("select", "test") if len(self.splits.of(name))]
 
     def name_of(self, sample: int) -> str:
-        """The path of an image, fit to print."""
+        """The path of image `sample` as text for messages."""
         return "" if self.index is None else os.fsdecode(self.index.path(sample)).encode(errors="replace").decode()
 
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""What a run knows of single training images, mean losses and learned weights: a table, and what finds wrong labels."""
+"""Figures of single training images, mean losses and learned weights: samples.csv, and how well they find errors."""
 
 import csv
 from pathlib import Path

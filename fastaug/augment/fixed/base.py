@@ -22,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Policy(ABC):
-    """A fixed policy: draws by (key, id), and what they do to an image. Any number of threads may use it at once."""
+    """A fixed augmentation policy: draws by (key, id), and applies them to images. Threads may share it."""
 
     @abstractmethod
     def sample(self, key: Key, ids: IdArray) -> list[Any]:
@@ -50,7 +50,7 @@ class Policy(ABC):
 
 
 class InOrder(Policy):
-    """Policies one after the other; for each image, one value per policy."""
+    """Several policies applied one after the other; for each image, one value per policy."""
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self.policies = tuple(policies)

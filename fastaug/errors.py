@@ -1,4 +1,4 @@
-"""How a run can end, each with the exit code that scripts and schedulers rely on."""
+"""The ways a run can end, each with the exit code that scripts and schedulers rely on."""
 
 EXIT_DONE = 0
 

@@ -18,7 +18,7 @@ __all__ = ["Augmentation", "LearnedEffects", "Part", "Soften", "View"]
 
 
 class View(NamedTuple):
-    """What a learned part sees of a batch of N samples on its way through the augmentation.
+    """The view that a learned part has of a batch of N samples on its way through the augmentation.
 
     `params`: flips, shifts and mixing partners of the fused op. `key`: (seed, epoch) on the stream of learned draws.
     `rows`: what `LearnedEffects.rows` gave for the batch's ids, one row a sample: name -> [N, ...].
@@ -83,7 +83,7 @@ class Part(NamedTuple):
 
 
 class Augmentation(Protocol):
-    """What the meta step needs of the augmentation; BatchAugment has it."""
+    """The augmentation as the meta step uses it; BatchAugment is one."""
 
     outputs: int  # of the network: classes, and the "other" class if there is one
 

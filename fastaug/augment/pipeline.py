@@ -56,7 +56,7 @@ class BatchAugment:
 
     @cached_property
     def sampling(self) -> Sampling:
-        """How the op's parameters are drawn."""
+        """The distributions of the op's parameters, from the recipe."""
         a = self.recipe.augment
         return Sampling(
             sigma=a.shift,
@@ -76,7 +76,7 @@ class BatchAugment:
 
     @cached_property
     def soften(self) -> Soften:
-        """How the recipe turns visibility into confidence."""
+        """The recipe's settings of softening: how visibility turns into confidence."""
         a = self.recipe.augment
         return Soften(
             k=a.soften_k,

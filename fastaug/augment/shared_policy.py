@@ -83,7 +83,7 @@ class SharedPolicy(nn.Module):
         return Draws(torch.from_numpy(op), self._noise(u))
 
     def amounts(self, draws: Draws) -> Tensor:
-        """By how much each drawn operation acts, in its units: [N,slots,d], on the graph of the magnitudes."""
+        """Amounts of the drawn operations, in their units: [N,slots,d], on the graph of the magnitudes."""
         reach = [(0.0,) * self.numbers] + [t.reach + (0.0,) * (self.numbers - len(t.reach)) for t in self.transforms]
         scale = self.strengths.new_tensor(reach) * F.pad(self.magnitudes(), (1, 0))[:, None]
         low, high = self.strengths.new_tensor([(-1.0, 1.0)] + [t.noise for t in self.transforms]).unbind(1)
@@ -126,7 +126,7 @@ class SharedPolicy(nn.Module):
         return out
 
     def gumbel_draws(self, key: Key, ids: IdArray) -> Draws:
-        """What `relaxed` applies: distributed as `sample` (Gumbel-max), with its noise, from other random numbers."""
+        """Draws of `relaxed` (Gumbel-max): distributed as `sample`, with its noise, from other random numbers."""
         u = uniform(key.on(Stream.LEARNED), ids, self.slots * (1 + self.numbers))
         return Draws(self._perturbed(key, ids).detach().argmax(2).cpu(), self._noise(u))
 

@@ -1,4 +1,4 @@
-"""From a data root to its index, from an index to splits and to the loader of any images of it."""
+"""Builds index and loaders from a data root; the classes and splits of a run."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What lies on disk below a data root: layout, roles, classes and image files.
+"""The folders below a data root: layout, roles, classes and image files.
 
 Layouts: (a) `train/` beside any of val|validation|valid, test, meta, select, each holding class folders;
 (b) class folders directly below the root. Images are searched at any depth below a class folder, links too.

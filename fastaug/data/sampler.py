@@ -1,4 +1,4 @@
-"""Which ids are trained on in which step: a pure function of (seed, epoch, position).
+"""The training order: which ids are trained on in which step, a pure function of (seed, epoch, position).
 
 The order of an epoch is a keyed permutation of the split's ids. The state of the data is one integer, the number of
 samples consumed since the start of training, so nothing that a loader has prefetched leaks into a checkpoint. Every

@@ -54,7 +54,7 @@ class Problem:
 
 
 class Cotangent(NamedTuple):
-    """What an engine gives: d <u, grad_w L> / d (images, target.mass, target.weight, target.rows) of a Problem.
+    """The result of an engine: d <u, grad_w L> / d (images, target.mass, target.weight, target.rows) of a Problem.
 
     Shapes as theirs, float32. `images` is None unless asked for, `rows` where the target has none. target.weight *
     weight is each sample's own share of <u, grad_w L>: the first-order change of the validation loss that this sample

@@ -19,7 +19,7 @@ from fastaug.targets import SoftTarget
 
 
 class PassStep(MetaStep):
-    """What meta steps inside the training pass share: the hypergradient in a micro-batch's target."""
+    """Base of the meta steps inside the training pass: the hypergradient in a micro-batch's target."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -19,7 +19,7 @@ SATURATED = 0.98  # from here on a bounded number counts as being at its bound
 
 
 class Setting(NamedTuple):
-    """What a learned part is built from. `images`: number of ids of the index, `device`: where tables by id belong."""
+    """What a learned part is built from. `images`: ids in the index; `device`: where tables by id belong."""
 
     recipe: Recipe
     images: int

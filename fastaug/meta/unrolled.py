@@ -45,7 +45,7 @@ class UnrolledSteps(MetaStep):
         return place if step >= self.first_step and place < self.meta.steps else None
 
     def acts(self, step: int) -> bool:
-        """In every update of a window."""
+        """Whether `step` belongs to a window: there is work in every update of one."""
         return self.place(step) is not None
 
     def before_update(self, step: int, norm: Tensor) -> None:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the real step of a recipe, with a clock on each of its parts.
+"""Measures where the time of a training step goes: the real step of a recipe, with a clock on each of its parts.
 
 No stage waits for the device: on a GPU its time is that between two events in the stream, read after the last step
 (not yet measured on one), on a CPU that of the clock. Three passes tell whether loading hides behind computing: the
@@ -156,7 +156,7 @@ class Profile:
         return sum(step.get(stage, 0.0) for step in self.steps) / len(self.steps)
 
     def share(self, stage: str) -> float:
-        """Of the step."""
+        """The share of the step that a stage takes."""
         return self.mean(stage) / self.mean("step")
 
     def stages(self) -> dict[str, float]:

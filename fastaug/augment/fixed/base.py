@@ -1,4 +1,4 @@
-"""What a fixed augmentation policy is: uint8 images between the loader's crop and the fused op.
+"""The interface of fixed augmentation policies, which change uint8 images between the loader's crop and the fused op.
 
 Sampling is a function of (key, id) alone and gives one plain value per image: what will be done to it.
 Applying is a pure function of image and value, so a loader spreads the images of a batch over its threads, before they
@@ -26,7 +26,7 @@ class Policy(ABC):
 
     @abstractmethod
     def sample(self, key: Key, ids: IdArray) -> list[Any]:
-        """What happens to each image, [N] values on the host; entry i depends on (key, ids[i]) alone."""
+        """Draws: what happens to each image, [N] values on the host; entry i depends on (key, ids[i]) alone."""
 
     @abstractmethod
     def transformed(self, image: Image.Image, value: Any) -> Image.Image:

@@ -53,7 +53,7 @@ class HostTransform(Protocol):
 
 @dataclass(frozen=True)
 class Crop:
-    """Which windows a loader cuts out of images, and how it makes images of `side` x `side` pixels of them.
+    """The crop of a loader: which windows it cuts out of images, and how they become `side` x `side` pixels.
 
     `kind`: "rrc" (random resized crop), "center" or "whole". `scale` and `ratio` are those of random crops, `crop_pct`
     that of central ones (side / short side after resizing). `exif`: "ignore" or "apply", as the index was made.
@@ -81,7 +81,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Loading:
-    """How a loader works: threads, prefetch, device (none of which changes a pixel) and host transform.
+    """The way a loader works: threads, prefetch, device (none of which changes a pixel) and host transform.
 
     `transform` is applied to every image on the host, with draws keyed by the seed of the crop, before the
     image is uploaded. None leaves images as they were cut, and lets a GPU decode them.

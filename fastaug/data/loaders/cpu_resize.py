@@ -56,7 +56,7 @@ class Resizer:
         return self.start(images, windows, side, finish).result()
 
     def start(self, images: Sequence[Image], windows: Windows, side: int, finish: Finish | None = None) -> Resizing:
-        """As `batch`, without waiting for the result."""
+        """Starts what `batch` does, without waiting for the result."""
         count = len(windows.size)
         out = np.empty((count, side, side, 3), dtype=np.uint8)
         parts = [

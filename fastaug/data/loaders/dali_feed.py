@@ -1,4 +1,4 @@
-"""What the DALI graph is fed: requests without their damaged images, as paths (or bytes) and windows."""
+"""The feed of a DALI graph: requests without their damaged images, as paths (or bytes) and windows."""
 
 import itertools
 import sys

@@ -1,4 +1,4 @@
-"""What lies in a shard folder, and the index of one. docs/shards.md describes it for readers of other software.
+"""The layout of a shard folder, and the index of one. docs/shards.md describes it for readers of other software.
 
 `shards.json` (Manifest) says how and of what the folder was made and lists the tar files with size and SHA-256.
 `index.npz` is the table of the original index with the extents as stored, and where each image's bytes lie.
@@ -55,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Source:
-    """What was made into shards: the folder, its number of images, SHA-256 of the columns of its index."""
+    """The data set that was made into shards: its folder, its number of images, SHA-256 of the columns of its index."""
 
     root: str
     images: int
@@ -77,7 +77,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a shard folder says of itself (shards.json). `table`: SHA-256 of index.npz, "" while it is being made."""
+    """The manifest of a shard folder, shards.json. `table`: SHA-256 of index.npz, "" while it is being made."""
 
     settings: Settings
     source: Source

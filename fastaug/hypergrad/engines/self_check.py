@@ -114,7 +114,7 @@ def in_float64(problem: Problem) -> Problem:
 
 
 def reference(problem: Problem, direction: Weights, images: bool) -> tuple[str, Cotangent]:
-    """What to compare with and its name: the first engine that runs, in float64 unless its passes differ there.
+    """What to compare with (name, cotangent): the first engine that runs, in float64 unless its passes differ there.
 
     It has to agree with differences of first derivatives: a function marked once_differentiable, for one, counts as
     a constant in reverse mode, and nothing is raised. ValueError if nothing is left for the images.

@@ -54,7 +54,7 @@ _DIRECTIONS: dict[type[Optimizer], Callable[[GroupStep, Tensors], Tensors]] = {
 
 
 class Rule(NamedTuple):
-    """How steps of one kind of optimizer are differentiated.
+    """The rule by which steps of one kind of optimizer are differentiated.
 
     `direction`: q = dL_val/dw' of a group to u. `uses_gradients`: whether it depends on g and the state. `update`: the
     step's definition, which hyperparameters are differentiated through; None for the approximation u = -lr v.

@@ -1,4 +1,4 @@
-"""How much confidence a label keeps for what is visible of its image: Soft Augmentation's curve and its settings."""
+"""Softening: the confidence that a label keeps for what is visible of its image; Soft Augmentation's curve and its settings."""
 
 from dataclasses import dataclass
 

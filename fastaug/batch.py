@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Decoded images with their identity.
+    """A batch of decoded images and which ones they are.
 
     `images` [N, S, S, 3] uint8 on the training device; `labels` [N] int64 on the same device; `ids` [N] int64 on the
     host, where keyed draws are made.

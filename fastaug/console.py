@@ -1,4 +1,4 @@
-"""What a person sees: one progress bar, log lines and a summary table, on the main process only."""
+"""The screen: one progress bar, log lines and a summary table, on the main process only."""
 
 import sys
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 
 class Console:
-    """Prints only when `main`; draws a moving bar only on a terminal."""
+    """The screen of a run: prints only when `main`, draws a moving bar only on a terminal."""
 
     def __init__(self, main: bool) -> None:
         self._console = RichConsole(file=sys.stdout, quiet=not main, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The processes of a job: one Accelerator, checked against the launcher, and what all of them decide together."""
+"""The processes of a job: one Accelerator, checked against the launcher; sums, gathers and joint decisions."""
 
 import os
 import re
@@ -19,7 +19,7 @@ SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_ME
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate for devices, precision and processes; refuses a job whose processes do not see each other."""
+    """The run's Accelerator (devices, precision, processes); refuses a job whose processes do not see each other."""
     if sharded := [name for name in SHARDED if parse_flag_from_env(name)]:
         raise RecipeError(
             [
@@ -59,7 +59,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def choose_kernels(train: Train) -> None:
-    """Speed of a GPU that train.cudnn_benchmark and train.tf32 ask for, for the whole process (not yet measured)."""
+    """Sets cuDNN's benchmark mode and TF32 as the recipe asks, for the whole process (not yet measured on a GPU)."""
     torch.backends.cudnn.benchmark = train.cudnn_benchmark
     torch.backends.cudnn.allow_tf32 = train.tf32
     torch.set_float32_matmul_precision("high" if train.tf32 else "highest")

@@ -1,10 +1,10 @@
-"""How a run can end, each with the exit code that scripts and schedulers rely on."""
+"""The ways a run can end, each with the exit code that scripts and schedulers rely on."""
 
 EXIT_DONE = 0
 
 
 class FastaugError(Exception):
-    """An end with a code of its own; the message names what, the value found and the remedy. 1: internal error."""
+    """An end of a run with an exit code; the message names what, the value found and the remedy. 1: internal error."""
 
     code = 1
 

@@ -1,4 +1,4 @@
-"""What a number depends on besides the recipe: versions of libraries and the commit of the code."""
+"""Provenance of a run: versions of libraries and the commit of the code."""
 
 import subprocess
 from importlib.metadata import PackageNotFoundError, version

@@ -34,7 +34,7 @@ class SoftTarget(NamedTuple):
 
 
 def hard_target(labels: Tensor, weight: Tensor | None = None) -> SoftTarget:
-    """All mass on integer `labels` [B]; weight [B], default ones. The second name repeats the first."""
+    """Hard targets: all mass on integer `labels` [B]; weight [B], default ones. The second name repeats the first."""
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(f"labels must be integers of shape [B], found {labels.dtype} {tuple(labels.shape)}")
     one = torch.ones(len(labels), device=labels.device)
@@ -172,7 +172,7 @@ def log_probabilities(logits: Tensor, target: SoftTarget) -> Tensor:
 
 
 def reduce_losses(losses: Tensor, weight: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Of losses, weights [B]: "none" weight_i l_i, "sum" their sum, "mean" the sum / B, not / sum(weight)."""
+    """Reduces losses, weights [B]: "none" weight_i l_i, "sum" their sum, "mean" the sum / B, not / sum(weight)."""
     weighted = weight * losses
     if reduction == "none":
         return weighted

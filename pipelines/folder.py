@@ -1,4 +1,4 @@
-"""From paths or bytes and windows to decoded windows: read, decode the window; on a GPU also resize and cut.
+"""The DALI graph from image files and crop windows to decoded windows; on a GPU it also resizes and cuts.
 
 One graph for both devices. On a GPU the decoder is "mixed" (the bytes come from the host) and the rest runs there, up
 to uint8 [N, S, S, 3]. On a CPU the graph ends with the decoded windows, uint8 [h_i, w_i, 3]: DALI's antialiased resize

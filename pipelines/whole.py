@@ -1,4 +1,4 @@
-"""From files in memory to whole images, on the CPU, with the decoder settings of the training graph."""
+"""The DALI graph from files in memory to whole images, on the CPU, with the decoder settings of the training graph."""
 
 from typing import Any
 

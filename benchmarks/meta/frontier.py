@@ -32,8 +32,8 @@ class Observer:
         """Whether a point of any cadence lies here, within its first `count` meta steps."""
         return any(step % k == 0 and 0 < step // k <= self.count for k in self.every)
 
-    def _keep(self, found: dict[str, Tensor], ids: Tensor, step: int) -> None:  # noqa: ARG002
-        self.seen[step] = torch.cat([found[name].flatten().double() for name in self.meta.learned.shared()])
+    def _keep(self, gradients: dict[str, Tensor], ids: Tensor, step: int) -> None:  # noqa: ARG002
+        self.seen[step] = torch.cat([gradients[name].flatten().double() for name in self.meta.learned.shared()])
 
 
 class Observers(NoMetaStep):

@@ -1,4 +1,4 @@
-"""fastaug's training: the engine's step, on the loader's batches, on one batch again and again, or no step."""
+"""fastaug's training: the step of its loop, on the loader's batches, on one batch again and again, or no step."""
 
 import os
 from collections.abc import Iterator

@@ -1,6 +1,4 @@
-"""Augmentation: policies that sample parameters by (key, id), and their application to batches.
+"""Augmentation: from a uint8 batch to the network's input and its soft target.
 
-`names` reads the names of fixed policies, `policies` builds them (timm's and torchvision's, on uint8 batches
-before the fused op), `erasing` is random erasing after it. Nothing is imported here: names can be checked
-without torch.
+May not know how anything is learned, gradients of networks, or the meta step. Nothing is imported here.
 """

@@ -26,7 +26,7 @@ BLACK: Colour = (0.0, 0.0, 0.0)
 
 
 class Transform(NamedTuple):
-    """An operation apply(images [n,3,S,S], amount [n,d]) -> images; `reach` has the largest of each of its d numbers.
+    """A differentiable operation apply(images [n,3,S,S], amount [n,d]) -> images; `reach`: the largest amounts, [d].
 
     What it is drawn with is amount = reach * magnitude * u, with u uniform in `noise` = (low, high): (-1, 1) acts both
     ways, (0, 1) one way, (1, 1) always by its whole magnitude (a known shift). One that only moves pixels also has
@@ -42,12 +42,12 @@ class Transform(NamedTuple):
 
 
 def moving(name: str, reach: Sequence[float], matrix: Callable[..., Tensor]) -> Transform:
-    """An operation that only moves pixels, by matrix(first amount [...], second [...], ...) -> [...,3,3]."""
+    """A geometric operation (only moves pixels), by matrix(first amount [...], second [...], ...) -> [...,3,3]."""
     return Transform(name, tuple(reach), partial(_warped, matrix), partial(_of_amounts, matrix))
 
 
 def colouring(name: str, reach: float, change: Callable[[Tensor, Tensor], Tensor]) -> Transform:
-    """An operation change(images, amount [n]) of one number that leaves pixels where they are."""
+    """A colour operation change(images, amount [n]), which leaves pixels where they are."""
     return Transform(name, (reach,), partial(_coloured, change))
 
 
@@ -67,7 +67,7 @@ def _coloured(change: Callable[[Tensor, Tensor], Tensor], images: Tensor, amount
 
 
 def warp(images: Tensor, matrix: Tensor, fill: Colour = BLACK) -> Tensor:
-    """Bilinear: output pixel p is the image at matrix [n,3,3] times (p, 1), and `fill` outside the image.
+    """Bilinear warp: output pixel p is the image at matrix [n,3,3] times (p, 1), and `fill` outside the image.
 
     p = (x to the right, y down), from -1 to 1 between the outer edges of the image. Where the matrix is the identity
     the output is exactly the image. No gradient in the images is computed unless they ask for one.
@@ -95,24 +95,24 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 
 
 def rotation(degrees: Tensor) -> Tensor:
-    """Counter-clockwise by `degrees` around the centre."""
+    """The matrix [...,3,3] of a counter-clockwise rotation by `degrees` [...] around the centre."""
     angle = degrees * (math.pi / 180)
     sin, cos = angle.sin(), angle.cos()
     return _affine(degrees, xx=cos, xy=-sin, yx=sin, yy=cos)
 
 
 def translation_x(share: Tensor) -> Tensor:
-    """To the right by a share of the side."""
+    """The matrix [...,3,3] of a translation to the right by a share [...] of the side."""
     return _affine(share, x=-2 * share)
 
 
 def translation_y(share: Tensor) -> Tensor:
-    """Down by a share of the side."""
+    """The matrix [...,3,3] of a translation down by a share [...] of the side."""
     return _affine(share, y=-2 * share)
 
 
 def shearing_x(tangent: Tensor) -> Tensor:
-    """What lies h below the centre goes h * tangent to the right, what lies above it to the left."""
+    """The matrix [...,3,3] of a horizontal shear: what lies h below the centre moves h * tangent to the right."""
     return _affine(tangent, xy=-tangent)
 
 
@@ -127,24 +127,24 @@ def _affine(amount: Tensor, **entries: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, amount: Tensor) -> Tensor:
-    """Times 1 + amount, held in [0, 1]."""
+    """Brightness: images times 1 + amount [n], clamped to [0, 1]."""
     return adjust_brightness_accumulative(images, 1 + amount)
 
 
 def contrast(images: Tensor, amount: Tensor) -> Tensor:
-    """The difference from the image's mean grey times 1 + amount, held in [0, 1]."""
+    """Contrast: the difference from the image's mean grey times 1 + amount [n], clamped to [0, 1]."""
     return adjust_contrast_with_mean_subtraction(images, 1 + amount)
 
 
 def saturation(images: Tensor, amount: Tensor) -> Tensor:
-    """Each pixel's difference from its grey times 1 + amount, held in [0, 1]; grey images stay as they are."""
+    """Saturation: each pixel's difference from its grey times 1 + amount [n], clamped to [0, 1]."""
     return adjust_saturation_with_gray_subtraction(images, 1 + amount)
 
 
 def sharpness(images: Tensor, amount: Tensor) -> Tensor:
-    """The difference from the image smoothed by Pillow's kernel times 1 + amount, held in [0, 1]; not at the border.
+    """Sharpness: the difference from the image smoothed by Pillow's kernel times 1 + amount [n], clamped to [0, 1].
 
-    kornia's is not exact at 0 and takes 3 to 10 times as long on a CPU.
+    Border pixels stay as they are. kornia's is not exact at 0 and takes 3 to 10 times as long on a CPU.
     """
     wide = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
     box = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]

@@ -1,4 +1,4 @@
-"""CutMix in a hidden layer ("Feature CutMix", Yun et al. 2019, section 4.1): boxes pasted between feature maps."""
+"""Feature CutMix (Yun et al. 2019, section 4.1): CutMix between the feature maps of a hidden layer."""
 
 from typing import Any
 
@@ -15,9 +15,10 @@ from fastaug.targets import SoftTarget
 
 
 class HiddenCutMix:
-    """Mixes the output of the module `augment.mix_layer` of `network` in the next forward pass after each `draw`.
+    """Feature CutMix: mixes the output [N,C,H,W] of the module `augment.mix_layer` of `network`.
 
-    Boxes are drawn on the feature map's own grid, so that lambda is the exact share of its cells.
+    It does so in the next forward pass after each `draw`. Boxes are drawn on the feature map's own grid, so that
+    lambda is the exact share of its cells.
     """
 
     def __init__(self, network: nn.Module, augment: Augment, img_size: int) -> None:

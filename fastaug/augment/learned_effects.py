@@ -1,4 +1,4 @@
-"""What the augmentation and the meta step know of each other: where learned numbers act on a batch, and what comes out.
+"""The interface between augmentation and meta step: where learned numbers act on a batch, and what comes out.
 
 The pipeline knows these methods and nothing of how their numbers are learned; fastaug/meta fills them.
 """
@@ -18,7 +18,7 @@ __all__ = ["Augmentation", "LearnedEffects", "Part", "Soften", "View"]
 
 
 class View(NamedTuple):
-    """One batch of N samples on its way through the augmentation.
+    """The view that a learned part has of a batch of N samples on its way through the augmentation.
 
     `params`: flips, shifts and mixing partners of the fused op. `key`: (seed, epoch) on the stream of learned draws.
     `rows`: what `LearnedEffects.rows` gave for the batch's ids, one row a sample: name -> [N, ...].
@@ -35,7 +35,7 @@ class View(NamedTuple):
 
 
 class LearnedEffects:
-    """Everything learned that acts on a batch; here nothing acts, and a learned part overrides what concerns it.
+    """The places where something learned acts on a batch; here nothing does, a learned part overrides what it needs.
 
     In a meta step the same calls are made once more, with gradients: whatever a method returns is then on the graph of
     what is learned. Draws must be a function of `view.key` and the batch's `draws`, so that they come out the same.
@@ -44,11 +44,11 @@ class LearnedEffects:
     acts_on_images = False  # whether `images` changes them: the pipeline then works on float images
 
     def rows(self, ids: Tensor) -> dict[str, Tensor]:
-        """Numbers kept for single images, by name: leaves [n, ...] of a graph, for `ids` [n] on the host."""
+        """Table rows: numbers kept for single images, leaves [n, ...] by table name, for `ids` [n] on the host."""
         return {}
 
     def images(self, images: Tensor, view: View) -> Tensor:
-        """Float images [N,3,S,S] in [0, 1], before crop, mixing and normalisation."""
+        """Changed float images [N,3,S,S] in [0, 1], before soft crop, mixing and normalisation."""
         return images
 
     def log_probability(self, view: View) -> Tensor | None:
@@ -56,23 +56,23 @@ class LearnedEffects:
         return None
 
     def soften(self, soften: Soften) -> Soften:
-        """How visibility turns into confidence."""
+        """Changed settings of how visibility turns into confidence."""
         return soften
 
     def target(self, target: SoftTarget, view: View) -> SoftTarget:
-        """Targets of the mixed batch, before label smoothing."""
+        """Changed targets of the mixed batch, before label smoothing."""
         return target
 
     def smoothing(self, smoothing: float | Tensor) -> float | Tensor:
-        """The share of label smoothing."""
+        """Changed share of label smoothing, in [0, 1)."""
         return smoothing
 
 
 class Part(NamedTuple):
-    """The first n samples of a batch as the network saw them, on the graph of what is learned.
+    """A part of a batch: its first n samples as the network saw them, on the graph of what is learned.
 
     `log_probability` [n] of the operations drawn for them, or None. `ids` (each once, on the host) and `rows`: the
-    images whose learned numbers the part depends on, and these numbers, leaves of the graph by name.
+    images whose learned numbers it depends on, and these numbers, leaves of the graph by table name.
     """
 
     images: Tensor
@@ -83,7 +83,7 @@ class Part(NamedTuple):
 
 
 class Augmentation(Protocol):
-    """What the meta step needs of the augmentation; BatchAugment has it."""
+    """The augmentation as the meta step uses it; BatchAugment is one."""
 
     outputs: int  # of the network: classes, and the "other" class if there is one
 

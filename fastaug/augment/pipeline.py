@@ -1,4 +1,4 @@
-"""From a decoded uint8 batch to what the network gets: normalised images and soft targets.
+"""The augmentation pipeline: from a decoded uint8 batch to normalised images and soft targets.
 
 Every draw is keyed by (seed, epoch, id): the same sample looks the same in any batch, process or micro-batch, and a
 part of a batch can be made a second time, on autograd's graph of what the meta step learns.
@@ -28,7 +28,7 @@ from fastaug.targets import SoftTarget, hard_target, smoothed
 
 
 class BatchAugment:
-    """The augmentation of one run, behind the fixed policy that its loader applies.
+    """The augmentation of one run from batch to network input, after the fixed policy that its loader applies.
 
     `hidden` mixes inside the network, `learned` is what a meta step changes. `dtype` is that of training images:
     bfloat16 saves half of the writing where autocast rounds them to it anyway, in the network's first layer.
@@ -56,7 +56,7 @@ class BatchAugment:
 
     @cached_property
     def sampling(self) -> Sampling:
-        """How the op's parameters are drawn."""
+        """The distributions of the op's parameters, from the recipe."""
         a = self.recipe.augment
         return Sampling(
             sigma=a.shift,
@@ -76,7 +76,7 @@ class BatchAugment:
 
     @cached_property
     def soften(self) -> Soften:
-        """How the recipe turns visibility into confidence."""
+        """The recipe's settings of softening: how visibility turns into confidence."""
         a = self.recipe.augment
         return Soften(
             k=a.soften_k,

@@ -27,14 +27,16 @@ NEAR_BOUND = 0.02  # a magnitude this close to 0 or 1 counts as saturated
 
 
 class Draws(NamedTuple):
-    """What was drawn, on the host: op [N,slots] int64 (0: none, k: transforms[k - 1]), noise [N,slots,d] in [-1, 1]."""
+    """Operations drawn, on the host: op [N,slots] (0: none, k: transforms[k - 1]), noise [N,slots,d] in [-1, 1]."""
 
     op: Tensor
     noise: Tensor
 
 
 class SharedPolicy(nn.Module):
-    """Learned probabilities and magnitudes of `transforms`, the former for each of `slots` applications.
+    """A learned augmentation policy, the same for all samples: probabilities (by slot) and magnitudes of `transforms`.
+
+    `slots` operations are applied to each sample, one after the other.
 
     `magnitude` in (0, 1) is every operation's at first, `identity` in (0, 1) the probability of drawing none; the
     operations share the rest equally. `fill` is the colour of what a warp uncovers.
@@ -66,11 +68,11 @@ class SharedPolicy(nn.Module):
         self.strengths = nn.Parameter(torch.full((len(transforms),), math.log(magnitude / (1 - magnitude))))
 
     def probabilities(self) -> Tensor:
-        """Of none and of each operation, by slot: [slots, 1 + operations]."""
+        """Probabilities of no operation and of each one, by slot: [slots, 1 + operations]."""
         return self.logits.softmax(1)
 
     def magnitudes(self) -> Tensor:
-        """Of each operation, in (0, 1)."""
+        """The magnitude of each operation, in (0, 1): [operations]."""
         return self.strengths.sigmoid()
 
     def sample(self, key: Key, ids: IdArray) -> Draws:
@@ -81,7 +83,7 @@ class SharedPolicy(nn.Module):
         return Draws(torch.from_numpy(op), self._noise(u))
 
     def amounts(self, draws: Draws) -> Tensor:
-        """By how much each drawn operation acts, in its units: [N,slots,d], on the graph of the magnitudes."""
+        """Amounts of the drawn operations, in their units: [N,slots,d], on the graph of the magnitudes."""
         reach = [(0.0,) * self.numbers] + [t.reach + (0.0,) * (self.numbers - len(t.reach)) for t in self.transforms]
         scale = self.strengths.new_tensor(reach) * F.pad(self.magnitudes(), (1, 0))[:, None]
         low, high = self.strengths.new_tensor([(-1.0, 1.0)] + [t.noise for t in self.transforms]).unbind(1)
@@ -124,7 +126,7 @@ class SharedPolicy(nn.Module):
         return out
 
     def gumbel_draws(self, key: Key, ids: IdArray) -> Draws:
-        """What `relaxed` applies: distributed as `sample` (Gumbel-max), with its noise, from other random numbers."""
+        """Draws of `relaxed` (Gumbel-max): distributed as `sample`, with its noise, from other random numbers."""
         u = uniform(key.on(Stream.LEARNED), ids, self.slots * (1 + self.numbers))
         return Draws(self._perturbed(key, ids).detach().argmax(2).cpu(), self._noise(u))
 
@@ -138,7 +140,7 @@ class SharedPolicy(nn.Module):
 
     @torch.no_grad()
     def summary(self) -> dict[str, float]:
-        """For the log and its alarms; reads the parameters.
+        """Figures of the policy for the log and its alarms; host sync.
 
         identity: probability of drawing none, mean over slots; untouched: in all slots; entropy of the operations, 1 is
         uniform, mean over slots; magnitude: their mean; saturated: share of them within NEAR_BOUND of 0 or 1; and
@@ -166,7 +168,7 @@ class SharedPolicy(nn.Module):
         return logits
 
     def _noise(self, u: npt.NDArray[np.float64]) -> Tensor:
-        """The noise among the uniform numbers of `sample`."""
+        """The noise [N,slots,d] in [-1, 1) among the uniform numbers of `sample`."""
         noise = u[:, self.slots : self.slots * (1 + self.numbers)].reshape(len(u), self.numbers, self.slots)
         return torch.from_numpy(2 * noise - 1).float().transpose(1, 2)
 

@@ -1,4 +1,4 @@
-"""From a data root to its index, from an index to splits and to the loader of any images of it."""
+"""Builds index and loaders from a data root; the classes and splits of a run."""
 
 import hashlib
 import os
@@ -41,7 +41,7 @@ class DataParts:
         return [name for name in ("select", "test") if len(self.splits.of(name))]
 
     def name_of(self, sample: int) -> str:
-        """The path of an image, fit to print."""
+        """The path of image `sample` as text for messages."""
         return "" if self.index is None else os.fsdecode(self.index.path(sample)).encode(errors="replace").decode()
 
     def fingerprint(self) -> str:

@@ -13,7 +13,7 @@ _ATTEMPTS = 10  # as torchvision
 
 
 class Windows(NamedTuple):
-    """How to get from each image to one of S x S pixels: cut `window`, resize to `size`, cut S x S at `offset`."""
+    """Crop windows of N images on their way to S x S pixels: cut `window`, resize to `size`, cut S x S at `offset`."""
 
     window: Ints  # [N, 4] top, left, height, width in the image
     size: Ints  # [N, 2] height, width after resizing
@@ -26,13 +26,13 @@ def _resized(window: Ints, side: int) -> Windows:
 
 
 def whole(heights: Ints, widths: Ints, side: int) -> Windows:
-    """The whole image, its aspect ratio given up."""
+    """Windows of whole images, resized to S x S whatever their aspect ratio."""
     zero = np.zeros(len(heights), dtype=np.int64)
     return _resized(np.stack([zero, zero, heights, widths], axis=1).astype(np.int64), side)
 
 
 def center(heights: Ints, widths: Ints, side: int, crop_pct: float) -> Windows:
-    """Short side to floor(side / crop_pct), then the middle: the evaluation geometry of timm and torchvision."""
+    """Centre crops as timm and torchvision evaluate: short side to floor(side / crop_pct), then the middle."""
     target = int(np.floor(side / crop_pct))
     h, w = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
     short = np.minimum(h, w)

@@ -1,4 +1,4 @@
-"""What lies on disk below a data root: layout, roles, classes and image files.
+"""The folders below a data root: layout, roles, classes and image files.
 
 Layouts: (a) `train/` beside any of val|validation|valid, test, meta, select, each holding class folders;
 (b) class folders directly below the root. Images are searched at any depth below a class folder, links too.
@@ -38,7 +38,7 @@ def stamp(path: bytes) -> int:
 
 
 class Walk:
-    """Lists folders below `root`; remembers in `watch` each one read and its stamp, taken before reading."""
+    """Walks the folders below `root`; remembers in `watch` each one read and its stamp, taken before reading."""
 
     def __init__(self, root: bytes) -> None:
         self.root = root
@@ -54,7 +54,7 @@ class Walk:
         return found.st_dev, found.st_ino
 
     def entries(self, relative: bytes) -> Iterator[tuple[bytes, bool]]:
-        """(path relative to root, is a folder) of each visible entry."""
+        """The visible entries of a folder: (path relative to root, whether it is a folder)."""
         path = os.path.join(self.root, relative)
         self.watch[relative] = stamp(path)
         try:
@@ -66,6 +66,7 @@ class Walk:
             raise _unlisted(path, error) from error
 
     def folders(self, relative: bytes) -> list[str]:
+        """Names of the visible folders in a folder, sorted."""
         return sorted(os.fsdecode(os.path.basename(path)) for path, folder in self.entries(relative) if folder)
 
     def images(self, relative: bytes) -> Iterator[bytes]:

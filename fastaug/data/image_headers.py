@@ -49,7 +49,7 @@ _MACHINE = {
 
 
 class Header(NamedTuple):
-    """Extent in pixels as decoded, 0 when unreadable; `reason`: what is wrong, "" when nothing."""
+    """An image's size in pixels as decoded, 0 when unreadable, and `reason`: what is wrong, "" when nothing."""
 
     height: int
     width: int
@@ -76,8 +76,8 @@ def screen_all(root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, p
         if progress:
             text = f"index of {len(paths):,} images"
             done = iter(track(done, text, total=len(starts), console=Console(stderr=True)))
-        for part in done:
-            found += part
+        for headers in done:
+            found += headers
     return found
 
 

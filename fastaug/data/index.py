@@ -1,6 +1,6 @@
 """The index: one table per data root, made once; row number = stable id in the set sorted by path bytes.
 
-What is listed: folders.py; what makes a row DAMAGED: screen.py.
+What is listed: folders.py; what makes an image DAMAGED: image_headers.py.
 
 The table is cached. It is made anew when a folder's modification time changes (a file was added, removed or
 renamed) or a file found damaged was changed. An undamaged file edited in place is NOT noticed: delete the
@@ -43,18 +43,21 @@ _COLUMNS = ("labels", "heights", "widths", "status", "folders")
 
 
 class Status(IntEnum):
+    """Whether an image can be decoded, as far as its header tells."""
+
     OK = 0
     DAMAGED = 1
 
 
 class PathTable(Sequence[bytes]):
-    """Byte strings in one block: `blob` with `offsets` [N+1] int64; `table[id]` -> bytes, ids in [0, N)."""
+    """A list of byte strings in one block: `blob` with `offsets` [N+1] int64; `table[id]` -> bytes, ids in [0, N)."""
 
     def __init__(self, blob: bytes, offsets: npt.NDArray[np.int64]) -> None:
         self.blob, self.offsets = blob, offsets
 
     @classmethod
     def of(cls, names: Sequence[bytes]) -> "PathTable":
+        """The table of `names`."""
         lengths = np.fromiter(map(len, names), dtype=np.int64, count=len(names))
         return cls(b"".join(names), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
 
@@ -75,7 +78,10 @@ class PathTable(Sequence[bytes]):
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """N images below `root`; label = position in `classes`; extents as decoded, 0 when unreadable."""
+    """A table of the N images below `root`, one row an id: path, label (position in `classes`), size and damage.
+
+    Heights and widths are those of the decoded image, 0 when unreadable.
+    """
 
     root: Path
     classes: tuple[str, ...]
@@ -96,7 +102,7 @@ class Index:
 
 
 def cache_dir() -> Path:
-    """$FASTAUG_CACHE, else $XDG_CACHE_HOME/fastaug, else ~/.cache/fastaug."""
+    """The folder of caches: $FASTAUG_CACHE, else $XDG_CACHE_HOME/fastaug, else ~/.cache/fastaug."""
     if own := os.environ.get("FASTAUG_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastaug"

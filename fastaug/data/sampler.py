@@ -1,4 +1,4 @@
-"""Which ids are trained on in which step: a pure function of (seed, epoch, position).
+"""The training order: which ids are trained on in which step, a pure function of (seed, epoch, position).
 
 The order of an epoch is a keyed permutation of the split's ids. The state of the data is one integer, the number of
 samples consumed since the start of training, so nothing that a loader has prefetched leaks into a checkpoint. Every
@@ -27,7 +27,7 @@ class Request(NamedTuple):
     copies: Ids | None = None  # with repeated augmentation: which copy of its image each one is
 
     def draws(self) -> Ids:
-        """What keyed draws are made for: the ids, told apart where an image is repeated."""
+        """The numbers [N] that keyed draws are made for: the ids, told apart where an image is repeated."""
         return self.ids if self.copies is None else copies_of(self.ids, self.copies)
 
     def keep(self, kept: npt.NDArray[np.bool_] | slice) -> "Request":
@@ -63,11 +63,13 @@ class Order:
 
     @property
     def samples_per_epoch(self) -> int:
+        """Samples of an epoch over all processes, copies counted."""
         n = len(self.ids) // self.repeats * self.repeats
         return n // self.batch_size * self.batch_size if self.drop_last else n
 
     @property
     def steps_per_epoch(self) -> int:
+        """Updates of an epoch."""
         return -(-self.samples_per_epoch // self.batch_size)
 
     def check(self, smallest: int) -> None:

@@ -1,4 +1,4 @@
-"""Who trains, steers the meta step, selects and tests: disjoint sets of ids, fixed by index, seed, fractions.
+"""Splits for training, meta step, model selection and test: disjoint sets of ids, fixed by index, seed, fractions.
 
 Rule for fractions: in a class of n training images, in an order drawn by (seed, class), the first
 round(test * n) are test, the next round(select * n) select, the next round(meta * n) meta, halves up, on the
@@ -29,7 +29,7 @@ _FOLDERS = {"train": Folder.TRAIN, "meta": Folder.META, "select": Folder.SELECT,
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Sorted int64 ids of each role; damaged images keep their place, the loader drops and counts them."""
+    """Splits of a data set: sorted int64 ids of each role, damaged images too (the loader drops and counts them)."""
 
     train: Ids
     meta: Ids

@@ -19,7 +19,7 @@ from fastaug.recipe.schema import Recipe
 
 @dataclass
 class Evaluator:
-    """What evaluation needs; `loader` covers the split that is asked for."""
+    """Evaluates networks on the held-out splits; `loader` covers the split that is asked for."""
 
     recipe: Recipe
     accelerator: Accelerator

@@ -1,4 +1,4 @@
-"""Sums kept on the device: training means with one host sync per log line, evaluation exact over all processes."""
+"""Metrics of evaluation, summed on the device and exact over all processes."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fastaug.errors import DataError
 
 
 class Evaluation:
-    """top-1, top-5, negative log-likelihood and expected calibration error over every image exactly once.
+    """Sums for top-1, top-5, negative log-likelihood and expected calibration error over every image exactly once.
 
     ECE: L1 over `bins` equal bins of the largest probability (Guo et al. 2017, arXiv:1706.04599). With fewer than five
     classes, top-5 is top-C.

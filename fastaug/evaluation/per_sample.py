@@ -1,4 +1,4 @@
-"""What a run knows of single training images, mean losses and learned weights: a table, and what finds wrong labels."""
+"""Figures of single training images, mean losses and learned weights: samples.csv, and how well they find errors."""
 
 import csv
 from pathlib import Path
@@ -55,7 +55,7 @@ def build_sample_losses(recipe: Recipe, accelerator: Accelerator, parts: DataPar
 
 
 def sample_figures(learned: LearnedParts | None, mean_losses: Tensor | None) -> dict[str, Tensor]:
-    """What a run knows of all ids, [size] each, by name: the first tells wrong labels best."""
+    """Figures of all ids, [size] each, by name: the first tells wrong labels best."""
     found = {} if mean_losses is None else {"loss": mean_losses}
     return found if learned is None else found | learned.per_sample()
 

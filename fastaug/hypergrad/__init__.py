@@ -21,7 +21,7 @@ def hypergradient(
     engine: str = "forward",
     over_processes: Callable[[Tensor], Tensor] = lambda local: local,
 ) -> dict[str, Tensor]:
-    """d <direction, grad_w L> / d parameters by their names, this process's term.
+    """The hypergradient in `parameters`, by name: d <direction, grad_w L> / d parameters, this process's term.
 
     The direction is u = (dU/dg)^T grad L_val(w'), by the names of the weights. Image gradients are computed only where
     the images depend on parameters. ValueError for an engine that does not exist, a direction that does not fit the

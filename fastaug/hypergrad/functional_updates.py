@@ -120,9 +120,10 @@ def update_of(optimizer: Optimizer) -> Update:
 
 
 def clipped(gradients: Sequence[Tensor | None], max_norm: float, margin: float = 1e-6) -> list[Tensor | None]:
-    """Clipping by global norm on autograd's graph; torch.nn.utils.clip_grad_norm_ takes the norm for a constant.
+    """Gradients clipped by their global norm, on autograd's graph.
 
-    `margin` is added to the norm, as torch does. None where there is no gradient.
+    torch.nn.utils.clip_grad_norm_ takes the norm for a constant. `margin` is added to the norm, as torch does. None
+    where there is no gradient.
     """
     norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients if g is not None]))
     shrink = ((norm + margin) / max_norm).clamp(min=1)

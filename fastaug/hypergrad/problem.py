@@ -1,4 +1,4 @@
-"""The problem that engines solve: how a training loss's gradient along a direction depends on the training batch.
+"""The interface of the engines: Problem in, Cotangent out; and from a Cotangent to the hypergradient.
 
 One update w' = U(w, g) of weights w with g = grad_w L(w; phi), and v = grad L_val(w'). The exact hypergradient of one
 step is d L_val/d phi = d/d phi <u, g(w; phi)> with u = (dU/dg)^T v. phi acts on L through what `Samples` holds only:
@@ -23,7 +23,7 @@ Losses = Callable[[Tensor, SoftTarget], Tensor]  # logits [n, C], target -> weig
 
 
 class Samples(NamedTuple):
-    """The n training samples that a meta step differentiates, as the network saw them.
+    """The n training samples of a differentiated training loss, as the network saw them.
 
     `images` [n, 3, S, S] and `target` may be on autograd's graph of the meta-parameters; `log_probability` [n] is that
     of the operations drawn for each sample, on the graph of their probabilities, or None.
@@ -54,10 +54,11 @@ class Problem:
 
 
 class Cotangent(NamedTuple):
-    """d <u, grad_w L> / d (images, target.mass, target.weight, target.rows) of a Problem; shapes as theirs, float32.
+    """The result of an engine: d <u, grad_w L> / d (images, target.mass, target.weight, target.rows) of a Problem.
 
-    `images` is None unless asked for, `rows` where the target has none. target.weight * weight is each sample's own
-    share of <u, grad_w L>: the first-order change of the validation loss that this sample is answerable for.
+    Shapes as theirs, float32. `images` is None unless asked for, `rows` where the target has none. target.weight *
+    weight is each sample's own share of <u, grad_w L>: the first-order change of the validation loss that this sample
+    is answerable for.
     """
 
     images: Tensor | None
@@ -99,7 +100,7 @@ def eager_logits(
 
 def detached(target: SoftTarget) -> SoftTarget:
     """The same target off autograd's graph."""
-    return SoftTarget(*(None if part is None else part.detach() for part in target))  # type: ignore[arg-type]
+    return SoftTarget(*(None if field is None else field.detach() for field in target))  # type: ignore[arg-type]
 
 
 def pull_back(
@@ -108,7 +109,7 @@ def pull_back(
     parameters: Mapping[str, Tensor],
     over_processes: Callable[[Tensor], Tensor] = lambda local: local,
 ) -> dict[str, Tensor]:
-    """The hypergradient in `parameters`, by name, from that in what they acted through; zeros where they did not act.
+    """The hypergradient in `parameters`, by name, from the cotangent of what they act through; zeros where they do not.
 
     Operations drawn at random count by their score function, share_i * grad log p_i, with the mean share of the other
     samples as baseline (REINFORCE, Williams 1992), which keeps it unbiased as long as samples do not act on one
@@ -129,6 +130,6 @@ def pull_back(
     if not reached:
         return {name: torch.zeros_like(p) for name, p in parameters.items()}
     outputs, gradients = zip(*reached, strict=True)
-    found = torch.autograd.grad(outputs, list(parameters.values()), gradients, allow_unused=True)
-    slopes = zip(parameters.items(), found, strict=True)
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in slopes}
+    pulled = torch.autograd.grad(outputs, list(parameters.values()), gradients, allow_unused=True)
+    by_name = zip(parameters.items(), pulled, strict=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in by_name}

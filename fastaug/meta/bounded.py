@@ -1,4 +1,4 @@
-"""A learned number that cannot leave its bounds."""
+"""Bounded learned numbers: a logistic function keeps each between its bounds."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Bounded(nn.Module):
-    """One number in (low, high), a logistic function of the parameter `raw`; on a logarithmic scale if `log`."""
+    """A learned number in (low, high), a logistic function of the parameter `raw`; on a logarithmic scale if `log`."""
 
     def __init__(self, initial: float, low: float, high: float, *, log: bool = False) -> None:
         super().__init__()

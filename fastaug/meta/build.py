@@ -25,14 +25,14 @@ from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 def build_learned(
     recipe: Recipe, accelerator: Accelerator, parts: DataParts, optimizer: torch.optim.Optimizer
 ) -> LearnedParts | None:
-    """What the meta step learns, if it learns anything; DataError without a meta split that is large enough."""
+    """The learned parts of a recipe, None if it learns nothing; DataError without a meta split that is large enough."""
     if not recipe.meta.learn:
         return None
-    found = len(parts.splits.meta)
-    if found < recipe.meta.batch_size:
+    available = len(parts.splits.meta)
+    if available < recipe.meta.batch_size:
         raise DataError(
             f"meta.learn: {recipe.meta.learn} needs a meta split of meta.batch_size = {recipe.meta.batch_size} images "
-            f"or more, found {found}; set data.meta_fraction, or add a meta/ folder or list"
+            f"or more, found {available}; set data.meta_fraction, or add a meta/ folder or list"
         )
     least = SMALLEST_BATCH * accelerator.num_processes
     if recipe.meta.batch_size < least:
@@ -48,7 +48,7 @@ def build_learned(
 
 
 def build_validation(training: Training, parts: DataParts, loader: Loader, augment: Augmentation) -> ValidationGradient:
-    """The gradient that the meta step follows, from the meta split, which `loader` gives."""
+    """The validation gradient that the meta step follows, on the meta split, which `loader` gives."""
     recipe, accelerator, meta = training.recipe, training.accelerator, training.recipe.meta
     requests = partial(
         meta_requests,
@@ -74,13 +74,13 @@ def build_validation(training: Training, parts: DataParts, loader: Loader, augme
 def build_meta(
     training: Training, augment: Augmentation, learned: LearnedParts, validation: ValidationGradient
 ) -> MetaStep:
-    """The strategy that a recipe asks for; RecipeError where its optimizer cannot be differentiated."""
+    """The meta step of a recipe, ready to act; RecipeError where its optimizer cannot be differentiated."""
     check_optimizer(training.recipe, training.optimizer)
     return strategy(training, learned)(training, augment, learned, validation)
 
 
 def strategy(training: Training, learned: LearnedParts) -> type[MetaStep]:
-    """Which one; RecipeError for several processes and K > 1."""
+    """The strategy (class of meta step) that a recipe asks for; RecipeError for several processes and K > 1."""
     meta = training.recipe.meta
     if any(part.instant for part in learned.each().values()):
         return InstantStep

@@ -1,4 +1,4 @@
-"""Which engine of fastaug/hypergrad a run's meta step uses."""
+"""The choice of an engine of fastaug/hypergrad for a run's meta step."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ _TESTED = {"auto": tuple(ENGINES), "implicit": tuple(ENGINES), "fused": ("forwar
 
 
 class EngineChoice:
-    """The engine that `meta.engine` names, or the first exact one where it leaves that open; tested once.
+    """Chooses the engine that `meta.engine` names, or the first exact one where it leaves that open; tested once.
 
     `implicit` is a direction, not an engine: any takes it to the parameters. `fused` takes the steps of `forward`.
     """
@@ -28,6 +28,7 @@ class EngineChoice:
 
     @property
     def fused(self) -> bool:
+        """Whether the meta step is taken inside the training pass."""
         return self.asked == "fused"
 
     def __call__(self, problem: Problem) -> str:
@@ -38,9 +39,9 @@ class EngineChoice:
         if self.chosen is None:
             engines, images = _TESTED.get(self.asked, (self.asked,)), problem.samples.images.requires_grad
             try:
-                found = [self_test(problem, images=images, engines=engines, say=self._say).chosen]
+                chosen = [self_test(problem, images=images, engines=engines, say=self._say).chosen]
             except ValueError as error:
                 raise RecipeError([f"meta.engine: {self.asked} with {self.network}: {error}"]) from error
-            broadcast_object_list(found)  # every process takes the main one's
-            self.chosen = "fused" if self.fused else found[0]
+            broadcast_object_list(chosen)  # every process takes the main one's
+            self.chosen = "fused" if self.fused else chosen[0]
         return self.chosen

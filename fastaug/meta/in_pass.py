@@ -1,4 +1,4 @@
-"""Meta steps in the training pass itself, with v at the weights before the update and u as far as it is known then."""
+"""Meta steps inside the training pass: v at the weights before the update, u as far as it is known then."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from fastaug.targets import SoftTarget
 
 
 class PassStep(MetaStep):
-    """What both have: the hypergradient in a micro-batch's target, from its own forward pass or beside it."""
+    """Base of the meta steps inside the training pass: the hypergradient in a micro-batch's target."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -27,7 +27,7 @@ class PassStep(MetaStep):
         self.names = validated_names(self.network, self.meta.layers) if self.engine.fused else None
 
     def cotangent(self, images: Tensor, target: SoftTarget, step: int, seed: int) -> tuple[Tensor | None, Cotangent]:
-        """The logits of the pass if the engine `fused` has taken it, and the hypergradient in `target`."""
+        """The logits if the engine `fused` has taken the training pass (else None), and the cotangent in `target`."""
         if step != self._renewed:  # in the first micro-batch
             self.renew(step)
             self._renewed = step
@@ -46,14 +46,14 @@ class PassStep(MetaStep):
 
 
 class FusedStep(PassStep):
-    """The engine `fused`: the tangent of the logits runs along in the training pass, for what acts on targets alone."""
+    """The meta step of the engine `fused`: one pass trains and differentiates, for what acts on targets alone."""
 
     _cotangent: Cotangent | None = None  # that of the last pass
 
     def before_forward(
         self, images: Tensor, target: SoftTarget, step: int, seed: int
     ) -> tuple[Tensor | None, SoftTarget]:
-        """Takes the pass where a meta step is due."""
+        """The logits of the training pass, taken here where a meta step is due; the target as it is."""
         if not self.due(step):
             return None, target
         logits, self._cotangent = self.cotangent(images, target, step, seed)
@@ -65,13 +65,13 @@ class FusedStep(PassStep):
         if cotangent is None or (n := self.images_of(batch)) is None:
             return
         part = self.augment.part(batch, step // self.training.steps_per_epoch, n)
-        found = pull_back(samples_of(part), cotangent, self.leaves(part.rows))
+        gradients = pull_back(samples_of(part), cotangent, self.leaves(part.rows))
         shared = self.learned.shared()
-        self.move({name: over_processes(g) if name in shared else g for name, g in found.items()}, part.ids, step)
+        self.move({name: over_processes(g) if name in shared else g for name, g in gradients.items()}, part.ids, step)
 
 
 class InstantStep(PassStep):
-    """Instant weights and labels: set anew in every training pass, nothing is kept."""
+    """Instant reweighting: loss weights and soft labels set anew in every training pass, nothing is kept."""
 
     def before_forward(
         self, images: Tensor, target: SoftTarget, step: int, seed: int

@@ -1,4 +1,4 @@
-"""What a learned part is: one class with its tensors and bounds, its effect, its meta-optimizer group, log and alarms.
+"""Learned parts: one class for each thing learned, with tensors and bounds, effect, meta-optimizer group and alarms.
 
 A part from outside of the package is a subclass of LearnedPart, named as `module:Class` in meta.learn
 (docs/learned_parts.md).
@@ -19,7 +19,7 @@ SATURATED = 0.98  # from here on a bounded number counts as being at its bound
 
 
 class Setting(NamedTuple):
-    """What learned parts are built from; `images`: ids of the index, `device`: where tables by id belong."""
+    """What a learned part is built from. `images`: ids in the index; `device`: where tables by id belong."""
 
     recipe: Recipe
     images: int
@@ -29,7 +29,7 @@ class Setting(NamedTuple):
 
 
 class Revision(NamedTuple):
-    """A micro-batch's target while instant parts revise it in the training pass.
+    """A micro-batch's target on its way through instant reweighting in the training pass.
 
     `written`: the target with a row of probabilities per sample. `cotangent`: the hypergradient in it. `harm` [n]:
     derivative of the validation loss in each sample's weight, under the labels so far. `weights` [n]: factors that were
@@ -65,7 +65,7 @@ class LearnedPart(LearnedEffects, nn.Module):
         return {}
 
     def rows(self, ids: Tensor) -> dict[str, Tensor]:
-        """The rows of all tables."""
+        """The rows [n, ...] of `ids` [n] in all tables, by table name."""
         return {name: table.rows(ids) for name, table in self.tables().items()}
 
     # ---- effect on the update and in the training pass; that on the batch is in LearnedEffects ----
@@ -78,7 +78,7 @@ class LearnedPart(LearnedEffects, nn.Module):
         return settings
 
     def revise(self, revision: Revision) -> Revision:
-        """The target of an instant part."""
+        """Revises the target of a micro-batch (instant parts only)."""
         return revision
 
     # ---- regularisation, log, alarms ----

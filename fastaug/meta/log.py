@@ -1,4 +1,4 @@
-"""What a meta step tells: norm and direction of each hypergradient, values learned, and alarms for known failures."""
+"""The log of the meta step: norm and direction of each hypergradient, values learned, and alarms for known failures."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class MetaLog:
     ) -> None:
         """The hypergradient after update `step` (from 0) in shared parameters and in numbers of single samples.
 
-        `weights` [n]: what instant weights came of it. Parts that are not finite are left out, and said to be: any
+        `weights` [n]: what instant weights came of it. Gradients that are not finite are left out, and said to be: any
         number of the shared ones, all of the samples.
         """
         figures = []
@@ -51,20 +51,20 @@ class MetaLog:
 
     def read(self) -> list[dict[str, Any]]:
         """A line for every meta step since the last call; the host sync of a log line."""
-        lines = [self._line(step, parts) for step, parts in self._pending]
-        if found := [line["without_weight"] for line in lines if "without_weight" in line]:
-            self.without_weight = sum(found) / len(found)
+        lines = [self._line(step, figures) for step, figures in self._pending]
+        if shares := [line["without_weight"] for line in lines if "without_weight" in line]:
+            self.without_weight = sum(shares) / len(shares)
         self._pending = []
         return lines
 
-    def _line(self, step: int, parts: list[Figures]) -> dict[str, Any]:
-        figures = [{name: value.item() for name, value in part.items()} for part in parts]
-        size = math.hypot(*(part.get("size", 0.0) for part in figures))
+    def _line(self, step: int, pending: list[Figures]) -> dict[str, Any]:
+        figures = [{name: value.item() for name, value in kind.items()} for kind in pending]
+        size = math.hypot(*(kind.get("size", 0.0) for kind in figures))
         line = {"event": "meta", "step": step + 1, "hypergradient": size}
-        if any(part["lost"] for part in figures if "lost" in part):
+        if any(kind["lost"] for kind in figures if "lost" in kind):
             self.skipped += 1
             line["skipped"] = True
-        rest = {name: value for part in figures for name, value in part.items() if name in _OF_A_LINE}
+        rest = {name: value for kind in figures for name, value in kind.items() if name in _OF_A_LINE}
         return line | {name: value for name, value in rest.items() if not math.isnan(value)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,20 +77,20 @@ class MetaLog:
 
 
 def _size(flat: Tensor) -> Tensor:
-    """Norm of the numbers that are finite."""
+    """Norm of the finite numbers in `flat`."""
     return torch.where(flat.isfinite(), flat, 0).norm()
 
 
 def alarms(learned: LearnedParts, summaries: dict[str, dict[str, float]], log: MetaLog, left_out: int) -> list[str]:
     """What looks wrong in the values learned, each with what to try; `left_out`: validation gradients not finite."""
-    found = [alarm for name, part in learned.each().items() for alarm in part.alarms(summaries[name])]
+    raised = [alarm for name, part in learned.each().items() for alarm in part.alarms(summaries[name])]
     if log.without_weight > SATURATED:
-        found.append(
+        raised.append(
             f"{log.without_weight:.0%} of the samples got the instant weight 0: training and meta split contradict "
             "each other, or the network fits the training images no better than chance; lower optim.lr"
         )
     if log.skipped:
-        found.append(f"{log.skipped} meta steps were left out: their hypergradient was not finite; lower optim.lr")
+        raised.append(f"{log.skipped} meta steps were left out: their hypergradient was not finite; lower optim.lr")
     if left_out:
-        found.append(f"{left_out} validation gradients were left out: they were not finite; lower optim.lr")
-    return found
+        raised.append(f"{left_out} validation gradients were left out: they were not finite; lower optim.lr")
+    return raised

@@ -1,4 +1,4 @@
-"""The exact hypergradient of one update, taken after it on a part of the batch.
+"""One-step meta steps: the exact hypergradient of one update, taken after it on a part of the batch.
 
 With v the gradient of the validation loss at w' = U(w, g), u = (dU/dg)^T v leads back through the optimizer's step, and
 an engine of fastaug/hypergrad through the gradient g of the training loss.
@@ -21,16 +21,16 @@ from fastaug.meta.step import MetaStep
 
 
 class OneStep(MetaStep):
-    """Records the update that a meta step belongs to, then differentiates it."""
+    """The one-step meta step: records an update, then differentiates it."""
 
     recorded: RecordedStep | None = None  # the update that is differentiated next
 
     @property
     def rates(self) -> InnerRates | None:
-        """What is learned about the optimizer itself."""
-        found = self.learned.each().get("optim")
-        assert found is None or isinstance(found, InnerRates)
-        return found
+        """The learned part of the optimizer's own settings, if there is one."""
+        part = self.learned.each().get("optim")
+        assert part is None or isinstance(part, InnerRates)
+        return part
 
     def before_update(self, step: int, norm: Tensor) -> None:
         """Keeps what is needed of the update that is about to happen, if a meta step belongs to it."""
@@ -38,7 +38,7 @@ class OneStep(MetaStep):
             self.recorded = self.record(norm)
 
     def record(self, norm: Tensor) -> RecordedStep:
-        """The coming update; `norm` of its gradient before clipping."""
+        """A record of the coming update; `norm` of its gradient before clipping."""
         return record_step(
             self.optimizer,
             self.network.named_parameters(),
@@ -60,20 +60,20 @@ class OneStep(MetaStep):
             v = through_average(v, self.training.recipe.model.ema_decay)
         problem = self.problem(recorded.weights, samples_of(part), seed)
         u = self._implicit(problem, v) if self.meta.engine == "implicit" else recorded.direction(v)
-        found = self.gradients(problem, u, self.leaves(part.rows), logits if n == len(logits) else None)
+        gradients = self.gradients(problem, u, self.leaves(part.rows), logits if n == len(logits) else None)
         shared = self.learned.shared()
-        found = {name: over_processes(g) if name in shared else g for name, g in found.items()}
+        gradients = {name: over_processes(g) if name in shared else g for name, g in gradients.items()}
         if (rates := self.rates) is not None:
             slopes = rates.gradients(self.optimizer, recorded.hyperparameter_gradients(v))
-            found |= {f"optim.{name}": slope for name, slope in slopes.items()}
-        self.move(found, part.ids, step)
+            gradients |= {f"optim.{name}": slope for name, slope in slopes.items()}
+        self.move(gradients, part.ids, step)
 
     def gradients(
         self, problem: Problem, u: Weights, leaves: dict[str, Tensor], logits: Tensor | None
     ) -> dict[str, Tensor]:
         """This process's term of the hypergradient in `leaves`.
 
-        `logits`: those of the update if the part is the whole batch; training has done half of a difference then.
+        `logits`: those of the update if the samples are the whole batch; training has done half of a difference then.
         """
         if not leaves:
             return {}
@@ -110,5 +110,5 @@ class OneStep(MetaStep):
 
 
 def samples_of(part: Part) -> Samples:
-    """A part of a batch as engines take it."""
+    """The samples of a part of a batch, as engines take them."""
     return Samples(part.images, part.target, part.log_probability)

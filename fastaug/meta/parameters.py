@@ -1,4 +1,4 @@
-"""All that one run learns by its meta step: the parts that meta.learn names, as one."""
+"""The learned parts of a run, all that meta.learn names, behind one interface."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ _RENAMED = {
 
 
 class LearnedParts(LearnedEffects, nn.Module):
-    """Learned parts by name; what each does to a batch is done one after the other."""
+    """The learned parts of a run, by name; they act on a batch one after the other."""
 
     def __init__(self, parts: Mapping[str, LearnedPart]) -> None:
         super().__init__()
@@ -49,11 +49,11 @@ class LearnedParts(LearnedEffects, nn.Module):
             raise RecipeError([f"meta.learn: two parts keep a table of one name, among {', '.join(names)}"])
 
     def each(self) -> dict[str, LearnedPart]:
-        """The parts by name."""
+        """Each learned part by its name."""
         return dict(self.parts.items())  # type: ignore[arg-type]
 
     def shared(self, *, on_batch: bool = False) -> dict[str, Tensor]:
-        """The parameters that learn, by name, "part.parameter"; with `on_batch` those that act on the training loss."""
+        """The shared parameters by name, "part.parameter"; with `on_batch` those that act on the training loss."""
         parts = {name: part for name, part in self.each().items() if part.on_batch or not on_batch}
         named = {f"{name}.{own}": p for name, part in parts.items() for own, p in part.named_parameters()}
         return {name: p for name, p in named.items() if p.requires_grad}
@@ -73,34 +73,34 @@ class LearnedParts(LearnedEffects, nn.Module):
     # ---- effect on a batch ----
 
     def rows(self, ids: Tensor) -> dict[str, Tensor]:
-        """The rows of all tables."""
+        """The rows [n, ...] of `ids` [n] in the tables of all parts, by table name."""
         return {name: row for part in self.each().values() for name, row in part.rows(ids).items()}
 
     def images(self, images: Tensor, view: View) -> Tensor:
-        """Through all parts."""
+        """Images changed by all parts in turn."""
         for part in self.each().values():
             images = part.images(images, view)
         return images
 
     def log_probability(self, view: View) -> Tensor | None:
-        """The sum over parts that draw; they draw independently."""
-        found = [chance for part in self.each().values() if (chance := part.log_probability(view)) is not None]
-        return None if not found else torch.stack(found).sum(0) if len(found) > 1 else found[0]
+        """Log probability [N] of what all parts drew: their sum, as they draw independently; None if none draws."""
+        drawn = [chance for part in self.each().values() if (chance := part.log_probability(view)) is not None]
+        return None if not drawn else torch.stack(drawn).sum(0) if len(drawn) > 1 else drawn[0]
 
     def soften(self, soften: Soften) -> Soften:
-        """Through all parts."""
+        """Settings of softening, changed by all parts in turn."""
         for part in self.each().values():
             soften = part.soften(soften)
         return soften
 
     def target(self, target: SoftTarget, view: View) -> SoftTarget:
-        """Through all parts."""
+        """Targets changed by all parts in turn."""
         for part in self.each().values():
             target = part.target(target, view)
         return target
 
     def smoothing(self, smoothing: float | Tensor) -> float | Tensor:
-        """Through all parts."""
+        """The share of label smoothing, changed by all parts in turn."""
         for part in self.each().values():
             smoothing = part.smoothing(smoothing)
         return smoothing
@@ -108,7 +108,7 @@ class LearnedParts(LearnedEffects, nn.Module):
     # ---- effect on the update ----
 
     def set_rates(self, optimizer: torch.optim.Optimizer) -> None:
-        """What is learned about the optimizer, behind the schedule."""
+        """Sets what is learned about the optimizer's settings, after the schedule has set the learning rate."""
         for part in self.each().values():
             part.set_rates(optimizer)
 
@@ -130,7 +130,7 @@ class LearnedParts(LearnedEffects, nn.Module):
         return settings
 
     def revise(self, revision: Revision) -> Revision:
-        """Instant parts, one after the other."""
+        """The target revised by all instant parts in turn."""
         for part in self.each().values():
             revision = part.revise(revision)
         return revision
@@ -139,16 +139,16 @@ class LearnedParts(LearnedEffects, nn.Module):
 
     def penalty(self, kind: str) -> Tensor:
         """The regulariser of all parts: a number on their graph."""
-        found = [part.penalty(kind) for part in self.each().values()]
-        return torch.stack([penalty for penalty in found if penalty is not None]).sum()
+        penalties = [part.penalty(kind) for part in self.each().values()]
+        return torch.stack([penalty for penalty in penalties if penalty is not None]).sum()
 
     @torch.no_grad()
     def summaries(self) -> dict[str, dict[str, float]]:
-        """What each part says of itself, by its name; host sync."""
+        """The summary of each part, by its name; host sync."""
         return {name: part.summary() for name, part in self.each().items()}
 
     def per_sample(self) -> dict[str, Tensor]:
-        """Numbers of all ids."""
+        """Learned numbers of all ids, [images] each, by name."""
         return {name: values for part in self.each().values() for name, values in part.per_sample().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

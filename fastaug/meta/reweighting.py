@@ -67,7 +67,7 @@ def instant_labels(
 
 
 class InstantLabels(LearnedPart):
-    """Soft labels of every training pass; meta.labels_temperature, meta.labels_trust."""
+    """Instant soft labels, set anew in every training pass; settings meta.labels_temperature, meta.labels_trust."""
 
     instant = True
 
@@ -88,7 +88,7 @@ class InstantLabels(LearnedPart):
 
 
 class InstantWeights(LearnedPart):
-    """Loss weights of every training pass; all that help weigh the same beside instant labels, as SAFLEX's."""
+    """Instant loss weights, set anew in every training pass; even among samples that help, beside instant labels."""
 
     instant = True
 

@@ -1,4 +1,4 @@
-"""Numbers learned for every training image, kept in a table by stable id and moved only where a batch met them."""
+"""Tables by stable id: numbers learned for every training image, moved only where a batch met the image."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class SampleTable(Protocol):
-    """A row of numbers for every id; a learned part may keep several, each under a name."""
+    """A table by stable id: learned numbers of every image. A learned part may keep several, each under a name."""
 
     def rows(self, ids: Tensor) -> Tensor:
         """The rows [n, ...] of `ids` [n] (on the host), a leaf of their own: gradients stop here."""
@@ -17,7 +17,7 @@ class SampleTable(Protocol):
 
 
 class WeightTable(nn.Module):
-    """A loss weight in `bounds` for each of `size` ids, 1 at the start.
+    """The table of loss weights: one in `bounds` for each of `size` ids, 1 at the start.
 
     The weights are the numbers that move, cut off at the bounds, and 0 is one of them: behind a logistic function a
     sample near a bound hardly moves any more, and with a small weight a wrong label is learned all the same, later

@@ -35,7 +35,7 @@ ROW = "row of "  # before a table's name, where rows stand beside shared paramet
 
 @dataclass(frozen=True)
 class Training:
-    """What a meta step sees of the training it belongs to.
+    """The training that a meta step belongs to, as it sees it.
 
     `network`: the bare module; `model`: the network as training calls it; `average`: its moving average if that is
     validated. `losses`: those of single samples. `update_size(step)`: images of an update over all processes.
@@ -59,23 +59,23 @@ class NoMetaStep:
     learned: LearnedParts | None = None
 
     def acts(self, step: int) -> bool:
-        """Whether anything but passing through happens in update `step` (from 0)."""
+        """Whether the meta step has any work in update `step` (from 0)."""
         return False
 
     def before_forward(
         self, images: Tensor, target: SoftTarget, step: int, seed: int
     ) -> tuple[Tensor | None, SoftTarget]:
-        """Before the forward pass of a micro-batch in update `step` (from 0), whose dropout masks `seed` draws.
+        """Hook before the forward pass of a micro-batch in update `step` (from 0), whose dropout masks `seed` draws.
 
-        The target to train on, and the logits of the pass if it was taken here.
+        Gives the logits of the pass if it was taken here (else None), and the target to train on.
         """
         return None, target
 
     def before_update(self, step: int, norm: Tensor) -> None:
-        """Between clipping and the optimizer's step; `norm` of the gradient before clipping."""
+        """Hook between clipping and the optimizer's step; `norm` of the gradient before clipping."""
 
     def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
-        """After the optimizer's step; `batch`, its training `logits` and `seed` are those of the last micro-batch."""
+        """Hook after the optimizer's step; `batch`, `logits` of training and `seed` are the last micro-batch's."""
 
     def report(self) -> tuple[list[dict[str, Any]], dict[str, float], list[str]]:
         """For the log, since the last call: a line for every meta step, the values learned, alarms. Host sync."""
@@ -94,7 +94,7 @@ class NoMetaStep:
 
 
 class MetaStep(NoMetaStep):
-    """What all strategies share: when a meta step is due, v, problems to differentiate, how learned values move."""
+    """The meta step: what all strategies share of when it is due, v, problems to differentiate, and moving values."""
 
     learned: LearnedParts
 
@@ -156,14 +156,14 @@ class MetaStep(NoMetaStep):
 
     # ---- how it moves ----
 
-    def move(self, found: dict[str, Tensor], ids: Tensor, step: int) -> None:
-        """One step of the meta-optimizer and of the tables' rows of `ids`, against the hypergradient `found` by name.
+    def move(self, gradients: dict[str, Tensor], ids: Tensor, step: int) -> None:
+        """One step of the meta-optimizer and of the tables' rows of `ids`, against the hypergradient by name.
 
         Shared parameters: summed over all processes. Rows: this process's, as `leaves` named them.
         """
-        rows = {name.removeprefix(ROW): g for name, g in found.items() if name.startswith(ROW)}
+        rows = {name.removeprefix(ROW): g for name, g in gradients.items() if name.startswith(ROW)}
         parameters = self.learned.shared()
-        shared = {name: found.get(name, torch.zeros_like(p)) for name, p in parameters.items()}
+        shared = {name: gradients.get(name, torch.zeros_like(p)) for name, p in parameters.items()}
         self.log.add(step, shared, rows)
         if shared and bool(torch.stack([g.isfinite().all() for g in shared.values()]).all()):  # host sync
             assert self.meta_optimizer is not None
@@ -186,8 +186,8 @@ class MetaStep(NoMetaStep):
                 penalty = torch.stack([(p - self._start[name]).square().sum() for name, p in parameters.items()]).sum()
             else:
                 penalty = self.learned.penalty(kind)
-            found = torch.autograd.grad(weight * penalty, list(parameters.values()), materialize_grads=True)
-        return dict(zip(parameters, found, strict=True))
+            slopes = torch.autograd.grad(weight * penalty, list(parameters.values()), materialize_grads=True)
+        return dict(zip(parameters, slopes, strict=True))
 
     # ---- what is told and kept ----
 

@@ -21,7 +21,7 @@ from fastaug.meta.step import ROW, MetaStep
 
 
 class Update(NamedTuple):
-    """What one update of a window trained on, and with which settings of the optimizer's groups."""
+    """An update of a window: what it trained on, and with which settings of the optimizer's groups."""
 
     batch: Batch
     step: int
@@ -30,7 +30,7 @@ class Update(NamedTuple):
 
 
 class UnrolledSteps(MetaStep):
-    """Windows of meta.steps updates, the first one from meta.start_epochs on, then one every meta.every updates."""
+    """The K-step meta step: windows of meta.steps updates, from meta.start_epochs on one every meta.every updates."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,7 +45,7 @@ class UnrolledSteps(MetaStep):
         return place if step >= self.first_step and place < self.meta.steps else None
 
     def acts(self, step: int) -> bool:
-        """In every update of a window."""
+        """Whether `step` belongs to a window: there is work in every update of one."""
         return self.place(step) is not None
 
     def before_update(self, step: int, norm: Tensor) -> None:  # noqa: ARG002
@@ -88,7 +88,7 @@ class UnrolledSteps(MetaStep):
             for update, epoch in zip(self._updates, epochs, strict=True)
         ]
         rows = {_row(name, k): row for k, part in enumerate(self._parts) for name, row in part.rows.items()}
-        found = window.gradients(
+        gradients = window.gradients(
             self.network,
             self.training.losses,
             v,
@@ -96,8 +96,8 @@ class UnrolledSteps(MetaStep):
             max_norm=self.training.recipe.optim.clip_grad,
             autocast=self.accelerator.autocast,
         )
-        ids, joined = self._joined(found)
-        self.move({name: found[name] for name in self.learned.shared()} | joined, ids, step)
+        ids, joined = self._joined(gradients)
+        self.move({name: gradients[name] for name in self.learned.shared()} | joined, ids, step)
 
     def state_dict(self) -> dict[str, Any]:
         """With the window that a checkpoint falls into: its start, and the batches of its updates so far."""
@@ -124,12 +124,12 @@ class UnrolledSteps(MetaStep):
                 [settings for _, settings in replayed],
             )
 
-    def _joined(self, found: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _joined(self, gradients: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Ids of the window's images, each once, and the hypergradient in their rows: summed over its updates."""
         ids, position = torch.unique(torch.cat([part.ids for part in self._parts]), return_inverse=True)
         joined = {}
         for name in self.learned.tables():
-            rows = torch.cat([found[_row(name, k)] for k in range(len(self._parts))])
+            rows = torch.cat([gradients[_row(name, k)] for k in range(len(self._parts))])
             total = rows.new_zeros(len(ids), *rows.shape[1:])
             joined[ROW + name] = total.index_add_(0, position.to(rows.device), rows)
         return ids, joined

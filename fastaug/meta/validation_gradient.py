@@ -1,4 +1,4 @@
-"""v: the gradient of the validation loss in the network's weights, from the meta split, averaged over renewals."""
+"""The validation gradient v: of the loss on the meta split in the network's weights, averaged over renewals."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +20,7 @@ from fastaug.seeding import Key, Stream, permuted, scalar_seed
 def meta_requests(
     ids: Ids, *, seed: int, batch_size: int, world: int = 1, rank: int = 0, first: int = 0
 ) -> Iterator[Request]:
-    """This process's share of meta batches first, first + 1, ... without end.
+    """This process's share of the meta batches numbered `first`, `first` + 1, ... without end.
 
     The split is gone through in one keyed permutation after the other, so that every image comes once a cycle, in
     batches of `batch_size` over all processes whatever the split's size.
@@ -59,7 +59,7 @@ def _count_from(first: int) -> Iterator[int]:
 
 
 class ValidationGradient:
-    """v of the latest meta batches.
+    """The validation gradient v of the latest meta batches.
 
     `loss(logits, labels)` is the sum over a batch. `decay` is the factor on earlier gradients at each renewal (0: only
     the last counts); the average is corrected for its start as Adam's moments are. A gradient that is not finite does
@@ -120,9 +120,9 @@ class ValidationGradient:
         with torch.enable_grad():
             logits = eager_logits(self._network, leaves, images, seed, self._autocast, twice=False)
             loss = self._loss(logits, batch.labels)
-            found = torch.autograd.grad(loss, [leaves[name] for name in names])
+            gradients = torch.autograd.grad(loss, [leaves[name] for name in names])
         count = self._total(torch.tensor(float(len(images)), device=images.device))
-        return {name: self._total(value) / count for name, value in zip(names, found, strict=True)}
+        return {name: self._total(value) / count for name, value in zip(names, gradients, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """Average and number of renewals."""

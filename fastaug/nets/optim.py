@@ -40,7 +40,7 @@ def build_schedule(
     epochs: int,
     updates_per_epoch: int,
 ) -> SetRate:
-    """A function that sets the learning rates of update u (from 0) and returns the first group's."""
+    """The schedule: a function that sets the learning rates of update u (from 0) and returns the first group's."""
     scheduler = _scheduler(optim, optimizer, epochs, updates_per_epoch)
     given = [group["lr"] for group in optimizer.param_groups]
 

@@ -1,4 +1,4 @@
-"""The keys of a recipe in words: type, default, limits or choices, help. What `train.py --keys` prints."""
+"""The table of all keys that `train.py --keys` prints: type, default, limits or choices, help."""
 
 import difflib
 import json
@@ -33,7 +33,7 @@ def choices(expected: Any) -> tuple[str, ...]:
     """The values that a type names one by one, also for the elements of a list; () when it names none."""
     if get_origin(expected) is Literal:
         return get_args(expected)
-    return next((found for part in get_args(expected) if (found := choices(part))), ())
+    return next((named for member in get_args(expected) if (named := choices(member))), ())
 
 
 def _bounds(expected: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the `meta` section of a recipe must fulfil together with the rest."""
+"""Rules of the `meta` section of a recipe together with the other sections."""
 
 from collections.abc import Callable
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""What a recipe's values must fulfil together: every problem at once, each naming the key to change."""
+"""Rules that join keys of a recipe: every problem at once, each naming the key to change."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pictures that show what augmentation does: a batch sample by sample, and the softening curve over one image."""
+"""Pictures of what augmentation does: a grid of a batch sample by sample, and the softening curve over one image."""
 
 import re
 from collections.abc import Sequence

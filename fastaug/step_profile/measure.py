@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the real step of a recipe, with a clock on each of its parts.
+"""Measures where the time of a training step goes: the real step of a recipe, with a clock on each of its parts.
 
 No stage waits for the device: on a GPU its time is that between two events in the stream, read after the last step
 (not yet measured on one), on a CPU that of the clock. Three passes tell whether loading hides behind computing: the
@@ -30,7 +30,7 @@ DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of a Chrome t
 
 
 class Watch:
-    """Times named spans of the steps of one pass, in seconds."""
+    """A stopwatch for named spans of the steps of one pass, in seconds."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -84,7 +84,7 @@ class Watch:
 
 
 class Staged:
-    """Stands for a part of the trainer; calls of some of its methods are timed, everything else is the part's.
+    """A proxy of a member of the trainer; calls of some of its methods are timed, everything else is passed through.
 
     `counts`: whether they are timed in this step.
     """
@@ -115,7 +115,7 @@ PARTS = {
 
 
 def watched(trainer: Trainer, watch: Watch) -> Trainer:
-    """The same trainer with a clock on its parts."""
+    """The same trainer with calls of its members timed."""
     parts = {name: getattr(trainer, name) for name in PARTS}
     timed: dict[str, Any] = {name: Staged(part, watch, PARTS[name]) for name, part in parts.items() if part is not None}
     timed["meta"] = Staged(trainer.meta, watch, PARTS["meta"], lambda: trainer.meta.acts(trainer.progress.step))
@@ -138,7 +138,7 @@ class Waits:
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured; seconds. `steps`: every step's stages, their "rest" and the whole "step"."""
+    """A profile of the training step, in seconds. `steps`: every step's stages, their "rest" and the whole "step"."""
 
     steps: list[dict[str, float]]
     loader_alone: float  # per step
@@ -156,7 +156,7 @@ class Profile:
         return sum(step.get(stage, 0.0) for step in self.steps) / len(self.steps)
 
     def share(self, stage: str) -> float:
-        """Of the step."""
+        """The share of the step that a stage takes."""
         return self.mean(stage) / self.mean("step")
 
     def stages(self) -> dict[str, float]:

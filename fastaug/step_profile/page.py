@@ -1,4 +1,4 @@
-"""What a profile of the training step means: the stage that limits it, what to change, a table and a picture."""
+"""The report on a step profile: the stage that limits the step, what to change, a table and a picture."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""From a recipe to everything a run needs, built once, in the order in which it can fail cheapest."""
+"""Builds a run from its recipe: everything the loop needs, in the order in which it can fail cheapest."""
 
 from copy import copy
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from fastaug.training.train_meter import TrainMeter
 
 @dataclass
 class Progress:
-    """How far a run is; all of it is in every checkpoint."""
+    """The progress of a run; all of it is in every checkpoint."""
 
     step: int = 0  # updates done
     images_seen: int = 0
@@ -68,6 +68,7 @@ class Trainer:
 
     @property
     def last_step(self) -> int:
+        """Updates of the whole run."""
         return self.recipe.train.epochs * self.order.steps_per_epoch
 
     def weights(self, kind: str) -> nn.Module:
@@ -105,7 +106,7 @@ def build_network(recipe: Recipe, classes: int, accelerator: Accelerator) -> nn.
 
 
 def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
-    """A Trainer at step 0."""
+    """The Trainer of a recipe, at step 0."""
     parts = find_data(recipe, accelerator)
     order = build_order(recipe, accelerator, parts.splits)
     network = build_network(recipe, len(parts.classes), accelerator)

@@ -1,4 +1,4 @@
-"""From a recipe to the data of a run: index, splits, and the loaders of training, evaluation and the meta step."""
+"""Builds the data of a recipe's run: index, splits, and the loaders of training, evaluation and the meta step."""
 
 import os
 from pathlib import Path
@@ -65,12 +65,12 @@ def fixed_policy(recipe: Recipe) -> Policy | None:
 
 
 def evaluated(recipe: Recipe) -> str:
-    """The crop of images that are not trained on: whole where those that are trained on are."""
+    """The kind of crop of images that are not trained on: whole where those that are trained on are."""
     return "whole" if recipe.data.crop == "whole" else "center"
 
 
 def build_crop(recipe: Recipe, kind: str, side: int) -> Crop:
-    """What a loader cuts out of an image."""
+    """The crop windows that a loader cuts, from the recipe."""
     data = recipe.data
     return Crop(
         kind=kind,
@@ -87,7 +87,7 @@ def build_crop(recipe: Recipe, kind: str, side: int) -> Crop:
 def build_loading(
     recipe: Recipe, accelerator: Accelerator, largest_batch: int, transform: Policy | None = None
 ) -> Loading:
-    """How a loader works; a process has its share of the cores as threads unless data.threads says otherwise."""
+    """Threads, prefetch and host transform of a loader: data.threads, else this process's share of the cores."""
     cores = len(os.sched_getaffinity(0))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     return Loading(

@@ -27,6 +27,8 @@ Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state di
 
 
 class Checkpoint(NamedTuple):
+    """The contents of a checkpoint folder: weights by file, and all other state."""
+
     weights: Weights
     state: dict[str, Any]
 

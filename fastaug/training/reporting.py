@@ -1,4 +1,4 @@
-"""What a run tells while it trains: log lines, evaluations, skipped images, the table of training images."""
+"""Reporting during training: log lines, evaluations, skipped images, the table of training images."""
 
 from io import BytesIO
 from typing import Any

@@ -29,6 +29,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     def open(self, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, SIGINT and SIGUSR1, and a launcher that died. The loop saves and ends when it sees one."""
+"""Stop requests: SIGTERM, SIGINT and SIGUSR1, and a launcher that died. The loop saves and ends when it sees one."""
 
 import os
 import signal

@@ -8,7 +8,7 @@ from fastaug.training.build import Progress
 
 
 class Awaited:
-    """The batches of a loader, and the seconds that this process has waited for them.
+    """An iterator over a loader's batches that counts the seconds that this process has waited for them.
 
     On a GPU the device may still work meanwhile: the share of waiting is the most that loading can cost.
     """

@@ -1,4 +1,4 @@
-"""What a run's checkpoints hold, and how the same command continues from the last one."""
+"""Saving and restoring a Trainer: what checkpoints hold, and how the same command continues from the last one."""
 
 from dataclasses import asdict
 from pathlib import Path

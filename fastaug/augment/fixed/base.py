@@ -1,4 +1,4 @@
-"""What a fixed augmentation policy is: uint8 images between the loader's crop and the fused op.
+"""The interface of fixed augmentation policies, which change uint8 images between the loader's crop and the fused op.
 
 Sampling is a function of (key, id) alone and gives one plain value per image: what will be done to it.
 Applying is a pure function of image and value, so a loader spreads the images of a batch over its threads, before they
@@ -22,11 +22,11 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Policy(ABC):
-    """A fixed policy: draws by (key, id), and what they do to an image. Any number of threads may use it at once."""
+    """A fixed augmentation policy: draws by (key, id), and applies them to images. Threads may share it."""
 
     @abstractmethod
     def sample(self, key: Key, ids: IdArray) -> list[Any]:
-        """What happens to each image, [N] values on the host; entry i depends on (key, ids[i]) alone."""
+        """Draws: what happens to each image, [N] values on the host; entry i depends on (key, ids[i]) alone."""
 
     @abstractmethod
     def transformed(self, image: Image.Image, value: Any) -> Image.Image:
@@ -50,7 +50,7 @@ class Policy(ABC):
 
 
 class InOrder(Policy):
-    """Policies one after the other; for each image, one value per policy."""
+    """Several policies applied one after the other; for each image, one value per policy."""
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self.policies = tuple(policies)

@@ -1,4 +1,4 @@
-"""Draws of libraries that bring no generator of their own, made a function of (key, id).
+"""Draws of timm and torchvision, which use global generators, made a function of (key, id).
 
 torchvision draws from torch's default generator and timm from `random` and `numpy.random`. All three belong to the
 process: seeding them in a loader's thread would change what other threads draw, dropout masks among them. Here each

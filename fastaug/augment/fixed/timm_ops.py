@@ -22,7 +22,7 @@ RESAMPLE = {name: Image.Resampling[name.upper()] for name in ("nearest", "biline
 
 
 class Op(NamedTuple):
-    """One operation: timm's name, its arguments, Pillow's number of the interpolation."""
+    """One recorded operation of timm: its name, its arguments, Pillow's number of the interpolation."""
 
     name: str
     args: tuple[float, ...]
@@ -38,7 +38,7 @@ class Mix(NamedTuple):
 
 
 def timm_policy(name: PolicyName, mean: Sequence[float], interpolation: str | None) -> Policy:
-    """The policy with the settings timm's own training pipeline gives it."""
+    """timm's policy of that name, with the settings that timm's own training pipeline gives it."""
     hparams: dict[str, Any] = {"img_mean": tuple(min(255, round(255 * x)) for x in mean)}
     if interpolation is not None:
         hparams["interpolation"] = RESAMPLE[interpolation]
@@ -46,7 +46,7 @@ def timm_policy(name: PolicyName, mean: Sequence[float], interpolation: str | No
 
 
 class TimmPolicy(Policy):
-    """RandAugment or AutoAugment: params are the operations of each image, in order."""
+    """timm's RandAugment or AutoAugment: what is drawn are the operations of each image, in order."""
 
     def __init__(self, name: PolicyName, hparams: dict[str, Any]) -> None:
         self.made_of = name, hparams

@@ -21,7 +21,7 @@ Choice = tuple[str, float]  # torchvision's name of the operation, its magnitude
 
 
 class Recorder:
-    """One automatic policy's draws for one image, choices written down in place of being applied."""
+    """Records what one of torchvision's automatic policies draws for one image, without applying it."""
 
     def __init__(self, transform: Any, size: tuple[int, int]) -> None:
         self.transform, self.blank = transform, torch.empty(3, *size, device="meta")

@@ -1,4 +1,4 @@
-"""What every loader does: from requests (epoch, ids) to batches of decoded images.
+"""The interface of loaders: from requests (epoch, ids) to batches of decoded images.
 
 Sample identity, order and crops are the caller's. Every loader drops damaged images from its batches and counts them in
 `skipped`; what is left of a batch keeps its order. None draws a random number that is not keyed by (seed, epoch, id).
@@ -30,7 +30,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class Loader(Protocol):
-    """What the training and evaluation loops need of a loader."""
+    """A loader as the training and evaluation loops use it."""
 
     skipped: dict[int, str]  # id -> why it was left out, of the images met so far
 
@@ -39,7 +39,7 @@ class Loader(Protocol):
 
 
 class HostTransform(Protocol):
-    """What is done to a training image between its crop and its upload, such as a fixed augmentation policy.
+    """A host transform: what is done to a training image between crop and upload, as by a fixed augmentation policy.
 
     A loader calls it in its threads. What happens to an image is a function of (key, draw) alone.
     """
@@ -53,7 +53,7 @@ class HostTransform(Protocol):
 
 @dataclass(frozen=True)
 class Crop:
-    """Which windows a loader cuts out of images, and how it makes images of `side` x `side` pixels of them.
+    """The crop of a loader: which windows it cuts out of images, and how they become `side` x `side` pixels.
 
     `kind`: "rrc" (random resized crop), "center" or "whole". `scale` and `ratio` are those of random crops, `crop_pct`
     that of central ones (side / short side after resizing). `exif`: "ignore" or "apply", as the index was made.
@@ -81,9 +81,9 @@ class Crop:
 
 @dataclass(frozen=True)
 class Loading:
-    """How a loader works: on how many threads, how far ahead and for which device; none of it changes a pixel.
+    """The way a loader works: threads, prefetch, device (none of which changes a pixel) and host transform.
 
-    `transform` does: it is applied to every image on the host, with draws keyed by the seed of the crop, before the
+    `transform` is applied to every image on the host, with draws keyed by the seed of the crop, before the
     image is uploaded. None leaves images as they were cut, and lets a GPU decode them.
     """
 

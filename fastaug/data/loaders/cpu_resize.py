@@ -34,6 +34,7 @@ class Resizing(NamedTuple):
     parts: list["Future[None]"]
 
     def result(self) -> Tensor:
+        """The resized images [N, side, side, 3] uint8."""
         for part in self.parts:
             part.result()
         return self.images
@@ -55,7 +56,7 @@ class Resizer:
         return self.start(images, windows, side, finish).result()
 
     def start(self, images: Sequence[Image], windows: Windows, side: int, finish: Finish | None = None) -> Resizing:
-        """As `batch`, without waiting for the result."""
+        """Starts what `batch` does, without waiting for the result."""
         count = len(windows.size)
         out = np.empty((count, side, side, 3), dtype=np.uint8)
         parts = [
@@ -95,7 +96,7 @@ def _channels_last(image: Pixels) -> Tensor:
 
 
 def needed(windows: Windows, side: int, interpolation: str) -> Windows:
-    """The same cuts of `side` pixels from smaller windows: what only pixels outside of the cut depend on is left out.
+    """Smaller crop windows for the same cuts of `side` pixels: input that no pixel of the cut depends on is left out.
 
     Windows end on whole input pixels and resized images on whole output pixels. A window is narrowed where both fall
     together within 1/16 input pixel, so the result differs by that much of a shift at most, and by nothing where no

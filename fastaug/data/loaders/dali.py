@@ -23,7 +23,7 @@ Result = Callable[[], Tensor]  # waits for a batch's images, or raises what beca
 
 
 class DaliLoader:
-    """Decodes, crops and resizes encoded files while the caller works on earlier batches.
+    """The loader of encoded image files by DALI: decodes, crops and resizes them ahead of the caller.
 
     On a GPU DALI's graph does all of it. On a CPU, and for a GPU where a host transform comes before the upload (not
     yet measured), it decodes the windows, and as many threads of a Resizer resize them and apply the transform.
@@ -78,13 +78,13 @@ class DaliLoader:
         self._feed.begin(requests)
         self._pipeline.reset()
         self._pipeline.schedule_run()  # the first call schedules `prefetch` batches
-        ahead: deque[tuple[Request, Result]] = deque()
+        resizing: deque[tuple[Request, Result]] = deque()
         for decoded in self._decoded():
-            ahead.append(decoded)
-            if self._resizer is None or len(ahead) > 1:  # one batch is being resized while the caller works
-                yield self._batch(*ahead.popleft())
-        while ahead:
-            yield self._batch(*ahead.popleft())
+            resizing.append(decoded)
+            if self._resizer is None or len(resizing) > 1:  # one batch is being resized while the caller works
+                yield self._batch(*resizing.popleft())
+        while resizing:
+            yield self._batch(*resizing.popleft())
 
     def _decoded(self) -> Iterator[tuple[Request, Result]]:
         """The batches of the stream as soon as they are decoded; an error is raised by the result of the last one."""

@@ -1,4 +1,4 @@
-"""What the decoder is asked for: requests without their damaged images, as paths (or bytes) and windows."""
+"""The feed of a DALI graph: requests without their damaged images, as paths (or bytes) and windows."""
 
 import itertools
 import sys
@@ -19,14 +19,14 @@ Inputs = tuple[Any, ...]  # what the DALI graph is fed for one batch, see pipeli
 
 
 class Task(NamedTuple):
-    """A batch on its way: what is left of the request, and the windows of its images."""
+    """A batch given to the graph and not yet delivered: what is left of its request, and its crop windows."""
 
     request: Request
     windows: Windows
 
 
 class Feed:
-    """Feeds a DALI graph with the requests of a stream, and knows what is on its way and what is damaged.
+    """Feeds a DALI graph with requests; knows which batches are under way and which images are damaged.
 
     Knows nothing of the loader: a graph keeps its source alive, and the loader must end when it is dropped.
     """
@@ -39,12 +39,12 @@ class Feed:
         self._source: Iterator[Request] = iter(())
 
     def begin(self, requests: Iterable[Request]) -> None:
-        """The requests of a new stream."""
+        """Starts a new stream of requests."""
         self._source = iter(requests)
         self.waiting.clear()
 
     def again(self) -> None:
-        """What is on its way is asked for once more, by a new graph."""
+        """Has a new graph take the batches under way once more."""
         self._source = itertools.chain([task.request for task in self.waiting], self._source)
         self.waiting.clear()
 
@@ -76,4 +76,5 @@ class Feed:
         return request.keep(np.array([sample not in self.skipped for sample in request.ids.tolist()], dtype=bool))
 
     def name(self, sample: int) -> str:
+        """The path of image `sample` as text for messages."""
         return self.index.path(sample).decode(sys.getfilesystemencoding(), "backslashreplace")

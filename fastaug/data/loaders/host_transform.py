@@ -1,4 +1,4 @@
-"""What is done to training images on the host between their crop and their upload, in a loader's threads."""
+"""Host transforms in a loader's threads: what is done to training images between their crop and their upload."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -13,7 +13,7 @@ from fastaug.seeding import Key, Stream
 
 
 def drawn(transform: HostTransform | None, seed: int, request: Request) -> Finish | None:
-    """What `transform` does to image `row` of a request, to be called in any thread; None without a transform."""
+    """The function (position in the request, image) -> image under `transform`, for any thread; None without one."""
     if transform is None:
         return None
     apply_one = transform.apply_one
@@ -22,21 +22,21 @@ def drawn(transform: HostTransform | None, seed: int, request: Request) -> Finis
 
 
 def transformed_ahead(
-    bank: Tensor, rows: Callable[[Ids], Ids], requests: Iterable[Request], seed: int, loading: Loading
+    bank: Tensor, places: Callable[[Ids], Ids], requests: Iterable[Request], seed: int, loading: Loading
 ) -> Iterator[tuple[Request, Tensor]]:
-    """Every request with its images on the device: gathered from `bank`, transformed and uploaded.
+    """Prefetching iterator over requests with their images on the device: gathered from `bank`, transformed, uploaded.
 
-    `bank` uint8 [M, S, S, 3] lies on the host, `rows` tells which of its images ids stand for. `prefetch` batches are
+    `bank` uint8 [M, S, S, 3] lies on the host, `places` tells which of its images ids stand for. `prefetch` batches are
     in preparation while the caller works, each in a thread of its own as far as `threads` go.
     """
 
     def made(request: Request) -> tuple[Request, Tensor]:
-        images, after = bank.numpy()[rows(request.ids)], drawn(loading.transform, seed, request)
+        images, after = bank.numpy()[places(request.ids)], drawn(loading.transform, seed, request)
         if after is not None:
             for row, image in enumerate(images):
                 images[row] = after(row, image)
-        found = torch.from_numpy(images)
-        return request, found.pin_memory() if loading.device.type == "cuda" else found
+        batch = torch.from_numpy(images)
+        return request, batch.pin_memory() if loading.device.type == "cuda" else batch
 
     for request, images in ahead(made, requests, loading.prefetch, min(loading.threads, loading.prefetch)):
         yield request, to_device(images, loading.device)

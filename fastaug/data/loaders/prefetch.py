@@ -1,4 +1,4 @@
-"""Work done ahead of the caller, in order, in threads that end with the iterator."""
+"""Prefetching iterators: work done in threads while the caller is busy, in order; the threads end with the iterator."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], depth: int, threads: int = 1
 ) -> Generator[Result, None, None]:
-    """function(item) of every item, in order; up to `depth` more are in preparation while the caller works.
+    """Prefetching map: function(item) of every item, in order; up to `depth` more are prepared while the caller works.
 
     `items` is read in the caller's thread. An error of `function` is raised where its result would have come. Closing
     the iterator waits for the calls that are running and drops the rest.
@@ -31,7 +31,7 @@ def ahead(
 
 
 def in_background(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """The same items, each made in a thread of its own while the caller works on the one before."""
+    """Prefetching iterator over `items`: the next one is made in a thread while the caller works on the one before."""
     end = object()
     for item in ahead(lambda _: next(items, end), repeat(None), depth=1):
         if item is end:

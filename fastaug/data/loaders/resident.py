@@ -1,4 +1,4 @@
-"""A set that fits in memory: decoded once, kept on the device, batches are gathers."""
+"""The loader of a set that fits in memory: decoded once, kept on the device, batches are gathers."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,7 +14,7 @@ from fastaug.data.sampler import Ids, Request
 
 
 class ResidentLoader:
-    """A set that fits in memory: decoded once by another loader, then batches are gathers on the device.
+    """The loader of a set that fits in memory: decoded once by another loader, then batches are gathers on the device.
 
     Where a host transform works on them, images stay on the host, and batches are gathered there, transformed and
     uploaded ahead of the caller.
@@ -27,18 +27,18 @@ class ResidentLoader:
         decoded = list(source.batches(Request(0, ids[i : i + size]) for i in range(0, len(ids), size)))
         self.images = torch.cat([batch.images for batch in decoded])
         present = torch.cat([batch.ids for batch in decoded])
-        self.rows = torch.full((len(self.labels),), -1, dtype=torch.int64)
-        self.rows[present] = torch.arange(len(present))
+        self.places = torch.full((len(self.labels),), -1, dtype=torch.int64)
+        self.places[present] = torch.arange(len(present))
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """One batch for every request, in order."""
-        rows, device = self.rows.numpy(), self.loading.device
-        held = (request.keep(rows[request.ids] >= 0) for request in requests)
-        found: Iterator[tuple[Request, Tensor]]
+        places, device = self.places.numpy(), self.loading.device
+        held = (request.keep(places[request.ids] >= 0) for request in requests)
+        gathered: Iterator[tuple[Request, Tensor]]
         if self.loading.transform is None:
-            found = ((one, self.images[to_device(self.rows[torch.from_numpy(one.ids)], device)]) for one in held)
+            gathered = ((one, self.images[to_device(self.places[torch.from_numpy(one.ids)], device)]) for one in held)
         else:
-            found = transformed_ahead(self.images, rows.__getitem__, held, self.seed, self.loading)
-        for request, images in found:
+            gathered = transformed_ahead(self.images, places.__getitem__, held, self.seed, self.loading)
+        for request, images in gathered:
             ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
             yield Batch(images, to_device(self.labels[ids], device), ids, draws)

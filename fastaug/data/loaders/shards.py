@@ -1,4 +1,4 @@
-"""Batches from shards: JPEG files by DaliLoader, raw pixels cut and resized without it."""
+"""The loaders of prepared shards: JPEG files by DaliLoader, raw pixels cut and resized without it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -27,7 +27,7 @@ def shard_loader(index: ShardIndex, crop: Crop, loading: Loading) -> "JpegShardL
 
 
 class JpegShardLoader(DaliLoader):
-    """A DaliLoader whose files lie in shards."""
+    """The loader of JPEG shards: a DaliLoader whose files lie in tar files."""
 
     def __init__(self, index: ShardIndex, crop: Crop, loading: Loading):
         super().__init__(index, crop, loading, encoded=index.encoded)
@@ -44,7 +44,7 @@ class JpegShardLoader(DaliLoader):
 
 
 class RawShardLoader:
-    """Cuts and resizes raw images while the caller works on earlier batches; nothing is decoded."""
+    """The loader of raw shards: cuts and resizes pixels ahead of the caller; nothing is decoded."""
 
     def __init__(self, index: ShardIndex, crop: Crop, loading: Loading):
         self.index, self.crop, self.loading = index, crop, loading

@@ -1,4 +1,4 @@
-"""Random pixels in place of a set, for profiling the rest of the step."""
+"""A loader of random pixels in place of a set, for profiling the rest of the step."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,9 +12,9 @@ from fastaug.data.sampler import Request
 
 
 class SyntheticLoader:
-    """Random pixels made once, for profiling the rest of the step: label = id modulo the number of classes.
+    """A loader of random pixels made once, for profiling the rest of the step: label = id modulo number of classes.
 
-    They lie on the device; on the host where a transform works on them, which is done ahead of the caller.
+    They lie on the device; on the host where a host transform works on them, whose results are prefetched.
     """
 
     BANK = 64  # different images; the rest repeat
@@ -30,11 +30,13 @@ class SyntheticLoader:
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """One batch for every request, in order."""
         device = self.loading.device
-        found: Iterator[tuple[Request, Tensor]]
+        gathered: Iterator[tuple[Request, Tensor]]
         if self.loading.transform is None:
-            found = ((one, self.images[to_device(torch.from_numpy(one.ids) % self.BANK, device)]) for one in requests)
+            gathered = (
+                (one, self.images[to_device(torch.from_numpy(one.ids) % self.BANK, device)]) for one in requests
+            )
         else:
-            found = transformed_ahead(self.images, lambda i: i % self.BANK, requests, self.crop.seed, self.loading)
-        for request, images in found:
+            gathered = transformed_ahead(self.images, lambda i: i % self.BANK, requests, self.crop.seed, self.loading)
+        for request, images in gathered:
             ids, draws = torch.from_numpy(request.ids), torch.from_numpy(request.draws())
             yield Batch(images, to_device(ids % self.classes, device), ids, draws)

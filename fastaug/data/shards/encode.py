@@ -32,7 +32,7 @@ class Picture(NamedTuple):
 
 
 def stored_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with the short side at most `short_side`, the long one rounded down as windows.center does."""
+    """(height, width) with short side `short_side` or less, the long one rounded down as crop_windows.center does."""
     short = min(height, width)
     if short <= short_side:
         return height, width
@@ -40,7 +40,7 @@ def stored_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 class Preparer:
-    """Calls of it turn ids into Pictures, in order; from several threads at once, each with a decoder of its own."""
+    """Makes Pictures of ids, in order, when called; from several threads at once, each with a decoder of its own."""
 
     def __init__(self, index: Index, settings: Settings) -> None:
         self.index, self.settings = index, settings
@@ -117,7 +117,7 @@ def _npy_header(height: int, width: int) -> bytes:
 
 
 class Decoder:
-    """Files in memory to uint8 [H, W, 3] RGB, by the decoder that the loaders use; for one thread."""
+    """Decodes files in memory to uint8 [H, W, 3] RGB as the loaders do; for one thread."""
 
     def __init__(self, exif: str) -> None:
         self.exif = exif

@@ -1,4 +1,4 @@
-"""What lies in a shard folder, and the index of one. docs/shards.md describes it for readers of other software.
+"""The layout of a shard folder, and the index of one. docs/shards.md describes it for readers of other software.
 
 `shards.json` (Manifest) says how and of what the folder was made and lists the tar files with size and SHA-256.
 `index.npz` is the table of the original index with the extents as stored, and where each image's bytes lie.
@@ -27,7 +27,7 @@ PLACES = ("shard", "offsets", "lengths")  # columns of the table that an Index l
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are stored. `quality` of JPEGs written, None for raw; `shard_size` images at most in a tar file.
+    """How shards store images. `quality` of JPEGs written, None for raw; `shard_size` images at most in a tar file.
 
     shard_size None: 4,096, which is about 1 GB of raw images at short side 256, or more where that made over 500 files.
     """
@@ -55,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Source:
-    """What was made into shards: the folder, its number of images, SHA-256 of the columns of its index."""
+    """The data set that was made into shards: its folder, its number of images, SHA-256 of the columns of its index."""
 
     root: str
     images: int
@@ -77,7 +77,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The file shards.json. `table`: SHA-256 of index.npz, "" while the folder is being made."""
+    """The manifest of a shard folder, shards.json. `table`: SHA-256 of index.npz, "" while it is being made."""
 
     settings: Settings
     source: Source
@@ -86,6 +86,7 @@ class Manifest:
     version: int = VERSION
 
     def to_json(self) -> bytes:
+        """The contents of shards.json."""
         return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
 
@@ -111,7 +112,7 @@ def read_manifest(root: Path) -> Manifest:
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex(Index):
-    """The original index with extents as stored in the shards: ids, order, labels and splits are those of the source.
+    """The index of a shard folder: ids, order, labels and splits of the source, extents as stored in the shards.
 
     shard, offsets, lengths [N]: where the JPEG file, or the pixels (row by row, RGB), of an image lie; the tar file's
     position in `shards`. Damaged images have length 0.

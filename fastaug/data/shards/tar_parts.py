@@ -26,7 +26,7 @@ SHARDS = 500  # about as many at most: every process holds all of them open
 
 
 class Planned(NamedTuple):
-    """A tar file to be, and the ids of its images in their order."""
+    """A planned tar file, and the ids of its images in their order."""
 
     name: str
     ids: npt.NDArray[np.int64]
@@ -50,7 +50,7 @@ def plan(index: Index, size: int | None) -> list[Planned]:
 
 @dataclass(frozen=True)
 class Part:
-    """A finished tar file and the table rows of its ids, in the order of the plan."""
+    """A finished tar file of a shard folder, and what the index has to know of its ids, in the order of the plan."""
 
     shard: Shard
     heights: list[int]

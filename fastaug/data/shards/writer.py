@@ -1,4 +1,4 @@
-"""From an index to a shard folder: in parallel, resumable after a kill, never over shards of another making."""
+"""Writes the shard folder of an index: in parallel, resumable after a kill, never over shards of another making."""
 
 import fcntl
 import hashlib

@@ -21,14 +21,14 @@ _BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError)
 
 
 class Part(NamedTuple):
-    """`images` [N, H, W] or [N, H, W, 3] uint8; `labels` [N] int64; row = position in the source."""
+    """A split of an array set: `images` [N, H, W] or [N, H, W, 3] uint8, `labels` [N] int64, in the source's order."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
 
 
 class ArraySet(NamedTuple):
-    """`classes`: folder names whose sorted order is the source's order of labels."""
+    """A published array set in memory. `classes`: folder names whose sorted order is the source's order of labels."""
 
     classes: tuple[str, ...]
     train: Part
@@ -37,7 +37,7 @@ class ArraySet(NamedTuple):
 
 @dataclass(frozen=True)
 class Files:
-    """Contents by plain name; `place`: the folder or archive they come from."""
+    """The files of an array set in memory, by plain name; `place`: the folder or archive they come from."""
 
     place: Path
     contents: dict[str, bytes]

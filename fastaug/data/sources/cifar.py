@@ -1,6 +1,7 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), Python and binary versions, as cs.toronto.edu/~kriz/cifar.html states them.
+"""Readers of CIFAR-10 and CIFAR-100 (Krizhevsky 2009), Python and binary versions.
 
-A row is 3,072 bytes: 32x32 red, then green, then blue. CIFAR-100 is read with its 100 fine labels.
+The formats are those of cs.toronto.edu/~kriz/cifar.html. A row is 3,072 bytes: 32x32 red, then green, then blue.
+CIFAR-100 is read with its 100 fine labels.
 """
 
 from typing import Any

@@ -54,7 +54,10 @@ def _batch_norm(
 
 
 class BatchNorm(Function):
-    """y of x [N,C,...], gamma and beta [C] or None; for reverse, forward and forward over reverse mode."""
+    """BatchNorm as an autograd function: y of x [N,C,...], gamma and beta [C] or None.
+
+    It has reverse mode, forward mode and forward over reverse mode.
+    """
 
     @staticmethod
     def forward(
@@ -96,7 +99,10 @@ class BatchNorm(Function):
 
 
 class Backward(Function):
-    """Gradients in x, gamma and beta, forward mode for the first; `moments`: mean[dx] and mean[xhat dx], each [C]."""
+    """Its backward pass as an autograd function: gradients in x, gamma and beta, forward mode for the first.
+
+    `moments`: mean[dx] and mean[xhat dx], each [C].
+    """
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Finite differences in the weights: a fall-back, by name, for weights and labels where an operation has no derivative.
+"""The engine `difference`: finite differences in the network's weights, where an operation has no derivative.
 
 The gradient in the images is piecewise constant in the gates of a ReLU network, so its difference quotient picks up
 jumps: ten times too large, with a random sign. Images are therefore refused.
@@ -16,9 +16,9 @@ STEP = 0.01  # |dw|: larger steps leave the linear range, smaller ones drown in 
 def difference(
     problem: Problem, direction: Weights, *, images: bool, step: float = STEP, logits: Tensor | None = None
 ) -> Cotangent:
-    """Central differences over w +- step u / |u|; one-sided from training `logits` [n, C] of the same samples if given.
+    """The cotangent by central differences over w +- step u / |u|.
 
-    ValueError when `images` are asked for.
+    One-sided from training `logits` [n, C] of the same samples if given. ValueError when `images` are asked for.
     """
     if images:
         raise ValueError(
@@ -33,17 +33,18 @@ def difference(
             z = network_logits(problem, moved, problem.samples.images.detach(), twice=False)
         return loss_derivatives(problem, z)
 
-    ahead = derivatives(step)
-    behind = derivatives(-step) if logits is None else loss_derivatives(problem, logits.detach())
+    plus = derivatives(step)
+    minus = derivatives(-step) if logits is None else loss_derivatives(problem, logits.detach())
     scale = length / (2 * step if logits is None else step)
-    found = [(a - b) * scale for a, b in zip(ahead, behind, strict=True)]
-    return Cotangent(None, found[0], found[1], found[2] if len(found) > 2 else None)
+    mass, weight, *rows = [(a - b) * scale for a, b in zip(plus, minus, strict=True)]
+    return Cotangent(None, mass, weight, rows[0] if rows else None)
 
 
 def loss_derivatives(problem: Problem, logits: Tensor) -> list[Tensor]:
     """dL / d (mass, weight, rows if there are any) at `logits`."""
     target = problem.samples.target
-    leaves = [part.detach().requires_grad_() for part in (target.mass, target.weight, target.rows) if part is not None]
+    fields = [field for field in (target.mass, target.weight, target.rows) if field is not None]
+    leaves = [field.detach().requires_grad_() for field in fields]
     with torch.enable_grad():
         loss = problem.losses(logits, target._replace(**dict(zip(("mass", "weight", "rows"), leaves, strict=False))))
         total = loss.sum() / problem.total

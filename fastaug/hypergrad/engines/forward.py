@@ -1,4 +1,4 @@
-"""Dual numbers: the tangent of the logits along the direction gives all but the images in closed form.
+"""The engine `forward`: dual numbers, whose tangent of the logits gives all but the images in closed form.
 
 With s = <grad_z L, zdot> of logits z and their tangent zdot, s = <u, grad_w L>, and targets act on s through the loss
 alone. Images need the tangent of grad_images L: forward mode over reverse mode. The other order, differentiating a
@@ -29,7 +29,7 @@ class LossDerivatives(NamedTuple):
 
 
 def forward(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
-    """Forward-mode engine: one pass of dual numbers without a graph; with `images` also its way back to the images."""
+    """The cotangent in forward mode: one pass of dual numbers, no graph; with `images` also back to the images."""
     load_formulas()
     unit, length = normalised(direction)
     with dual.dual_level(), FusedBatchNorm(), torch.set_grad_enabled(images):
@@ -37,25 +37,25 @@ def forward(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
         inputs = problem.samples.images.detach().requires_grad_(images)
         logits = network_logits(problem, weights, inputs)
         z, tangent = dual.unpack_dual(logits)
-        found = through_loss(problem, z, checked(tangent, "the logits"))
+        derivatives = through_loss(problem, z, checked(tangent, "the logits"))
         image_tangent = None
         if images:
-            back = dual.make_dual(found.gradient, found.gradient_tangent)
+            back = dual.make_dual(derivatives.gradient, derivatives.gradient_tangent)
             (gradient,) = torch.autograd.grad(logits, inputs, back)
             image_tangent = checked(dual.unpack_dual(gradient).tangent, "the images' gradient")
-    return rescaled(found, image_tangent, length)
+    return rescaled(derivatives, image_tangent, length)
 
 
 @functools.cache
 def load_formulas() -> None:
-    """torch loads its forward-mode formulas at the first dual number, by a function that it calls deprecated itself."""
+    """Has torch load its forward-mode formulas, which it does at the first dual number, with a warning of its own."""
     with warnings.catch_warnings(), dual.dual_level():
         warnings.simplefilter("ignore", FutureWarning)
         dual.make_dual(torch.zeros(1), torch.zeros(1))
 
 
 def normalised(direction: Weights) -> tuple[Weights, Tensor]:
-    """direction / |direction| and |direction| []: everything is linear in it, and half precision underflows soon."""
+    """direction / |direction|, and |direction| []: all is linear in it, and half precision underflows soon."""
     length = get_total_norm(direction.values())
     scale = 1 / torch.where(length == 0, 1, length)
     return {name: tensor * scale for name, tensor in direction.items()}, length
@@ -84,7 +84,7 @@ def through_loss(problem: Problem, logits: Tensor, tangent: Tensor) -> LossDeriv
     return LossDerivatives(found[1], found[2], None if rows is None else found[3], gradient.detach(), found[0])
 
 
-def rescaled(found: LossDerivatives, image_tangent: Tensor | None, length: Tensor) -> Cotangent:
+def rescaled(derivatives: LossDerivatives, image_tangent: Tensor | None, length: Tensor) -> Cotangent:
     """The cotangent for a direction of this length from that of the unit direction."""
-    parts = (image_tangent, found.mass, found.weight, found.rows)
-    return Cotangent(*(None if part is None else part.detach() * length for part in parts))  # type: ignore[arg-type]
+    fields = (image_tangent, derivatives.mass, derivatives.weight, derivatives.rows)
+    return Cotangent(*(None if field is None else field.detach() * length for field in fields))  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
-"""Forward mode by torch.func: slower bookkeeping than `forward`, but it has rules where plain dual numbers lack them.
+"""The engine `functional`: forward mode by torch.func, for networks where plain dual numbers lack a rule.
 
-Its GroupNorm and SiLU, for two, are written out, so that forward mode over reverse mode exists.
+Its bookkeeping is slower than that of `forward`. GroupNorm and SiLU, for two, are written out, so that forward mode
+over reverse mode exists.
 """
 
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from fastaug.hypergrad.problem import Cotangent, Problem, Weights, detached, net
 
 
 def functional(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
-    """The engine `forward` in torch.func's words: jvp of the logits, or of their gradient in the images.
+    """The cotangent by torch.func: jvp of the logits, or of their gradient in the images.
 
     Without autocast: norms that are written out give tangents of another type than their values under it.
     """

@@ -1,4 +1,4 @@
-"""The training forward pass and the tangent of its logits in one: for weights or labels at every step."""
+"""The engine `fused`: training pass and tangent of its logits in one, for weights or labels at every step."""
 
 import torch
 from torch import Tensor, nn
@@ -31,5 +31,5 @@ def training_pass(problem: Problem, direction: Weights, model: nn.Module | None 
         logits, tangent = dual.unpack_dual(output)
         tangent = checked(tangent, "the logits").detach()
     wide = torch.promote_types(logits.dtype, torch.float32)
-    found = through_loss(problem, logits.detach().to(wide), tangent.to(wide))
-    return logits, rescaled(found, None, length)
+    derivatives = through_loss(problem, logits.detach().to(wide), tangent.to(wide))
+    return logits, rescaled(derivatives, None, length)

@@ -1,4 +1,4 @@
-"""Double backward: the definition written down, for networks without forward mode and as a reference."""
+"""The engine `reverse`: double backward. A reference, and for networks without forward mode."""
 
 import torch
 
@@ -6,7 +6,7 @@ from fastaug.hypergrad.problem import Cotangent, Problem, Weights, network_logit
 
 
 def reverse(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
-    """Differentiates <direction, grad_w L> by a second backward pass; keeps the graph of the first one meanwhile."""
+    """The cotangent by double backward of <direction, grad_w L>; keeps the graph of the first pass meanwhile."""
     samples, target = problem.samples, problem.samples.target
     weights = {name: weight.detach().requires_grad_() for name, weight in problem.weights.items()}
     parts = {"images": samples.images, "mass": target.mass, "weight": target.weight, "rows": target.rows}

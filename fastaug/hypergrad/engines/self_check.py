@@ -1,4 +1,4 @@
-"""At start-up every engine differentiates a few real samples; a table is printed and the first exact one is chosen.
+"""The self-test of the engines: each differentiates a few real samples, and the first exact one is chosen.
 
 Exact is what agrees with a float64 reference. The order of choice is that of ENGINES, cheapest first, and not that of
 this run's timings: a continued run and every process of it choose alike.
@@ -28,7 +28,7 @@ LABELS = ("mass", "weight", "rows")
 
 @dataclass(frozen=True)
 class Trial:
-    """One engine's row: relative errors by part and seconds, or the reason why it is out of the question."""
+    """One engine's result: relative errors by field of the Cotangent and seconds, or why it is out of the question."""
 
     engine: str
     errors: dict[str, float]
@@ -37,19 +37,20 @@ class Trial:
 
     @property
     def exact(self) -> bool:
+        """Whether all errors are small enough for float32."""
         limit = APPROXIMATE if self.engine == "difference" else EXACT
         return not self.reason and all(error <= limit for error in self.errors.values())
 
     def __str__(self) -> str:
         if self.reason:
             return f"{self.engine:<11} cannot: {self.reason}"
-        errors = "  ".join(f"{part} {error:.1e}" for part, error in self.errors.items())
+        errors = "  ".join(f"{field} {error:.1e}" for field, error in self.errors.items())
         return f"{self.engine:<11} {1000 * self.seconds:7.1f} ms  {errors}{'' if self.exact else '  WRONG'}"
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The engine `chosen`, what the others were compared with, and a row for each."""
+    """The outcome of a self-test: the engine `chosen`, what all were compared with, and a Trial of each."""
 
     chosen: str
     reference: str
@@ -113,7 +114,7 @@ def in_float64(problem: Problem) -> Problem:
 
 
 def reference(problem: Problem, direction: Weights, images: bool) -> tuple[str, Cotangent]:
-    """What to compare with and its name: the first engine that runs, in float64 unless its passes differ there.
+    """What to compare with (name, cotangent): the first engine that runs, in float64 unless its passes differ there.
 
     It has to agree with differences of first derivatives: a function marked once_differentiable, for one, counts as
     a constant in reverse mode, and nothing is raised. ValueError if nothing is left for the images.
@@ -124,33 +125,33 @@ def reference(problem: Problem, direction: Weights, images: bool) -> tuple[str, 
     reasons = []
     for name in ("reverse", "functional", "forward"):
         try:
-            found = ENGINES[name](precise, wide, images=images)
+            cotangent = ENGINES[name](precise, wide, images=images)
         except RuntimeError as error:
             reasons.append(f"{name}: {_reason(error)}")
             continue
-        if digits == "float64" and (apart := disagreement(precise, wide, found)) > EXACT:
+        if digits == "float64" and (apart := disagreement(precise, wide, cotangent)) > EXACT:
             reasons.append(
                 f"{name}: {apart:.1e} apart from differences of first derivatives: a torch.autograd.Function in "
                 "this network has a wrong second derivative, or none"
             )
             continue
-        return f"{name} in {digits}", found
+        return f"{name} in {digits}", cotangent
     if images:
         raise ValueError(_remedy(reasons, images))
     step = PRECISE_STEP if digits == "float64" else STEP
     return f"difference in {digits}", difference(precise, wide, images=False, step=step)
 
 
-def disagreement(problem: Problem, direction: Weights, found: Cotangent) -> float:
-    """Relative distance of `found` from difference quotients that need no second derivatives, in float64.
+def disagreement(problem: Problem, direction: Weights, cotangent: Cotangent) -> float:
+    """Relative distance of `cotangent` from difference quotients that need no second derivatives, in float64.
 
-    In labels over the weights, in the images along `found.images`: with a step that hardly any ReLU gate notices.
+    In labels over the weights, in the images along `cotangent.images`: with a step that hardly any ReLU gate notices.
     """
-    apart = max(_errors(found, difference(problem, direction, images=False, step=PRECISE_STEP)).values())
-    if found.images is None:
+    apart = max(_errors(cotangent, difference(problem, direction, images=False, step=PRECISE_STEP)).values())
+    if cotangent.images is None:
         return apart
-    size = found.images.norm()
-    move = PIXEL_STEP * found.images / size if size else PIXEL_STEP * torch.ones_like(found.images)
+    size = cotangent.images.norm()
+    move = PIXEL_STEP * cotangent.images / size if size else PIXEL_STEP * torch.ones_like(cotangent.images)
     slopes = []
     for side in (move, -move):
         gradient = loss_gradient(
@@ -173,25 +174,25 @@ def _trial(engine: str, problem: Problem, direction: Weights, expected: Cotangen
     try:
         ENGINES[engine](problem, direction, images=images)
         start = time.perf_counter()
-        found = ENGINES[engine](problem, direction, images=images)
-        float(found.weight.sum())  # waits for the device
+        cotangent = ENGINES[engine](problem, direction, images=images)
+        float(cotangent.weight.sum())  # waits for the device
         seconds = time.perf_counter() - start
     except RuntimeError as error:
         return Trial(engine, {}, reason=_reason(error))
-    return Trial(engine, _errors(found, expected), seconds)
+    return Trial(engine, _errors(cotangent, expected), seconds)
 
 
-def _errors(found: Cotangent, expected: Cotangent) -> dict[str, float]:
-    """Relative error of each part that both have."""
+def _errors(cotangent: Cotangent, expected: Cotangent) -> dict[str, float]:
+    """Relative error of each field that both have."""
     return {
-        part: _error(getattr(found, part), getattr(expected, part))
-        for part in Cotangent._fields
-        if getattr(found, part) is not None and getattr(expected, part) is not None
+        field: _error(getattr(cotangent, field), getattr(expected, field))
+        for field in Cotangent._fields
+        if getattr(cotangent, field) is not None and getattr(expected, field) is not None
     }
 
 
-def _error(found: Tensor, expected: Tensor) -> float:
-    size, off = float(expected.double().norm()), float((found.double() - expected.double()).norm())
+def _error(computed: Tensor, expected: Tensor) -> float:
+    size, off = float(expected.double().norm()), float((computed.double() - expected.double()).norm())
     return off / size if size else off
 
 

@@ -1,4 +1,4 @@
-"""Hypergradients of K updates: training is retaken on autograd's graph and differentiated back through all of them.
+"""Hypergradients of K updates: training is repeated on autograd's graph and differentiated through all of them.
 
 Truncated back-propagation through time: the K updates begin at known weights and optimizer state, which count as
 constants. Exact for what it unrolls; K = 1 is the hypergradient of the one-step engines. Memory holds K graphs while
@@ -54,7 +54,7 @@ class _Update:
 
 
 class Window:
-    """K consecutive updates of training, kept so that they can be differentiated.
+    """A window of updates: K consecutive ones of training, kept so that they can be differentiated.
 
     Made before the first of them: it copies the trained weights and the optimizer's state as they are then. ValueError
     for an optimizer, or settings of one, whose updates have no definition here (see `update_of`).
@@ -86,7 +86,7 @@ class Window:
         total: int,
         settings: Groups | Callable[[], Groups],
     ) -> None:
-        """Appends one update, which trained on sum_i losses_i / total.
+        """Appends an update to the window, one that trained on sum_i losses_i / total.
 
         `samples` is asked for when gradients are: all samples of the update, on the graph of what is learned. `seed`:
         of its dropout masks. `settings`: optimizer.param_groups as they were in this update (`present_settings`); lr,
@@ -143,8 +143,8 @@ class Window:
                 logits = eager_logits(network, weights, leaf.images, update.seed, autocast, twice=True)
                 loss = losses(logits, leaf.target).sum() / update.total
                 weights = replay(loss, weights, update.settings())
-            found = value(weights)
-        return _differentiated(found, samples, leaves, parameters)
+            result = value(weights)
+        return _differentiated(result, samples, leaves, parameters)
 
     def _through_definition(self, max_norm: float | None) -> _Replay:
         states = dict(self._states)
@@ -284,9 +284,9 @@ def _leaves(steps: Sequence[Samples]) -> list[Samples]:
     leaves = []
     for samples in steps:
         target = detached(samples.target)
-        for part in (target.mass, target.weight, target.rows):
-            if part is not None:
-                part.requires_grad_()
+        for field in (target.mass, target.weight, target.rows):
+            if field is not None:
+                field.requires_grad_()
         leaves.append(Samples(samples.images.detach().requires_grad_(learned), target))
     return leaves
 
@@ -295,18 +295,18 @@ def _differentiated(
     value: Tensor, steps: Sequence[Samples], leaves: Sequence[Samples], parameters: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """d value / d parameters: through the samples of the steps, and where value has them directly."""
-    inputs = [part for leaf in leaves for part in _parts(leaf)]
+    inputs = [field for leaf in leaves for field in _differentiable(leaf)]
     every = [*inputs, *parameters.values()]
-    found = torch.autograd.grad(value, every, allow_unused=True, materialize_grads=True)
-    slopes = {id(part): slope for part, slope in zip(inputs, found, strict=False)}
+    gradients = torch.autograd.grad(value, every, allow_unused=True, materialize_grads=True)
+    slopes = {id(field): slope for field, slope in zip(inputs, gradients, strict=False)}
     acted = pull_back(_joined(steps), _cotangent(leaves, slopes), parameters)
-    return {name: acted[name] + direct for name, direct in zip(parameters, found[len(inputs) :], strict=True)}
+    return {name: acted[name] + direct for name, direct in zip(parameters, gradients[len(inputs) :], strict=True)}
 
 
-def _parts(leaf: Samples) -> list[Tensor]:
+def _differentiable(leaf: Samples) -> list[Tensor]:
     """What is differentiated: images where any step's are learned, masses, weights and rows."""
-    parts = (leaf.images, leaf.target.mass, leaf.target.weight, leaf.target.rows)
-    return [part for part in parts if part is not None and part.requires_grad]
+    fields = (leaf.images, leaf.target.mass, leaf.target.weight, leaf.target.rows)
+    return [field for field in fields if field is not None and field.requires_grad]
 
 
 def _joined(steps: Sequence[Samples]) -> Samples:
@@ -325,7 +325,7 @@ def _joined(steps: Sequence[Samples]) -> Samples:
 
 
 def _cotangent(leaves: Sequence[Samples], slopes: dict[int, Tensor]) -> Cotangent:
-    """That of `_joined`."""
+    """The cotangent of `_joined`."""
     targets = [leaf.target for leaf in leaves]
     parts = ([leaf.images for leaf in leaves], *([getattr(t, n) for t in targets] for n in ("mass", "weight", "rows")))
     return Cotangent(*(_all([slopes.get(id(part)) for part in of]) for of in parts))  # type: ignore[arg-type]

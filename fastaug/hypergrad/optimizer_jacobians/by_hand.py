@@ -17,7 +17,7 @@ Tensors = list[Tensor]
 
 
 class GroupStep(NamedTuple):
-    """One parameter group in one step: those of its parameters that had a gradient.
+    """A parameter group in one optimizer step: those of its parameters that had a gradient.
 
     `settings`: the group's hyperparameters in this step. `weights`: before the step. `gradients`: as they entered the
     update, empty where nobody needs them. `first`: whether this step makes the momentum buffer. `before`: copies of the
@@ -36,7 +36,7 @@ class GroupStep(NamedTuple):
     states: list[dict[str, Any]]
 
     def state(self, name: str) -> Tensors:
-        """One state tensor of each parameter, in float32 or better."""
+        """The state tensors called `name`, one a parameter, upcast to float32."""
         return lifted([state[name] for state in self.states])
 
     def pieces(self, q: Tensors, most: int = 1 << 21) -> Iterator[tuple["GroupStep", Tensors]]:
@@ -52,12 +52,12 @@ class GroupStep(NamedTuple):
 
 
 def lifted(tensors: Sequence[Tensor]) -> Tensors:
-    """In float32 or better."""
+    """The tensors upcast to float32, or as they are where they are wider."""
     return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors]
 
 
 def gradient_descent_direction(step: GroupStep, q: Tensors) -> Tensors:
-    """-lr q: of w' = w - lr g, or in place of an update that is not known."""
+    """u = -lr q: of w' = w - lr g, or in place of an update that is not known."""
     return list(torch._foreach_mul(q, -float(step.settings["lr"])))
 
 
@@ -65,7 +65,7 @@ def gradient_descent_direction(step: GroupStep, q: Tensors) -> Tensors:
 
 
 def sgd_direction(step: GroupStep, q: Tensors) -> Tensors:
-    """dU/dg is a number per parameter, so neither gradients nor state are read: one pass over q."""
+    """u of SGD and SGDW: dU/dg is a number per parameter, so neither gradients nor state are read: one pass over q."""
     lr, momentum, dampening = (float(step.settings[name]) for name in ("lr", "momentum", "dampening"))
     slopes = [1.0] * len(step.names)
     if momentum:  # the first step puts G itself into the buffer, whatever the dampening
@@ -80,7 +80,10 @@ def sgd_direction(step: GroupStep, q: Tensors) -> Tensors:
 
 
 class Ratio(NamedTuple):
-    """N = over_scale over and D, with dN/dG = over_slope and dD/dG = under_scale bend; scales are numbers."""
+    """Numerators N = over_scale over and denominators D = under, with their derivatives; scales are numbers.
+
+    dN/dG = over_slope, dD/dG = under_scale bend.
+    """
 
     over: Tensors
     over_scale: list[float]
@@ -91,9 +94,9 @@ class Ratio(NamedTuple):
 
     def value(self) -> Tensors:
         """N/D."""
-        found = list(torch._foreach_div(self.over, self.under))
-        torch._foreach_mul_(found, self.over_scale)
-        return found
+        ratios = list(torch._foreach_div(self.over, self.under))
+        torch._foreach_mul_(ratios, self.over_scale)
+        return ratios
 
     def pulled(self, q: Tensors, factor: float) -> Tensors:
         """factor d(N/D)/dG q."""
@@ -108,14 +111,14 @@ class Ratio(NamedTuple):
 
 
 def adam_direction(step: GroupStep, q: Tensors) -> Tensors:
-    """Adam and AdamW, amsgrad included."""
+    """u of Adam and AdamW, amsgrad included."""
     coupled = not step.settings["decoupled_weight_decay"]
     ratio = _adam_ratio(step, _decayed_gradients(step) if coupled else step.gradients)
     return ratio.pulled(q, -float(step.settings["lr"]))
 
 
 def lamb_direction(step: GroupStep, q: Tensors) -> Tensors:
-    """LAMB: Adam's ratio by hand, decay and trust ratio through their definition."""
+    """u of LAMB: Adam's ratio by hand, decay and trust ratio through their definition."""
     ratio = _adam_ratio(step, step.gradients)
     values, weights = [value.requires_grad_() for value in ratio.value()], lifted(step.weights)
     with torch.enable_grad():
@@ -124,12 +127,12 @@ def lamb_direction(step: GroupStep, q: Tensors) -> Tensors:
 
 
 def rmsprop_direction(step: GroupStep, q: Tensors) -> Tensors:
-    """torch's RMSprop: N = G, D = sqrt(s - mean^2) + eps; with momentum N/D is added to a constant."""
+    """u of torch's RMSprop: N = G, D = sqrt(s - mean^2) + eps; with momentum N/D is added to a constant."""
     return _rmsprop(step, q, eps_inside=False)
 
 
 def rmsprop_tf_direction(step: GroupStep, q: Tensors) -> Tensors:
-    """timm's RMSprop: N = G, D = sqrt(s - mean^2 + eps)."""
+    """u of timm's RMSprop: N = G, D = sqrt(s - mean^2 + eps)."""
     return _rmsprop(step, q, eps_inside=True)
 
 

@@ -23,7 +23,7 @@ from fastaug.hypergrad.problem import Weights
 def direction_ahead(
     optimizer: Optimizer, named_parameters: Iterable[tuple[str, Tensor]], v: Weights, *, approximate: bool = False
 ) -> Weights:
-    """u of the coming step by the names of v. `approximate`: -lr v, as for weights that have no moments yet."""
+    """The direction u of the coming step, by name. `approximate`: -lr v, as for weights that have no moments yet."""
     bare, names = bare_optimizer(optimizer), {p: name for name, p in named_parameters}
     found: Weights = {}
     for group in bare.param_groups:

@@ -54,7 +54,7 @@ _DIRECTIONS: dict[type[Optimizer], Callable[[GroupStep, Tensors], Tensors]] = {
 
 
 class Rule(NamedTuple):
-    """How one optimizer's step is differentiated.
+    """The rule by which steps of one kind of optimizer are differentiated.
 
     `direction`: q = dL_val/dw' of a group to u. `uses_gradients`: whether it depends on g and the state. `update`: the
     step's definition, which hyperparameters are differentiated through; None for the approximation u = -lr v.
@@ -66,7 +66,7 @@ class Rule(NamedTuple):
 
 
 def rule_of(optimizer: Optimizer, approximate: bool = False) -> Rule:
-    """How steps of `optimizer` are differentiated; ValueError where that is not known and not `approximate`."""
+    """The Rule of `optimizer`; ValueError where that is not known and not `approximate`."""
     if approximate:
         return Rule(gradient_descent_direction, False, None)
     kind = type(bare_optimizer(optimizer))
@@ -139,12 +139,14 @@ class RecordedStep:
         if not self._hyperparameters:
             raise ValueError("this step was recorded for u alone; pass hyperparameters=True to record_step")
         assert self.rule.update is not None
-        found = []
+        by_group = []
         for group in self._after(v):
             q = lifted([v[name] for name in group.names])
             pieces = [_in_settings(self.rule.update, piece, part) for piece, part in group.pieces(q)]
-            found.append({h: torch.stack([piece[h] for piece in pieces]).sum() for h in (pieces[0] if pieces else {})})
-        return found
+            by_group.append(
+                {h: torch.stack([piece[h] for piece in pieces]).sum() for h in (pieces[0] if pieces else {})}
+            )
+        return by_group
 
     def _after(self, v: Weights) -> list[GroupStep]:
         """The groups with the state after the step; ValueError when it was not taken, or another one after it."""

@@ -1,1 +1,1 @@
-"""What the meta step can learn, one class in each file; fastaug/meta/parameters.py has their names."""
+"""Learned parts, one class in each file; meta/parameters.py has their names, meta/reweighting.py the instant ones."""

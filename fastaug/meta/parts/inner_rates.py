@@ -28,7 +28,7 @@ class InnerRates(LearnedPart):
         self.rates = torch.nn.ModuleDict(rates)
 
     def each(self) -> dict[str, Bounded]:
-        """The numbers by the name of the optimizer's key."""
+        """Each bounded number by the name of the optimizer's key."""
         return dict(self.rates.items())  # type: ignore[arg-type]
 
     def values(self) -> dict[str, Tensor]:

@@ -36,11 +36,11 @@ class PolicyPart(LearnedPart):
         return None
 
     def images(self, images: Tensor, view: View) -> Tensor:
-        """Draws and applies."""
+        """The images under what is drawn for them."""
         return self.augmented(images, self.draw(view))
 
     def log_probability(self, view: View) -> Tensor | None:
-        """Of what each sample shows: its own draw, and its partner's where the two are mixed."""
+        """Log probability [N] of what each sample shows: its own draw, and its partner's where the two are mixed."""
         own = self.chance(self.draw(view))
         if own is None:
             return None
@@ -50,7 +50,7 @@ class PolicyPart(LearnedPart):
 
 
 class SharedPolicyPart(PolicyPart):
-    """Probabilities and magnitudes of eight differentiable operations, the same for all samples; see SharedPolicy."""
+    """The learned policy `policy`: a SharedPolicy of eight differentiable operations, the same for all samples."""
 
     def __init__(self, setting: Setting) -> None:
         meta = setting.recipe.meta
@@ -68,13 +68,13 @@ class SharedPolicyPart(PolicyPart):
         return self.policy.apply(images, draws)
 
     def images(self, images: Tensor, view: View) -> Tensor:
-        """As drawn; by Gumbel-softmax with a gradient in the probabilities too."""
+        """The images under what is drawn; by Gumbel-softmax with a gradient in the probabilities too."""
         if self.probabilities == "gumbel":
             return self.policy.relaxed(images, view.key, view.batch.draws, self.temperature)
         return super().images(images, view)
 
     def chance(self, draws: Any) -> Tensor | None:
-        """Of the operations, where they learn by score function."""
+        """Log probability [N] of the drawn operations, where their probabilities learn by score function."""
         return self.policy.log_probability(draws) if self.probabilities == "score" else None
 
     def penalty(self, kind: str) -> Tensor | None:
@@ -85,15 +85,15 @@ class SharedPolicyPart(PolicyPart):
         return (1 - self.policy.magnitudes()).square().mean() if kind == "magnitude" else None
 
     def summary(self) -> dict[str, float]:
-        """Of SharedPolicy, each name after "policy_"."""
+        """The summary of SharedPolicy, names prefixed by "policy_"."""
         return {f"policy_{name}": value for name, value in self.policy.summary().items()}
 
     def alarms(self, summary: dict[str, float]) -> list[str]:
         """Collapse to doing nothing, magnitudes at a bound."""
-        found = super().alarms(summary)
+        raised = super().alarms(summary)
         if summary["policy_identity"] > IDENTITY:
-            found.append("the policy has collapsed to identity; raise meta.start_epochs or lower meta.policy_lr")
+            raised.append("the policy has collapsed to identity; raise meta.start_epochs or lower meta.policy_lr")
         for name, value in summary.items():
             if name.startswith("policy_magnitude/") and abs(2 * value - 1) > 2 * SATURATED - 1:
-                found.append(f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate")
-        return found
+                raised.append(f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate")
+        return raised

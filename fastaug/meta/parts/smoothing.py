@@ -8,7 +8,7 @@ from fastaug.recipe.schema import LARGEST_SMOOTHING
 
 
 class Smoothing(LearnedPart):
-    """The share that goes to all classes, in (0, LARGEST_SMOOTHING), from augment.smoothing on."""
+    """Learned share of label smoothing, in (0, LARGEST_SMOOTHING), from augment.smoothing on."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting.recipe.meta.smoothing_lr)

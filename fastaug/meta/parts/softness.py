@@ -9,7 +9,7 @@ from fastaug.recipe.schema import EXPONENTS
 
 
 class Softness(LearnedPart):
-    """k in EXPONENTS, from augment.soften_k on; moves with meta.softness_lr."""
+    """Learned softening exponent k in EXPONENTS, from augment.soften_k on; moves with meta.softness_lr."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting.recipe.meta.softness_lr)

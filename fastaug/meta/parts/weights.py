@@ -11,14 +11,17 @@ FAINT = 0.2  # a mean weight below it is an alarm
 
 
 class Weights(LearnedPart):
-    """The table moves with meta.weights_lr; a mixed sample's weight is the mean of both images', by their masses."""
+    """A learned loss weight for every training image, moved with meta.weights_lr.
+
+    A mixed sample's weight is the mean of both images', by their masses.
+    """
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.table = WeightTable(setting.images, setting.recipe.meta.weights_lr).to(setting.device)
 
     def tables(self) -> dict[str, SampleTable]:
-        """One, of weights."""
+        """The table of weights."""
         return {"weights": self.table}
 
     def target(self, target: SoftTarget, view: View) -> SoftTarget:
@@ -32,7 +35,7 @@ class Weights(LearnedPart):
         return {"weight_mean": weight.mean().item(), "weight_zero": (weight == 0).float().mean().item()}
 
     def per_sample(self) -> dict[str, Tensor]:
-        """The weights."""
+        """The weight of every id."""
         return {"weight": self.table.weight}
 
     def alarms(self, summary: dict[str, float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the op does to each sample of a batch (shift, flip, box, partner), and the checks that keep it in bounds."""
+"""The parameters of the op: what it does to each sample of a batch (shift, flip, box, partner), and their checks."""
 
 from dataclasses import dataclass, fields, replace
 

@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How shifts, flips, boxes and blends are distributed. Mixing keys are timm's.
+    """The distributions of shifts, flips, boxes and blends. Mixing keys are timm's.
 
     sigma: standard deviation of a shift as a share of the image's size; 0 is off. limit: largest shift, a share.
     shift: "normal", or "uniform" over the whole pixels up to sigma * size (the usual crop after padding).

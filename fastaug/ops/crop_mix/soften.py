@@ -1,4 +1,4 @@
-"""How much confidence a label keeps for what is visible of its image: Soft Augmentation's curve and its settings."""
+"""Softening: how much confidence a label keeps for what is visible of its image, as in Soft Augmentation."""
 
 from dataclasses import dataclass
 

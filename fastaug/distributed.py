@@ -13,7 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_f
 from torch import Tensor
 
 from fastaug.errors import NonFiniteError, PeerError, RecipeError
-from fastaug.recipe.schema import Recipe, Train
+from fastaug.recipe.schema import Recipe
 
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by the launcher
 
@@ -47,7 +47,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             f"the processes cannot be joined: {error}; start them with accelerate launch or torchrun"
         ) from error
     if not cpu:
-        choose_kernels(recipe.train)
+        choose_kernels(recipe)
     accelerator.gradient_accumulation_steps = 1  # an environment variable must not rescale the loss: train.accumulate
     expected = max(int(os.environ.get("WORLD_SIZE", "1")), _asked_of_launcher())
     if accelerator.num_processes != expected:
@@ -58,11 +58,15 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def choose_kernels(train: Train) -> None:
-    """Sets cuDNN's benchmark mode and TF32 as the recipe asks, for the whole process (not yet measured on a GPU)."""
-    torch.backends.cudnn.benchmark = train.cudnn_benchmark
-    torch.backends.cudnn.allow_tf32 = train.tf32
-    torch.set_float32_matmul_precision("high" if train.tf32 else "highest")
+def choose_kernels(recipe: Recipe) -> None:
+    """Sets what train.cudnn_benchmark and train.tf32 ask of a GPU, for the whole process (not yet measured).
+
+    Without TF32 where the meta step takes finite differences, whose steps its ten bits of mantissa would swallow.
+    """
+    tf32 = recipe.train.tf32 and recipe.meta.engine != "difference"
+    torch.backends.cudnn.benchmark = recipe.train.cudnn_benchmark
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 def _asked_of_launcher() -> int:
@@ -128,5 +132,5 @@ def gathered(accelerator: Accelerator, ids: Tensor, rows: Tensor) -> tuple[Tenso
     all_ids, all_rows = accelerator.gather(padded_ids), accelerator.gather(padded_rows)
     real = all_ids >= 0
     unique, position = torch.unique(all_ids[real], return_inverse=True)
-    summed = torch.zeros(len(unique), *rows.shape[1:], device=rows.device)
+    summed = rows.new_zeros(len(unique), *rows.shape[1:])
     return unique, summed.index_add_(0, position, all_rows[real])

@@ -1,4 +1,5 @@
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def _few_threads() -> None:
     threads = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     torch.set_num_threads(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_accelerator() -> Iterator[None]:
+    """What Accelerate keeps for the whole process ends with a file's tests: the next file may want other precision."""
+    yield
+    if (state := sys.modules.get("accelerate.state")) is not None:
+        for kept in (state.AcceleratorState, state.GradientState, state.PartialState):
+            kept._reset_state()
 
 
 @pytest.fixture(scope="session")

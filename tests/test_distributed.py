@@ -31,7 +31,7 @@ def before() -> Iterator[Flags]:
 @pytest.mark.parametrize("benchmark", [True, False])
 @pytest.mark.parametrize("tf32", [True, False])
 def test_kernels_are_chosen_as_the_recipe_says(benchmark: bool, tf32: bool) -> None:
-    choose_kernels(Train(cudnn_benchmark=benchmark, tf32=tf32))
+    choose_kernels(Recipe(train=Train(cudnn_benchmark=benchmark, tf32=tf32)))
     assert flags() == (benchmark, tf32, "high" if tf32 else "highest")
 
 

@@ -19,7 +19,7 @@ from fastaug.meta.parameters import LearnedParts, build_parts
 from fastaug.meta.step import MetaStep, Training
 from fastaug.meta.unrolled import UnrolledSteps
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests
-from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
+from fastaug.recipe.schema import SMALLEST_BATCH, Meta, Recipe
 
 
 def build_learned(
@@ -74,40 +74,84 @@ def build_validation(training: Training, parts: DataParts, loader: Loader, augme
 def build_meta(
     training: Training, augment: Augmentation, learned: LearnedParts, validation: ValidationGradient
 ) -> MetaStep:
-    """The meta step of a recipe, ready to act; RecipeError where its optimizer cannot be differentiated."""
-    check_optimizer(training.recipe, training.optimizer)
-    return strategy(training, learned)(training, augment, learned, validation)
-
-
-def strategy(training: Training, learned: LearnedParts) -> type[MetaStep]:
-    """The strategy (class of meta step) that a recipe asks for; RecipeError for several processes and K > 1."""
-    meta = training.recipe.meta
-    if any(part.instant for part in learned.each().values()):
-        return InstantStep
+    """The meta step of a recipe, ready to act; RecipeError where parts, optimizer or processes do not suit it."""
+    meta, parts = training.recipe.meta, learned.each()
+    instant = [name for name, part in parts.items() if part.instant]
+    if instant:
+        check_instant(meta, instant, len(parts))
     if meta.engine == "fused":
-        return FusedStep
-    if meta.steps == 1:
-        return OneStep
-    if training.accelerator.num_processes > 1:
+        check_fused(learned)
+    if meta.steps > 1:
+        check_windows(training)
+    if meta.regulariser not in ("none", "start"):
+        learned.penalty(meta.regulariser)
+    check_optimizer(training, learned)
+    kind = (
+        InstantStep
+        if instant
+        else FusedStep
+        if meta.engine == "fused"
+        else OneStep
+        if meta.steps == 1
+        else UnrolledSteps
+    )
+    return kind(training, augment, learned, validation)
+
+
+# The recipe's own rules say the same of the parts that they know by name; these ask whatever was built.
+
+
+def check_instant(meta: Meta, instant: list[str], parts: int) -> None:
+    """RecipeError unless instant parts are alone and set in every update."""
+    problems = []
+    if len(instant) < parts:
+        problems.append(
+            f"meta.learn: {', '.join(instant)}: instant parts cannot be learned beside others; leave those out"
+        )
+    for key, given in (("every", meta.every), ("fraction", meta.fraction), ("steps", meta.steps)):
+        if given != 1:
+            problems.append(f"meta.{key}: {given} does not suit instant parts ({', '.join(instant)}); set it to 1")
+    if meta.engine == "implicit":
+        problems.append("meta.engine: implicit needs an update that is known; instant parts are set before theirs")
+    if problems:
+        raise RecipeError(problems)
+
+
+def check_fused(learned: LearnedParts) -> None:
+    """RecipeError where a part acts on anything but targets."""
+    others = [name for name, part in learned.each().items() if part.acts_on_images or not part.on_batch]
+    if others:
+        raise RecipeError(
+            [f"meta.engine: fused differentiates targets only, and {', '.join(others)} acts elsewhere; choose another"]
+        )
+
+
+def check_windows(training: Training) -> None:
+    """RecipeError where K updates cannot be differentiated together."""
+    recipe, processes = training.recipe, training.accelerator.num_processes
+    if processes > 1:
         raise RecipeError(
             [
-                f"meta.steps: {meta.steps} updates are differentiated in one process, found "
-                f"{training.accelerator.num_processes}; set meta.steps to 1, or start one process"
+                f"meta.steps: {recipe.meta.steps} updates are differentiated in one process, found {processes}; set "
+                "meta.steps to 1, or start one process"
             ]
         )
-    return UnrolledSteps
+    updates = round((recipe.train.epochs - recipe.meta.start_epochs) * training.steps_per_epoch)
+    if updates < recipe.meta.steps:
+        raise RecipeError(
+            [f"meta.steps: {recipe.meta.steps} is more than the {updates} updates behind meta.start_epochs; lower it"]
+        )
 
 
-def check_optimizer(recipe: Recipe, optimizer: torch.optim.Optimizer) -> None:
-    """RecipeError unless the steps of `optimizer` can be differentiated as the recipe needs it."""
+def check_optimizer(training: Training, learned: LearnedParts) -> None:
+    """RecipeError unless the steps of the optimizer can be differentiated as the recipe needs it."""
+    meta, name = training.recipe.meta, type(training.optimizer).__name__
     try:
-        rule = rule_of(optimizer, recipe.meta.approximate)
+        rule = rule_of(training.optimizer, meta.approximate)
     except ValueError as error:
         raise RecipeError([f"optim.opt: {error} (meta.approximate=true)"]) from error
-    if rule.update is not None:
-        return
-    name = type(optimizer).__name__
-    if "optim" in recipe.meta.learn:
-        raise RecipeError([f"meta.learn: optim is not known for {name} with meta.approximate; leave one of them out"])
-    if recipe.meta.steps > 1:
+    if rule.update is None and learned.acts_on_updates:
+        rates = ", ".join(part for part, built in learned.each().items() if not built.on_batch)
+        raise RecipeError([f"meta.learn: {rates} is not known for {name} with meta.approximate; leave one of them out"])
+    if rule.update is None and meta.steps > 1:
         raise RecipeError([f"meta.steps: updates of {name} are unrolled exactly or not at all; drop meta.approximate"])

@@ -11,9 +11,8 @@ from fastaug.hypergrad.engines.fused import training_pass
 from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
 from fastaug.hypergrad.problem import Cotangent, Samples, pull_back
 from fastaug.meta.learned_part import Revision
-from fastaug.meta.one_step import samples_of
 from fastaug.meta.reweighting import with_rows
-from fastaug.meta.step import MetaStep
+from fastaug.meta.step import MetaStep, samples_of
 from fastaug.meta.validation_gradient import validated_names
 from fastaug.targets import SoftTarget
 
@@ -65,7 +64,7 @@ class FusedStep(PassStep):
         if cotangent is None or (n := self.images_of(batch)) is None:
             return
         part = self.augment.part(batch, step // self.training.steps_per_epoch, n)
-        gradients = pull_back(samples_of(part), cotangent, self.leaves(part.rows))
+        gradients = pull_back(samples_of(part), cotangent, self.leaves(part.rows), over_processes)
         shared = self.learned.shared()
         self.move({name: over_processes(g) if name in shared else g for name, g in gradients.items()}, part.ids, step)
 

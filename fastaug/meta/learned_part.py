@@ -54,9 +54,9 @@ class LearnedPart(LearnedEffects, nn.Module):
     on_batch = True  # whether it acts on the training loss; else on the update itself (`set_rates`)
     instant = False  # whether it is set anew in every training pass (`revise`) and nothing is kept
 
-    def __init__(self, lr: float = 0.0) -> None:
+    def __init__(self, lr: float | None = None) -> None:
         super().__init__()
-        self.lr = lr
+        self.lr = lr  # None: a part without parameters of its own
 
     # ---- numbers of single images ----
 

@@ -38,16 +38,24 @@ class MetaLog:
         """
         figures = []
         if shared:
-            flat = torch.cat([g.detach().flatten().float() for g in shared.values()])
-            cosine = flat.new_tensor(torch.nan) if self._last is None else F.cosine_similarity(flat, self._last, dim=0)
+            flat = _flat(shared)
+            cosine = (
+                flat.new_tensor(torch.nan)
+                if self._last is None
+                else F.cosine_similarity(flat, self._last.to(flat.device), dim=0)
+            )
             self._last = flat
             figures.append({"size": _size(flat), "lost": ~flat.isfinite().all(), "cosine_with_last": cosine})
         if samples:
-            flat = torch.cat([g.detach().flatten().float() for g in samples.values()])
+            flat = _flat(samples)
             figures.append({"size": _size(flat), "lost": ~flat.isfinite().any()})
         if weights is not None:
             figures.append({"without_weight": (weights == 0).float().mean()})
         self._pending.append((step, figures))
+
+    def skip(self, step: int) -> None:
+        """A meta step that belongs to update `step` and was left out."""
+        self._pending.append((step, [{"lost": torch.tensor(True)}]))
 
     def read(self) -> list[dict[str, Any]]:
         """A line for every meta step since the last call; the host sync of a log line."""
@@ -74,6 +82,12 @@ class MetaLog:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state_dict`."""
         self._last, self.skipped, self._pending = state["last"], state["skipped"], []
+
+
+def _flat(gradients: Mapping[str, Tensor]) -> Tensor:
+    """All numbers in one row, on the device of the first tensor."""
+    device = next(iter(gradients.values())).device
+    return torch.cat([g.detach().flatten().float().to(device) for g in gradients.values()])
 
 
 def _size(flat: Tensor) -> Tensor:

@@ -4,33 +4,27 @@ With v the gradient of the validation loss at w' = U(w, g), u = (dU/dg)^T v lead
 an engine of fastaug/hypergrad through the gradient g of the training loss.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from fastaug.augment.learned_effects import Part
 from fastaug.batch import Batch
 from fastaug.distributed import over_processes
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import hypergradient
 from fastaug.hypergrad.engines.difference import difference
 from fastaug.hypergrad.engines.implicit import implicit_direction
+from fastaug.hypergrad.engines.unroll import present_settings
 from fastaug.hypergrad.optimizer_jacobians.recorded_step import RecordedStep, record_step, through_average
-from fastaug.hypergrad.problem import Problem, Samples, Weights, pull_back
-from fastaug.meta.parts.inner_rates import InnerRates
-from fastaug.meta.step import MetaStep
+from fastaug.hypergrad.problem import Problem, Weights, pull_back
+from fastaug.meta.step import MetaStep, samples_of
 
 
 class OneStep(MetaStep):
     """The one-step meta step: records an update, then differentiates it."""
 
     recorded: RecordedStep | None = None  # the update that is differentiated next
-
-    @property
-    def rates(self) -> InnerRates | None:
-        """The learned part of the optimizer's own settings, if there is one."""
-        part = self.learned.each().get("optim")
-        assert part is None or isinstance(part, InnerRates)
-        return part
 
     def before_update(self, step: int, norm: Tensor) -> None:
         """Keeps what is needed of the update that is about to happen, if a meta step belongs to it."""
@@ -44,7 +38,7 @@ class OneStep(MetaStep):
             self.network.named_parameters(),
             norm=norm,
             max_norm=self.training.recipe.optim.clip_grad,
-            hyperparameters=self.rates is not None,
+            hyperparameters=self.learned.acts_on_updates,
             approximate=self.meta.approximate,
         )
 
@@ -57,15 +51,14 @@ class OneStep(MetaStep):
         self.renew(step)
         v = self.validation.value()
         if self.training.average is not None:
-            v = through_average(v, self.training.recipe.model.ema_decay)
+            v = through_average(v, self.training.average_decay(step))
         problem = self.problem(recorded.weights, samples_of(part), seed)
         u = self._implicit(problem, v) if self.meta.engine == "implicit" else recorded.direction(v)
         gradients = self.gradients(problem, u, self.leaves(part.rows), logits if n == len(logits) else None)
         shared = self.learned.shared()
         gradients = {name: over_processes(g) if name in shared else g for name, g in gradients.items()}
-        if (rates := self.rates) is not None:
-            slopes = rates.gradients(self.optimizer, recorded.hyperparameter_gradients(v))
-            gradients |= {f"optim.{name}": slope for name, slope in slopes.items()}
+        if self.learned.acts_on_updates:
+            gradients |= self._through_settings(recorded.hyperparameter_gradients(v))
         self.move(gradients, part.ids, step)
 
     def gradients(
@@ -78,11 +71,34 @@ class OneStep(MetaStep):
         if not leaves:
             return {}
         engine = self.engine(problem)
+        if engine == "difference" and problem.samples.images.requires_grad:
+            raise RecipeError(
+                [f"meta.engine: difference is wrong for images that are learned ({', '.join(self.learned.each())})"]
+            )
         if engine == "difference":
             logits = None if self.training.recipe.model.compile else logits  # compiled code draws other dropout masks
-            cotangent = difference(problem, u, images=problem.samples.images.requires_grad, logits=logits)
+            cotangent = difference(problem, u, images=False, logits=logits)
             return pull_back(problem.samples, cotangent, leaves, over_processes)
         return hypergradient(problem, u, leaves, engine, over_processes)
+
+    def _through_settings(self, slopes: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The hypergradient in parts that act on the optimizer's settings, from <v, dU/dh> of each of its groups."""
+        settings = self.learned.rates_on_graph(present_settings(self.optimizer))
+        on_batch = self.learned.shared(on_batch=True)
+        parameters = {name: p for name, p in self.learned.shared().items() if name not in on_batch}
+        pairs = [
+            (value, slope[name].to(value))
+            for group, slope in zip(settings, slopes, strict=True)
+            for name, value in numbers_of(group).items()
+            if isinstance(value, Tensor) and value.requires_grad and name in slope
+        ]
+        if not pairs:
+            return {}
+        outputs, gradients = zip(*pairs, strict=True)
+        found = torch.autograd.grad(
+            outputs, list(parameters.values()), gradients, materialize_grads=True, allow_unused=True
+        )
+        return dict(zip(parameters, found, strict=True))
 
     def _implicit(self, problem: Problem, v: Weights) -> Weights:
         """-H^-1 v on the classifier or meta.layers, in place of the optimizer's own step.
@@ -109,6 +125,7 @@ class OneStep(MetaStep):
             return {name: torch.full_like(value, torch.nan) for name, value in v.items()}
 
 
-def samples_of(part: Part) -> Samples:
-    """The samples of a part of a batch, as engines take them."""
-    return Samples(part.images, part.target, part.log_probability)
+def numbers_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """A group's settings with betas under the names that their derivatives have, beta1 and beta2."""
+    betas = settings.get("betas", ())
+    return settings | {f"beta{number}": beta for number, beta in enumerate(betas, 1)}

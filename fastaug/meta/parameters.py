@@ -22,7 +22,7 @@ PARTS: Mapping[str, str] = MappingProxyType(
         "softness": "fastaug.meta.parts.softness:Softness",
         "smoothing": "fastaug.meta.parts.smoothing:Smoothing",
         "optim": "fastaug.meta.parts.inner_rates:InnerRates",
-        "weights": "fastaug.meta.parts.weights:Weights",
+        "weights": "fastaug.meta.parts.weights:SampleWeights",
         "instant_labels": "fastaug.meta.reweighting:InstantLabels",
         "instant_weights": "fastaug.meta.reweighting:InstantWeights",
     }
@@ -44,6 +44,7 @@ class LearnedParts(LearnedEffects, nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         self.acts_on_images = any(part.acts_on_images for part in parts.values())
+        self.acts_on_updates = any(not part.on_batch for part in parts.values())
         names = [name for part in parts.values() for name in part.tables()]
         if len(set(names)) < len(names):
             raise RecipeError([f"meta.learn: two parts keep a table of one name, among {', '.join(names)}"])
@@ -140,7 +141,10 @@ class LearnedParts(LearnedEffects, nn.Module):
     def penalty(self, kind: str) -> Tensor:
         """The regulariser of all parts: a number on their graph."""
         penalties = [part.penalty(kind) for part in self.each().values()]
-        return torch.stack([penalty for penalty in penalties if penalty is not None]).sum()
+        given = [penalty for penalty in penalties if penalty is not None]
+        if not given:
+            raise RecipeError([f"meta.regulariser: no learned part has one called {kind}; choose start or none"])
+        return torch.stack([penalty.to(given[0].device) for penalty in given]).sum()
 
     @torch.no_grad()
     def summaries(self) -> dict[str, dict[str, float]]:
@@ -167,25 +171,34 @@ def build_parts(setting: Setting) -> LearnedParts:
     """The parts that a recipe learns, in the order of PARTS, those from outside behind them."""
     meta = setting.recipe.meta
     order = [*(name for name in PARTS if name in meta.learn), *(name for name in meta.learn if name not in PARTS)]
-    return LearnedParts({name.rpartition(":")[2]: build_part(name, setting) for name in order})
+    names = [name.rpartition(":")[2] for name in order]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RecipeError([f"meta.learn: {meta.learn} has two parts called {twice[0]}; rename one of the classes"])
+    return LearnedParts({name: build_part(own, setting) for name, own in zip(names, order, strict=True)})
 
 
 def build_part(name: str, setting: Setting) -> LearnedPart:
     """The part called `name` in meta.learn; RecipeError where a class from outside cannot be found or built."""
     module, _, kind = PARTS.get(name, name).partition(":")
-    key = "meta.learn" if name in PARTS else f"meta.learn: {name}"
+    key, options = f"meta.learn: {name}", setting.recipe.meta.parts.get(name, {})
     try:
-        found: Any = getattr(import_module(module), kind)
-    except (ImportError, AttributeError) as error:
+        found: Any = import_module(module)
+    except ImportError as error:
         raise RecipeError(
             [f"{key}: cannot be imported: {error}; install it, or add its folder to PYTHONPATH"]
         ) from error
+    found = getattr(found, kind, None)
     if not (inspect.isclass(found) and issubclass(found, LearnedPart)):
-        raise RecipeError([f"{key}: is no subclass of fastaug.meta.learned_part.LearnedPart"])
-    options = setting.recipe.meta.parts.get(name, {})
+        raise RecipeError([f"{key}: {module} has no subclass of fastaug.meta.learned_part.LearnedPart of that name"])
     try:
-        inspect.signature(found).bind(setting, **options)
-    except TypeError as error:
-        raise RecipeError([f"meta.parts: {name}: {options}: {error}; takes {inspect.signature(found)}"]) from error
-    build: Callable[..., LearnedPart] = found
-    return build(setting, **options)
+        build: Callable[..., LearnedPart] = found
+        part = build(setting, **options)
+    except (TypeError, ValueError) as error:
+        took = f"{kind}{inspect.signature(found)}"
+        raise RecipeError([f"meta.parts: {name}: {options}: cannot be built: {error}; it is {took}"]) from error
+    learns = any(p.requires_grad for p in part.parameters())
+    if learns and not (isinstance(part.lr, (int, float)) and part.lr >= 0):
+        raise RecipeError(
+            [f"{key}: has parameters and lr = {part.lr!r}; pass a number of 0 or more to super().__init__"]
+        )
+    return part

@@ -13,7 +13,10 @@ class SampleTable(Protocol):
         """The rows [n, ...] of `ids` [n] (on the host), a leaf of their own: gradients stop here."""
 
     def move(self, ids: Tensor, gradient: Tensor) -> None:
-        """One step against the hypergradient [n, ...] of the rows of `ids` [n]: of all processes, each id once."""
+        """One step against the hypergradient [n, ...] in the rows of `ids` [n], those of all processes, each once.
+
+        `ids` may lie on any device.
+        """
 
 
 class WeightTable(nn.Module):

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from fastaug.augment.learned_effects import Augmentation
+from fastaug.augment.learned_effects import Augmentation, Part
 from fastaug.batch import Batch
 from fastaug.distributed import any_process, gathered, over_processes
 from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights
@@ -38,7 +38,8 @@ class Training:
     """The training that a meta step belongs to, as it sees it.
 
     `network`: the bare module; `model`: the network as training calls it; `average`: its moving average if that is
-    validated. `losses`: those of single samples. `update_size(step)`: images of an update over all processes.
+    validated, and `average_decay(step)` its factor in update `step`. `losses`: those of single samples.
+    `update_size(step)`: images of an update over all processes.
     """
 
     recipe: Recipe
@@ -47,6 +48,7 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: nn.Module | None
+    average_decay: Callable[[int], float]
     losses: Losses
     steps_per_epoch: int
     update_size: Callable[[int], int]
@@ -165,29 +167,30 @@ class MetaStep(NoMetaStep):
         parameters = self.learned.shared()
         shared = {name: gradients.get(name, torch.zeros_like(p)) for name, p in parameters.items()}
         self.log.add(step, shared, rows)
-        if shared and bool(torch.stack([g.isfinite().all() for g in shared.values()]).all()):  # host sync
+        steps = self._with_penalty(shared, parameters)
+        if steps and all(bool(g.isfinite().all()) for g in steps.values()):  # host sync
             assert self.meta_optimizer is not None
-            penalties = self._penalties(parameters)
             for name, parameter in parameters.items():
-                parameter.grad = shared[name] + penalties[name] if penalties else shared[name]
+                parameter.grad = steps[name]
             self.meta_optimizer.step()
             self.meta_optimizer.zero_grad()
         for name, table in self.learned.tables().items():
             if name in rows:
                 table.move(*gathered(self.accelerator, ids, rows[name]))
 
-    def _penalties(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Gradient of meta.regulariser, times its weight, by name."""
+    def _with_penalty(self, shared: dict[str, Tensor], parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The hypergradient in the shared parameters plus that of meta.regulariser, times its weight."""
         kind, weight = self.meta.regulariser, self.meta.regulariser_weight
-        if kind == "none":
-            return {}
+        if kind == "none" or not shared:
+            return shared
+        if kind == "start":
+            return {
+                name: g + 2 * weight * (parameters[name].detach() - self._start[name]) for name, g in shared.items()
+            }
         with torch.enable_grad():
-            if kind == "start":
-                penalty = torch.stack([(p - self._start[name]).square().sum() for name, p in parameters.items()]).sum()
-            else:
-                penalty = self.learned.penalty(kind)
-            slopes = torch.autograd.grad(weight * penalty, list(parameters.values()), materialize_grads=True)
-        return dict(zip(parameters, slopes, strict=True))
+            penalty = weight * self.learned.penalty(kind)
+            slopes = torch.autograd.grad(penalty, list(parameters.values()), materialize_grads=True)
+        return {name: g + slope for (name, g), slope in zip(shared.items(), slopes, strict=True)}
 
     # ---- what is told and kept ----
 
@@ -220,7 +223,8 @@ class MetaStep(NoMetaStep):
         self.learned.load_state_dict(state["learned"])
         if self.meta_optimizer is not None:
             self.meta_optimizer.load_state_dict(state["optimizer"])
-        self._start = state.get("start", self._start)  # 0.1.0 had no regulariser and kept none
+        start = state.get("start", self._start)  # 0.1.0 had no regulariser and kept none
+        self._start = {name: start[name].to(p.device) for name, p in self.learned.shared().items()}
         self.validation.load_state_dict(state["validation"])
         self.engine.chosen = state["engine"]
         self.log.load_state_dict(state["log"])
@@ -233,3 +237,8 @@ def build_meta_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim
     if name == "adam":
         return torch.optim.Adam(groups, betas=(0.9, 0.99))
     return torch.optim.SGD(groups) if name == "sgd" else torch.optim.RMSprop(groups)
+
+
+def samples_of(part: Part) -> Samples:
+    """The samples of a part of a batch, as engines take them."""
+    return Samples(part.images, part.target, part.log_probability)

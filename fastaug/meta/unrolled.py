@@ -14,13 +14,11 @@ from torch import Tensor
 from fastaug.augment.learned_effects import Part
 from fastaug.batch import Batch
 from fastaug.hypergrad.engines.unroll import Window, present_settings
-from fastaug.hypergrad.optimizer_jacobians.recorded_step import through_average
 from fastaug.hypergrad.problem import Samples
-from fastaug.meta.one_step import samples_of
-from fastaug.meta.step import ROW, MetaStep
+from fastaug.meta.step import ROW, MetaStep, samples_of
 
 
-class Update(NamedTuple):
+class TakenUpdate(NamedTuple):
     """An update of a window: what it trained on, and with which settings of the optimizer's groups."""
 
     batch: Batch
@@ -35,7 +33,7 @@ class UnrolledSteps(MetaStep):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._window: Window | None = None
-        self._updates: list[Update] = []
+        self._updates: list[TakenUpdate] = []
         self._parts: list[Part] = []  # of the updates, once the window is differentiated
         self._settings: list[dict[str, Any]] = []  # of the coming update
 
@@ -62,9 +60,10 @@ class UnrolledSteps(MetaStep):
         if place is None or self._window is None:
             return
         if self.images_of(batch) is None:
-            self._window = None  # an update that cannot be repeated: the next window begins anew
+            self._window, self._updates = None, []  # this update cannot be repeated: the next window begins anew
+            self.log.skip(step)
             return
-        update = Update(batch, step, seed, self._settings)
+        update = TakenUpdate(batch, step, seed, self._settings)
         samples, settings = self._replayed(len(self._updates), update)
         self._window.add(samples, seed=seed, total=self.training.update_size(step), settings=settings)
         self._updates.append(update)
@@ -72,16 +71,15 @@ class UnrolledSteps(MetaStep):
             self._take(self._window, step)
             self._window, self._updates, self._parts = None, [], []
 
-    def _replayed(self, k: int, update: Update) -> tuple[Callable[[], Samples], Callable[[], list[dict[str, Any]]]]:
+    def _replayed(
+        self, k: int, update: TakenUpdate
+    ) -> tuple[Callable[[], Samples], Callable[[], list[dict[str, Any]]]]:
         """Samples and settings of update `k` of the window, once asked for, on the graph of what is learned."""
         return lambda: samples_of(self._parts[k]), lambda: self.learned.rates_on_graph(update.settings)
 
     def _take(self, window: Window, step: int) -> None:
         """The meta step at the end of a window."""
         self.renew(step)
-        v = self.validation.value()
-        if self.training.average is not None:
-            v = through_average(v, self.training.recipe.model.ema_decay)
         epochs = [update.step // self.training.steps_per_epoch for update in self._updates]
         self._parts = [
             self.augment.part(update.batch, epoch, len(update.batch.ids))
@@ -91,7 +89,7 @@ class UnrolledSteps(MetaStep):
         gradients = window.gradients(
             self.network,
             self.training.losses,
-            v,
+            self.validation.value(),
             self.learned.shared() | rows,
             max_norm=self.training.recipe.optim.clip_grad,
             autocast=self.accelerator.autocast,
@@ -114,7 +112,7 @@ class UnrolledSteps(MetaStep):
             for update in kept["updates"]:
                 images, labels, *ids = update["batch"]
                 batch = Batch(images.to(device), labels.to(device), *ids)
-                self._updates.append(Update(**(update | {"batch": batch})))
+                self._updates.append(TakenUpdate(**(update | {"batch": batch})))
             replayed = [self._replayed(k, update) for k, update in enumerate(self._updates)]
             self._window = Window.from_state(
                 self.optimizer,

@@ -26,6 +26,11 @@ def _learns_shared(recipe: Recipe) -> bool:
     return _learns(recipe, *SHARED_PARTS) or any(map(is_outside_part, recipe.meta.learn))
 
 
+def _learns_policy(recipe: Recipe) -> bool:
+    """Whether a policy learns, ours or perhaps one from outside the package."""
+    return _learns(recipe, "policy") or any(map(is_outside_part, recipe.meta.learn))
+
+
 def _needs_images(recipe: Recipe) -> bool:
     """Whether the hypergradient has to pass through pixels."""
     return _learns(recipe, "policy") and (recipe.meta.magnitudes or recipe.meta.probabilities == "gumbel")
@@ -46,6 +51,10 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: len(set(r.meta.learn)) < len(r.meta.learn),
         "meta.learn: {r.meta.learn} names a part twice",
+    ),
+    (
+        lambda r: len({name.rpartition(":")[2] for name in r.meta.learn}) < len(set(r.meta.learn)),
+        "meta.learn: {r.meta.learn} has two parts of one name; rename the class of one from outside",
     ),
     (
         lambda r: bool(r.meta.learn) and r.meta.start_epochs >= r.train.epochs,
@@ -144,6 +153,16 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.engine: {r.meta.engine} goes through one update, meta.steps = {r.meta.steps} unrolls; set it to auto",
     ),
     (
+        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.model.compile,
+        "model.compile: compiled code draws other dropout masks than the replay of meta.steps = {r.meta.steps}; set it "
+        "to false",
+    ),
+    (
+        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.weights == "ema",
+        "meta.weights: ema depends on each of meta.steps = {r.meta.steps} updates, and only the last one's share were "
+        "seen; set it to raw",
+    ),
+    (
         lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.train.precision == "fp16",
         "train.precision: fp16 may skip an update, which meta.steps = {r.meta.steps} cannot unroll; use bf16 or no",
     ),
@@ -153,14 +172,12 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "or add the parts there",
     ),
     (
-        lambda r: r.meta.regulariser == "entropy" and bool(r.meta.learn) and not _learns(r, "policy"),
+        lambda r: r.meta.regulariser == "entropy" and bool(r.meta.learn) and not _learns_policy(r),
         "meta.regulariser: entropy is of the policy's probabilities; add policy to meta.learn or set it to none",
     ),
     (
         lambda r: (
-            r.meta.regulariser == "magnitude"
-            and bool(r.meta.learn)
-            and not (_learns(r, "policy") and r.meta.magnitudes)
+            r.meta.regulariser == "magnitude" and bool(r.meta.learn) and not (_learns_policy(r) and r.meta.magnitudes)
         ),
         "meta.regulariser: magnitude is of the policy's magnitudes; add policy to meta.learn and set meta.magnitudes "
         "to true, or set it to none",

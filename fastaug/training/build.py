@@ -131,6 +131,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
             model=model,
             optimizer=optimizer,
             average=ema.module if ema is not None and recipe.meta.weights == "ema" else None,
+            average_decay=lambda step: 0.0 if ema is None else ema.get_decay(step + 1),
             losses=sample_losses(recipe.augment),
             steps_per_epoch=order.steps_per_epoch,
             update_size=order.size,

@@ -1,5 +1,6 @@
 """Reporting during training: log lines, evaluations, skipped images, the table of training images."""
 
+import math
 from io import BytesIO
 from typing import Any
 
@@ -36,7 +37,8 @@ def log_training(trainer: Trainer, rate: float, clock: Clock) -> None:
     loss, norm = trainer.meter.read()  # host sync, once per log line
     step, (speed, waiting) = trainer.progress.step, clock.lap()
     epoch = step / trainer.order.steps_per_epoch
-    values = {"loss": loss, "grad_norm": norm, "lr": rate, "images_per_second": speed, "wait_share": waiting}
+    shown = norm if math.isfinite(norm) else None  # where fp16's scaler left the update out; JSON knows no infinity
+    values = {"loss": loss, "grad_norm": shown, "lr": rate, "images_per_second": speed, "wait_share": waiting}
     report(trainer, "train", values)
     trainer.console.print(
         f"epoch {epoch:.2f}  update {step}  loss {loss:.4f}  gradient {norm:.3g}  lr {rate:.3g}  {speed:.0f} images/s  "

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastaug.errors import RecipeError
-from fastaug.meta.build import strategy
-from fastaug.meta.parameters import LearnedParts
+from fastaug.meta.build import check_windows
+from fastaug.meta.log import MetaLog
 from fastaug.meta.unrolled import UnrolledSteps
 from fastaug.recipe.schema import Meta, Recipe
 
@@ -68,7 +68,7 @@ def test_the_replay_ends_at_the_weights_of_training_and_learns_everything(train,
 def test_at_rate_zero_training_goes_on_as_without(train):
     still = [f"meta.{name}=0" for name in ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")]
     ran = train("ran", EVERYTHING, *UNROLLED, *still)
-    never = train("never", EVERYTHING, *UNROLLED, *still, "meta.start_epochs=1.99")
+    never = train("never", EVERYTHING, *still, "meta.start_epochs=1.99")
     assert len(lines(ran, "meta")) == 3
     assert not lines(never, "meta")
     for a, b in zip(last(ran), last(never), strict=True):
@@ -103,8 +103,27 @@ def test_what_cannot_be_unrolled_is_refused(train):
     assert "Lion" in json.loads((folder / "status.json").read_text())["reason"]
     folder = train("other", "meta.learn=[weights]", *UNROLLED, "optim.opt=lion", "meta.approximate=true", code=2)
     assert "meta.steps" in json.loads((folder / "status.json").read_text())["reason"]
+    folder = train("late", "meta.learn=[weights]", *UNROLLED, "meta.start_epochs=1.67", code=2)
+    assert "more than the 1 updates behind" in json.loads((folder / "status.json").read_text())["reason"]
     training = SimpleNamespace(
         recipe=Recipe(meta=Meta(learn=["weights"], steps=2)), accelerator=SimpleNamespace(num_processes=2)
     )
     with pytest.raises(RecipeError, match=r"meta\.steps: 2 updates are differentiated in one process, found 2"):
-        strategy(training, LearnedParts({}))
+        check_windows(training)
+
+
+def test_a_window_with_an_update_that_damage_left_too_small_is_left_out_and_said_to_be(train, monkeypatch):
+    images_of = UnrolledSteps.images_of
+    monkeypatch.setattr(
+        UnrolledSteps,
+        "images_of",
+        lambda self, batch: None if len(self._updates) == 1 and not met else images_of(self, batch),
+    )
+    met = []
+    skip = MetaLog.skip
+    monkeypatch.setattr(MetaLog, "skip", lambda self, step: (met.append(step), skip(self, step)))
+    folder = train("run", "meta.learn=[weights]", *UNROLLED)
+    assert met == [1]
+    assert [(line["step"], line.get("skipped", False)) for line in lines(folder, "meta")] == [
+        *((2, True), (4, False), (6, False))
+    ]

@@ -82,6 +82,19 @@ REFUSED = {
         ["meta.learn=[weights]", *UNROLLED, "meta.engine=forward"],
         "meta.engine: forward goes through one update, meta.steps = 4 unrolls; set it to auto",
     ),
+    "unrolled, compiled": (
+        ["meta.learn=[weights]", *UNROLLED, "model.compile=true"],
+        "model.compile: compiled code draws other dropout masks",
+    ),
+    "unrolled, averaged": (
+        ["meta.learn=[weights]", *UNROLLED, "meta.weights=ema", "model.ema=true"],
+        "meta.weights: ema depends on each of meta.steps = 4 updates",
+    ),
+    "two parts of one name": (
+        ["meta.learn=['a:Part','b:Part']"],
+        "meta.learn: ['a:Part', 'b:Part'] has two parts of one name",
+    ),
+    "a part called like ours": (["meta.learn=[policy,'a:policy']"], "meta.learn: ['policy', 'a:policy'] has two parts"),
     "unrolled, fp16": (
         ["meta.learn=[weights]", *UNROLLED, "train.precision=fp16"],
         "train.precision: fp16 may skip an update",
@@ -154,7 +167,7 @@ def test_refused_for_one_reason(tmp_path, name):
         ["meta.learn=[weights]", "meta.engine=implicit", "meta.layers=[fc]", "meta.terms=9"],
         [*INSTANT, *FUSED, "train.accumulate=2", "meta.layers=[fc]"],
         ["meta.learn=[smoothing]", "augment.smoothing=0.49"],
-        ["meta.learn=[policy,optim]", *UNROLLED, "meta.every=4", "train.precision=bf16", "model.compile=true"],
+        ["meta.learn=[policy,optim]", *UNROLLED, "meta.every=4", "train.precision=bf16"],
         ["meta.learn=[weights]", "meta.validation_loss=focal", "augment.focal_gamma=1"],
         ["meta.learn=[policy]", "meta.validation_loss=bce", "augment.bce_target_thresh=0.2", "augment.bce_sum=true"],
         ["meta.learn=[policy]", "meta.validation_loss=gce", "augment.gce_q=0.5"],

@@ -38,5 +38,5 @@ def transformed_ahead(
         batch = torch.from_numpy(images)
         return request, batch.pin_memory() if loading.device.type == "cuda" else batch
 
-    for request, images in ahead(made, requests, loading.prefetch, min(loading.threads, loading.prefetch)):
+    for request, images in ahead(made, requests, max(loading.prefetch, loading.threads), loading.threads):
         yield request, to_device(images, loading.device)

@@ -55,22 +55,6 @@ class InnerRates(LearnedPart):
             found.append(group | learned | ({"momentum": values["momentum"]} if "momentum" in values else {}))
         return found
 
-    def gradients(self, optimizer: torch.optim.Optimizer, slopes: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """d/d parameters by name from d/dh of each of the optimizer's groups as they were in the step."""
-        values = self.values()
-        total = {name: torch.zeros_like(value) for name, value in values.items()}
-        for group, slope in zip(optimizer.param_groups, slopes, strict=True):
-            scale = {
-                "lr": group["lr"] / values["lr"].detach(),
-                "weight_decay": group.get("given_weight_decay", 0.0),
-                "momentum": 1.0,
-            }
-            for name in total.keys() & slope.keys():
-                total[name] += slope[name].to(total[name].device) * scale[name]
-        named = dict(self.named_parameters())
-        found = torch.autograd.grad(list(values.values()), list(named.values()), list(total.values()))
-        return dict(zip(named, found, strict=True))
-
     def summary(self) -> dict[str, float]:
         """Each number, and how near it is to a bound."""
         found: dict[str, float] = {}

@@ -1,9 +1,9 @@
 """Learned augmentation policies as parts of the meta step: what every policy shares, and the one for all samples."""
 
+import math
 from abc import abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastaug.augment.learned_effects import View
@@ -73,15 +73,19 @@ class SharedPolicyPart(PolicyPart):
             return self.policy.relaxed(images, view.key, view.batch.draws, self.temperature)
         return super().images(images, view)
 
-    def chance(self, draws: Any) -> Tensor | None:
-        """Log probability [N] of the drawn operations, where their probabilities learn by score function."""
-        return self.policy.log_probability(draws) if self.probabilities == "score" else None
+    def log_probability(self, view: View) -> Tensor | None:
+        """That of what each sample shows, where probabilities learn by score function."""
+        return super().log_probability(view) if self.probabilities == "score" else None
+
+    def chance(self, draws: Any) -> Tensor:
+        """The log probability [N] of the drawn operations."""
+        return self.policy.log_probability(draws)
 
     def penalty(self, kind: str) -> Tensor | None:
         """entropy: what the probabilities lack of being uniform, in nats a slot; magnitude: (1 - m)^2, their mean."""
         if kind == "entropy":
-            p = self.policy.probabilities()
-            return (p * (p.log() + torch.log(p.new_tensor(float(p.shape[1]))))).sum(1).mean()
+            logs = self.policy.logits.log_softmax(1)
+            return (logs.exp() * (logs + math.log(logs.shape[1]))).sum(1).mean()
         return (1 - self.policy.magnitudes()).square().mean() if kind == "magnitude" else None
 
     def summary(self) -> dict[str, float]:

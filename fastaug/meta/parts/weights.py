@@ -10,7 +10,7 @@ from fastaug.targets import SoftTarget, mixed_weight
 FAINT = 0.2  # a mean weight below it is an alarm
 
 
-class Weights(LearnedPart):
+class SampleWeights(LearnedPart):
     """A learned loss weight for every training image, moved with meta.weights_lr.
 
     A mixed sample's weight is the mean of both images', by their masses.

@@ -86,16 +86,16 @@ def build_meta(
     if meta.regulariser not in ("none", "start"):
         learned.penalty(meta.regulariser)
     check_optimizer(training, learned)
-    kind = (
-        InstantStep
-        if instant
-        else FusedStep
-        if meta.engine == "fused"
-        else OneStep
-        if meta.steps == 1
-        else UnrolledSteps
-    )
-    return kind(training, augment, learned, validation)
+    return strategy(meta, instant=bool(instant))(training, augment, learned, validation)
+
+
+def strategy(meta: Meta, *, instant: bool) -> type[MetaStep]:
+    """The class of meta step for the parts and the engine of a recipe."""
+    if instant:
+        return InstantStep
+    if meta.engine == "fused":
+        return FusedStep
+    return OneStep if meta.steps == 1 else UnrolledSteps
 
 
 # The recipe's own rules say the same of the parts that they know by name; these ask whatever was built.

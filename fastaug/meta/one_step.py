@@ -72,8 +72,9 @@ class OneStep(MetaStep):
             return {}
         engine = self.engine(problem)
         if engine == "difference" and problem.samples.images.requires_grad:
+            learned = ", ".join(self.learned.each())
             raise RecipeError(
-                [f"meta.engine: difference is wrong for images that are learned ({', '.join(self.learned.each())})"]
+                [f"meta.engine: difference is wrong for learned images ({learned}); choose another engine"]
             )
         if engine == "difference":
             logits = None if self.training.recipe.model.compile else logits  # compiled code draws other dropout masks

@@ -191,7 +191,10 @@ def test_parts_on_the_optimizer_on_images_and_with_tables_learn_from_outside_too
             "meta.engine: fused differentiates targets only, and Tint",
         ),
         (["meta.learn=['others:Rates']", "meta.engine=fused"], "and Rates acts elsewhere"),
-        (["meta.learn=['others:Tint']", "meta.engine=difference"], "meta.engine: difference is wrong for images"),
+        (
+            ["meta.learn=['others:Tint']", "meta.engine=difference"],
+            "meta.engine: difference is wrong for learned images (Tint)",
+        ),
         (["meta.learn=['others:Rates']", "meta.approximate=true"], "meta.learn: Rates is not known for SGD"),
         (["meta.learn=['others:Tint']", "meta.regulariser=entropy"], "no learned part has one called entropy"),
         (["meta.learn=['others:Forgot']"], "others:Forgot: has parameters and lr = None"),

@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as V
 
 from fastaug.augment.differentiable_ops import (
     EIGHT,
+    Transform,
     apply_drawn,
     colouring,
     compose,
@@ -264,6 +265,13 @@ def test_an_operation_of_several_numbers_takes_its_own_beside_those_of_one():
     out = apply_drawn(images, torch.tensor([[2], [1]]), shift[:, None], [EIGHT[NUMBER["translate_x"] - 1], both])
     assert torch.equal(out[:1], warp(images[:1], move(*shift[:1].unbind(1))))
     assert torch.equal(out[1:], warp(images[1:], translation_x(shift[1:, 0])))
+
+    def tinted(images, amount):
+        assert amount.shape == (1, 1)
+        return images * amount[:, :, None, None]
+
+    out = apply_drawn(images[:1], torch.tensor([[2]]), shift[:1, None], [both, Transform("tint", (1.0,), tinted)])
+    assert torch.equal(out, images[:1] * 0.25)
 
 
 def test_wrong_input_is_refused():

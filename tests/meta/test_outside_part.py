@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import LARGEST_MOMENTUM
 from fastaug.training.worker import run
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "learned_parts.md").read_text()
@@ -166,8 +167,12 @@ def test_parts_on_the_optimizer_on_images_and_with_tables_learn_from_outside_too
     keys = ["meta.learn=['others:Rates','others:Tint','others:Table']", "train.epochs=2"]
     whole = train(*keys, "meta.regulariser=start")
     found = state_of(whole)
-    for name in ("Rates.rates.lr.raw", "Rates.rates.momentum.raw", "Tint.colour"):
-        assert found[f"parts.{name}"].abs().max() > 0, name
+    for name, begin in (("Rates.rates.lr", 1.0), ("Rates.rates.momentum", 0.9)):
+        bounds = (LARGEST_MOMENTUM, 0.0) if name.endswith("momentum") else (10.0, 0.1)
+        share = found[f"parts.{name}.raw"].sigmoid()
+        now = share * bounds[0] if bounds[1] == 0 else bounds[1] * (bounds[0] / bounds[1]) ** share
+        assert abs(now.item() - begin) > 1e-4, name
+    assert found["parts.Tint.colour"].abs().max() > 1e-3
     assert (found["parts.Table.values"][:, 0] != 0).sum() == 16
     assert (found["parts.Table.values"][:, 1] == 0).all()
     checkpoints = sorted((whole / "checkpoints").glob("step-*"))

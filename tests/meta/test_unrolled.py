@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastaug.errors import RecipeError
+from fastaug.hypergrad.engines.unroll import Window
 from fastaug.meta.build import check_windows
 from fastaug.meta.log import MetaLog
 from fastaug.meta.unrolled import UnrolledSteps
@@ -29,8 +30,13 @@ def test_the_replay_ends_at_the_weights_of_training_and_learns_everything(train,
 
     In float32, where Adam makes a whole step of the rounding of a gradient that is all but 0.
     """
-    ends = []
-    take = UnrolledSteps._take
+    ends, clipped = [], []
+    take, gradients = UnrolledSteps._take, Window.gradients
+    monkeypatch.setattr(
+        Window,
+        "gradients",
+        lambda self, *args, **more: (clipped.append(more["max_norm"]), gradients(self, *args, **more))[1],
+    )
 
     def watched(self, window, step):
         self._parts = [self.augment.part(u.batch, u.step // 3, len(u.batch.ids)) for u in self._updates]
@@ -54,6 +60,7 @@ def test_the_replay_ends_at_the_weights_of_training_and_learns_everything(train,
     monkeypatch.setattr(UnrolledSteps, "_take", watched)
     folder = train("run", EVERYTHING, *UNROLLED, f"optim.opt={opt}", "optim.momentum=0.9")
     assert len(ends) == 3
+    assert clipped == [1.0] * 3  # optim.clip_grad
     for replayed, real, start in ends:
         assert (real - start).norm() > 0
         assert (replayed - real).norm() <= most * (real - start).norm()

@@ -55,7 +55,8 @@ def test_memory_is_flat(tmp_path, jpeg_folder, keys):
             resident.append(process.memory_info().rss / 2**20)
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
-    assert trainer.meta.validation.renewals == (STEPS + WARM) // trainer.recipe.meta.every
+    steps = trainer.recipe.meta.steps
+    assert trainer.meta.validation.renewals == (STEPS + WARM) // steps - (steps > 1)  # the first window lacks update 0
     slope = np.polyfit(np.arange(len(resident)), resident, 1)[0] / EVERY
     print(f"{slope * STEPS:.2f} MiB in {STEPS} steps")
     assert slope * STEPS < GROWTH

@@ -10,6 +10,7 @@ import timm
 import torch
 
 from fastaug.data.build import DataParts, build_loader, find_index, find_root
+from fastaug.data.index import Folder
 from fastaug.data.loaders.base import Crop, Loading
 from fastaug.data.sampler import Order, evaluation_requests
 from fastaug.data.splits import make_splits
@@ -19,11 +20,15 @@ from fastaug.targets import soft_cross_entropy
 
 
 def train(root: str, *, model: str, side: int, epochs: int, batch_size: int, lr: float, seed: int = 0) -> float:
-    """Trains on four fifths of the images, prints the mean loss of every epoch and returns the accuracy on the rest."""
+    """Trains, prints the mean loss of every epoch and returns the accuracy on the test split.
+
+    That is the root's own (a val/ or test/ folder), or a fifth of every class.
+    """
     # ---- data: every image has a stable id; order, crops and all draws are functions of (seed, epoch, id) ----
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     index = find_index(find_root(root, progress=True), exif="ignore", progress=True)
-    parts = DataParts(index.classes, make_splits(index, seed=seed, test=0.2), index)
+    test = 0 if (index.folders == Folder.TEST).any() else 0.2
+    parts = DataParts(index.classes, make_splits(index, seed=seed, test=test), index)
     loading = Loading(device, largest_batch=batch_size, threads=2)
     loader = build_loader(parts, parts.splits.train, Crop("rrc", side, seed=seed, scale=(0.5, 1.0)), loading)
     held_out = build_loader(parts, parts.splits.test, Crop("center", side), loading)

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "minimal_loop.py"
 
 
-def test_the_minimal_loop_learns_two_kinds_of_pictures(jpeg_folder):
+@pytest.mark.parametrize("splits", [("",), ("train", "val")], ids=["one folder", "its own test"])
+def test_the_minimal_loop_learns_two_kinds_of_pictures(jpeg_folder, splits):
     assert len(SCRIPT.read_text().splitlines()) <= 80
-    root = jpeg_folder(images=30, sizes=(40, 60))
+    root = jpeg_folder(images=30, sizes=(40, 60), splits=splits)
     options = ["--model", "test_resnet", "--side", "32", "--epochs", "8", "--batch-size", "12", "--lr", "0.02"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(root), *options], capture_output=True, text=True, check=True, timeout=200

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 
+from fastaug.meta import one_step
 from fastaug.meta.step import MetaStep
 
 from .conftest import last, lines
@@ -83,3 +85,23 @@ def test_another_validation_loss_gives_another_hypergradient(train, moves):
         norms[loss] = moves[0][0]["softness.k.raw"].item()
         moves.clear()
     assert norms["ce"] != norms["gce"]
+
+
+def test_an_average_is_led_back_by_the_factor_it_was_made_with(train, monkeypatch):
+    """With a warm-up of the average the factor changes from update to update."""
+    led_back, made = [], []
+    through, update = one_step.through_average, ModelEmaV3.update
+    monkeypatch.setattr(one_step, "through_average", lambda v, decay: (led_back.append(decay), through(v, decay))[1])
+
+    def updated(self, model, step=None):
+        before = next(self.module.parameters()).detach().clone()
+        update(self, model, step)
+        after, new = next(self.module.parameters()).detach(), next(model.parameters()).detach()
+        made.append(1 - ((after - before).norm() / (new - before).norm()).item())
+
+    monkeypatch.setattr(ModelEmaV3, "update", updated)
+    keys = ["meta.weights=ema", "model.ema=true", "model.ema_warmup=true", "train.epochs=2"]
+    train("run", *LEARN[:-1], *keys)
+    assert len(led_back) == len(made) == 6
+    assert led_back == pytest.approx(made, abs=1e-3)
+    assert len(set(led_back)) > 3

@@ -31,8 +31,15 @@ def fresh_accelerator() -> None:
         state._reset_state()
 
 
+@pytest.fixture(autouse=True)
+def _fresh_accelerator_after_each() -> Iterator[None]:
+    """Every test may start runs of its own."""
+    yield
+    fresh_accelerator()
+
+
 @pytest.fixture
-def train(tmp_path: Path, photos: list[np.ndarray]) -> Iterator[Callable[..., Path]]:
+def train(tmp_path: Path, photos: list[np.ndarray]) -> Callable[..., Path]:
     """train(name, "key=value", ...) -> run folder; a training set of 24 images of two classes, 8 of meta, 8 of test."""
     draw = np.random.default_rng(0)
     for name, photo in zip(("flower", "temple"), photos, strict=True):
@@ -49,8 +56,7 @@ def train(tmp_path: Path, photos: list[np.ndarray]) -> Iterator[Callable[..., Pa
         fresh_accelerator()
         return folder
 
-    yield start
-    fresh_accelerator()
+    return start
 
 
 def lines(folder: Path, event: str) -> list[dict]:

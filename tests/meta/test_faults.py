@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 import fastaug.meta.one_step as meta_module
 from fastaug.errors import RecipeError
@@ -21,6 +20,8 @@ from fastaug.meta.validation_gradient import ValidationGradient
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.worker import run
 
+from .conftest import lines
+
 RECIPE = """
 data: {img_size: 20, crop: rrc, threads: 1}
 model: {name: test_resnet}
@@ -31,13 +32,6 @@ eval: {every: 0}
 run: {log_every: 1}
 """
 INSTANT = ["meta.learn=[instant_weights]", "meta.engine=fused"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    yield
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
 
 
 @pytest.fixture
@@ -52,11 +46,6 @@ def start(tmp_path, jpeg_folder):
         return tmp_path / "run"
 
     return begin
-
-
-def lines(folder: Path, event: str) -> list[dict]:
-    text = (folder / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, text) if line["event"] == event]
 
 
 def spoil(monkeypatch, *renewals: int):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import LARGEST_MOMENTUM
 from fastaug.training.worker import run
+
+from .conftest import fresh_accelerator, lines
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "learned_parts.md").read_text()
 RECIPE = """
@@ -49,21 +50,18 @@ def train(tmp_path, jpeg_folder):
         assert run(read_recipe(tmp_path / "recipe.yaml", settings)) == code
         return tmp_path / "run"
 
-    yield start
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
+    return start
 
 
 @pytest.mark.usefixtures("example")
 def test_the_example_learns_beside_a_part_of_ours(train):
     folder = train(f"meta.learn=['{NAME}',softness]", f"meta.parts={{'{NAME}': {{lr: 0.02}}}}")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    learned = [line for line in lines if line["event"] == "learned"]
+    learned = lines(folder, "learned")
     weights = [[line["class_weight/0"], line["class_weight/1"]] for line in learned]
     assert weights[0] == pytest.approx([1, 1], abs=0.0201)  # one step of Adam
     assert weights[-1] != pytest.approx([1, 1], abs=1e-4)
     assert learned[-1]["soften_k"] != 2
-    assert all(line["hypergradient"] > 0 for line in lines if line["event"] == "meta")
+    assert all(line["hypergradient"] > 0 for line in lines(folder, "meta"))
 
 
 @pytest.mark.usefixtures("example")
@@ -178,8 +176,7 @@ def test_parts_on_the_optimizer_on_images_and_with_tables_learn_from_outside_too
     checkpoints = sorted((whole / "checkpoints").glob("step-*"))
     shutil.rmtree(checkpoints[-1])
     (whole / "checkpoints" / "last").write_text(checkpoints[0].name)
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
+    fresh_accelerator()
     again = state_of(train(*keys, "meta.regulariser=start"))
     assert again.keys() == found.keys()
     assert all(torch.equal(again[name], found[name]) for name in found)

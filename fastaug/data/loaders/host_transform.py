@@ -26,8 +26,8 @@ def transformed_ahead(
 ) -> Iterator[tuple[Request, Tensor]]:
     """Prefetching iterator over requests with their images on the device: gathered from `bank`, transformed, uploaded.
 
-    `bank` uint8 [M, S, S, 3] lies on the host, `places` tells which of its images ids stand for. `prefetch` batches are
-    in preparation while the caller works, each in a thread of its own as far as `threads` go.
+    `bank` uint8 [M, S, S, 3] lies on the host, `places` tells which of its images ids stand for. As many batches are in
+    preparation while the caller works as `prefetch` or `threads` say, whichever is more, on `threads` threads.
     """
 
     def made(request: Request) -> tuple[Request, Tensor]:

@@ -18,15 +18,13 @@ _INTERPOLATION = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC
 
 @pipeline_def
 def folder_graph(
-    source: Source, device: str, side: int, interpolation: str, exif: str, encoded: bool, largest: tuple[int, int]
+    source: Source, device: str, side: int, interpolation: str, exif: str, largest: tuple[int, int]
 ) -> Any:
-    """`source()` gives a batch: paths (or the files' bytes if `encoded`), anchors and extents (int32 [N, 2], y then x)
-    of the windows; for a GPU also sizes (float32) and offsets. `largest`: height and width of the largest image.
+    """`source()` gives a batch: the files' bytes, anchors and extents (int32 [N, 2], y then x) of the windows; for a
+    GPU also sizes (float32) and offsets. `largest`: height and width of the largest image.
     """
     on_gpu = device == "gpu"
-    data, anchor, extent, *cut = fn.external_source(source=source, num_outputs=5 if on_gpu else 3, batch=True)
-    # Files are read, not mapped: mapped pages cost more faults, and a file cut short meanwhile would end the process.
-    files = data if encoded else fn.io.file.read(data, dont_use_mmap=True)
+    files, anchor, extent, *cut = fn.external_source(source=source, num_outputs=5 if on_gpu else 3, batch=True)
     images = fn.decoders.image_slice(
         files,
         anchor,
@@ -56,7 +54,6 @@ def build_folder_pipeline(
     side: int,
     interpolation: str,
     exif: str,
-    encoded: bool = False,
     largest: tuple[int, int] = (0, 0),
 ) -> Any:
     """A built pipeline for up to `batch_size` images; `device_id=None` runs without a GPU."""
@@ -66,7 +63,6 @@ def build_folder_pipeline(
         side=side,
         interpolation=interpolation,
         exif=exif,
-        encoded=encoded,
         largest=largest,
         batch_size=batch_size,
         num_threads=threads,

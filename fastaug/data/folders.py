@@ -7,7 +7,6 @@ in layout (a), other folders beside `train/`.
 """
 
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from pathlib import Path
@@ -29,12 +28,11 @@ class Folder(IntEnum):
 
 
 def stamp(path: bytes) -> int:
-    """When a folder's entries, or a file's bytes or permissions, last changed, in ns; -1 without access."""
+    """When a folder's entries last changed, in ns; -1 without access."""
     try:
-        found = os.stat(path)
+        return os.stat(path).st_mtime_ns
     except OSError:
         return -1
-    return found.st_mtime_ns if stat.S_ISDIR(found.st_mode) else found.st_ctime_ns
 
 
 class Walk:
@@ -119,7 +117,8 @@ def layout_of(walk: Walk) -> dict[str, Folder]:
     return roles
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first of `names`, and how many more there are, for a message."""
     names = sorted(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
@@ -140,8 +139,8 @@ def classes_of(walk: Walk, layout: dict[str, Folder]) -> tuple[str, ...]:
         extra = set(found) - set(classes)
         missing = set(classes) - set(found) if name not in ("meta", "select") else set()
         if extra or missing:
-            parts = [f"lacks {_some(missing)}"] if missing else []
-            parts += [f"has {_some(extra)}, which {first} has not"] if extra else []
+            parts = [f"lacks {some(missing)}"] if missing else []
+            parts += [f"has {some(extra)}, which {first} has not"] if extra else []
             raise DataError(f"classes of {root / name} differ from {first}: it {' and '.join(parts)}; make them equal")
     return tuple(classes)
 
@@ -160,5 +159,5 @@ def image_rows(walk: Walk, layout: dict[str, Folder], classes: tuple[str, ...]) 
             empty += [] if found else [os.fsdecode(relative)]
     if empty:
         root = os.fsdecode(walk.root)
-        raise DataError(f"{root}: no image in class folder {_some(empty)}; add images or remove the folder")
+        raise DataError(f"{root}: no image in class folder {some(empty)}; add images or remove the folder")
     return sorted(rows)

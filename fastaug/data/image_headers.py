@@ -4,48 +4,34 @@ Screened: unreadable, empty and truncated files, and decompression bombs. A file
 is not decoded; flipped bits inside it decode to a wrong picture in every library and are not found here.
 """
 
-import errno
 import os
 import stat
-import struct
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
-from fastaug.errors import DataError
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.data.image_files import (
+    BROKEN,
+    FORMATS,
+    MACHINE,
+    DamagedImageError,
+    problem_of,
+    quarter_turn,
+    reason_of,
+    unreadable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from PIL import Image
+Found = TypeVar("Found")
 
-MAX_PIXELS = 178_956_970  # more is a decompression bomb; Pillow's own limit
 TAIL = 64  # bytes searched for an end marker; some writers pad their files
-ORIENTATION = 0x0112  # EXIF tag; 5-8 turn the picture by a quarter
 
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")  # none of those that start another program
 _CHUNK = 256
-# What Pillow raises on broken bytes; MemoryError is not among them, for it says nothing about the file.
-_BROKEN: tuple[type[Exception], ...] = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-)
-_BROKEN += (TypeError, AttributeError, RuntimeError, struct.error, zlib.error)
-# Trouble of the machine, not of the file: never recorded as damage.
-_MACHINE = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.ETIMEDOUT,
-    errno.ENOTCONN,
-}
 
 
 class Header(NamedTuple):
@@ -59,26 +45,43 @@ class Header(NamedTuple):
 def screen_all(root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: bool) -> list[Header]:
     """The header of every path below `root`, in order, read by `threads` threads."""
     from PIL import Image
+
+    Image.init()  # loads Pillow's formats once, before the threads would race for it
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters becomes a reason
+        text = f"index of {len(paths):,} images" if progress else ""
+        return _for_each(lambda path: screen(os.path.join(root, path), exif), paths, threads, text)
+
+
+def stamps_of(root: bytes, paths: "Sequence[bytes]", threads: int) -> npt.NDArray[np.int64]:
+    """[N, 3] of the files below `root`: length, when the bytes changed and when anything did (ns); -1 without access."""
+
+    def found(path: bytes) -> tuple[int, int, int]:
+        try:
+            file = os.stat(os.path.join(root, path))
+        except OSError:
+            return -1, -1, -1
+        return file.st_size, file.st_mtime_ns, file.st_ctime_ns
+
+    return np.array(_for_each(found, paths, threads, ""), dtype=np.int64).reshape(-1, 3)
+
+
+def _for_each(
+    function: "Callable[[bytes], Found]", paths: "Sequence[bytes]", threads: int, progress: str
+) -> "list[Found]":
+    """function(path) for all paths, in order, on threads; `progress`: the text of a bar, "" for none."""
     from rich.console import Console
     from rich.progress import track
 
-    Image.init()  # loads Pillow's formats once, before the threads would race for it
-
-    def chunk(start: int) -> list[Header]:
-        stop = min(start + _CHUNK, len(paths))
-        return [screen(os.path.join(root, paths[i]), exif) for i in range(start, stop)]
+    def chunk(start: int) -> list[Found]:
+        return [function(paths[i]) for i in range(start, min(start + _CHUNK, len(paths)))]
 
     starts = range(0, len(paths), _CHUNK)
-    found: list[Header] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters becomes a reason
+    with ThreadPoolExecutor(threads) as pool:
         done = pool.map(chunk, starts)
         if progress:
-            text = f"index of {len(paths):,} images"
-            done = iter(track(done, text, total=len(starts), console=Console(stderr=True)))
-        for headers in done:
-            found += headers
-    return found
+            done = iter(track(done, progress, total=len(starts), console=Console(stderr=True)))
+        return [found for part in done for found in part]
 
 
 def screen(path: bytes, exif: str) -> Header:
@@ -92,9 +95,10 @@ def screen(path: bytes, exif: str) -> Header:
         with open(path, "rb") as file:
             return _examine(file, found.st_size, exif)
     except OSError as error:
-        if error.errno in _MACHINE:
-            raise DataError(f"{os.fsdecode(path)} cannot be read ({error.strerror}); check the storage") from error
-        return Header(0, 0, f"cannot be opened: {error.strerror}")
+        failed = unreadable(path, error)
+        if isinstance(failed, DamagedImageError):
+            return Header(0, 0, str(failed))
+        raise failed from error
 
 
 def _examine(file: BinaryIO, size: int, exif: str) -> Header:
@@ -102,30 +106,21 @@ def _examine(file: BinaryIO, size: int, exif: str) -> Header:
 
     height = width = 0
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            if problem := problem_of(image):
+                return Header(0, 0, problem)
             width, height = image.size
-            if width * height > MAX_PIXELS:  # whatever limit Pillow has been given elsewhere
-                raise Image.DecompressionBombError
-            if exif == "apply" and _quarter_turn(image):
+            if exif == "apply" and quarter_turn(image) and image.format != "TIFF":  # Pillow has turned that already
                 width, height = height, width
             if not _complete(file, size, image.format):
                 image.load()
-    except Image.DecompressionBombError:
-        return Header(0, 0, f"more than {MAX_PIXELS} pixels (decompression bomb)")
-    except Image.UnidentifiedImageError:
-        return Header(0, 0, "no image header that can be read")
-    except _BROKEN as error:
-        if isinstance(error, OSError) and error.errno in _MACHINE:
+    except (Image.DecompressionBombError, Image.UnidentifiedImageError) as error:
+        return Header(0, 0, reason_of(error))
+    except BROKEN as error:
+        if isinstance(error, OSError) and error.errno in MACHINE:
             raise
-        return Header(height, width, f"truncated or corrupt: {error}")
+        return Header(height, width, reason_of(error))
     return Header(height, width, "")
-
-
-def _quarter_turn(image: "Image.Image") -> bool:
-    try:
-        return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-    except _BROKEN:  # decoders read past a broken EXIF block too, and turn nothing
-        return False
 
 
 def _complete(file: BinaryIO, size: int, kind: str | None) -> bool:

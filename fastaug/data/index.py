@@ -2,9 +2,8 @@
 
 What is listed: folders.py; what makes an image DAMAGED: image_headers.py.
 
-The table is cached. It is made anew when a folder's modification time changes (a file was added, removed or
-renamed) or a file found damaged was changed. An undamaged file edited in place is NOT noticed: delete the
-cache file then (`cache_file` names it).
+The table is cached. It is made anew when a folder's modification time changes (a file was added, removed or renamed).
+Every use compares the length and time of each file with those at its last reading, and reads what differs once more.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, overload
@@ -22,8 +21,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.data.folders import Folder, Walk, classes_of, image_rows, layout_of, stamp
-from fastaug.data.image_headers import screen_all
+from fastaug.data.folders import Folder, Walk, classes_of, image_rows, layout_of, some, stamp
+from fastaug.data.image_headers import screen_all, stamps_of
 from fastaug.errors import DataError
 
 __all__ = [
@@ -38,7 +37,7 @@ __all__ = [
     "to_arrays",
 ]
 
-VERSION = 1  # of the cache file
+VERSION = 2  # of the cache file
 _COLUMNS = ("labels", "heights", "widths", "status", "folders")
 
 
@@ -80,7 +79,8 @@ class PathTable(Sequence[bytes]):
 class Index:
     """A table of the N images below `root`, one row an id: path, label (position in `classes`), size and damage.
 
-    Heights and widths are those of the decoded image, 0 when unreadable.
+    Heights and widths are those of the decoded image, 0 when unreadable. `stamps` tell whether a file was changed since
+    its row was made; None where images are not files of their own.
     """
 
     root: Path
@@ -92,6 +92,7 @@ class Index:
     status: npt.NDArray[np.uint8]  # [N] of Status
     folders: npt.NDArray[np.uint8]  # [N] of Folder
     reasons: dict[int, str]  # why each DAMAGED row is
+    stamps: npt.NDArray[np.int64] | None = field(default=None, kw_only=True)  # [N, 3] see stamps_of
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -133,11 +134,16 @@ def load_index(
         found = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data.root: {root} {found}; set data.root to a folder of class folders")
     file = cache_file(root, exif, cache)
-    index = _read_cache(file, root)
-    if index is None:
-        walk = Walk(os.fsencode(root))
-        index = _build(root, walk, exif, threads, progress)
-        _write_cache(file, index, walk.watch | {index.paths[i]: stamp(index.path(i)) for i in index.reasons})
+    if (cached := _read_cache(file, root)) is not None:
+        index, changed = _renewed(cached[0], exif, threads)
+        if changed:
+            names = some(_shown(index.paths[i]) for i in changed)
+            warnings.warn(f"changed since the index of {root} was made, read again: {names}", stacklevel=2)
+            _write_cache(file, index, cached[1])
+        return index
+    walk = Walk(os.fsencode(root))
+    index = _build(root, walk, exif, threads, progress)
+    _write_cache(file, index, walk.watch)
     return index
 
 
@@ -146,6 +152,7 @@ def _build(root: Path, walk: Walk, exif: str, threads: int, progress: bool) -> I
     classes = classes_of(walk, layout)
     rows = image_rows(walk, layout, classes)
     paths = PathTable.of([path for path, _, _ in rows])
+    stamps = stamps_of(walk.root, paths, threads)  # before reading: a change meanwhile is noticed the next time
     seen = screen_all(walk.root, paths, exif, threads, progress)
     return Index(
         root=root,
@@ -157,7 +164,31 @@ def _build(root: Path, walk: Walk, exif: str, threads: int, progress: bool) -> I
         status=np.array([Status.DAMAGED if header.reason else Status.OK for header in seen], dtype=np.uint8),
         folders=np.array([folder for _, _, folder in rows], dtype=np.uint8),
         reasons={i: header.reason for i, header in enumerate(seen) if header.reason},
+        stamps=stamps,
     )
+
+
+def _renewed(index: Index, exif: str, threads: int) -> tuple[Index, list[int]]:
+    """`index` from the cache after the files that were changed in place have been read once more, and their ids."""
+    top = os.fsencode(index.root)
+    before, now = index.stamps, stamps_of(top, index.paths, threads)
+    assert before is not None
+    repaired = (index.status == Status.DAMAGED) & (now[:, 2] != before[:, 2])
+    changed = np.flatnonzero((now[:, :2] != before[:, :2]).any(axis=1) | repaired)
+    if not len(changed):
+        return index, []
+    rows = changed.tolist()
+    seen = dict(zip(rows, screen_all(top, [index.paths[i] for i in rows], exif, threads, progress=False), strict=True))
+    index.heights[changed] = [header.height for header in seen.values()]
+    index.widths[changed] = [header.width for header in seen.values()]
+    index.status[changed] = [Status.DAMAGED if header.reason else Status.OK for header in seen.values()]
+    reasons = {i: reason for i, reason in index.reasons.items() if i not in seen}
+    reasons |= {i: header.reason for i, header in seen.items() if header.reason}
+    return replace(index, reasons=dict(sorted(reasons.items())), stamps=now), rows
+
+
+def _shown(path: bytes) -> str:
+    return os.fsdecode(path).encode(errors="backslashreplace").decode()
 
 
 def to_arrays(index: Index) -> dict[str, Any]:
@@ -192,7 +223,8 @@ def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
 def _write_cache(file: Path, index: Index, watch: dict[bytes, int]) -> None:
     """Replaces the cache file in one step: processes that race write the same table."""
     arrays = to_arrays(index) | text_arrays({"watch": PathTable.of(list(watch))})
-    arrays["stamps"] = np.array(list(watch.values()), dtype=np.int64)
+    arrays["watched"] = np.array(list(watch.values()), dtype=np.int64)
+    arrays["stamps"] = index.stamps
     arrays["version"] = np.array(VERSION)
     temporary = file.with_name(f".{file.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -207,16 +239,16 @@ def _write_cache(file: Path, index: Index, watch: dict[bytes, int]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _read_cache(file: Path, root: Path) -> Index | None:
-    """The cached index; None when there is none, it is stale, or its bytes are not what was written."""
+def _read_cache(file: Path, root: Path) -> tuple[Index, dict[bytes, int]] | None:
+    """The cached index and the folders it watches; None when there is none, a folder changed, or its bytes are broken."""
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
             if int(z["version"]) != VERSION:
                 return None
-            watch, top = _texts(z, "watch"), os.fsencode(root)
-            if any(stamp(os.path.join(top, path)) != at for path, at in zip(watch, z["stamps"].tolist(), strict=True)):
+            watch, top = dict(zip(_texts(z, "watch"), z["watched"].tolist(), strict=True)), os.fsencode(root)
+            if any(stamp(os.path.join(top, path)) != at for path, at in watch.items()):
                 return None
-            return Index(**from_arrays(z, root))
+            return Index(**from_arrays(z, root), stamps=z["stamps"]), watch
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
         return None  # absent or broken: it is made anew
 

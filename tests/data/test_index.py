@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastaug.data import index as index_module
-from fastaug.data.image_headers import MAX_PIXELS, Header, screen_all
+from fastaug.data.image_files import MAX_PIXELS
+from fastaug.data.image_headers import Header, screen_all
 from fastaug.data.index import Folder, Index, PathTable, Status, cache_dir, cache_file, load_index
 from fastaug.errors import DataError
 
@@ -286,18 +287,39 @@ def test_no_broken_bytes_stop_the_pass(tmp_path_factory, kind, places, keep):
 # --- cache
 
 
-def test_a_hit_opens_no_image(tmp_path):
+def test_a_hit_opens_no_image(tmp_path, monkeypatch):
     two_classes(tmp_path)
     first = load_index(tmp_path)
-    (tmp_path / "cat/1.jpg").write_bytes(encoded(width=7, height=5))  # in place: no folder changes
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
     second = load_index(tmp_path)
-    assert (second.heights[0], second.widths[0]) == (30, 40)
-    for name in ("labels", "heights", "widths", "status", "folders"):
+    for name in ("labels", "heights", "widths", "status", "folders", "stamps"):
         one, other = getattr(first, name), getattr(second, name)
         assert (one.dtype, one.tolist()) == (other.dtype, other.tolist())
     assert (list(second.paths), second.classes, second.root) == (list(first.paths), first.classes, first.root)
-    cache_file(tmp_path, "ignore").unlink()  # the remedy the module names
-    assert load_index(tmp_path).heights[0] == 5
+
+
+@pytest.mark.parametrize("same_length", [False, True])
+def test_a_file_saved_again_in_place_is_read_again_and_named(tmp_path, same_length):
+    two_classes(tmp_path)
+    put(tmp_path / "cat/1.jpg", encoded("BMP", 40, 30))
+    load_index(tmp_path)
+    file = tmp_path / "cat/1.jpg"
+    file.write_bytes(encoded("BMP", 30, 40) if same_length else encoded(width=7, height=5))  # no folder changes
+    with pytest.warns(UserWarning, match=r"changed since the index of .* was made, read again: cat/1\.jpg$"):
+        index = load_index(tmp_path)
+    assert (index.heights[0], index.widths[0]) == ((40, 30) if same_length else (5, 7))
+    again = load_index(tmp_path)  # named once
+    assert (again.heights[0], again.widths[0]) == (index.heights[0], index.widths[0])
+
+
+def test_a_file_damaged_in_place_is_noticed(tmp_path):
+    two_classes(tmp_path)
+    load_index(tmp_path)
+    (tmp_path / "cat/1.jpg").write_bytes(b"gone")
+    with pytest.warns(UserWarning, match=r"read again: cat/1\.jpg$"):
+        index = load_index(tmp_path)
+    assert index.reasons == {0: "no image header that can be read"}
+    assert index.status[0] == Status.DAMAGED
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "deep", "class", "evaluation"])
@@ -332,7 +354,8 @@ def test_a_repaired_file_is_noticed(tmp_path):
     assert load_index(tmp_path).reasons == {0: "empty file"}
     assert load_index(tmp_path).reasons == {0: "empty file"}
     put(tmp_path / "cat/1.jpg")  # written in place: the folder's time stays
-    assert load_index(tmp_path).reasons == {}
+    with pytest.warns(UserWarning, match="read again"):
+        assert load_index(tmp_path).reasons == {}
 
 
 def test_a_broken_cache_file_is_made_anew(tmp_path):

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from fastaug.batch import Batch
 from fastaug.data import crop_windows as windows
-from fastaug.data.crop_windows import Windows
-from fastaug.data.index import Index
+from fastaug.data.crop_windows import Ints, Windows
 from fastaug.data.loaders.cpu_resize import needed
 from fastaug.data.sampler import Request
 from fastaug.seeding import Key, Stream
@@ -68,9 +67,9 @@ class Crop:
     interpolation: str = "bilinear"
     exif: str = "ignore"
 
-    def windows(self, request: Request, index: Index) -> Windows:
-        """The windows of a request's images."""
-        heights, widths, side = index.heights[request.ids], index.widths[request.ids], self.side
+    def windows(self, request: Request, heights: Ints, widths: Ints) -> Windows:
+        """The windows of a request's images, whose sizes are `heights` and `widths` [N]."""
+        side = self.side
         if self.kind == "rrc":
             key, draws = Key(self.seed, request.epoch, Stream.WINDOW), request.draws()
             return windows.random_resized(key, draws, heights, widths, side, self.scale, self.ratio)

@@ -1,8 +1,10 @@
 """Batches of encoded image files, decoded, cropped and resized by DALI while the caller works on earlier ones."""
 
+import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastaug.batch import Batch
+from fastaug.data.crop_windows import Windows
 from fastaug.data.index import Index
 from fastaug.data.loaders.base import Crop, Loading, to_device
 from fastaug.data.loaders.cpu_resize import Resizer
@@ -20,6 +23,7 @@ from fastaug.data.sampler import Request
 from fastaug.errors import DataError
 
 Result = Callable[[], Tensor]  # waits for a batch's images, or raises what became of them
+_SAMPLE = re.compile(r"sample #(\d+)")  # in DALI's message: the place of an image in its batch
 
 
 class DaliLoader:
@@ -27,8 +31,8 @@ class DaliLoader:
 
     On a GPU DALI's graph does all of it. On a CPU, and for a GPU where a host transform comes before the upload (not
     yet measured), it decodes the windows, and as many threads of a Resizer resize them and apply the transform.
-    A damaged file makes DALI give up a whole batch and the pipeline with it. The loader then asks for the images of
-    that batch one by one, remembers the damaged ones and starts again from the same batch with a new pipeline.
+    Where DALI fails at an image, it gives up the whole batch and the pipeline with it. The loader then has that image
+    decoded by Pillow, or leaves it out, and starts again from the same batch with a new pipeline.
     """
 
     def __init__(self, index: Index, crop: Crop, loading: Loading, encoded: Encoded | None = None):
@@ -36,9 +40,9 @@ class DaliLoader:
         self.index, self.crop, self.loading = index, crop, loading
         self.labels = torch.from_numpy(index.labels)
         self._on_gpu = loading.device.type == "cuda" and loading.transform is None  # where images are made
-        self._feed = Feed(index, crop, encoded, inputs=5 if self._on_gpu else 3)
-        self.skipped = self._feed.skipped
-        self._resizer = None if self._on_gpu else Resizer(loading.threads, crop.interpolation)
+        self._feed = Feed(index, crop, encoded, inputs=5 if self._on_gpu else 3, threads=loading.threads)
+        self.skipped, self.changed = self._feed.skipped, self._feed.changed
+        self._resizer = Resizer(loading.threads, crop.interpolation)  # on a GPU for what Pillow decodes
         self._pipeline = self._build(loading.largest_batch, self._feed.next_inputs)
         self._open: Callable[[], Generator[Batch, None, None] | None] = lambda: None  # the stream that is not over
 
@@ -54,7 +58,6 @@ class DaliLoader:
             side=self.crop.side,
             interpolation=self.crop.interpolation,
             exif=self.crop.exif,
-            encoded=self._feed.encoded is not None,
             largest=(int(self.index.heights.max(initial=0)), int(self.index.widths.max(initial=0))),
         )
 
@@ -67,7 +70,7 @@ class DaliLoader:
         if (last := self._open()) is not None:
             last.close()
         stream = self._made(requests)
-        if self._resizer is not None:
+        if not self._on_gpu:
             stream = in_background(stream)
         self._open = weakref.ref(stream)
         return stream
@@ -76,33 +79,34 @@ class DaliLoader:
         if self._feed.waiting:  # the last caller left half-way: what it did not take is still in the pipeline
             self._pipeline = self._build(self.loading.largest_batch, self._feed.next_inputs)
         self._feed.begin(requests)
-        self._pipeline.reset()
-        self._pipeline.schedule_run()  # the first call schedules `prefetch` batches
-        resizing: deque[tuple[Request, Result]] = deque()
-        for decoded in self._decoded():
-            resizing.append(decoded)
-            if self._resizer is None or len(resizing) > 1:  # one batch is being resized while the caller works
+        try:
+            self._pipeline.reset()
+            self._pipeline.schedule_run()  # the first call schedules `prefetch` batches
+            resizing: deque[tuple[Request, Result]] = deque()
+            for decoded in self._decoded():
+                resizing.append(decoded)
+                if self._on_gpu or len(resizing) > 1:  # one batch is being resized while the caller works
+                    yield self._batch(*resizing.popleft())
+            while resizing:
                 yield self._batch(*resizing.popleft())
-        while resizing:
-            yield self._batch(*resizing.popleft())
+        finally:
+            self._feed.end()
 
     def _decoded(self) -> Iterator[tuple[Request, Result]]:
         """The batches of the stream as soon as they are decoded; an error is raised by the result of the last one."""
         waiting = self._feed.waiting
         while True:
-            while waiting and not len(waiting[0].request.ids):
-                yield waiting.popleft().request, self._nothing
             try:
                 (output,) = self._pipeline.share_outputs(cuda_stream=self._stream())
             except StopIteration:
                 return
-            except RuntimeError:
+            except RuntimeError as error:
                 if self._on_gpu:
                     torch.cuda.synchronize(self.loading.device)  # raises what the device itself has to report
                 try:
-                    self._restart()
-                except DataError as error:
-                    yield waiting[0].request, _raising(error)
+                    self._restart(str(error))
+                except DataError as fatal:
+                    yield waiting[0].request, _raising(fatal)
                     return
                 continue
             task = waiting.popleft()
@@ -113,59 +117,87 @@ class DaliLoader:
 
     def _result(self, output: Any, task: Task) -> Result:
         """The images of a batch that DALI has done its part of; no copy: the executor hands over the memory."""
-        if self._resizer is None:
-            images = torch.from_dlpack(output.as_tensor())
-            return lambda: images
-        decoded = [np.asarray(output[i]) for i in range(len(output))]
+        if self._on_gpu:
+            return partial(self._on_device, output.as_tensor(), task)
+        rows = iter(range(len(output)))
+        decoded = [np.asarray(output[next(rows)]) if x.ndim == 1 else task.cut(i) for i, x in enumerate(task.sources)]
         after = drawn(self.loading.transform, self.crop.seed, task.request)
         return self._resizer.start(decoded, task.windows, self.crop.side, after).result
+
+    def _on_device(self, made: Any, task: Task) -> Tensor:
+        """The images of a batch whose larger part, uint8 [n, S, S, 3], DALI made on the device."""
+        rows = task.for_dali()
+        if len(rows) == len(task.sources) > 0:
+            return torch.from_dlpack(made)
+        side, device = self.crop.side, self.loading.device
+        images = torch.empty((len(task.sources), side, side, 3), dtype=torch.uint8, device=device)
+        if rows:
+            images[rows] = torch.from_dlpack(made)
+        if others := [row for row, source in enumerate(task.sources) if source.ndim == 3]:
+            cuts, windows = [task.cut(row) for row in others], Windows(*(values[others] for values in task.windows))
+            images[others] = to_device(self._resizer.batch(cuts, windows, side), device)
+        return images
 
     def _stream(self) -> Any:
         """The stream that is to see finished images; None where they are made on the host."""
         return torch.cuda.current_stream(self.loading.device) if self._on_gpu else None
-
-    def _nothing(self) -> Tensor:
-        side = self.crop.side
-        return torch.empty((0, side, side, 3), dtype=torch.uint8, device=self.loading.device if self._on_gpu else None)
 
     def _batch(self, request: Request, result: Result) -> Batch:
         ids, draws, device = torch.from_numpy(request.ids), torch.from_numpy(request.draws()), self.loading.device
         images = result() if self._on_gpu else to_device(result(), device)
         return Batch(images, to_device(self.labels[ids], device), ids, draws)
 
-    def _restart(self) -> None:
-        """Finds what is damaged in the batch that failed and goes on from it with a new pipeline."""
-        feed, failed = self._feed, self._feed.waiting[0].request
-        reasons = {sample: self._reason(failed.keep(slice(i, i + 1))) for i, sample in enumerate(failed.ids.tolist())}
-        damaged = {sample: reason for sample, reason in reasons.items() if reason is not None}
-        if len(damaged) == len(reasons) > 1:
-            sample, reason = next(iter(damaged.items()))
+    # ---- when DALI fails ----
+
+    def _restart(self, text: str) -> None:
+        """Takes the image at which DALI failed out of its hands and goes on from that batch with a new pipeline."""
+        feed = self._feed
+        task = feed.waiting[0]
+        rows = task.for_dali()
+        row, reason = self._culprit(task, [rows[int(place)] for place in _SAMPLE.findall(text)[:1]])
+        if row is None:
+            row, reason = self._culprit(task, rows)
+        if row is None:
             raise DataError(
-                f"none of the {len(damaged)} images of a batch can be decoded; first {feed.name(sample)}: {reason}"
+                f"decoding a batch of {len(rows)} images failed, yet its parts can be decoded (first: "
+                f"{feed.name(int(task.request.ids[0]))}; {_first_line(text)}); is the machine out of memory? lower "
+                "train.batch_size"
             )
-        if not damaged:
-            raise DataError(
-                f"decoding a batch of {len(failed.ids)} images failed, yet each of them decodes alone (first: "
-                f"{feed.name(int(failed.ids[0]))}); is the machine out of memory? lower train.batch_size"
-            )
-        self.skipped.update(damaged)
+        feed.waiting[0] = feed.without_dali(task, row, reason)
         feed.again()
         self._pipeline = self._build(self.loading.largest_batch, feed.next_inputs)
         self._pipeline.schedule_run()
 
-    def _reason(self, request: Request) -> str | None:
-        """Why the one image of `request` cannot be decoded, or None when it can."""
-        inputs = iter([self._feed.inputs(Task(request, self.crop.windows(request, self.index)))])
-        pipeline = self._build(1, lambda: next(inputs))  # DALI takes functions, not built-in methods
+    def _culprit(self, task: Task, rows: list[int]) -> tuple[int | None, str]:
+        """One of `rows` at which DALI fails, and why; found by halves, so that it takes few pipelines."""
+        reason = self._failure(task, rows)
+        while reason and len(rows) > 1:
+            half = rows[: len(rows) // 2]
+            if found := self._failure(task, half):
+                rows, reason = half, found
+            else:
+                rows = rows[len(half) :]
+                reason = self._failure(task, rows)
+        return (rows[0], reason) if reason else (None, "")
+
+    def _failure(self, task: Task, rows: list[int]) -> str:
+        """Why some images of a task cannot be decoded together, "" when they can."""
+        inputs = iter([self._feed.inputs(task, rows)])
+        pipeline = self._build(max(len(rows), 1), lambda: next(inputs))  # DALI takes functions, not built-in methods
         pipeline.schedule_run()
         try:
             pipeline.share_outputs()
         except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            after = lines.index("encountered:") + 1 if "encountered:" in lines else 0  # behind DALI's own traceback
-            return lines[after][:300]
+            return _first_line(str(error))
         pipeline.release_outputs()
-        return None
+        return ""
+
+
+def _first_line(text: str) -> str:
+    """What an error of DALI says behind its own traceback."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    after = lines.index("encountered:") + 1 if "encountered:" in lines else 0
+    return lines[after][:300].removesuffix(":").strip()
 
 
 def _raising(error: DataError) -> Result:

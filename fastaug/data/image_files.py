@@ -1,0 +1,173 @@
+"""One image file in memory: reading it, who can decode it, and decoding it by Pillow where DALI cannot.
+
+DALI is given only what its own parser accepts, in formats whose decoder survives damaged data: a header that it refuses,
+or a damaged TIFF or JPEG 2000 file, can end the process. Everything else that Pillow opens is decoded by Pillow.
+"""
+
+import errno
+import io
+import os
+import stat
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.errors import DataError
+
+Bytes = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
+Extent = tuple[int, int]  # height, width
+Stamp = tuple[int, int]  # a file's length and when its bytes changed (ns)
+
+MAX_PIXELS = 178_956_970  # more is a decompression bomb; Pillow's own limit
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000")  # none that starts another program
+
+_DALI_CODECS = ("jpeg", "png", "webp", "bmp", "pnm")
+_DALI_TYPES = ("uint8", "uint16")
+_TURN = 0x0112  # the EXIF tag of the orientation; 5-8 turn the picture by a quarter
+# What Pillow raises on broken bytes; MemoryError is not among them, for it says nothing about the file.
+BROKEN: tuple[type[Exception], ...] = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+)
+BROKEN += (TypeError, AttributeError, RuntimeError, struct.error, zlib.error)
+# Trouble of the machine, not of the file: never recorded as damage.
+MACHINE = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+}
+
+
+class DamagedImageError(Exception):
+    """An image file that cannot be used; its text is the reason."""
+
+
+def read_image_file(path: bytes) -> tuple[Bytes, Stamp]:
+    """The bytes of a file, and its stamp. DamagedImageError, or DataError when the storage is at fault."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not keep us waiting
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise DamagedImageError("not a regular file")
+            data = np.empty(found.st_size, dtype=np.uint8)
+            length = os.preadv(descriptor, [data.data], 0) if len(data) else 0
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not length:
+        raise DamagedImageError("empty file")
+    return data[:length], (found.st_size, found.st_mtime_ns)
+
+
+def unreadable(path: bytes, error: OSError) -> DamagedImageError | DataError:
+    """The error to raise for a file that cannot be opened or read: the file's own fault, or the machine's."""
+    if error.errno in MACHINE:
+        return DataError(f"{os.fsdecode(path)} cannot be read ({error.strerror}); check the storage")
+    return DamagedImageError(f"cannot be opened: {error.strerror}")
+
+
+def extent_for_dali(data: Bytes, exif: str) -> Extent | None:
+    """(height, width) of a file as DALI decodes it; None where it may not be given the file and Pillow has to decode it.
+
+    The parser is the one inside DALI's decoder (nvImageCodec), asked for one file at a time: here it may refuse.
+    """
+    from nvidia import nvimgcodec
+
+    try:
+        found = nvimgcodec.CodeStream(data)
+        height, width = found.height, found.width
+        if found.codec_name not in _DALI_CODECS or str(found.dtype) not in _DALI_TYPES:
+            return None
+    except (RuntimeError, TypeError):  # no image header that it knows; a type of pixels that has no name
+        return None
+    if not 0 < height * width <= MAX_PIXELS:
+        return None
+    return (height, width) if exif == "ignore" else _turned(data, height, width)
+
+
+def _turned(data: Bytes, height: int, width: int) -> Extent | None:
+    """The size after EXIF's turn; None where its block is broken, for DALI might read it otherwise than Pillow."""
+    from PIL import Image
+
+    content = data.tobytes()
+    if b"Exif" not in content and b"eXIf" not in content:
+        return height, width
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            turned = quarter_turn(image)
+    except BROKEN:
+        return None
+    if turned is None:
+        return None
+    return (width, height) if turned else (height, width)
+
+
+def decode_by_pillow(data: Bytes, exif: str) -> Pixels:
+    """uint8 [H, W, 3] RGB of a file, its first frame; transparency is dropped. DamagedImageError where Pillow fails."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if problem := problem_of(image):
+                raise DamagedImageError(problem)
+            image.load()
+            turned = exif == "apply" and quarter_turn(image) is not None
+            return _rgb(ImageOps.exif_transpose(image) if turned else image)
+    except BROKEN as error:
+        raise DamagedImageError(reason_of(error)) from error
+
+
+def problem_of(image: Any) -> str:
+    """Why an image that Pillow opened is not used, by its header; "" where it is."""
+    if image.width * image.height > MAX_PIXELS:  # whatever limit Pillow has been given elsewhere
+        return _BOMB
+    if image.mode == "I":
+        return "pixels of 32 bits, whose white is not known; convert it to 8 or 16 bits"
+    return ""
+
+
+_BOMB = f"more than {MAX_PIXELS} pixels (decompression bomb)"
+
+
+def reason_of(error: Exception) -> str:
+    """What Pillow's error says about a file, in one line."""
+    from PIL import Image
+
+    if isinstance(error, Image.DecompressionBombError):
+        return _BOMB
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "no image header that can be read"
+    return f"truncated or corrupt: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def quarter_turn(image: Any) -> bool | None:
+    """Whether EXIF says that the picture is to be turned by a quarter; None where its EXIF block is broken."""
+    try:
+        return image.getexif().get(_TURN) in (5, 6, 7, 8)
+    except BROKEN:  # decoders read past a broken EXIF block too, and turn nothing
+        return None
+
+
+def _rgb(image: Any) -> Pixels:
+    """Pixels of more than 8 bits are scaled, as DALI does; Pillow would cut them off at 255."""
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
+    elif image.mode == "F":  # 0 to 1
+        grey = np.rint(np.clip(np.nan_to_num(np.asarray(image)), 0, 1) * 255)
+    else:
+        return np.asarray(image.convert("RGB"))
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)

@@ -1,7 +1,7 @@
 """One image file in memory: reading it, who can decode it, and decoding it by Pillow where DALI cannot.
 
-DALI is given only what its own parser accepts, in formats whose decoder survives damaged data: a header that it refuses,
-or a damaged TIFF or JPEG 2000 file, can end the process. Everything else that Pillow opens is decoded by Pillow.
+DALI is given only what its own parser accepts, in formats whose decoder survives damaged data: a header that it
+refuses, or a damaged TIFF or JPEG 2000 file, can end the process. What else Pillow opens, Pillow decodes.
 """
 
 import errno
@@ -10,6 +10,8 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -81,7 +83,7 @@ def unreadable(path: bytes, error: OSError) -> DamagedImageError | DataError:
 
 
 def extent_for_dali(data: Bytes, exif: str) -> Extent | None:
-    """(height, width) of a file as DALI decodes it; None where it may not be given the file and Pillow has to decode it.
+    """(height, width) of a file as DALI decodes it; None where it may not be given the file.
 
     The parser is the one inside DALI's decoder (nvImageCodec), asked for one file at a time: here it may refuse.
     """
@@ -101,34 +103,53 @@ def extent_for_dali(data: Bytes, exif: str) -> Extent | None:
 
 def _turned(data: Bytes, height: int, width: int) -> Extent | None:
     """The size after EXIF's turn; None where its block is broken, for DALI might read it otherwise than Pillow."""
-    from PIL import Image
-
     content = data.tobytes()
     if b"Exif" not in content and b"eXIf" not in content:
         return height, width
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _opened(data) as image:
             turned = quarter_turn(image)
-    except BROKEN:
+    except DamagedImageError:
         return None
     if turned is None:
         return None
     return (width, height) if turned else (height, width)
 
 
+def extent_for_pillow(data: Bytes, exif: str) -> Extent:
+    """(height, width) of a file as Pillow decodes it, by its header. DamagedImageError where it has none."""
+    with _opened(data) as image:
+        return extent_of(image, exif)
+
+
 def decode_by_pillow(data: Bytes, exif: str) -> Pixels:
     """uint8 [H, W, 3] RGB of a file, its first frame; transparency is dropped. DamagedImageError where Pillow fails."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
+
+    with _opened(data) as image:
+        image.load()
+        turned = exif == "apply" and quarter_turn(image) is not None
+        return _rgb(ImageOps.exif_transpose(image) if turned else image)
+
+
+@contextmanager
+def _opened(data: Bytes) -> Iterator[Any]:
+    """The file as Pillow opens it; what Pillow says of it, then or later, becomes a DamagedImageError."""
+    from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data.tobytes()), formats=FORMATS) as image:
             if problem := problem_of(image):
                 raise DamagedImageError(problem)
-            image.load()
-            turned = exif == "apply" and quarter_turn(image) is not None
-            return _rgb(ImageOps.exif_transpose(image) if turned else image)
+            yield image
     except BROKEN as error:
         raise DamagedImageError(reason_of(error)) from error
+
+
+def extent_of(image: Any, exif: str) -> Extent:
+    """(height, width) of an image that Pillow has opened, as it will be decoded; a TIFF file's turn is in its size."""
+    turned = exif == "apply" and quarter_turn(image) and image.format != "TIFF"
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def problem_of(image: Any) -> str:

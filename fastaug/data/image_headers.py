@@ -18,8 +18,8 @@ from fastaug.data.image_files import (
     FORMATS,
     MACHINE,
     DamagedImageError,
+    extent_of,
     problem_of,
-    quarter_turn,
     reason_of,
     unreadable,
 )
@@ -54,7 +54,7 @@ def screen_all(root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, p
 
 
 def stamps_of(root: bytes, paths: "Sequence[bytes]", threads: int) -> npt.NDArray[np.int64]:
-    """[N, 3] of the files below `root`: length, when the bytes changed and when anything did (ns); -1 without access."""
+    """[N, 3] of the files below `root`: length, when the bytes changed, when anything did (ns); -1 without access."""
 
     def found(path: bytes) -> tuple[int, int, int]:
         try:
@@ -109,9 +109,7 @@ def _examine(file: BinaryIO, size: int, exif: str) -> Header:
         with Image.open(file, formats=FORMATS) as image:
             if problem := problem_of(image):
                 return Header(0, 0, problem)
-            width, height = image.size
-            if exif == "apply" and quarter_turn(image) and image.format != "TIFF":  # Pillow has turned that already
-                width, height = height, width
+            height, width = extent_of(image, exif)
             if not _complete(file, size, image.format):
                 image.load()
     except (Image.DecompressionBombError, Image.UnidentifiedImageError) as error:

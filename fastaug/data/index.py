@@ -240,7 +240,7 @@ def _write_cache(file: Path, index: Index, watch: dict[bytes, int]) -> None:
 
 
 def _read_cache(file: Path, root: Path) -> tuple[Index, dict[bytes, int]] | None:
-    """The cached index and the folders it watches; None when there is none, a folder changed, or its bytes are broken."""
+    """The cached index and the folders it watches; None when there is none, it is stale, or its bytes are broken."""
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
             if int(z["version"]) != VERSION:

@@ -507,8 +507,10 @@ def test_an_unknown_exif_setting(tmp_path):
         load_index(two_classes(tmp_path), exif="turn")
 
 
-def test_a_gif_is_listed_and_named_as_damaged_for_dali_does_not_decode_it(tmp_path):
+@pytest.mark.parametrize("kind", ["GIF", "AVIF", "TIFF", "JPEG2000", "WEBP", "BMP", "PPM"])
+def test_every_kind_that_pillow_reads_is_an_image(tmp_path, kind):
     two_classes(tmp_path)
-    put(tmp_path / "cat" / "g.gif", encoded("GIF", mode="L"))
+    put(tmp_path / "cat" / "g.jpg", encoded(kind, width=9, height=7))
     index = load_index(tmp_path)
-    assert list(index.reasons) == [[*index.paths].index(b"cat/g.gif")]
+    place = row(index, b"cat/g.jpg")
+    assert (index.heights[place], index.widths[place], index.reasons) == (7, 9, {})

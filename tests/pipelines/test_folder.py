@@ -1,6 +1,5 @@
 """Pixels of the graph and its resizer: against torchvision, and that they depend on nothing but the window."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,10 +26,9 @@ def opened(file: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def inputs_of(files: list[Path], windows: Windows, part: slice, encoded: bool = False) -> tuple[object, ...]:
+def inputs_of(files: list[Path], windows: Windows, part: slice) -> tuple[object, ...]:
     """What the graph is fed for some of the files."""
-    names = [np.frombuffer(os.fsencode(file), dtype=np.uint8) for file in files[part]]
-    data = [np.fromfile(file, dtype=np.uint8) for file in files[part]] if encoded else names
+    data = [np.fromfile(file, dtype=np.uint8) for file in files[part]]
     return data, windows.window[part, :2].astype(np.int32), windows.window[part, 2:].astype(np.int32)
 
 
@@ -43,15 +41,14 @@ def decoded(
     side: int = SIDE,
     interpolation: str = "bilinear",
     exif: str = "ignore",
-    encoded: bool = False,
 ) -> torch.Tensor:
     """uint8 [N, side, side, 3] of `files`, `batch` at a time."""
     batch = batch or len(files)
     parts = [slice(start, start + batch) for start in range(0, len(files), batch)]
-    feed = iter([inputs_of(files, windows, part, encoded) for part in parts])
+    feed = iter([inputs_of(files, windows, part) for part in parts])
     pipeline = build_folder_pipeline(
         lambda: next(feed), batch_size=batch, threads=threads, device_id=None, prefetch=2, side=side,
-        interpolation=interpolation, exif=exif, encoded=encoded,
+        interpolation=interpolation, exif=exif,
     )  # fmt: skip
     resizer = Resizer(threads, interpolation)
     images = []
@@ -166,11 +163,6 @@ def test_exif_orientation_is_applied_or_ignored(tmp_path: Path, photos: list[np.
         assert difference(image, picture[5 : 5 + SIDE, 9 : 9 + SIDE]) < 1.5, (option, tall, wide)
 
 
-def test_bytes_in_memory_give_the_pixels_of_the_files(files: list[Path]) -> None:
-    windows = whole(*sizes_of(files), SIDE)
-    assert torch.equal(decoded(files, windows, batch=5, encoded=True), decoded(files, windows))
-
-
 def test_decoded_windows_that_are_held_are_not_overwritten(files: list[Path]) -> None:
     windows = center(*sizes_of(files), SIDE, 0.875)
     feed = (inputs_of(files, windows, slice(4 * (i % 4), 4 * (i % 4) + 4)) for i in range(31))
@@ -190,10 +182,9 @@ def test_decoded_windows_that_are_held_are_not_overwritten(files: list[Path]) ->
         np.testing.assert_array_equal(image, copy)
 
 
-@pytest.mark.parametrize("encoded", [False, True])
-def test_the_graph_for_a_gpu_has_operators_that_exist_there(encoded: bool) -> None:
+def test_the_graph_for_a_gpu_has_operators_that_exist_there() -> None:
     pipeline = folder_graph(
-        lambda: (), device="gpu", side=SIDE, interpolation="bicubic", exif="apply", encoded=encoded,
+        lambda: (), device="gpu", side=SIDE, interpolation="bicubic", exif="apply",
         largest=(500, 500), batch_size=4, num_threads=1, device_id=0, prefetch_queue_depth=2, exec_dynamic=True,
     )  # fmt: skip
     pipeline._build_graph()  # all that can be done without a GPU
@@ -206,7 +197,6 @@ def test_the_graph_for_a_gpu_has_operators_that_exist_there(encoded: bool) -> No
     assert all(name in known[device] for name, device in used)
     after = [pair for pair in used if pair[1] != "cpu"]
     assert after == [("decoders__ImageSlice", "mixed"), ("Resize", "gpu"), ("Slice", "gpu")]
-    assert ("io__file__Read" in [name for name, _ in used]) == (not encoded)
 
 
 @pytest.mark.gpu

@@ -23,8 +23,6 @@ _KERNELS = {
     "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
 }
 _SUPPORT = {"bilinear": 1, "bicubic": 2}  # half the width of the filter, in pixels of the coarser grid
-_INEXACT = 1 / 16  # of an input pixel: how far a narrowed window may lie from where it should
-_TRIED = 16  # places where a window is narrowed, before it is left as it is
 
 
 class Resizing(NamedTuple):
@@ -98,25 +96,16 @@ def _channels_last(image: Pixels) -> Tensor:
 def needed(windows: Windows, side: int, interpolation: str) -> Windows:
     """Smaller crop windows for the same cuts of `side` pixels: input that no pixel of the cut depends on is left out.
 
-    Windows end on whole input pixels and resized images on whole output pixels. A window is narrowed where both fall
-    together within 1/16 input pixel, so the result differs by that much of a shift at most, and by nothing where no
-    such place is found.
+    A window is narrowed only to places where a whole input pixel ends with a whole output pixel: the resized pixels are
+    those of the whole image. Where there is no such place, as between sizes without a common divisor, it stays.
     """
     extent, size, offset = windows.window[:, 2:], windows.size, windows.offset
     scale = extent / size  # [N, 2] input pixels of an output pixel
     # A cut pixel's filter reaches this far beyond the pixel's edge, in output pixels.
-    margin = _SUPPORT[interpolation] * np.maximum(1, 1 / scale) - 0.5 + _INEXACT / scale
-    before = _spared(scale, np.floor(offset - margin))
-    after = _spared(scale, np.floor(size - (offset + side) - margin))
-    first, last = np.rint(scale * before).astype(np.int64), np.rint(scale * after).astype(np.int64)
+    margin = _SUPPORT[interpolation] * np.maximum(1, 1 / scale) - 0.5
+    step = size // np.gcd(extent, size)  # output pixels from one such place to the next
+    before = np.maximum(np.floor(offset - margin), 0).astype(np.int64) // step * step
+    after = np.maximum(np.floor(size - (offset + side) - margin), 0).astype(np.int64) // step * step
+    first, last = before * extent // size, after * extent // size
     window = np.concatenate([windows.window[:, :2] + first, extent - first - last], axis=1)
     return Windows(window, size - before - after, offset - before)
-
-
-def _spared(scale: npt.NDArray[np.float64], limit: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """How many output pixels, up to `limit`, can be left out at one end so that whole input pixels are."""
-    pixels = np.maximum(limit[..., None] - np.arange(_TRIED), 0)
-    ends = scale[..., None] * pixels
-    fits = np.abs(ends - np.rint(ends)) <= _INEXACT
-    best = np.take_along_axis(pixels, fits.argmax(-1)[..., None], -1)[..., 0]
-    return np.where(fits.any(-1), best, 0).astype(np.int64)

@@ -41,7 +41,7 @@ class DaliLoader:
         self.labels = torch.from_numpy(index.labels)
         self._on_gpu = loading.device.type == "cuda" and loading.transform is None  # where images are made
         self._feed = Feed(index, crop, encoded, inputs=5 if self._on_gpu else 3, threads=loading.threads)
-        self.skipped, self.changed = self._feed.skipped, self._feed.changed
+        self.skipped = self._feed.skipped
         self._resizer = Resizer(loading.threads, crop.interpolation)  # on a GPU for what Pillow decodes
         self._pipeline = self._build(loading.largest_batch, self._feed.next_inputs)
         self._open: Callable[[], Generator[Batch, None, None] | None] = lambda: None  # the stream that is not over
@@ -64,8 +64,9 @@ class DaliLoader:
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """One batch for every request, in order; `prefetch` more are being decoded meanwhile, on a CPU two more.
 
-        A thread of its own does the host's part, if that has one, which would keep the caller waiting while all cores
-        decode. It ends with the iterator. A stream that is open ends when the next one is asked for.
+        The files of one more are being read. A thread of its own does the host's part, if that has one, which would
+        keep the caller waiting while all cores decode. All threads end with the iterator. A stream that is open ends
+        when the next one is asked for.
         """
         if (last := self._open()) is not None:
             last.close()
@@ -120,7 +121,7 @@ class DaliLoader:
         if self._on_gpu:
             return partial(self._on_device, output.as_tensor(), task)
         rows = iter(range(len(output)))
-        decoded = [np.asarray(output[next(rows)]) if x.ndim == 1 else task.cut(i) for i, x in enumerate(task.sources)]
+        decoded = [np.asarray(output[next(rows)]) if x.ndim == 1 else x for x in task.sources]
         after = drawn(self.loading.transform, self.crop.seed, task.request)
         return self._resizer.start(decoded, task.windows, self.crop.side, after).result
 
@@ -134,7 +135,7 @@ class DaliLoader:
         if rows:
             images[rows] = torch.from_dlpack(made)
         if others := [row for row, source in enumerate(task.sources) if source.ndim == 3]:
-            cuts, windows = [task.cut(row) for row in others], Windows(*(values[others] for values in task.windows))
+            cuts, windows = [task.sources[row] for row in others], Windows(*(values[others] for values in task.windows))
             images[others] = to_device(self._resizer.batch(cuts, windows, side), device)
         return images
 
@@ -154,50 +155,47 @@ class DaliLoader:
         feed = self._feed
         task = feed.waiting[0]
         rows = task.for_dali()
-        row, reason = self._culprit(task, [rows[int(place)] for place in _SAMPLE.findall(text)[:1]])
+        row = self._culprit(task, [rows[int(place)] for place in _SAMPLE.findall(text)[:1]])
         if row is None:
-            row, reason = self._culprit(task, rows)
+            row = self._culprit(task, rows)
         if row is None:
             raise DataError(
                 f"decoding a batch of {len(rows)} images failed, yet its parts can be decoded (first: "
                 f"{feed.name(int(task.request.ids[0]))}; {_first_line(text)}); is the machine out of memory? lower "
                 "train.batch_size"
             )
-        feed.waiting[0] = feed.without_dali(task, row, reason)
+        feed.waiting[0] = feed.without_dali(task, row)
         feed.again()
         self._pipeline = self._build(self.loading.largest_batch, feed.next_inputs)
         self._pipeline.schedule_run()
 
-    def _culprit(self, task: Task, rows: list[int]) -> tuple[int | None, str]:
-        """One of `rows` at which DALI fails, and why; found by halves, so that it takes few pipelines."""
-        reason = self._failure(task, rows)
-        while reason and len(rows) > 1:
-            half = rows[: len(rows) // 2]
-            if found := self._failure(task, half):
-                rows, reason = half, found
-            else:
-                rows = rows[len(half) :]
-                reason = self._failure(task, rows)
-        return (rows[0], reason) if reason else (None, "")
+    def _culprit(self, task: Task, rows: list[int]) -> int | None:
+        """One of `rows` at which DALI fails, None when it decodes all; by halves, so that it takes few pipelines."""
+        if not rows or self._decodes(task, rows):
+            return None
+        if len(rows) == 1:
+            return rows[0]
+        half = len(rows) // 2
+        first = self._culprit(task, rows[:half])
+        return first if first is not None else self._culprit(task, rows[half:])
 
-    def _failure(self, task: Task, rows: list[int]) -> str:
-        """Why some images of a task cannot be decoded together, "" when they can."""
+    def _decodes(self, task: Task, rows: list[int]) -> bool:
         inputs = iter([self._feed.inputs(task, rows)])
-        pipeline = self._build(max(len(rows), 1), lambda: next(inputs))  # DALI takes functions, not built-in methods
+        pipeline = self._build(len(rows), lambda: next(inputs))  # DALI takes functions, not built-in methods
         pipeline.schedule_run()
         try:
             pipeline.share_outputs()
-        except RuntimeError as error:
-            return _first_line(str(error))
+        except RuntimeError:
+            return False
         pipeline.release_outputs()
-        return ""
+        return True
 
 
 def _first_line(text: str) -> str:
     """What an error of DALI says behind its own traceback."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     after = lines.index("encountered:") + 1 if "encountered:" in lines else 0
-    return lines[after][:300].removesuffix(":").strip()
+    return lines[after][:300]
 
 
 def _raising(error: DataError) -> Result:

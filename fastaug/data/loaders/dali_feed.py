@@ -6,13 +6,13 @@ given is decoded here.
 
 import itertools
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from fastaug.data.crop_windows import Windows
 from fastaug.data.image_files import (
@@ -22,6 +22,7 @@ from fastaug.data.image_files import (
     Pixels,
     decode_by_pillow,
     extent_for_dali,
+    extent_for_pillow,
     read_image_file,
 )
 from fastaug.data.index import Index, Status
@@ -31,14 +32,20 @@ from fastaug.data.sampler import Request
 
 Encoded = Callable[[int], Bytes]  # id -> bytes of the image file, [length]
 Inputs = tuple[Any, ...]  # what the DALI graph is fed for one batch, see pipelines/folder.py
-Source = Bytes | Pixels  # an image file for DALI [length], or its pixels [H, W, 3]
+Source = Bytes | Pixels  # an image file for DALI [length], or the decoded window [h, w, 3]
 Result = TypeVar("Result")
 
 _BLANK = np.frombuffer(b"P6 1 1 255 \0\0\0", dtype=np.uint8)
 
 
+class _Opened(NamedTuple):
+    data: Bytes
+    extent: Extent
+    for_dali: bool
+
+
 class Task(NamedTuple):
-    """A batch on its way: what is left of its request, its crop windows, and the file or the pixels of each image."""
+    """A batch on its way: what is left of its request, its crop windows, and the file or the window of each image."""
 
     request: Request
     windows: Windows
@@ -48,15 +55,12 @@ class Task(NamedTuple):
         """The rows that DALI decodes."""
         return [row for row, source in enumerate(self.sources) if source.ndim == 1]
 
-    def keep(self, rows: list[int]) -> "Task":
-        """The task for a part of its images."""
+    def of(self, sources: list[Source | None]) -> "Task":
+        """The task with these files and windows, without the images that have none."""
+        rows = [row for row, source in enumerate(sources) if source is not None]
         windows = Windows(*(values[rows] for values in self.windows))
-        return Task(self.request.keep(np.array(rows, dtype=np.int64)), windows, [self.sources[row] for row in rows])
-
-    def cut(self, row: int) -> Pixels:
-        """The window of an image that is decoded already."""
-        top, left, height, width = self.windows.window[row].tolist()
-        return self.sources[row][top : top + height, left : left + width]
+        kept = self.request.keep(np.array(rows, dtype=np.int64))
+        return Task(kept, windows, [source for source in sources if source is not None])
 
 
 class Feed:
@@ -69,7 +73,7 @@ class Feed:
         """`encoded` gives the bytes of an image, None: they are read from its path. The graph takes `inputs` inputs."""
         self.index, self.crop, self._encoded, self._inputs, self.threads = index, crop, encoded, inputs, threads
         self.skipped: dict[int, str] = {}  # id -> why it was left out
-        self.changed: dict[int, str] = {}  # id -> what is new about a file that was changed since it was indexed
+        self._changed: set[int] = set()  # ids whose file was changed since it was indexed
         self.refused: set[int] = set()  # ids that DALI fails to decode
         self.waiting: deque[Task] = deque()  # given to the graph and not yet delivered
         self._source: Iterator[Task] = iter(())
@@ -105,18 +109,12 @@ class Feed:
         every = (files, anchor, extent, w.size[rows].astype(np.float32), w.offset[rows].astype(np.int32))
         return every[: self._inputs]
 
-    def without_dali(self, task: Task, row: int, reason: str) -> Task:
-        """The task after DALI failed at an image: decoded by Pillow, or left out for `reason` if that fails too."""
+    def without_dali(self, task: Task, row: int) -> Task:
+        """The task after DALI failed at an image: decoded by Pillow, or left out if that fails too."""
         ids = task.request.ids.tolist()
-        sample = ids[row]
-        self.refused.add(sample)
-        try:
-            pixels = decode_by_pillow(task.sources[row], self.crop.exif)
-        except DamagedImageError:
-            self.skipped[sample] = reason
-            return task.keep([other for other, id in enumerate(ids) if id != sample])
-        sources = [pixels if id == sample else source for id, source in zip(ids, task.sources, strict=True)]
-        return task._replace(sources=sources)
+        self.refused.add(ids[row])
+        sources = [self._cut(task, i) if id == ids[row] else task.sources[i] for i, id in enumerate(ids)]
+        return task.of(sources)
 
     def name(self, sample: int) -> str:
         """The path of image `sample` as text for messages."""
@@ -133,40 +131,60 @@ class Feed:
         for sample in request.ids[~good].tolist():
             self.skipped.setdefault(sample, self.index.reasons[sample])
         request = request.keep(good)
-        found = _on_threads(pool, self.threads, self._opened, request.ids.tolist())
-        kept = np.array([one is not None for one in found], dtype=bool)
-        request, opened = request.keep(kept), [one for one in found if one is not None]
-        extents = np.array([extent for _, extent in opened], dtype=np.int64).reshape(-1, 2)
-        windows = self.crop.windows(request, extents[:, 0], extents[:, 1])
-        return Task(request, windows, [source for source, _ in opened])
+        opened = _on_threads(pool, self.threads, self._opened, request.ids.tolist())
+        request = request.keep(np.array([one is not None for one in opened], dtype=bool))
+        found = [one for one in opened if one is not None]
+        extents = np.array([one.extent for one in found], dtype=np.int64).reshape(-1, 2)
+        task = Task(request, self.crop.windows(request, extents[:, 0], extents[:, 1]), [one.data for one in found])
+        by_pillow = [row for row, one in enumerate(found) if not one.for_dali]
+        if not by_pillow:
+            return task
+        cuts = _on_threads(pool, self.threads, lambda row: self._cut(task, row), by_pillow)
+        sources: list[Source | None] = [*task.sources]
+        for row, cut in zip(by_pillow, cuts, strict=True):
+            sources[row] = cut
+        return task.of(sources)
 
-    def _opened(self, sample: int) -> tuple[Source, Extent] | None:
-        """The file of an image, or its pixels where DALI may not have it, and its size; None where it is damaged."""
+    def _opened(self, sample: int) -> "_Opened | None":
+        """The file of an image and its size; None where it is damaged."""
         if sample in self.skipped:
             return None
         try:
             data = self._encoded(sample) if self._encoded else self._read(sample)
             if sample not in self.refused and (extent := extent_for_dali(data, self.crop.exif)):
-                return data, extent
-            pixels = decode_by_pillow(data, self.crop.exif)
+                return _Opened(data, extent, for_dali=True)
+            return _Opened(data, extent_for_pillow(data, self.crop.exif), for_dali=False)
         except DamagedImageError as error:
             self.skipped[sample] = str(error)
             return None
-        return pixels, pixels.shape[:2]
+
+    def _cut(self, task: Task, row: int) -> Pixels | None:
+        """The window of an image by Pillow; None where it is damaged. A copy: the whole image may be large."""
+        top, left, height, width = task.windows.window[row].tolist()
+        try:
+            window = decode_by_pillow(task.sources[row], self.crop.exif)[top : top + height, left : left + width].copy()
+            if window.shape == (height, width, 3):
+                return window
+            raise DamagedImageError("truncated or corrupt: of another size than its header says")
+        except DamagedImageError as error:
+            self.skipped[int(task.request.ids[row])] = str(error)
+            return None
 
     def _read(self, sample: int) -> Bytes:
         data, stamp = read_image_file(self.index.path(sample))
-        if self.index.stamps is not None and stamp != tuple(self.index.stamps[sample, :2].tolist()):
-            self.changed[sample] = f"{stamp[0]:,} bytes"
+        indexed = self.index.stamps
+        if indexed is not None and stamp != tuple(indexed[sample, :2].tolist()) and sample not in self._changed:
+            self._changed.add(sample)
+            warnings.warn(f"{self.name(sample)} was changed since it was indexed; read as it is now", stacklevel=1)
         return data
 
 
 def _on_threads(
-    pool: ThreadPoolExecutor, threads: int, function: Callable[[int], Result], ids: list[int]
+    pool: ThreadPoolExecutor, threads: int, function: Callable[[int], Result], items: list[int]
 ) -> list[Result]:
-    """function(id) of every id, in order, in as many pieces of work as there are threads."""
-    parts = [pool.submit(lambda part: [function(id) for id in part], ids[first::threads]) for first in range(threads)]
-    out: list[Any] = [None] * len(ids)
+    """function(item) of every item, in order, in as many pieces of work as there are threads."""
+    parts = [pool.submit(lambda part: [function(i) for i in part], items[first::threads]) for first in range(threads)]
+    out: list[Any] = [None] * len(items)
     for first, part in enumerate(parts):
         out[first::threads] = part.result()
     return out

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastaug.data.image_files import Bytes, DamagedImageError, decode_by_pillow, extent_for_dali, read_image_file
 from fastaug.data.index import Index, Status
 from fastaug.data.shards.layout import Settings
-from fastaug.errors import DataError
 
-Bytes = npt.NDArray[np.uint8]
 BATCH = 8  # images a worker decodes at once: enough to hide DALI's cost per batch, few enough for photographs of 100 MB
 
 
@@ -63,14 +62,9 @@ class Preparer:
         if self.index.status[id] == Status.DAMAGED:
             return self.index.reasons[id]
         try:
-            with open(self.index.path(id), "rb") as file:
-                found = np.frombuffer(file.read(), dtype=np.uint8)
-                return found if len(found) else "empty file"
-        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            return f"cannot be opened: {error.strerror}"
-        except OSError as error:
-            path = self.index.path(id).decode(errors="backslashreplace")
-            raise DataError(f"{path} cannot be read ({error.strerror}); check the storage") from error
+            return read_image_file(self.index.path(id))[0]
+        except DamagedImageError as error:
+            return str(error)
 
     def _picture(self, id: int, file: Bytes | str, image: Bytes | str | None) -> Picture:
         if isinstance(file, str) or image is None or isinstance(image, str):
@@ -125,22 +119,31 @@ class Decoder:
 
     def decode(self, files: list[Bytes]) -> list[Bytes | str]:
         """Each file's image, or why it cannot be decoded; BATCH files at most."""
+        fit = [bool(extent_for_dali(file, self.exif)) for file in files]
+        images = iter(self._by_dali([file for file, good in zip(files, fit, strict=True) if good]))
+        return [next(images) if good else self._by_pillow(file) for file, good in zip(files, fit, strict=True)]
+
+    def _by_dali(self, files: list[Bytes]) -> list[Bytes | str]:
         if not files:
             return []
         try:
             return list(_run(self._pipeline, files))
         except RuntimeError:  # one of them is damaged, and DALI gives up the whole batch and the pipeline with it
             self._pipeline = _build(self.exif, BATCH)
-            return [self._alone(file) for file in files]
+        return [self._alone(file) for file in files]
 
     def _alone(self, file: Bytes) -> Bytes | str:
         try:
             (image,) = _run(_build(self.exif, 1), [file])
-        except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            after = lines.index("encountered:") + 1 if "encountered:" in lines else 0  # behind DALI's own traceback
-            return lines[after][:300]
+        except RuntimeError:
+            return self._by_pillow(file)
         return image
+
+    def _by_pillow(self, file: Bytes) -> Bytes | str:
+        try:
+            return decode_by_pillow(file, self.exif)
+        except DamagedImageError as error:
+            return str(error)
 
 
 def _build(exif: str, batch: int) -> Any:

@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,9 +117,22 @@ def test_damaged_images_are_named_and_their_neighbours_intact(index: Index) -> N
     assert prepare(np.arange(8, 16)) == Preparer(index, settings())(np.arange(8, 16))
 
 
-def test_trouble_of_the_storage_is_not_damage(index: Index) -> None:
-    file = Path(index.path(2).decode())
-    file.unlink()
-    file.symlink_to(file)  # a loop: neither missing nor forbidden
-    with pytest.raises(DataError, match=r"002\.jpg cannot be read .*; check the storage"):
+def test_trouble_of_the_storage_is_not_damage(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(DataError, match=r"000\.jpg cannot be read \(Input/output error\); check the storage"):
         Preparer(index, settings())(np.arange(8))
+
+
+def test_what_pillow_has_to_decode_is_an_image_like_the_others(jpeg_folder: Callable[..., Path]) -> None:
+    root = jpeg_folder(classes=2, images=4)
+    colour = Image.new("RGB", (40, 30), (200, 10, 60))
+    colour.quantize(4).save(root / "class0" / "000.jpg", "GIF")
+    colour.save(root / "class0" / "001.jpg", "TIFF")
+    index = load_index(root, threads=1)
+    found = Preparer(index, settings())(np.arange(4))
+    assert [picture.reason for picture in found] == [""] * 4
+    for picture in found[:2]:
+        assert np.abs(pixels_of(picture).astype(int) - [200, 10, 60]).max() <= 4

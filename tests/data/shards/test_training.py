@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from fastaug.data.index import load_index
+from fastaug.data.index import cache_file, load_index
 from fastaug.distributed import build_accelerator
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.build_data import find_data
@@ -55,6 +55,7 @@ def test_a_run_on_shards_is_that_on_the_files(
     root = jpeg_folder(images=12, splits=("train", "val"), kind="png")
     first = Path(load_index(root, threads=1).path(5).decode())
     first.write_bytes(first.read_bytes()[:300])
+    cache_file(root, "ignore").unlink()
     index = load_index(root, threads=1)
     result, ids, losses = trained(tmp_path, "files", root)
     assert len(ids) == 3

@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000
 
 _DALI_CODECS = ("jpeg", "png", "webp", "bmp", "pnm")
 _DALI_TYPES = ("uint8", "uint16")
+_EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF")  # of JPEG, PNG and WebP files
 _TURN = 0x0112  # the EXIF tag of the orientation; 5-8 turn the picture by a quarter
 # What Pillow raises on broken bytes; MemoryError is not among them, for it says nothing about the file.
 BROKEN: tuple[type[Exception], ...] = (
@@ -87,10 +89,8 @@ def extent_for_dali(data: Bytes, exif: str) -> Extent | None:
 
     The parser is the one inside DALI's decoder (nvImageCodec), asked for one file at a time: here it may refuse.
     """
-    from nvidia import nvimgcodec
-
     try:
-        found = nvimgcodec.CodeStream(data)
+        found = _parser()(data)
         height, width = found.height, found.width
         if found.codec_name not in _DALI_CODECS or str(found.dtype) not in _DALI_TYPES:
             return None
@@ -101,10 +101,18 @@ def extent_for_dali(data: Bytes, exif: str) -> Extent | None:
     return (height, width) if exif == "ignore" else _turned(data, height, width)
 
 
+@cache
+def _parser() -> Any:
+    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # its messages name no file
+    from nvidia import nvimgcodec
+
+    return nvimgcodec.CodeStream
+
+
 def _turned(data: Bytes, height: int, width: int) -> Extent | None:
     """The size after EXIF's turn; None where its block is broken, for DALI might read it otherwise than Pillow."""
     content = data.tobytes()
-    if b"Exif" not in content and b"eXIf" not in content:
+    if not any(mark in content for mark in _EXIF_MARKS):
         return height, width
     try:
         with _opened(data) as image:
@@ -156,7 +164,7 @@ def problem_of(image: Any) -> str:
     """Why an image that Pillow opened is not used, by its header; "" where it is."""
     if image.width * image.height > MAX_PIXELS:  # whatever limit Pillow has been given elsewhere
         return _BOMB
-    if image.mode == "I":
+    if image.mode == "I" and image.format != "PPM":  # whose pixels have 16 bits
         return "pixels of 32 bits, whose white is not known; convert it to 8 or 16 bits"
     return ""
 
@@ -185,7 +193,7 @@ def quarter_turn(image: Any) -> bool | None:
 
 def _rgb(image: Any) -> Pixels:
     """Pixels of more than 8 bits are scaled, as DALI does; Pillow would cut them off at 255."""
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):
         grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
     elif image.mode == "F":  # 0 to 1
         grey = np.rint(np.clip(np.nan_to_num(np.asarray(image)), 0, 1) * 255)

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 VERSION = 2  # of the cache file
-_COLUMNS = ("labels", "heights", "widths", "status", "folders")
+COLUMNS = ("labels", "heights", "widths", "status", "folders")
 
 
 class Status(IntEnum):
@@ -59,6 +59,12 @@ class PathTable(Sequence[bytes]):
         """The table of `names`."""
         lengths = np.fromiter(map(len, names), dtype=np.int64, count=len(names))
         return cls(b"".join(names), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+
+    def sound(self) -> bool:
+        """Whether every string lies inside the block."""
+        ends = self.offsets
+        inside = len(ends) > 0 and ends.dtype.kind in "iu" and ends[0] == 0 and ends[-1] == len(self.blob)
+        return bool(inside and (ends[1:] >= ends[:-1]).all())
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -198,7 +204,7 @@ def to_arrays(index: Index) -> dict[str, Any]:
         "classes": PathTable.of([os.fsencode(name) for name in index.classes]),
         "reasons": PathTable.of([reason.encode(errors="replace") for reason in index.reasons.values()]),
     }
-    arrays = {name: getattr(index, name) for name in _COLUMNS} | text_arrays(texts)
+    arrays = {name: getattr(index, name) for name in COLUMNS} | text_arrays(texts)
     return arrays | {"damaged": np.array(list(index.reasons), dtype=np.int64)}
 
 
@@ -216,7 +222,7 @@ def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
         "classes": tuple(os.fsdecode(name) for name in _texts(z, "classes")),
         "paths": _texts(z, "paths"),
         "reasons": dict(zip(z["damaged"].tolist(), reasons, strict=True)),
-        **{name: z[name] for name in _COLUMNS},
+        **{name: z[name] for name in COLUMNS},
     }
 
 

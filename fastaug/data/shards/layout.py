@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.data.index import Index, from_arrays
+from fastaug.data.image_files import MAX_PIXELS
+from fastaug.data.index import COLUMNS, Folder, Index, Status, from_arrays
 from fastaug.data.shards.files import AGAIN, ShardFiles
 from fastaug.errors import DataError
 
@@ -103,7 +104,10 @@ def read_manifest(root: Path) -> Manifest:
         if values["version"] != VERSION:
             raise DataError(f"{file}: version {values['version']}, this program reads {VERSION}; make the shards again")
         settings, source = Settings(**values["settings"]), Source(**values["source"])
-        return Manifest(settings, source, tuple(Shard(**shard) for shard in values["shards"]), values["table"])
+        shards = tuple(Shard(**shard) for shard in values["shards"])
+        if any(Path(shard.name).name != shard.name or shard.bytes < 0 for shard in shards) or source.images < 0:
+            raise ValueError("a name of a file elsewhere, or a negative number")
+        return Manifest(settings, source, shards, values["table"])
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}); {AGAIN}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -169,6 +173,42 @@ def read_table(root: Path, manifest: Manifest) -> dict[str, Any]:
                 raise DataError(f"{file}: not the table that {MANIFEST} names; {AGAIN}")
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as z:
-                return from_arrays(z, root) | {name: z[name] for name in PLACES}
+                table = from_arrays(z, root) | {name: z[name] for name in PLACES}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} cannot be read ({error}); {AGAIN}") from error
+    if problem := _problem_of(table, manifest):
+        raise DataError(f"{file}: {problem}; {AGAIN}")
+    return table
+
+
+def _problem_of(table: dict[str, Any], manifest: Manifest) -> str:
+    """What is impossible about a table, whoever wrote it; "" when nothing is. What passes is inside its tar files."""
+    count = manifest.source.images
+    for name in (*COLUMNS, *PLACES):
+        if table[name].shape != (count,) or table[name].dtype.kind not in "iu":
+            return f"column {name} is not {count} integers"
+    if len(table["paths"]) != count or not table["paths"].sound():
+        return f"not the paths of {count} images"
+    limits = {
+        "labels": len(table["classes"]),
+        "status": len(Status),
+        "folders": len(Folder),
+        "shard": len(manifest.shards),
+    }
+    for name, limit in limits.items():
+        if count and not 0 <= int(table[name].min()) <= int(table[name].max()) < limit:
+            return f"column {name} has values outside [0, {limit})"
+    good = table["status"] == Status.OK
+    if set(table["reasons"]) != set(np.flatnonzero(~good).tolist()):
+        return "not every damaged image has its reason"
+    height, width, offset, length = (
+        table[n].astype(np.int64)[good] for n in ("heights", "widths", "offsets", "lengths")
+    )
+    ends = np.array([shard.bytes for shard in manifest.shards], dtype=np.int64)[table["shard"][good]]
+    if not ((height > 0) & (width > 0) & (height * width <= MAX_PIXELS)).all():
+        return "an image has no size, or one that is too large"
+    if not ((offset >= 0) & (length > 0) & (offset <= ends) & (length <= ends - offset)).all():
+        return "an image lies outside its tar file"
+    if manifest.settings.format == "raw" and not (length == 3 * height * width).all():
+        return "an image has more or fewer bytes than its size says"
+    return ""

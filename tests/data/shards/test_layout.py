@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastaug.data.index import Index, PathTable, to_arrays
+from fastaug.data.index import Index, PathTable, Status, to_arrays
 from fastaug.data.shards.layout import Manifest, Settings, Shard, Source, is_shard_folder, open_shards, read_manifest
 from fastaug.errors import DataError
 
@@ -46,6 +46,74 @@ def test_a_folder_that_is_not_as_it_was_written_is_refused(index: Index, make: M
     with pytest.raises(DataError, match=message) as raised:
         open_shards(root)
     assert "make_shards.py" in str(raised.value) or "make the shards again" in str(raised.value)
+
+
+def forge(root: Path, **columns: object) -> None:
+    """Other values in the table, and a manifest that vouches for them."""
+    with np.load(root / "index.npz") as z:
+        table = {name: z[name].copy() for name in z.files}
+    for name, value in columns.items():
+        table[name] = value(table[name])
+    np.savez(root / "index.npz", **table)
+    rewrite(root, table=hashlib.sha256((root / "index.npz").read_bytes()).hexdigest())
+
+
+def first(value: int) -> object:
+    """The column with another first value."""
+
+    def changed(column: np.ndarray) -> np.ndarray:
+        column[0] = value
+        return column
+
+    return changed
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"offsets": first(-1)}, "an image lies outside its tar file"),
+        ({"offsets": first(2**40)}, "an image lies outside its tar file"),
+        ({"offsets": first(2**63 - 1)}, "an image lies outside its tar file"),
+        ({"lengths": first(2**62)}, "an image lies outside its tar file"),
+        ({"lengths": first(0)}, "an image lies outside its tar file"),
+        ({"heights": first(0)}, "an image has no size"),
+        ({"heights": first(-5)}, "an image has no size"),
+        ({"widths": first(2**31 - 1)}, "an image has no size, or one that is too large"),
+        ({"shard": first(9999)}, r"column shard has values outside \[0, "),
+        ({"labels": first(-1)}, r"column labels has values outside \[0, 2\)"),
+        ({"labels": first(2)}, r"column labels has values outside \[0, 2\)"),
+        ({"status": first(7)}, r"column status has values outside \[0, 2\)"),
+        ({"status": first(1)}, "not every damaged image has its reason"),
+        ({"folders": first(9)}, "column folders has values outside"),
+        ({"labels": lambda column: column[:-1]}, "column labels is not 48 integers"),
+        ({"widths": lambda column: column.astype(float)}, "column widths is not 48 integers"),
+        ({"paths_offsets": first(7)}, "not the paths of 48 images"),
+        ({"paths_offsets": lambda column: column[:-1]}, "not the paths of 48 images"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(index: Index, make: MakeShards, kind, columns, message) -> None:
+    root = make(index, kind).root
+    forge(root, **columns)
+    with pytest.raises(DataError, match=message):
+        open_shards(root)
+
+
+def test_a_raw_image_has_the_bytes_of_its_size(index: Index, make: MakeShards) -> None:
+    root = make(index, "raw").root
+    forge(root, heights=first(1), widths=first(1))
+    with pytest.raises(DataError, match="more or fewer bytes than its size says"):
+        open_shards(root)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.tar", "/etc/passwd", "a/b.tar"])
+def test_a_tar_file_elsewhere_is_refused(index: Index, make: MakeShards, name: str) -> None:
+    root = make(index).root
+    values = json.loads((root / "shards.json").read_text())
+    values["shards"][0]["name"] = name
+    rewrite(root, shards=values["shards"])
+    with pytest.raises(DataError, match=r"no manifest of shards .*a file elsewhere"):
+        open_shards(root)
 
 
 def test_refused_folders_leave_no_file_open(index: Index, make: MakeShards) -> None:
@@ -127,12 +195,14 @@ def test_half_a_million_images_open_within_a_second(tmp_path: Path) -> None:
     whole, tall = np.arange(n), np.full(n, 256, np.int32)
     classes = tuple(f"n{i:08d}" for i in range(1000))
     none = np.zeros(n, np.uint8)
-    index = Index(tmp_path, classes, names, whole % 1000, tall, tall, none, none, {7: "broken"})
-    places = {"shard": (whole // 4096).astype(np.int32), "offsets": whole * 512, "lengths": whole}
+    index = Index(tmp_path, classes, names, whole % 1000, tall, tall, none.copy(), none, {7: "broken"})
+    index.status[7] = Status.DAMAGED
+    places = {"shard": (whole // 4096).astype(np.int32), "offsets": whole % 4096 * 512, "lengths": (whole != 7) * 100}
     np.savez(tmp_path / "index.npz", **to_arrays(index), **places)
-    shards = tuple(Shard(f"train-{i:05d}.tar", 4096, 0, 0, 0, 0, "") for i in range(123))
+    shards = tuple(Shard(f"train-{i:05d}.tar", 4096, 0, 0, 0, 4096 * 512, "") for i in range(123))
     for shard in shards:
         (tmp_path / shard.name).touch()
+        os.truncate(tmp_path / shard.name, shard.bytes)
     table = hashlib.sha256((tmp_path / "index.npz").read_bytes()).hexdigest()
     manifest = Manifest(Settings("jpeg", 256, 90, None, "ignore"), Source("x", n, ""), shards, table)
     (tmp_path / "shards.json").write_bytes(manifest.to_json())

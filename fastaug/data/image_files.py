@@ -29,7 +29,7 @@ MAX_PIXELS = 178_956_970  # more is a decompression bomb; Pillow's own limit
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000")  # none that starts another program
 
 _DALI_CODECS = ("jpeg", "png", "webp", "bmp", "pnm")
-_DALI_TYPES = ("uint8", "uint16")
+_DALI_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF")  # of JPEG, PNG and WebP files
 _TURN = 0x0112  # the EXIF tag of the orientation; 5-8 turn the picture by a quarter
 # What Pillow raises on broken bytes; MemoryError is not among them, for it says nothing about the file.
@@ -92,7 +92,7 @@ def extent_for_dali(data: Bytes, exif: str) -> Extent | None:
     try:
         found = _parser()(data)
         height, width = found.height, found.width
-        if found.codec_name not in _DALI_CODECS or str(found.dtype) not in _DALI_TYPES:
+        if found.codec_name not in _DALI_CODECS or found.dtype not in _DALI_TYPES:
             return None
     except (RuntimeError, TypeError):  # no image header that it knows; a type of pixels that has no name
         return None

@@ -24,7 +24,8 @@ def folder_graph(
     GPU also sizes (float32) and offsets. `largest`: height and width of the largest image.
     """
     on_gpu = device == "gpu"
-    files, anchor, extent, *cut = fn.external_source(source=source, num_outputs=5 if on_gpu else 3, batch=True)
+    # Not copied: DALI holds the arrays that it is given until it has read them.
+    files, anchor, extent, *cut = fn.external_source(source, 5 if on_gpu else 3, batch=True, no_copy=True)
     images = fn.decoders.image_slice(
         files,
         anchor,

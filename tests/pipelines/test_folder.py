@@ -1,7 +1,9 @@
 """Pixels of the graph and its resizer: against torchvision, and that they depend on nothing but the window."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,6 +163,31 @@ def test_exif_orientation_is_applied_or_ignored(tmp_path: Path, photos: list[np.
         windows = Windows(np.array([[5, 9, SIDE, SIDE]]), np.array([[SIDE, SIDE]]), np.array([[0, 0]]))
         (image,) = decoded([file], windows, exif=option)
         assert difference(image, picture[5 : 5 + SIDE, 9 : 9 + SIDE]) < 1.5, (option, tall, wide)
+
+
+def test_what_the_graph_was_fed_lives_until_it_has_been_read(files: list[Path]) -> None:
+    windows = whole(*sizes_of(files[:4]), SIDE)
+    fed: list[weakref.ref[Any]] = []
+
+    def source() -> tuple[object, ...]:
+        data, anchor, extent = inputs_of(files, windows, slice(4))
+        fed.extend(map(weakref.ref, [*data, anchor, extent]))  # type: ignore[call-overload]
+        return data, anchor, extent
+
+    pipeline = build_folder_pipeline(
+        source, batch_size=4, threads=1, device_id=None, prefetch=2, side=SIDE,
+        interpolation="bilinear", exif="ignore",
+    )  # fmt: skip
+    pipeline.schedule_run()
+    for _ in range(3):
+        pipeline.share_outputs()
+        in_flight = len(fed) - sum(one() is None for one in fed)
+        assert in_flight >= 6  # the batch that is being decoded
+        pipeline.release_outputs()
+        pipeline.schedule_run()
+    assert in_flight < len(fed)  # and what was read is freed
+    del pipeline
+    assert not any(one() is not None for one in fed)
 
 
 def test_decoded_windows_that_are_held_are_not_overwritten(files: list[Path]) -> None:

@@ -17,9 +17,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from fastaug.batch import Batch
+from fastaug.data.image_files import decode_by_pillow
 from fastaug.data.index import Index, Status, load_index
 from fastaug.data.loaders.base import Crop, HostTransform, Loader, Loading
 from fastaug.data.loaders.dali import DaliLoader
+from fastaug.data.loaders.dali_feed import Task
 from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.loaders.synthetic import SyntheticLoader
 from fastaug.data.sampler import Order, Request
@@ -205,6 +207,16 @@ def test_damage_in_several_batches_in_flight(index: Index, prefetch: int) -> Non
     assert sorted(loader.skipped) == sorted(damaged)
 
 
+@pytest.mark.parametrize("damaged", [[0], [7], [3, 4], [*range(8)]])
+def test_an_image_that_dali_does_not_name_is_found_by_halves(index: Index, damaged: list[int]) -> None:
+    spoil(index, dict.fromkeys(damaged, "truncated"))
+    loader, ids = loader_of(index), np.arange(8)
+    windows = loader.crop.windows(Request(0, ids), index.heights[ids], index.widths[ids])
+    task = Task(Request(0, ids), windows, [np.fromfile(file_of(index, i), dtype=np.uint8) for i in range(8)])
+    assert loader._culprit(task, [*range(8)]) == damaged[0]
+    assert loader._culprit(task, [i for i in range(8) if i not in damaged]) is None
+
+
 def test_an_image_asked_for_alone_and_damaged_gives_an_empty_batch(index: Index) -> None:
     spoil(index, {5: "truncated"})
     loader = loader_of(index)
@@ -255,6 +267,21 @@ def test_a_file_saved_again_at_another_size_is_used_as_it_is_and_named(index: In
     assert loader.skipped == {}
     assert (images.pop(11).float() - torch.tensor([200.0, 10.0, 60.0])).abs().max() < 4
     assert same(images, {i: image for i, image in first.items() if i != 11})
+
+
+def test_what_pillow_decodes_joins_the_images_that_a_device_made(index: Index) -> None:
+    """The GPU's way of putting a batch together, on the CPU: rows of DALI, rows of Pillow, none of DALI at all."""
+    loader = loader_of(index, "whole")
+    ids = np.arange(8)
+    windows = loader.crop.windows(Request(0, ids), index.heights[ids], index.widths[ids])
+    wanted = torch.stack([*by_id(loader, requests(8)).values()])
+    files = [np.fromfile(file_of(index, i), dtype=np.uint8) for i in range(8)]
+    for host in ([], [0, 3, 7], [*range(8)]):
+        sources = [decode_by_pillow(file, "ignore") if i in host else file for i, file in enumerate(files)]
+        task = Task(Request(0, ids), windows, sources)
+        rows = task.for_dali()
+        made = wanted[rows] if rows else wanted[:1] * 0  # the blank that stands in for none
+        assert (loader._on_device(made, task).int() - wanted.int()).abs().max() <= 2, host
 
 
 @pytest.mark.parametrize("name", ["with space.jpg", "ünïcode.jpg", "per%cent#.jpg", b"not-utf8-\xff.jpg"])
@@ -325,6 +352,7 @@ import itertools, multiprocessing, os, signal, sys, threading
 import numpy as np, torch
 from fastaug.data.loaders.base import Crop, Loading
 from fastaug.data.loaders.dali import DaliLoader
+from fastaug.data.loaders.dali_feed import Task
 from fastaug.data.index import load_index
 from fastaug.data.sampler import Request
 index = load_index(sys.argv[1], threads=1)

@@ -53,7 +53,11 @@ def attack(trial: Trial, root: Path) -> Outcome:
         outcome.problems.append(f"no end within {PATIENCE} s")
         return outcome
     if ended.returncode:
-        died = f"killed by {signal.Signals(-ended.returncode).name}" if ended.returncode < 0 else ended.stderr[-2000:]
+        died = (
+            f"killed by {signal.Signals(-ended.returncode).name}"
+            if ended.returncode < 0
+            else ended.stderr.strip()[-300:]
+        )
         outcome.problems.append(f"exit {ended.returncode}: {died}")
         return outcome
     found = json.loads(ended.stdout)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fastaug.console import Console
 from fastaug.data.build import DataParts, build_loader
 from fastaug.data.index import Index, load_index
 from fastaug.data.loaders.base import Crop, Loading
-from fastaug.data.sampler import Request
+from fastaug.data.sampler import Ids, Request
 from fastaug.data.shards.layout import Settings, open_shards
 from fastaug.data.shards.writer import make_shards
 from fastaug.data.splits import Splits
@@ -56,7 +57,7 @@ def loaded(root: Path, trial: Trial) -> dict[str, Any]:
     for epoch in range(2):
         order = np.random.default_rng(trial.seed + epoch).permutation(ids)
         requests = [Request(epoch, order[i : i + trial.batch]) for i in range(0, len(ids), trial.batch)]
-        changing = _changing(index, order, trial) if epoch and trial.changed else iter(())
+        changing = _changing(index, order, trial, len(requests)) if epoch and trial.changed else iter(())
         used: list[int] = []
         for batch in loader.batches(requests):
             assert len(batch.ids) == len(batch.images) == len(batch.labels)
@@ -67,12 +68,15 @@ def loaded(root: Path, trial: Trial) -> dict[str, Any]:
     return {"listed": _paths(index, ids.tolist()), "epochs": epochs, "skipped": skipped}
 
 
-def _changing(index: Index, order: Any, trial: Trial) -> Any:
-    """Changes a few files of every kind, in turn, each time it is asked; files that the loader has still to read."""
+def _changing(index: Index, order: Ids, trial: Trial, times: int) -> Iterator[None]:
+    """Changes files that the loader has still to read, a part of them each of the first times it is asked."""
     draw = np.random.default_rng(trial.seed)
     good = [id for id in order[::-1].tolist() if len(index.paths[id].split(b"/")[-1]) == 9 and id not in index.reasons]
-    for kind in [*CHANGES] * trial.changed:
-        CHANGES[kind](Path(os.fsdecode(index.path(good.pop(int(draw.integers(len(good) // 2)))))), draw)
+    kinds = [*CHANGES] * trial.changed
+    victims = good[: len(kinds)]
+    for part in np.array_split(np.arange(len(kinds)), max(times // 2, 1)):
+        for i in part.tolist():
+            CHANGES[kinds[i]](Path(os.fsdecode(index.path(victims[i]))), draw)
         yield
 
 

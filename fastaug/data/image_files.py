@@ -150,7 +150,7 @@ def _opened(data: Bytes) -> Iterator[Any]:
             if problem := problem_of(image):
                 raise DamagedImageError(problem)
             yield image
-    except BROKEN as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
         raise DamagedImageError(reason_of(error)) from error
 
 

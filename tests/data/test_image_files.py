@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,16 @@ def outcome(data: np.ndarray) -> tuple[tuple[int, ...], str]:
         return decode_by_pillow(data, "ignore").shape[:2], ""
     except DamagedImageError as error:
         return (), str(error).strip()
+
+
+def test_a_bomb_is_refused_whatever_it_was_when_it_was_indexed() -> None:
+    header = struct.pack(">IIBBBBB", 20_000, 10_000, 8, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    content += struct.pack(">I", zlib.crc32(b"IHDR" + header)) + saved(picture(), "PNG")[33:]
+    data = np.frombuffer(content, dtype=np.uint8)
+    assert extent_for_dali(data, "ignore") is None
+    with pytest.raises(DamagedImageError, match="decompression bomb"):
+        extent_for_pillow(data, "ignore")
 
 
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:

@@ -128,6 +128,15 @@ def mutated(content: bytes, draw: Draw) -> bytes:
     return content[:place] + draw.bytes(int(draw.integers(1, 6))) + content[place:]
 
 
+def mutated_exif(content: bytes, draw: Draw) -> bytes:
+    """A few bytes of the EXIF block are others."""
+    start = content.index(b"Exif")
+    changed = bytearray(content)
+    for place in draw.integers(start, start + 34, 2).tolist():
+        changed[place] = int(draw.integers(256))
+    return bytes(changed)
+
+
 JPEG, PNG, WEBP, TIFF = saved("JPEG"), saved("PNG"), saved("WEBP"), saved("TIFF")
 BOMB = png(20_000, 10_000, 8, 0, [])
 
@@ -140,6 +149,7 @@ FILES: dict[str, tuple[str, Maker]] = {
     "jpeg_turned": ("jpg", with_exif("JPEG", 6)),
     "jpeg_mirrored": ("jpg", with_exif("JPEG", 5)),
     "jpeg_broken_exif": ("jpg", with_exif("JPEG", 6, broken=True)),
+    "jpeg_mutated_exif": ("jpg", damaged(with_exif("JPEG", 6), mutated_exif)),
     "jpeg_several_pictures": ("jpg", saved("MPO", save_all=True)),
     "jpeg_trailing_text": ("jpg", damaged(JPEG, trailing)),
     "jpeg_stray_bytes": ("jpg", damaged(JPEG, stray)),

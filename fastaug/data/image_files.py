@@ -31,7 +31,10 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000
 _DALI_CODECS = ("jpeg", "png", "webp", "bmp", "pnm")
 _DALI_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF")  # of JPEG, PNG and WebP files
-_TURN = 0x0112  # the EXIF tag of the orientation; 5-8 turn the picture by a quarter
+_EXIF = b"Exif\0\0"  # how the block begins in a JPEG file
+_TURN = 0x0112  # the EXIF tag of the orientation
+_QUARTER_TURNS = (5, 6, 7, 8)
+_TRANSPOSITIONS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation -> Pillow's Transpose that undoes it
 # What Pillow raises on broken bytes; MemoryError is not among them, for it says nothing about the file.
 BROKEN: tuple[type[Exception], ...] = (
     OSError,
@@ -84,8 +87,8 @@ def unreadable(path: bytes, error: OSError) -> DamagedImageError | DataError:
     return DamagedImageError(f"cannot be opened: {error.strerror}")
 
 
-def extent_for_dali(data: Bytes, exif: str) -> Extent | None:
-    """(height, width) of a file as DALI decodes it; None where it may not be given the file.
+def file_for_dali(data: Bytes, exif: str) -> tuple[Bytes, Extent] | None:
+    """A file as DALI may be given it, and the (height, width) that it decodes to; None where it may not have it.
 
     The parser is the one inside DALI's decoder (nvImageCodec), asked for one file at a time: here it may refuse.
     """
@@ -98,7 +101,7 @@ def extent_for_dali(data: Bytes, exif: str) -> Extent | None:
         return None
     if not 0 < height * width <= MAX_PIXELS:
         return None
-    return (height, width) if exif == "ignore" else _turned(data, height, width)
+    return (data, (height, width)) if exif == "ignore" else _turned(data, height, width)
 
 
 @cache
@@ -109,19 +112,37 @@ def _parser() -> Any:
     return nvimgcodec.CodeStream
 
 
-def _turned(data: Bytes, height: int, width: int) -> Extent | None:
-    """The size after EXIF's turn; None where its block is broken, for DALI might read it otherwise than Pillow."""
+def _turned(data: Bytes, height: int, width: int) -> tuple[Bytes, Extent] | None:
+    """`file_for_dali` where EXIF's turn is applied: the file says the turn that Pillow reads, and no other EXIF.
+
+    A decoder that reads a broken block in another way would look for a window outside of the image.
+    """
     content = data.tobytes()
     if not any(mark in content for mark in _EXIF_MARKS):
-        return height, width
+        return data, (height, width)
     try:
         with _opened(data) as image:
-            turned = quarter_turn(image)
+            orientation = orientation_of(image) if image.format in ("JPEG", "MPO") else None
     except DamagedImageError:
         return None
-    if turned is None:
+    said = orientation and _saying(content, orientation)
+    if not said:
         return None
-    return (width, height) if turned else (height, width)
+    return np.frombuffer(said, dtype=np.uint8), (width, height) if orientation in _QUARTER_TURNS else (height, width)
+
+
+def _saying(jpeg: bytes, orientation: int) -> bytes | None:
+    """A JPEG file of the same length whose EXIF says its orientation and nothing else; None where there is no room."""
+    start = jpeg.find(_EXIF)
+    without = jpeg.replace(_EXIF, _EXIF.lower())
+    if orientation == 1:
+        return without
+    entry = struct.pack(">HHIHH", _TURN, 3, 1, orientation, 0)  # one number of 16 bits
+    block = _EXIF + b"MM\0*" + struct.pack(">IH", 8, 1) + entry + bytes(4)
+    room = int.from_bytes(jpeg[max(start - 2, 0) : start]) - 2
+    if start < 4 or jpeg[start - 4 : start - 2] != b"\xff\xe1" or room < len(block):
+        return None
+    return without[:start] + block + without[start + len(block) :]
 
 
 def extent_for_pillow(data: Bytes, exif: str) -> Extent:
@@ -132,12 +153,12 @@ def extent_for_pillow(data: Bytes, exif: str) -> Extent:
 
 def decode_by_pillow(data: Bytes, exif: str) -> Pixels:
     """uint8 [H, W, 3] RGB of a file, its first frame; transparency is dropped. DamagedImageError where Pillow fails."""
-    from PIL import ImageOps
+    from PIL import Image
 
     with _opened(data) as image:
+        turn = orientation_of(image) if exif == "apply" and image.format != "TIFF" else None  # Pillow turns that itself
         image.load()
-        turned = exif == "apply" and quarter_turn(image) is not None
-        return _rgb(ImageOps.exif_transpose(image) if turned else image)
+        return _rgb(image.transpose(Image.Transpose(_TRANSPOSITIONS[turn])) if turn in _TRANSPOSITIONS else image)
 
 
 @contextmanager
@@ -150,13 +171,15 @@ def _opened(data: Bytes) -> Iterator[Any]:
             if problem := problem_of(image):
                 raise DamagedImageError(problem)
             yield image
-    except (*BROKEN, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DamagedImageError(reason_of(error)) from error
+    except BROKEN as error:
         raise DamagedImageError(reason_of(error)) from error
 
 
 def extent_of(image: Any, exif: str) -> Extent:
     """(height, width) of an image that Pillow has opened, as it will be decoded; a TIFF file's turn is in its size."""
-    turned = exif == "apply" and quarter_turn(image) and image.format != "TIFF"
+    turned = exif == "apply" and image.format != "TIFF" and orientation_of(image) in _QUARTER_TURNS
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -183,10 +206,11 @@ def reason_of(error: Exception) -> str:
     return f"truncated or corrupt: {' '.join(str(error).split()) or type(error).__name__}"
 
 
-def quarter_turn(image: Any) -> bool | None:
-    """Whether EXIF says that the picture is to be turned by a quarter; None where its EXIF block is broken."""
+def orientation_of(image: Any) -> int | None:
+    """EXIF's orientation, 1 to 8 (1: as stored, also where it is not said); None where the block is broken."""
     try:
-        return image.getexif().get(_TURN) in (5, 6, 7, 8)
+        found = image.getexif().get(_TURN, 1)
+        return int(found) if found in range(1, 9) else 1
     except BROKEN:  # decoders read past a broken EXIF block too, and turn nothing
         return None
 

@@ -18,8 +18,8 @@ from PIL import Image
 from fastaug.data.image_files import (
     DamagedImageError,
     decode_by_pillow,
-    extent_for_dali,
     extent_for_pillow,
+    file_for_dali,
     read_image_file,
 )
 from fastaug.data.index import load_index
@@ -139,7 +139,7 @@ def test_pixels_of_32_bits_are_refused_for_their_white_is_not_known(tmp_path: Pa
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG2000", "GIF", "AVIF"])
 def test_dali_is_not_given_what_it_does_not_survive(kind: str) -> None:
     data = np.frombuffer(saved(picture(), kind), dtype=np.uint8)
-    assert extent_for_dali(data, "ignore") is None
+    assert file_for_dali(data, "ignore") is None
     assert extent_for_pillow(data, "ignore") == (HEIGHT, WIDTH)
     assert decode_by_pillow(data, "ignore").shape == (HEIGHT, WIDTH, 3)
 
@@ -156,7 +156,7 @@ def test_no_header_ends_the_process_or_gets_a_size_that_pillow_does_not_see(
 ) -> None:
     content = saved(picture(), kind)
     data = np.frombuffer(content[:place] + new + content[place + gone :], dtype=np.uint8)
-    extent = extent_for_dali(data, "ignore")
+    _, extent = file_for_dali(data, "ignore") or (None, None)
     assert extent is None or min(extent) > 0
     shape, reason = outcome(data)
     assert bool(shape) != bool(reason)
@@ -177,7 +177,7 @@ def test_a_bomb_is_refused_whatever_it_was_when_it_was_indexed() -> None:
     content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
     content += struct.pack(">I", zlib.crc32(b"IHDR" + header)) + saved(picture(), "PNG")[33:]
     data = np.frombuffer(content, dtype=np.uint8)
-    assert extent_for_dali(data, "ignore") is None
+    assert file_for_dali(data, "ignore") is None
     with pytest.raises(DamagedImageError, match="decompression bomb"):
         extent_for_pillow(data, "ignore")
 

@@ -21,8 +21,8 @@ from fastaug.data.image_files import (
     Extent,
     Pixels,
     decode_by_pillow,
-    extent_for_dali,
     extent_for_pillow,
+    file_for_dali,
     read_image_file,
 )
 from fastaug.data.index import Index, Status
@@ -151,8 +151,8 @@ class Feed:
             return None
         try:
             data = self._encoded(sample) if self._encoded else self._read(sample)
-            if sample not in self.refused and (extent := extent_for_dali(data, self.crop.exif)):
-                return _Opened(data, extent, for_dali=True)
+            if sample not in self.refused and (fit := file_for_dali(data, self.crop.exif)):
+                return _Opened(*fit, for_dali=True)
             return _Opened(data, extent_for_pillow(data, self.crop.exif), for_dali=False)
         except DamagedImageError as error:
             self.skipped[sample] = str(error)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastaug.data.image_files import Bytes, DamagedImageError, decode_by_pillow, extent_for_dali, read_image_file
+from fastaug.data.image_files import Bytes, DamagedImageError, decode_by_pillow, file_for_dali, read_image_file
 from fastaug.data.index import Index, Status
 from fastaug.data.shards.layout import Settings
 
@@ -119,9 +119,9 @@ class Decoder:
 
     def decode(self, files: list[Bytes]) -> list[Bytes | str]:
         """Each file's image, or why it cannot be decoded; BATCH files at most."""
-        fit = [bool(extent_for_dali(file, self.exif)) for file in files]
-        images = iter(self._by_dali([file for file, good in zip(files, fit, strict=True) if good]))
-        return [next(images) if good else self._by_pillow(file) for file, good in zip(files, fit, strict=True)]
+        fit = [file_for_dali(file, self.exif) for file in files]
+        images = iter(self._by_dali([one[0] for one in fit if one]))
+        return [next(images) if one else self._by_pillow(file) for file, one in zip(files, fit, strict=True)]
 
     def _by_dali(self, files: list[Bytes]) -> list[Bytes | str]:
         if not files:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fastaug.console import Console
+from fastaug.data.class_names import some
 from fastaug.data.shards.layout import ShardIndex
 from fastaug.distributed import build_accelerator
 from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError, StorageError
@@ -100,6 +101,9 @@ def describe(trainer: Trainer) -> None:
         f"{recipe.model.name}, {len(trainer.parts.classes)} classes, {sizes}; {trainer.last_step} updates of "
         f"{recipe.train.batch_size} on {trainer.accelerator.num_processes} x {trainer.accelerator.device.type}"
     )
+    trainer.console.print(f"classes: {some(trainer.parts.classes)}")
+    for role, names in trainer.parts.unseen_classes().items():
+        trainer.console.print(f"warning: {role} has no readable image of {len(names)} classes: {some(names)}")
 
 
 def finish(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:

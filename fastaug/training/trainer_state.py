@@ -87,10 +87,11 @@ def check_classes(trainer: Trainer, state: dict[str, Any], path: str) -> None:
         trainer.console.print(f"{path} is of a version that kept no class names: they are taken to be those of now")
     elif trained != trainer.parts.classes:
         now = trainer.parts.classes
+        lost, new = (some(names) or "none" for names in (set(trained) - set(now), set(now) - set(trained)))
         raise DataError(
-            f"data.root: {path} was trained on the {len(trained)} classes {some(trained)}, and there are now {len(now)}: "
-            f"{some(now)}; of those before there are no longer {some(set(trained) - set(now)) or 'none'}, new are "
-            f"{some(set(now) - set(trained)) or 'none'}; name the folders as they were, or choose another run.dir"
+            f"data.root: {path} was trained on the {len(trained)} classes {some(trained)}, and there are now "
+            f"{len(now)}: {some(now)}; no longer there: {lost}; new: {new}; name the folders as they were, or choose "
+            "another run.dir"
         )
 
 

@@ -146,7 +146,7 @@ def test_a_run_does_not_continue_on_other_classes(
     assert go_on(tmp_path / "run", other) == 3
     said = capsys.readouterr().out
     assert "trained on the 3 classes cherry, leaf, sea, and there are now 3: cherry, leaf, water" in said
-    assert "no longer sea, new are water" in said
+    assert "no longer there: sea; new: water" in said
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == {"classes": list(COLOURS)}
 
 

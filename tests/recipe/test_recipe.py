@@ -155,6 +155,11 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     "resident": (["data.loader=resident"], "data.loader: resident keeps one decoded size"),
     "splits": (["data.splits=s", "data.select_fraction=0.1"], "data.splits: names the splits already"),
     "two weights": (["model.pretrained=true", "model.initial_checkpoint=x"], "model.pretrained: cannot be combined"),
+    "hub without weights": (["model.name='hf-hub:timm/x'"], "model.name: hf-hub:timm/x is fetched from the hub"),
+    "arguments of ours": (
+        ["model.kwargs={checkpoint_path: x}"],
+        "model.kwargs: {'checkpoint_path': 'x'} has arguments",
+    ),
     "no average": (["eval.weights=ema"], "eval.weights: ema needs model.ema = true"),
     "other class, two labels": (["augment.other_class=true", "augment.cutmix=1"], "augment.other_class: has no place"),
     "other class, smoothing": (["augment.other_class=true", "augment.smoothing=0.1"], "augment.other_class: takes"),

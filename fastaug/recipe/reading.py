@@ -5,7 +5,7 @@ together. What pydantic finds is told here in one line each: key, value, remedy.
 """
 
 import difflib
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,6 +19,7 @@ from fastaug.recipe.schema import SCHEMA, Recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
 
 Section = TypeVar("Section")
+PREFIX_SINCE = 3  # the schema that has optim.warmup_prefix; before, cosine began with the training
 _BROKEN_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 
 
@@ -134,23 +135,48 @@ def _on_its_base(values: Any, path: Path) -> Any:
     return base
 
 
-def _check_schema(values: Any, path: Path) -> None:
-    """Takes the schema's number out of `values`; RecipeError when a later version wrote it."""
-    number = values.pop("schema", SCHEMA) if isinstance(values, dict) else SCHEMA
+def _take_schema(values: Any, path: Path, unnumbered: int) -> int:
+    """Takes the schema's number out of `values`, `unnumbered` where there is none; RecipeError if a later version's."""
+    number = values.pop("schema", unnumbered) if isinstance(values, dict) else unnumbered
     if type(number) is not int or number < 1:
         raise RecipeError([f"schema: {number!r} is not the number of a schema; leave it out"])
     if number > SCHEMA:
         later = f"was written by a later fastaug (this one reads schema {SCHEMA}); update fastaug"
         raise RecipeError([f"schema: {number} of {path} {later}"])
+    return number
+
+
+def _in_this_schema(values: Any, number: int) -> None:
+    """Writes into `values` what a recipe of schema `number` meant by leaving out a key."""
+    if number < PREFIX_SINCE and isinstance(values, dict):
+        optim = values.setdefault("optim", {})
+        if isinstance(optim, dict):
+            optim.setdefault("warmup_prefix", False)
 
 
 def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe in file `path` with `overrides` ("section.key=value") applied; RecipeError names every problem."""
-    path = Path(path)
+    return _read(Path(path), overrides or [], SCHEMA)[0]
+
+
+def read_stored(path: Path) -> tuple[Recipe, int]:
+    """The recipe that a run was begun with, and the number of its schema; 0.1.0 wrote none."""
+    return _read(path, [], 1)
+
+
+def as_begun(recipe: Recipe, schema: int) -> Recipe:
+    """`recipe` as a run goes on with it that was begun under `schema`: keys that it had not keep what was done then."""
+    if schema >= PREFIX_SINCE:
+        return recipe
+    return replace(recipe, optim=replace(recipe.optim, warmup_prefix=False))
+
+
+def _read(path: Path, overrides: list[str], unnumbered: int) -> tuple[Recipe, int]:
     values = _on_its_base(_read_file(path), path)
-    _check_schema(values, path)
+    number = _take_schema(values, path, unnumbered)
+    _in_this_schema(values, number)
     problems: list[str] = []
-    for override in overrides or []:
+    for override in overrides:
         _with_override(values, override, problems)
     recipe = _built(Recipe, values, "", problems)
     if recipe.run.dir is None:
@@ -158,7 +184,7 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     problems += validate(recipe, unusable={key_of(text) for text in problems})
     if problems:
         raise RecipeError(problems)
-    return recipe
+    return recipe, number
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -184,6 +210,6 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that `read_recipe` reads back to an equal recipe, with the number of its schema."""
-    return write_yaml({"schema": SCHEMA, **asdict(recipe)})
+def to_yaml(recipe: Recipe, schema: int = SCHEMA) -> str:
+    """The resolved recipe as YAML that is read back to an equal recipe, with the schema under which its run began."""
+    return write_yaml({"schema": schema, **asdict(recipe)})

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from fastaug.recipe.policy_names import parse_policy
 
-SCHEMA = 2  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
+SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
 META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
 SHARED_PARTS = ("policy", "softness", "smoothing", "optim")  # one value for all samples, moved by the meta-optimizer
 INSTANT_PARTS = ("instant_weights", "instant_labels")
@@ -144,6 +144,9 @@ class Optim:
         "cosine", "schedule of the learning rate after the warm-up"
     )
     warmup_epochs: NonNegativeFloat = key(0.0, "epochs in which the learning rate rises linearly from warmup_lr to lr")
+    warmup_prefix: bool = key(
+        True, "cosine: starts from lr after the warm-up; false: with the training, so that the warm-up ends below lr"
+    )
     warmup_lr: NonNegativeFloat = key(1e-5, "learning rate at which the warm-up starts")
     min_lr: NonNegativeFloat = key(0.0, "lowest learning rate, at which cosine ends")
     decay_epochs: PositiveFloat = key(30.0, "step: epochs between decays")

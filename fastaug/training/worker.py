@@ -26,11 +26,14 @@ def run(recipe: Recipe) -> int:
     folder = RunFolder(recipe.run.dir)
     ending = Ending(folder)
     with StopRequest() as stop, ending:
+        given, recipe = recipe, folder.as_begun(recipe)
         if os.environ.get("RANK", "0") == "0":  # the main process, before it is known whether the others come
             folder.open(recipe)
             folder.write_status(None, "starting", 0)
         accelerator = build_accelerator(recipe)
         console = Console(accelerator.is_main_process)
+        if recipe != given:
+            console.print("goes on with optim.warmup_prefix=false, as this run was begun by an earlier version")
         accelerator.wait_for_everyone()
         trainer = assemble(recipe, accelerator, folder, console)
         ending.trainer = trainer

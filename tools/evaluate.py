@@ -46,6 +46,7 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     """Prints the figures and writes them where asked."""
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.console import Console
+    from fastaug.data.class_names import shown
     from fastaug.distributed import build_accelerator
     from fastaug.evaluation.evaluate import Evaluator
     from fastaug.provenance import versions
@@ -70,7 +71,7 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     evaluator = Evaluator(recipe, accelerator, parts, loader, BatchAugment(recipe, len(parts.classes)))
     figures: dict[str, Any] = {"weights": recipe.eval.weights, **evaluator.run(network, arguments.split)}
     for sample, reason in loader.skipped.items():
-        print(f"skipped: damaged image {parts.name_of(sample)}: {reason}")
+        print(f"skipped: damaged image {shown(parts.name_of(sample))}: {reason}")
     console.summary(f"{path}, {arguments.split}", {name: str(value) for name, value in figures.items()})
     if arguments.json and accelerator.is_main_process:
         result = {"checkpoint": str(path), "split": arguments.split, "figures": figures, "versions": versions()}

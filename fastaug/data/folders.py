@@ -165,9 +165,9 @@ def _refuse_hidden_splits(walk: Walk, names: list[str], splits: dict[str, str]) 
         for other in names if within else ():
             if other != name and within & {other, *walk.folders(os.fsencode(other))}:
                 raise DataError(
-                    f"{root}: {shown(name)} is the name of a split and holds folders of the same names as "
-                    f"{shown(other)} or as beside it ({some(within)}), so that splits would be trained as classes; "
-                    "name the splits train, val and test, or point data.root at the folder that holds the classes"
+                    f"{root}: {shown(name)} is the name of a split, and its folders ({some(within)}) are named as "
+                    f"those in or beside {shown(other)}: splits would be trained as classes; name the splits train, "
+                    "val and test, or point data.root at the folder that holds the classes"
                 )
 
 

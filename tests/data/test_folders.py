@@ -67,7 +67,10 @@ def test_val_selects_where_there_is_a_test(tmp_path: Path) -> None:
     [
         (["val", "test"], "test and val are names of splits, but none is a training folder"),
         (["dev", "eval"], "none is a training folder"),
-        (["train", "holdout"], "train is the name of a split and holds folders of the same names as holdout"),
+        (
+            ["train", "holdout"],
+            "train is the name of a split, and its folders (cat, dog) are named as those in or beside holdout",
+        ),
         (["train", "training"], "train is the name of a split"),
         (["test", "production"], "test is the name of a split"),
         (["train", "Train", "val"], "Train and train would both be the train split; keep one"),

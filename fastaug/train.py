@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--check",
         choices=("recipe", "full"),
         metavar="full",
-        help="(or --check=full) only validate and print the resolved recipe; full: also build model and optimizer",
+        help="(or --check=full) only validate and print the resolved recipe; full: also build and try the network",
     )
     given = sys.argv[1:] if arguments is None else arguments
     # A bare --check must not swallow the override behind it, as argparse's optional values do.

@@ -46,25 +46,32 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     """Prints the figures and writes them where asked."""
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.console import Console
+    from fastaug.data.class_names import shown
     from fastaug.distributed import build_accelerator
     from fastaug.evaluation.evaluate import Evaluator
     from fastaug.provenance import versions
     from fastaug.training import checkpoint
     from fastaug.training.build import build_network
     from fastaug.training.build_data import evaluation_loader, find_data
-    from fastaug.training.trainer_state import load_weights
+    from fastaug.training.trainer_state import class_names, load_weights
 
     path, recipe = checkpoint_and_recipe(arguments)
     accelerator = build_accelerator(recipe)
     console = Console(accelerator.is_main_process)
+    weights, state = checkpoint.load(path)
     parts = find_data(recipe, accelerator)
+    trained = class_names(state)
+    if trained is None:
+        console.print(f"{path} is of a version that kept no class names: classes are matched by their order")
+    else:
+        parts = parts.for_network(trained)
     network = build_network(recipe, len(parts.classes), accelerator)
-    load_weights(network, checkpoint.load(path).weights["ema" if recipe.eval.weights == "ema" else "model"])
+    load_weights(network, weights["ema" if recipe.eval.weights == "ema" else "model"])
     loader = evaluation_loader(recipe, accelerator, parts, parts.splits.of(arguments.split))
     evaluator = Evaluator(recipe, accelerator, parts, loader, BatchAugment(recipe, len(parts.classes)))
     figures: dict[str, Any] = {"weights": recipe.eval.weights, **evaluator.run(network, arguments.split)}
     for sample, reason in loader.skipped.items():
-        print(f"skipped: damaged image {parts.name_of(sample)}: {reason}")
+        print(f"skipped: damaged image {shown(parts.name_of(sample))}: {reason}")
     console.summary(f"{path}, {arguments.split}", {name: str(value) for name, value in figures.items()})
     if arguments.json and accelerator.is_main_process:
         result = {"checkpoint": str(path), "split": arguments.split, "figures": figures, "versions": versions()}

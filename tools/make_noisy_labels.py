@@ -37,7 +37,7 @@ def main() -> int:
     arguments = parse()
     try:
         recipe = read_recipe(arguments.recipe, arguments.overrides)
-        from fastaug.data.label_files import noisy_labels
+        from fastaug.data.label_files import label_lines, noisy_labels
         from fastaug.distributed import build_accelerator
         from fastaug.training.build_data import find_data
 
@@ -52,12 +52,12 @@ def main() -> int:
             kind=arguments.kind,
             seed=arguments.seed,
         )
+        lines = label_lines(ids, [parts.classes[label] for label in labels])
     except (FastaugError, ValueError) as error:
         print(error, file=sys.stderr)
         return error.code if isinstance(error, FastaugError) else 2
-    lines = [f"{i}\t{parts.classes[label]}" for i, label in zip(ids, labels, strict=True)]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text("\n".join(lines) + "\n")
+    arguments.out.write_bytes(lines)
     if arguments.with_meta is not None:
         splits = parts.splits
         arguments.with_meta.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,7 @@ def make(arguments: argparse.Namespace) -> None:
     """Makes the shards and prints what became of every image."""
     from fastaug.console import Console
     from fastaug.data.build import find_root
+    from fastaug.data.class_names import shown
     from fastaug.data.index import load_index
     from fastaug.data.shards.layout import is_shard_folder, open_shards
     from fastaug.data.shards.writer import counts, make_shards
@@ -72,7 +73,7 @@ def make(arguments: argparse.Namespace) -> None:
     make_shards(index, arguments.out, arguments.settings, workers=arguments.workers, console=console)
     shards = open_shards(arguments.out)
     for id, reason in shards.reasons.items():
-        console.print(f"damaged: {os.fsdecode(index.path(id))}: {reason}")
+        console.print(f"damaged: {shown(os.fsdecode(index.path(id)))}: {reason}")
     console.summary(str(arguments.out), counts(shards))
 
 

@@ -1,1 +1,4 @@
-"""Attacks on a run: odd and damaged files, kills, damaged run folders, bad recipes. tools/torture.py runs them."""
+"""Attacks on a run: damaged and changing files, kills, broken run folders, bad recipes; and what has to come of each.
+
+Tests take some of them, `tools/torture.py` all. Not in the wheel.
+"""

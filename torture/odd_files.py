@@ -235,6 +235,17 @@ OBSTACLES: dict[str, Callable[[Path], object]] = {
     "link_to_a_device": lambda path: path.symlink_to("/dev/zero"),
 }
 
+
+def replaced_by(make: Callable[[Path], object]) -> Callable[[Path, Draw], object]:
+    """Something that is no file in the place of a file."""
+
+    def replace(path: Path, _: Draw) -> None:
+        path.unlink()
+        make(path)
+
+    return replace
+
+
 # What may happen to a good PNG file while it is in use.
 CHANGES: dict[str, Callable[[Path, Draw], object]] = {
     "smaller": lambda path, draw: picture(draw, 9, 7).save(path, "PNG"),
@@ -246,15 +257,15 @@ CHANGES: dict[str, Callable[[Path, Draw], object]] = {
     "emptied": lambda path, _: path.write_bytes(b""),
     "text": lambda path, _: path.write_bytes(b"text"),
     "deleted": lambda path, _: path.unlink(),
-    "folder": lambda path, _: (path.unlink(), path.mkdir()),
-    "pipe": lambda path, _: (path.unlink(), os.mkfifo(path)),
+    "folder": replaced_by(Path.mkdir),
+    "pipe": replaced_by(os.mkfifo),
     "huge": lambda path, _: path.write_bytes(BOMB),
 }
 
 
 def write_set(root: Path, good: int, copies: int, seed: int) -> dict[str, str]:
     """`good` sound PNG files in two classes and `copies` of each kind of odd one among them; path -> kind of those."""
-    draw, kinds = np.random.default_rng(seed), {}
+    draw, kinds = np.random.default_rng(seed), dict[str, str]()
     for split in ("train", "val"):
         for label in ("a", "b"):
             (root / split / label).mkdir(parents=True)

@@ -2,13 +2,15 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fastaug.data.index import Index, load_index
+from fastaug.data.class_names import outputs_of
+from fastaug.data.index import Index, Status, load_index
 from fastaug.data.loaders.base import Crop, Loader, Loading
 from fastaug.data.loaders.dali import DaliLoader
 from fastaug.data.loaders.resident import ResidentLoader
@@ -40,8 +42,29 @@ class DataParts:
         """The splits that can be evaluated."""
         return [name for name in ("select", "test") if len(self.splits.of(name))]
 
+    def for_network(self, trained: Sequence[str]) -> "DataParts":
+        """The same images with labels as outputs of a network trained on the classes `trained`, matched by name.
+
+        These data may lack some of its classes; DataError when they have others.
+        """
+        outputs, names = outputs_of(self.classes, trained), tuple(trained)
+        index = None if self.index is None else replace(self.index, classes=names, labels=outputs[self.index.labels])
+        given = None if self.folder_labels is None else outputs[self.folder_labels]
+        return DataParts(names, self.splits, index, given)
+
+    def unseen_classes(self) -> dict[str, list[str]]:
+        """The classes of which train, or test, has no image that can be read, by split."""
+        if self.index is None:
+            return {}
+        readable, found = self.index.status == Status.OK, {}
+        for role in ("train", "test"):
+            ids = self.splits.of(role)
+            counts = np.bincount(self.index.labels[ids[readable[ids]]], minlength=len(self.classes))
+            found[role] = [self.classes[label] for label in np.flatnonzero(counts == 0)]
+        return {role: names for role, names in found.items() if names}
+
     def name_of(self, sample: int) -> str:
-        """The path of image `sample` as text for messages."""
+        """The path of image `sample` as text."""
         return "" if self.index is None else os.fsdecode(self.index.path(sample)).encode(errors="replace").decode()
 
     def fingerprint(self) -> str:

@@ -1,20 +1,32 @@
 """The folders below a data root: layout, roles, classes and image files.
 
-Layouts: (a) `train/` beside any of val|validation|valid, test, meta, select, each holding class folders;
-(b) class folders directly below the root. Images are searched at any depth below a class folder, links too.
+Layouts: (a) a training folder beside any of those for evaluation, meta step and selection, each holding class folders;
+(b) class folders directly below the root. `_SPLITS` has the names of (a), in any case, alone or with "set", "images" or
+a number behind (`Train`, `test_set`, `val2017`). Splits are never taken for classes: a root that has folders of such
+names and is not of layout (a) is refused. Images are searched at any depth below a class folder, links too.
 Ignored: names with a leading dot, files without an image's extension, files outside every class folder and,
-in layout (a), other folders beside `train/`.
+in layout (a), folders of other names beside the training one.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 
+from fastaug.data.class_names import shown, some
 from fastaug.errors import DataError
 
-EXTENSIONS = (b".jpg", b".jpeg", b".png", b".bmp", b".webp", b".tif", b".tiff", b".gif", b".ppm", b".pgm")
-SHOWN = 10  # names listed in a message
+EXTENSIONS = (
+    *(b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".bmp", b".webp", b".tif", b".tiff", b".gif", b".avif"),
+    *(b".jp2", b".j2k", b".ppm", b".pgm", b".pbm", b".pnm"),
+)
+# Endings of images that are not read: counted and said, so that nobody trains without them unknowingly.
+OTHER_EXTENSIONS = (
+    *(b".heic", b".heif", b".jxl", b".tga", b".svg", b".psd", b".dng", b".cr2", b".nef", b".arw"),
+    *(b".exr", b".dds"),
+)
 
 
 class Folder(IntEnum):
@@ -41,6 +53,7 @@ class Walk:
     def __init__(self, root: bytes) -> None:
         self.root = root
         self.watch: dict[bytes, int] = {}
+        self.left_out = Counter[str]()  # files of OTHER_EXTENSIONS that `images` met, by ending
 
     def identity(self, relative: bytes) -> tuple[int, int]:
         """What tells two folders apart, whatever links lead to them."""
@@ -81,6 +94,12 @@ class Walk:
                     stack.append((path, above | {identity}))
                 elif path.lower().endswith(EXTENSIONS):
                     yield path
+                elif path.lower().endswith(OTHER_EXTENSIONS):
+                    self.left_out[os.fsdecode(os.path.splitext(path)[1].lower())] += 1
+
+    def others(self) -> str:
+        """How many files there were of each of OTHER_EXTENSIONS, as text."""
+        return ", ".join(f"{count} {ending}" for ending, count in sorted(self.left_out.items()))
 
 
 def _unlisted(path: bytes, error: OSError) -> DataError:
@@ -94,16 +113,33 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "development"),
+    "test": ("test", "tests", "testing", "eval", "evaluation"),
+    "meta": ("meta",),
+    "select": ("select", "selection"),
+}
+_SPLIT_NAMES = {word: role for role, words in _SPLITS.items() for word in words}
+
+
+def _split_of(name: str) -> str | None:
+    """The key of _SPLITS that a folder's name stands for, None for any other name."""
+    letters = re.sub(r"[\W\d_]+", "", name.casefold())
+    return _SPLIT_NAMES.get(re.sub(r"(?<=.)(set|split|data|images|imgs)$", "", letters))
+
+
 def layout_of(walk: Walk) -> dict[str, Folder]:
     """The folders that hold class folders, relative to the root, and their roles; the training one first."""
     names = walk.folders(b"")
-    val = Folder.SELECT if "test" in names else Folder.TEST
-    known = {"val": val, "validation": val, "valid": val, "test": Folder.TEST}
-    known |= {"meta": Folder.META, "select": Folder.SELECT}
-    roles = {name: known[name] for name in names if name in known}
-    if "train" not in names or not roles:
+    splits = {name: split for name in names if (split := _split_of(name))}
+    if "train" not in splits.values() or len(set(splits.values())) == 1:
+        _refuse_hidden_splits(walk, names, splits)
         return {"": Folder.ALL}
-    roles = {"train": Folder.TRAIN, **roles}
+    val = Folder.SELECT if "test" in splits.values() else Folder.TEST
+    role_of = {"train": Folder.TRAIN, "val": val, "test": Folder.TEST, "meta": Folder.META, "select": Folder.SELECT}
+    roles = {name: role_of[split] for name, split in splits.items()}
+    roles = dict(sorted(roles.items(), key=lambda item: item[1] != Folder.TRAIN))
     root = os.fsdecode(walk.root)
     for role in Folder:
         same = [name for name in roles if roles[name] == role]
@@ -117,11 +153,26 @@ def layout_of(walk: Walk) -> dict[str, Folder]:
     return roles
 
 
-def some(names: Iterable[str]) -> str:
-    """The first of `names`, and how many more there are, for a message."""
-    names = sorted(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _refuse_hidden_splits(walk: Walk, names: list[str], splits: dict[str, str]) -> None:
+    """DataError where folders named as splits would be trained as classes: several of them, or one that holds classes.
+
+    One alone may be a class, a train beside a car; not if folders in it are named as others beside it or in those.
+    """
+    root = os.fsdecode(walk.root)
+    if len(set(splits.values())) > 1:
+        raise DataError(
+            f"{root}: {' and '.join(map(shown, splits))} are names of splits, but none is a training folder; rename "
+            "the one to train on to train, or rename folders that are classes"
+        )
+    for name in splits:
+        within = set(walk.folders(os.fsencode(name)))
+        for other in names if within else ():
+            if other != name and within & {other, *walk.folders(os.fsencode(other))}:
+                raise DataError(
+                    f"{root}: {shown(name)} is the name of a split, and its folders ({some(within)}) are named as "
+                    f"those in or beside {shown(other)}: splits would be trained as classes; name the splits train, "
+                    "val and test, or point data.root at the folder that holds the classes"
+                )
 
 
 def classes_of(walk: Walk, layout: dict[str, Folder]) -> tuple[str, ...]:
@@ -132,23 +183,38 @@ def classes_of(walk: Walk, layout: dict[str, Folder]) -> tuple[str, ...]:
     if not classes:
         raise DataError(f"{root / first} holds no class folders; put the images of each class into a folder of its own")
     if len(classes) == 1:
-        hint = "; a lone train folder: point data.root at it, or add val beside it" if classes == ["train"] else ""
-        raise DataError(f"{root / first} holds one class only ({classes[0]}); at least two are needed{hint}")
+        hint = _hint_for_one(walk, os.path.join(first, classes[0]))
+        raise DataError(f"{root / first} holds one class only ({shown(classes[0])}); at least two are needed{hint}")
     for name in others:
         found = walk.folders(os.fsencode(name))
         extra = set(found) - set(classes)
-        missing = set(classes) - set(found) if name not in ("meta", "select") else set()
+        missing = set(classes) - set(found) if layout[name] not in _MAY_LACK else set()
         if extra or missing:
             parts = [f"lacks {some(missing)}"] if missing else []
             parts += [f"has {some(extra)}, which {first} has not"] if extra else []
-            raise DataError(f"classes of {root / name} differ from {first}: it {' and '.join(parts)}; make them equal")
+            remedy = "add images of what it lacks, or remove" if missing else "remove"
+            raise DataError(
+                f"classes of {root / name} differ from {first}: it {' and '.join(parts)}; {remedy} or rename the class "
+                "folders that only one of them has"
+            )
     return tuple(classes)
 
 
+_MAY_LACK = (Folder.META, Folder.SELECT)
+
+
+def _hint_for_one(walk: Walk, only: str) -> str:
+    """What to do about a root whose one class folder, `only`, is no class."""
+    if _split_of(os.path.basename(only)):
+        return "; a lone folder of a split: point data.root at it, or add val beside it"
+    inside = walk.folders(os.fsencode(only))
+    return f"; it holds {len(inside)} folders: if they are the classes, point data.root at it" if inside else ""
+
+
 def image_rows(walk: Walk, layout: dict[str, Folder], classes: tuple[str, ...]) -> list[tuple[bytes, int, int]]:
-    """(path relative to the root, label, Folder) of every image, sorted by path."""
+    """(path relative to the root, label, Folder) of every image, sorted by path; warns of images that are not read."""
     rows: list[tuple[bytes, int, int]] = []
-    empty: list[str] = []
+    empty: dict[str, Folder] = {}
     for name, role in layout.items():
         for label, label_name in enumerate(classes):
             relative = os.path.join(os.fsencode(name), os.fsencode(label_name))
@@ -156,8 +222,12 @@ def image_rows(walk: Walk, layout: dict[str, Folder], classes: tuple[str, ...]) 
                 continue  # meta and select may lack a class
             found = [(path, label, int(role)) for path in walk.images(relative)]
             rows += found
-            empty += [] if found else [os.fsdecode(relative)]
+            empty |= {} if found else {os.fsdecode(relative): role}
+    root = os.fsdecode(walk.root)
+    others = walk.others()
     if empty:
-        root = os.fsdecode(walk.root)
-        raise DataError(f"{root}: no image in class folder {some(empty)}; add images or remove the folder")
+        everywhere = any(role not in _MAY_LACK for role in empty.values()) and len(layout) > 1
+        remedy = "remove the class from every split" if everywhere else "remove the folder"
+        unread = f" (files that are not read: {others})" if others else ""
+        raise DataError(f"{root}: no image in class folder {some(empty)}{unread}; add images or {remedy}")
     return sorted(rows)

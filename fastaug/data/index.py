@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.data.folders import Folder, Walk, classes_of, image_rows, layout_of, some, stamp
+from fastaug.data.class_names import some
+from fastaug.data.folders import Folder, Walk, classes_of, image_rows, layout_of, stamp
 from fastaug.data.image_headers import screen_all, stamps_of
 from fastaug.errors import DataError
 
@@ -108,6 +109,13 @@ class Index:
         return os.path.join(os.fsencode(self.root), self.paths[id])
 
 
+class Seen(NamedTuple):
+    """What a walk saw besides the images: folders with their stamps, and a text of files left out for their endings."""
+
+    folders: dict[bytes, int]
+    others: str
+
+
 def cache_dir() -> Path:
     """The folder of caches: $FASTAUG_CACHE, else $XDG_CACHE_HOME/fastaug, else ~/.cache/fastaug."""
     if own := os.environ.get("FASTAUG_CACHE"):
@@ -141,15 +149,20 @@ def load_index(
         raise DataError(f"data.root: {root} {found}; set data.root to a folder of class folders")
     file = cache_file(root, exif, cache)
     if (cached := _read_cache(file, root)) is not None:
-        index, changed = _renewed(cached[0], exif, threads)
+        index, seen = cached
+        index, changed = _renewed(index, exif, threads)
         if changed:
             names = some(_shown(index.paths[i]) for i in changed)
             warnings.warn(f"changed since the index of {root} was made, read again: {names}", stacklevel=2)
-            _write_cache(file, index, cached[1])
-        return index
-    walk = Walk(os.fsencode(root))
-    index = _build(root, walk, exif, threads, progress)
-    _write_cache(file, index, walk.watch)
+            _write_cache(file, index, seen)
+    else:
+        walk = Walk(os.fsencode(root))
+        index = _build(root, walk, exif, threads, progress)
+        seen = Seen(walk.watch, walk.others())
+        _write_cache(file, index, seen)
+    if seen.others:
+        text = f"{root}: left out, for images with such endings are not read: {seen.others}; convert them"
+        warnings.warn(text, stacklevel=2)
     return index
 
 
@@ -226,10 +239,11 @@ def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
     }
 
 
-def _write_cache(file: Path, index: Index, watch: dict[bytes, int]) -> None:
+def _write_cache(file: Path, index: Index, seen: Seen) -> None:
     """Replaces the cache file in one step: processes that race write the same table."""
-    arrays = to_arrays(index) | text_arrays({"watch": PathTable.of(list(watch))})
-    arrays["watched"] = np.array(list(watch.values()), dtype=np.int64)
+    texts = {"watch": PathTable.of(list(seen.folders)), "others": PathTable.of([seen.others.encode()])}
+    arrays = to_arrays(index) | text_arrays(texts)
+    arrays["watched"] = np.array(list(seen.folders.values()), dtype=np.int64)
     arrays["stamps"] = index.stamps
     arrays["version"] = np.array(VERSION)
     temporary = file.with_name(f".{file.name}-{os.getpid()}-{secrets.token_hex(4)}")
@@ -245,8 +259,8 @@ def _write_cache(file: Path, index: Index, watch: dict[bytes, int]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _read_cache(file: Path, root: Path) -> tuple[Index, dict[bytes, int]] | None:
-    """The cached index and the folders it watches; None when there is none, it is stale, or its bytes are broken."""
+def _read_cache(file: Path, root: Path) -> tuple[Index, Seen] | None:
+    """The cached index and what was seen; None when there is none, it is stale, or its bytes are broken."""
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
             if int(z["version"]) != VERSION:
@@ -254,7 +268,7 @@ def _read_cache(file: Path, root: Path) -> tuple[Index, dict[bytes, int]] | None
             watch, top = dict(zip(_texts(z, "watch"), z["watched"].tolist(), strict=True)), os.fsencode(root)
             if any(stamp(os.path.join(top, path)) != at for path, at in watch.items()):
                 return None
-            return Index(**from_arrays(z, root), stamps=z["stamps"]), watch
+            return Index(**from_arrays(z, root), stamps=z["stamps"]), Seen(watch, _texts(z, "others")[0].decode())
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
         return None  # absent or broken: it is made anew
 

@@ -1,9 +1,13 @@
 """Files that replace labels of training images: distortions to study, or corrections. Small tables over ids.
 
 A file has a line `id-or-path<TAB>class` for every label replaced; the path is relative to the data root, the class is
-the name of its folder. Blank lines and '#' lines do not count.
+the name of its folder. Blank lines do not count, nor do those that begin with '#', unless a tab and a class follow.
+Lines end with a line feed alone: a file whose path holds one is named by its id.
 """
 
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.data.index import Index
-from fastaug.data.splits import Splits
+from fastaug.data.splits import BOM, Splits, id_of
 from fastaug.errors import DataError
 from fastaug.seeding import IdArray, Key, Stream, integers, permuted
 
@@ -22,28 +26,41 @@ KINDS = ("uniform", "pairwise")
 def with_labels(index: Index, splits: Splits, file: Path) -> Index:
     """`index` with the labels that `file` names. DataError for a line that is wrong or about an image not in train."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise DataError(f"data.labels: {file} cannot be read ({error.strerror}); repair or remove it") from error
+        lines = file.read_bytes().removeprefix(BOM).split(b"\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.labels: {file} cannot be read ({error}); repair or remove it") from error
     ids = {path: i for i, path in enumerate(index.paths)}
-    classes = {name: label for label, name in enumerate(index.classes)}
+    classes = {os.fsencode(name): label for label, name in enumerate(index.classes)}
     train = np.zeros(len(index.labels), dtype=bool)
     train[splits.train] = True
     labels, seen = index.labels.copy(), set[int]()
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
+        name, tab, label = _parts(line, classes)
+        if not line.strip() or (line.startswith(b"#") and not (tab and label in classes)):
             continue
-        where = f"data.labels: {file}, line {number}: {line!r}"
-        name, tab, label = line.rstrip().partition("\t")
-        sample = ids.get(name.encode(errors="surrogateescape"), int(name) if name.isdigit() else -1)
+        where = f"data.labels: {file}, line {number}: {os.fsdecode(line)!r}"
+        sample = id_of(name, ids)
         if not tab or label not in classes:
             raise DataError(f"{where} must be an id or path, a tab and the name of a class")
-        if not 0 <= sample < len(ids) or not train[sample] or sample in seen:
+        if sample is None or not train[sample] or sample in seen:
             reason = "names an image twice" if sample in seen else "is not about an image of the training split"
             raise DataError(f"{where} {reason}; correct or remove the line")
         seen.add(sample)
         labels[sample] = classes[label]
     return replace(index, labels=labels)
+
+
+def _parts(line: bytes, classes: Mapping[bytes, int]) -> tuple[bytes, bytes, bytes]:
+    """What stands before a line's last tab, the tab, and the class behind it; blanks at its end only if it has them."""
+    name, tab, label = line.removesuffix(b"\r").rpartition(b"\t")
+    return name, tab, label if label in classes else label.rstrip()
+
+
+def label_lines(ids: Ids, names: Sequence[str]) -> bytes:
+    """The text of a file that gives image ids[i] the class names[i]. DataError for a name that no line can hold."""
+    if broken := sorted({name for name in names if re.search(r"[\n\t]", name)}):
+        raise DataError(f"class {broken[0]!r}: a label file cannot hold line feeds and tabs; rename the folder")
+    return b"".join(b"%d\t%s\n" % (i, os.fsencode(name)) for i, name in zip(ids, names, strict=True))
 
 
 def noisy_labels(labels: Ids, ids: IdArray, classes: int, *, share: float, kind: str, seed: int) -> tuple[Ids, Ids]:

@@ -7,6 +7,7 @@ one leave the choice in the others as it was, and a meta fraction changes nothin
 can differ from fraction * N, by at most half an image per class (more where a class runs out of images).
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data.class_names import shown
 from fastaug.data.index import Folder, Index, Status
 from fastaug.errors import DataError
 from fastaug.seeding import Key, Stream, permuted
 
 Ids = npt.NDArray[np.int64]
+BOM = b"\xef\xbb\xbf"  # at the head of texts from some editors
 ROLES = ("train", "meta", "select", "test")
 _TAKEN = ("test", "select", "meta")  # in this order out of train
 _FOLDERS = {"train": Folder.TRAIN, "meta": Folder.META, "select": Folder.SELECT, "test": Folder.TEST}
@@ -117,24 +120,38 @@ def _read_lists(index: Index, folder: Path) -> dict[str, Ids]:
 
 
 def _read_list(file: Path, ids: Mapping[bytes, int]) -> Ids:
-    """One id, or path relative to the data root, a line; blank lines and '#' lines do not count."""
+    """One id, or path relative to the data root, a line.
+
+    Blank lines do not count, nor do those that begin with '#' and are no path. A file whose path holds a line feed is
+    named by its id.
+    """
     lines: dict[int, int] = {}
     try:
-        text = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        text = file.read_bytes().removeprefix(BOM)
     except OSError as error:
         raise DataError(f"data.splits: {file} cannot be read ({error.strerror}); repair or remove it") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        entry = line.strip()
-        if not entry or entry.startswith(b"#"):
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        entry = line.removesuffix(b"\r")
+        id = id_of(entry, ids)
+        if not entry.strip() or (entry.startswith(b"#") and id is None):
             continue
-        where = f"data.splits: {file}, line {number}: {entry.decode(errors='replace')!r}"
-        id = ids.get(entry, int(entry) if entry.isdigit() and len(entry) < 12 else -1)
-        if not 0 <= id < len(ids):
+        where = f"data.splits: {file}, line {number}: {os.fsdecode(entry)!r}"
+        if id is None:
             raise DataError(f"{where} is neither an id below {len(ids)} nor a path below data.root; correct the line")
         if id in lines:
             raise DataError(f"{where} is the image of line {lines[id]} again; remove one of the two lines")
         lines[id] = number
     return np.array(list(lines), dtype=np.int64)
+
+
+def id_of(entry: bytes, ids: Mapping[bytes, int]) -> int | None:
+    """The image that a line names by its path or its id, blanks around it aside unless the path has them."""
+    for name in (entry, entry.strip()):
+        if name in ids:
+            return ids[name]
+    word = entry.strip()
+    number = int(word) if word.isdigit() and len(word) < 12 else len(ids)
+    return number if number < len(ids) else None
 
 
 def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float]) -> None:
@@ -143,7 +160,7 @@ def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float
         taken[roles[one]] = True
         both = np.sort(roles[other][taken[roles[other]]])
         if len(both):
-            name = index.paths[int(both[0])].decode(errors="replace")
+            name = shown(os.fsdecode(index.paths[int(both[0])]))
             text = f"{one} and {other} share {len(both)} images, the first id {both[0]} ({name})"
             raise DataError(f"data.splits: {text}; list each image once")
     for role, value in fractions.items():
@@ -158,6 +175,6 @@ def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float
     for role, ids in roles.items():
         if len(ids) and (index.status[ids] == Status.DAMAGED).all():
             first = int(ids[0])
-            path = index.path(first).decode(errors="replace")
+            path = shown(os.fsdecode(index.path(first)))
             text = f"all {len(ids)} images of {role} are damaged, the first {path} ({index.reasons[first]})"
             raise DataError(f"{text}; repair them or change data.root")

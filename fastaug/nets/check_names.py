@@ -1,15 +1,19 @@
-"""The part of --check that needs torch and timm: do model, optimizer and processes' settings exist and fit?"""
+"""The part of --check that needs torch and timm: do model, weights and optimizer exist, fit, and take the images?"""
 
 import difflib
+from dataclasses import replace
 
 import timm
 import torch
 from timm.optim import list_optimizers
+from torch import nn
 
 from fastaug.errors import RecipeError
-from fastaug.nets.model import build_model
+from fastaug.nets.model import build_model, check_pass, initial_weights
 from fastaug.nets.optim import build_optimizer
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import Model, Recipe
+
+CLASSES = 10  # any number: a check knows no data
 
 
 def _problem(key: str, value: str, known: list[str]) -> list[str]:
@@ -20,17 +24,40 @@ def _problem(key: str, value: str, known: list[str]) -> list[str]:
 
 
 def check_names(recipe: Recipe) -> None:
-    """RecipeError with every unknown name; builds model and optimizer without memory for their weights."""
-    model_name = recipe.model.name.split(".")[0]  # behind the dot is the tag of pretrained weights
-    problems = _problem("model.name", model_name, timm.list_models())
+    """RecipeError with every problem; model and optimizer are built, and images passed, without memory for weights."""
+    problems = []
+    if ":" not in recipe.model.name:  # one from the hub or a folder says there what it is
+        model_name = recipe.model.name.split(".")[0]  # behind the dot is the tag of pretrained weights
+        problems += _problem("model.name", model_name, timm.list_models())
     problems += _problem("optim.opt", recipe.optim.opt.lower(), list_optimizers())
-    if not problems:
-        plain = type(recipe.model)(**{**vars(recipe.model), "pretrained": False, "initial_checkpoint": None})
-        try:
-            with torch.device("meta"):
-                network = build_model(plain, num_classes=10)
-            build_optimizer(recipe.optim, network)
-        except RecipeError as error:
-            problems += error.problems
+    if not problems and ":" not in recipe.model.name:
+        for check in (_check_network, _check_initial_weights):
+            try:
+                check(recipe)
+            except RecipeError as error:
+                problems += error.problems
     if problems:
         raise RecipeError(problems)
+
+
+def _check_network(recipe: Recipe) -> None:
+    network = check_shapes(recipe, CLASSES)
+    build_optimizer(recipe.optim, network)
+
+
+def _check_initial_weights(recipe: Recipe) -> None:
+    if recipe.model.initial_checkpoint is not None:
+        initial_weights(_on_meta(replace(recipe.model, stem="default"), CLASSES), recipe.model.initial_checkpoint)
+
+
+def check_shapes(recipe: Recipe, outputs: int) -> nn.Module:
+    """The network without weights, on the meta device, when images of the sizes of the recipe go through it."""
+    network = _on_meta(recipe.model, outputs)
+    for side in dict.fromkeys([recipe.data.img_size, recipe.eval.img_size or recipe.data.img_size]):
+        check_pass(network, recipe.model, side, outputs)
+    return network
+
+
+def _on_meta(model: Model, outputs: int) -> nn.Module:
+    with torch.device("meta"):
+        return build_model(replace(model, pretrained=False, initial_checkpoint=None), outputs)

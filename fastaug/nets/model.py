@@ -1,16 +1,23 @@
 """timm models: by name, with weights from the hub or a file, a stem for small images, and their moving average."""
 
+import argparse
 import pickle
+from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
 from timm.models import load_state_dict
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from fastaug.errors import RecipeError
-from fastaug.recipe.schema import Model
+from fastaug.recipe.schema import SMALLEST_BATCH, Model
+
+_UNREADABLE = (
+    *(OSError, RuntimeError, KeyError, EOFError, ValueError, AttributeError, TypeError, IndexError),
+    *(pickle.UnpicklingError, SafetensorError),
+)
 
 
 def build_model(model: Model, num_classes: int) -> nn.Module:
@@ -25,7 +32,7 @@ def build_model(model: Model, num_classes: int) -> nn.Module:
             raise RecipeError([f"model.pretrained: no weights for {model.name}: {error}"]) from error
         raise RecipeError([f"model.name: {model.name} cannot be built: {error}"]) from error
     if model.initial_checkpoint is not None:
-        _load_initial(network, model.initial_checkpoint)
+        network.load_state_dict(initial_weights(network, model.initial_checkpoint), strict=False)
     if model.stem == "small":
         _use_small_stem(network, model.name)
     if model.channels_last:
@@ -33,24 +40,53 @@ def build_model(model: Model, num_classes: int) -> nn.Module:
     return network
 
 
-def _load_initial(network: nn.Module, file: str) -> None:
-    """Loads the weights in `file`; a head for another number of classes is left as it was initialised."""
+def initial_weights(network: nn.Module, file: str) -> dict[str, Tensor]:
+    """The weights in `file` that `network` takes; without a head for another number of classes. RecipeError if others.
+
+    Nothing but tensors and plain values is loaded: a file from elsewhere may hold code that would run.
+    """
     key = "model.initial_checkpoint"
     try:
-        weights = load_state_dict(file)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments, in what timm's script saves
+            weights: dict[str, Any] = load_state_dict(file, weights_only=True)
     except FileNotFoundError:
         raise RecipeError([f"{key}: no file {file}"]) from None
-    except (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except _UNREADABLE as error:
+        if isinstance(error, pickle.UnpicklingError) or isinstance(error.__cause__, pickle.UnpicklingError):
+            reason = "more than tensors and plain values, or no weights at all; save its state_dict, as .safetensors"
+            raise RecipeError([f"{key}: {file} is not loaded: it holds {reason}"]) from error
         raise RecipeError([f"{key}: {file} holds no weights that can be read: {error!r}"]) from error
     own = network.state_dict()
     heads = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
     heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-    wrong = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    wrong = [name for name in own if getattr(weights.get(name), "shape", None) != own[name].shape]
     lost = [name for name in wrong if not name.startswith(heads)]
     if lost:
         found = f"{len(lost)} of {len(own)} tensors are missing or of another shape, the first {lost[0]}"
         raise RecipeError([f"{key}: {file} does not fit this network: {found}"])
-    network.load_state_dict({name: weights[name] for name in own if name not in wrong}, strict=False)
+    return {name: weights[name] for name in own if name not in wrong}
+
+
+def check_pass(network: nn.Module, model: Model, img_size: int, classes: int) -> None:
+    """RecipeError unless images of `img_size` give `classes` outputs; `network` is on the meta device: costs no memory.
+
+    A network that looks at values, which a meta tensor has not, cannot be judged so, and passes.
+    """
+    try:
+        with torch.no_grad():
+            found = network(torch.zeros(SMALLEST_BATCH, 3, img_size, img_size, device="meta"))
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+            return
+        given = f"model.kwargs: with {model.kwargs}, {model.name}" if model.kwargs else f"data.img_size: {model.name}"
+        reason = " ".join(str(error).split())
+        text = f"{given} does not take RGB images of {img_size} x {img_size} pixels ({reason})"
+        raise RecipeError([f"{text}; change data.img_size, eval.img_size or model.kwargs"]) from error
+    shape = list(getattr(found, "shape", ()))
+    if shape != [SMALLEST_BATCH, classes]:
+        text = f"gives {shape or type(found).__name__} for {SMALLEST_BATCH} images, not [{SMALLEST_BATCH}, {classes}]"
+        remedy = "leave out of model.kwargs what changes its outputs, or choose another model.name"
+        raise RecipeError([f"model.kwargs: with {model.kwargs}, {model.name} {text}; {remedy}"])
 
 
 def _use_small_stem(network: nn.Module, name: str) -> None:

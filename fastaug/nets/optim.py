@@ -56,14 +56,16 @@ def build_schedule(
 
 
 def _scheduler(optim: Optim, optimizer: Optimizer, epochs: int, updates_per_epoch: int) -> Scheduler | None:
-    """timm's, None where the rate never changes."""
+    """timm's, None where the rate never changes; decays of step and multistep are counted from the training's start."""
     constant = optim.sched == "constant"
+    after_warmup = optim.sched == "cosine" and optim.warmup_prefix and optim.warmup_epochs > 0
     if constant and not optim.warmup_epochs:
         return None
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="multistep" if constant else optim.sched,
-        num_epochs=epochs,
+        num_epochs=epochs - optim.warmup_epochs if after_warmup else epochs,
+        warmup_prefix=after_warmup,
         decay_epochs=optim.decay_epochs,
         decay_milestones=[] if constant else optim.decay_milestones,
         decay_rate=optim.decay_rate,

@@ -47,6 +47,17 @@ def _bounds(expected: Any) -> Iterator[str]:
         yield from _bounds(part)
 
 
+def length_limits(expected: Any) -> tuple[int, int | None]:
+    """The smallest and the largest length of a list of this type."""
+    if get_origin(expected) is Annotated:
+        limits = [each for extra in expected.__metadata__ for each in getattr(extra, "metadata", [extra])]
+        low = [each.min_length for each in limits if hasattr(each, "min_length")]
+        high = [each.max_length for each in limits if hasattr(each, "max_length")]
+        if low or high:
+            return (*(low or [0])[:1], *(high or [None])[:1])
+    return next((found for part in get_args(expected) if (found := length_limits(part)) != (0, None)), (0, None))
+
+
 def number_in_words(value: float) -> str:
     """A bound without needless digits."""
     return str(value) if isinstance(value, int) else f"{value:g}"

@@ -1,7 +1,7 @@
 """Names of the fixed augmentation policies, read strictly: timm's strings, torchvision's `ta_wide`, `ra` and `aa`.
 
     rand-m9-mstd0.5-inc1   RandAugment (timm): magnitude, its deviation, operations that grow with it
-    augmix-m3-w3           AugMix (timm): magnitude, chains mixed; without the paper's Jensen-Shannon loss
+    augmix-m3-w3-b1        AugMix (timm): magnitude, chains mixed, blended one by one; without Jensen-Shannon loss
     original  originalr  v0  v0r   AutoAugment's ImageNet policies (timm); -mstd0.5 adds noise to magnitudes
     3a                     3-Augment of DeiT III: grayscale, solarize or blur, then colour jitter
     ta_wide                TrivialAugment, wide (torchvision)
@@ -9,14 +9,15 @@
     aa-cifar10             AutoAugment as torchvision has it: its policies imagenet (`aa` alone), cifar10 and svhn
     none                   no policy
 
-Sections may come in any order. Imports neither torch nor the libraries, so that a recipe is checked at once.
+Sections may come in any order. What timm takes is taken as timm takes it: a magnitude above mmax (10 unless given) is
+cut to it, any number but 0 switches `inc` and `b` on, and `mstdinf` says nothing, having no digit: uniform magnitudes
+are mstd101, or any above 100, and what augmix has by itself. A section that timm would pass over unread is refused, and
+so is one given twice. Imports neither torch nor the libraries, so that a recipe is checked at once.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Literal
-
-TIMM_LEVELS = 10  # timm's largest magnitude, unless mmax says otherwise
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Section:
 
     kind: type[int] | type[float] = int
     low: float = 0
-    high: float = float("inf")
+    high: float = 1e6
     choices: tuple[str, ...] = ()
 
 
@@ -33,18 +34,19 @@ _MSTD = {"mstd": Section(float)}
 FAMILIES: dict[str, dict[str, Section]] = {
     "rand": {
         "m": Section(),
-        "n": Section(low=1),
-        "p": Section(float, high=1),
-        "mmax": Section(low=1),
-        "inc": Section(high=1),
+        "n": Section(high=100),
+        "p": Section(float),
+        "mmax": Section(),
+        "inc": Section(),
         "t": Section(choices=("weights", "3a", "3aw")),
         **_MSTD,
     },
     "augmix": {
-        "m": Section(high=TIMM_LEVELS),
-        "w": Section(low=1),
-        "d": Section(low=1),
+        "m": Section(),
+        "w": Section(low=1, high=100),
+        "d": Section(high=100),
         "a": Section(float, low=1e-3),
+        "b": Section(),
         **_MSTD,
     },
     **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), _MSTD),
@@ -82,9 +84,6 @@ def parse_policy(text: str | None) -> PolicyName | None:
         if letters in sections:
             raise ValueError(f"section {letters!r} is given twice in policy {text!r}")
         sections[letters] = value
-    largest = sections.get("mmax", TIMM_LEVELS)
-    if family == "rand" and sections.get("m", 0) > largest:  # type: ignore[operator]
-        raise ValueError(f"magnitude m{sections['m']} in policy {text!r} is above {largest}; raise it with mmax")
     return PolicyName(text, family, sections)
 
 
@@ -97,6 +96,8 @@ def _section(part: str, family: str, text: str) -> tuple[str, int | float | str]
                 return letters, part[len(letters) :]
             options = ", ".join(letters + choice for choice in section.choices)
             raise ValueError(f"unknown section {part!r} in policy {text!r}; known: {options}")
+    if part == "mstdinf" and "mstd" in known:
+        return "mstd", float("inf")
     match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
     if match is None or match[1] not in known:
         sections = f"known: {', '.join(known)}, each with its value" if known else f"{family} has none"

@@ -5,7 +5,7 @@ together. What pydantic finds is told here in one line each: key, value, remedy.
 """
 
 import difflib
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -13,20 +13,32 @@ from pydantic import ValidationError
 from ruamel.yaml.error import YAMLError
 
 from fastaug.errors import RecipeError
-from fastaug.recipe.key_table import BOUNDS, choices, number_in_words, type_name
+from fastaug.recipe.key_table import BOUNDS, choices, length_limits, number_in_words, type_name
 from fastaug.recipe.rules import key_of, validate
 from fastaug.recipe.schema import SCHEMA, Recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
 
 Section = TypeVar("Section")
+LARGEST = 2**15  # bytes of a recipe, characters of an override: read in less than a second
+_TOO_LARGE = f"at most {LARGEST:,} are read; leave out what is no setting"
+DEEPEST = 16  # dots in an override's path
+LONGEST_SHOWN = 200  # characters of a value in a message
+MOST_TOLD = 30  # problems of one section
+PREFIX_SINCE = 3  # the schema that has optim.warmup_prefix; before, cosine began with the training
 _BROKEN_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+
+
+def _short(value: Any) -> str:
+    """A value in a message."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"
 
 
 def _unknown(name: str, key: str, schema: type) -> str:
     known = [field.name for field in fields(schema)]
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(key[:LONGEST_SHOWN], known, n=1, cutoff=0.5)
     near = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{name}: unknown key{near} (known: {', '.join(known)})"
+    return f"{name[:LONGEST_SHOWN]}: unknown key{near} (known: {', '.join(known)})"
 
 
 def _told(name: str, whole: Any, error: Any, schema: type) -> str:
@@ -37,17 +49,23 @@ def _told(name: str, whole: Any, error: Any, schema: type) -> str:
     if kind in _BROKEN_BOUNDS:
         bound = context[_BROKEN_BOUNDS[kind]]
         return f"{name}: {type(bound)(value)} must be {BOUNDS[_BROKEN_BOUNDS[kind]]} {number_in_words(bound)}"
+    expected = get_type_hints(schema, include_extras=True)[key]
     if kind in ("too_short", "too_long"):
-        return f"{name}: {whole} must have {context.get('min_length', context.get('max_length'))} numbers"
+        return f"{name}: {_short(whole)} must have {_length(expected)}"
     if kind == "finite_number":
         return f"{name}: {value} is not a finite number"
     if kind == "value_error":
         return f"{name}: {context['error']}"
-    expected = get_type_hints(schema)[key]
     if kind == "literal_error":
-        return f"{name}: {value!r} is not one of {', '.join(choices(expected))}"
+        return f"{name}: {_short(value)} is not one of {', '.join(choices(expected))}"
     hint = "; write it without quotes" if _fits_without_quotes(key, whole, schema) else ""
-    return f"{name}: expected {type_name(expected)}, got {whole!r} ({type(whole).__name__}){hint}"
+    return f"{name}: expected {type_name(expected)}, got {_short(whole)} ({type(whole).__name__}){hint}"
+
+
+def _length(expected: Any) -> str:
+    """How long a list of this type has to be, in words."""
+    low, high = length_limits(expected)
+    return f"{low} numbers" if low == high else f"at most {high} elements"
 
 
 def _fits_without_quotes(key: str, value: Any, schema: type) -> bool:
@@ -64,7 +82,7 @@ def _built(schema: type[Section], values: Any, prefix: str, problems: list[str])
     """The dataclass `schema` from a mapping; what does not fit is added to `problems` and takes its default."""
     if not isinstance(values, dict):
         where = prefix.rstrip(".") or "the recipe"
-        problems.append(f"{where}: expected a mapping of keys, got {values!r} ({type(values).__name__})")
+        problems.append(f"{where}: expected a mapping of keys, got {_short(values)} ({type(values).__name__})")
         return schema()
     good, types_of = {}, get_type_hints(schema)
     for key, value in ((str(key), value) for key, value in values.items()):
@@ -72,27 +90,32 @@ def _built(schema: type[Section], values: Any, prefix: str, problems: list[str])
             good[key] = _built(types_of[key], value, f"{prefix}{key}.", problems)
         elif isinstance(value, str) and ("${" in value or value == "???"):
             refers = "refers to other keys, which recipes do not do; write the value itself"
-            problems.append(f"{prefix}{key}: {value!r} {refers}")
+            problems.append(f"{prefix}{key}: {_short(value)} {refers}")
         else:
             good[key] = value
     try:
         return schema(**good)
     except ValidationError as error:
         errors = [(str(each["loc"][0]), each) for each in error.errors(include_url=False)]
-        problems += dict.fromkeys(_told(f"{prefix}{key}", good[key], each, schema) for key, each in errors)
+        told = dict.fromkeys(_told(f"{prefix}{key}", good[key], each, schema) for key, each in errors[:MOST_TOLD])
+        more = len(errors) - MOST_TOLD
+        problems += [*told, *([f"{prefix.rstrip('.') or 'the recipe'}: {more} more problems"] if more > 0 else [])]
         bad = {key for key, _ in errors}
         return schema(**{key: value for key, value in good.items() if key not in bad})
 
 
 def _with_override(values: Any, override: str, problems: list[str]) -> None:
     path, equals, text = override.partition("=")
-    if not equals or not all(path.split(".")):
-        problems.append(f"{override!r}: an override is written section.key=value")
+    if not equals or not all(path.split(".")) or path.count(".") >= DEEPEST:
+        problems.append(f"{_short(override)}: an override is written section.key=value")
+        return
+    if len(text) > LARGEST:
+        problems.append(f"{path}: a value of {len(text):,} characters; {_TOO_LARGE}")
         return
     try:
         value = parse_yaml(text)
     except YAMLError as error:
-        problems.append(f"{path}: {text!r} is not a YAML value ({' '.join(str(error).split())})")
+        problems.append(f"{path}: {_short(text)} is not a YAML value ({' '.join(str(error).split())})")
         return
     *parents, last = path.split(".")
     for parent in parents:
@@ -103,14 +126,19 @@ def _with_override(values: Any, override: str, problems: list[str]) -> None:
         problems.append(f"{path}: {'.'.join(parents)} is not a section")
 
 
-def _read_file(path: Path) -> Any:
-    """The value of a YAML file, {} when it is empty; RecipeError when it is none."""
+def _read_file(path: Path, largest: int = LARGEST) -> Any:
+    """The value of a YAML file of `largest` bytes or less, {} when it is empty; RecipeError when it is none."""
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(largest + 1)
+        if len(content) > largest:
+            raise RecipeError([f"{path}: larger than a recipe; {_TOO_LARGE}"])
+        values = parse_yaml(content.decode("utf-8"))
     except FileNotFoundError:
         raise RecipeError([f"{path}: no such recipe; give the path of a YAML file"]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError([f"{path}: cannot be read as a recipe: {error}"]) from error
+    except (OSError, ValueError) as error:  # no UTF-8, or no path
+        reason = f"cannot be read as a recipe: {error}; give the path of a YAML file in UTF-8"
+        raise RecipeError([f"{path}: {reason}"]) from error
     except YAMLError as error:
         raise RecipeError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from error
     return {} if values is None else values
@@ -134,23 +162,49 @@ def _on_its_base(values: Any, path: Path) -> Any:
     return base
 
 
-def _check_schema(values: Any, path: Path) -> None:
-    """Takes the schema's number out of `values`; RecipeError when a later version wrote it."""
-    number = values.pop("schema", SCHEMA) if isinstance(values, dict) else SCHEMA
+def _take_schema(values: Any, path: Path, unnumbered: int) -> int:
+    """Takes the schema's number out of `values`, `unnumbered` where there is none; RecipeError if a later version's."""
+    number = values.pop("schema", unnumbered) if isinstance(values, dict) else unnumbered
     if type(number) is not int or number < 1:
         raise RecipeError([f"schema: {number!r} is not the number of a schema; leave it out"])
     if number > SCHEMA:
         later = f"was written by a later fastaug (this one reads schema {SCHEMA}); update fastaug"
         raise RecipeError([f"schema: {number} of {path} {later}"])
+    return number
+
+
+def _in_this_schema(values: Any, number: int) -> None:
+    """Writes into `values` what a recipe of schema `number` meant by leaving out a key."""
+    if number < PREFIX_SINCE and isinstance(values, dict):
+        optim = values.setdefault("optim", {})
+        if isinstance(optim, dict):
+            optim.setdefault("warmup_prefix", False)
 
 
 def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe in file `path` with `overrides` ("section.key=value") applied; RecipeError names every problem."""
     path = Path(path)
-    values = _on_its_base(_read_file(path), path)
-    _check_schema(values, path)
+    return _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
+
+
+def read_stored(path: Path) -> tuple[Recipe, int]:
+    """The recipe that a run was begun with, and the number of its schema; 0.1.0 wrote none."""
+    return _read(_read_file(path, 8 * LARGEST), path, [], 1)  # resolved, it is longer than what it was read from
+
+
+def as_begun(recipe: Recipe, schema: int) -> Recipe:
+    """`recipe` as a run goes on with it that was begun under `schema`: keys that it had not keep what was done then."""
+    if schema >= PREFIX_SINCE:
+        return recipe
+    return replace(recipe, optim=replace(recipe.optim, warmup_prefix=False))
+
+
+def _read(values: Any, path: Path, overrides: list[str], unnumbered: int) -> tuple[Recipe, int]:
+    """The recipe of the values in file `path`, and the number of their schema."""
+    number = _take_schema(values, path, unnumbered)
+    _in_this_schema(values, number)
     problems: list[str] = []
-    for override in overrides or []:
+    for override in overrides:
         _with_override(values, override, problems)
     recipe = _built(Recipe, values, "", problems)
     if recipe.run.dir is None:
@@ -158,7 +212,7 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     problems += validate(recipe, unusable={key_of(text) for text in problems})
     if problems:
         raise RecipeError(problems)
-    return recipe
+    return recipe, number
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -184,6 +238,6 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that `read_recipe` reads back to an equal recipe, with the number of its schema."""
-    return write_yaml({"schema": SCHEMA, **asdict(recipe)})
+def to_yaml(recipe: Recipe, schema: int = SCHEMA) -> str:
+    """The resolved recipe as YAML that is read back to an equal recipe, with the schema under which its run began."""
+    return write_yaml({"schema": schema, **asdict(recipe)})

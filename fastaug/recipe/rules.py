@@ -6,6 +6,14 @@ from typing import Any
 from fastaug.recipe.meta_rules import META_NEEDS, META_RULES, Need
 from fastaug.recipe.schema import Recipe
 
+_KEYS_OF_OURS = {"checkpoint_path", "pretrained", "num_classes"}
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether timm fetches what `model.name` names, the weights or not."""
+    return name.lower().replace("_", "-").startswith("hf-hub:")
+
+
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
 _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
@@ -65,6 +73,16 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: r.model.pretrained and r.model.initial_checkpoint is not None,
         "model.pretrained: cannot be combined with model.initial_checkpoint; keep one of them",
+    ),
+    (
+        lambda r: is_on_hub(r.model.name) and not r.model.pretrained,
+        "model.name: {r.model.name} is fetched from the hub, which model.pretrained = false forbids; name the network "
+        "as timm does (resnet50), or set model.pretrained to true",
+    ),
+    (
+        lambda r: bool(_KEYS_OF_OURS & r.model.kwargs.keys()),
+        "model.kwargs: {r.model.kwargs} has arguments that are set otherwise; leave out checkpoint_path (it is "
+        "model.initial_checkpoint), pretrained (model.pretrained), num_classes (follows from the data)",
     ),
     (
         lambda r: r.eval.weights == "ema" and not r.model.ema,

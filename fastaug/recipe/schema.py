@@ -4,19 +4,21 @@ Each section is a pydantic dataclass: strict types, unknown keys refused. `rules
 keys, `reading.py` reads YAML and the command line, `key_table.py` prints what stands here. Nothing imports torch.
 """
 
+import os
 import re
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from fastaug.recipe.policy_names import parse_policy
 
-SCHEMA = 2  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
+SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
 META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
 SHARED_PARTS = ("policy", "softness", "smoothing", "optim")  # one value for all samples, moved by the meta-optimizer
 INSTANT_PARTS = ("instant_weights", "instant_labels")
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
 EXPONENTS = (0.25, 16.0)  # bounds of a learned augment.soften_k
 LARGEST_SMOOTHING = 0.5  # bound of a learned augment.smoothing
@@ -36,7 +38,22 @@ def is_outside_part(name: str) -> bool:
 
 
 def _checked_policy(text: str | None) -> str | None:
-    parse_policy(text)
+    parse_policy(text if text is None else _checked_text(text))
+    return text
+
+
+def _checked_text(text: str) -> str:
+    """`text` if it can be a path or the name of a module; ValueError says why not."""
+    begin = repr(text[:60]) + ("..." if len(text) > 60 else "")
+    if "\0" in text:
+        raise ValueError(f"{begin} holds a NUL character, which neither paths nor names can; remove it")
+    try:
+        longest = max(map(len, os.fsencode(text).split(b"/")))
+    except UnicodeEncodeError:
+        raise ValueError(f"{begin} holds half of a surrogate pair, which is no character; remove it") from None
+    if longest > LONGEST_NAME or len(os.fsencode(text)) > LONGEST_PATH:
+        limits = f"{LONGEST_NAME} bytes between slashes, {LONGEST_PATH} in all"
+        raise ValueError(f"{begin} is longer than a path or name may be ({limits}); shorten it")
     return text
 
 
@@ -46,11 +63,19 @@ def _checked_part(name: str) -> str:
     return name
 
 
+# Limits keep a slip of the pen from being tried: beyond them arithmetic overflows, or memory and threads run out.
+Text = Annotated[str, AfterValidator(_checked_text)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+CountOrNone = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]  # 1e30: float32 still squares its root
+NonNegative = Annotated[float, Field(ge=0, le=1e30)]
+Epochs = Annotated[float, Field(ge=0, le=1e6)]
+Concentration = Annotated[float, Field(ge=0, le=1e4)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
-BatchSize = Annotated[int, Field(ge=SMALLEST_BATCH)]
+BatchSize = Annotated[int, Field(ge=SMALLEST_BATCH, le=2**20)]
 Loss = Literal["ce", "kl", "symmetric_kl", "focal", "bce", "gce"]
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -59,23 +84,25 @@ STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 class Run:
     """The run: where it writes, what it logs, what it draws."""
 
-    dir: str | None = key(None, "run folder; null: runs/<name of the recipe>")
+    dir: Text | None = key(None, "run folder; null: runs/<name of the recipe>")
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = key(
         0, "seed of every draw: initial weights, order, crops, augmentation"
     )
-    log_every: PositiveInt = key(50, "optimizer steps between log lines")
-    checkpoint_every: NonNegativeInt = key(0, "optimizer steps between checkpoints; 0: at the end of every epoch")
-    keep: PositiveInt = key(3, "checkpoints kept, besides the best one")
+    log_every: Count = key(50, "optimizer steps between log lines")
+    checkpoint_every: CountOrNone = key(0, "optimizer steps between checkpoints; 0: at the end of every epoch")
+    keep: Count = key(3, "checkpoints kept, besides the best one")
     log_ids: bool = key(False, "write the ids of every step and process to ids-<rank>.jsonl")
     log_losses: bool = key(False, "write the mean training loss of every image to samples.csv")
-    trackers: list[Literal["tensorboard", "wandb"]] = key([], "where metrics go besides metrics.jsonl")
+    trackers: Annotated[list[Literal["tensorboard", "wandb"]], Field(max_length=32)] = key(
+        [], "where metrics go besides metrics.jsonl"
+    )
 
 
 @dataclass(config=STRICT)
 class Data:
     """The images: where they are, how they are split, decoded and cropped."""
 
-    root: str = key("", "folder of images, or a set: embedded:mnist5k, cifar10:FOLDER, cifar100:FOLDER, mnist:FOLDER")
+    root: Text = key("", "folder of images, or a set: embedded:mnist5k, cifar10:FOLDER, cifar100:FOLDER, mnist:FOLDER")
     loader: Literal["dali", "resident", "synthetic"] = key(
         "dali", "dali: from encoded files; resident: decoded once and kept in memory; synthetic: random, to measure"
     )
@@ -84,37 +111,39 @@ class Data:
     scale: Annotated[list[PositiveShare], Field(min_length=2, max_length=2)] = key(
         [0.08, 1.0], "rrc: share of the area"
     )
-    ratio: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = key(
+    ratio: Annotated[list[Annotated[float, Field(ge=1e-3, le=1e3)]], Field(min_length=2, max_length=2)] = key(
         [3 / 4, 4 / 3], "rrc: width / height"
     )
     interpolation: Literal["bilinear", "bicubic"] = key("bilinear", "how images are resized")
-    crop_pct: PositiveShare = key(0.875, "evaluation: img_size / short side after resizing")
-    mean: Annotated[list[float], Field(min_length=3, max_length=3)] = key(
+    crop_pct: Annotated[float, Field(ge=0.1, le=1)] = key(0.875, "evaluation: img_size / short side after resizing")
+    mean: Annotated[list[Annotated[float, Field(ge=-1e3, le=1e3)]], Field(min_length=3, max_length=3)] = key(
         [0.485, 0.456, 0.406], "mean of each channel (pixels in [0, 1]), subtracted from the images"
     )
-    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = key(
+    std: Annotated[list[Annotated[float, Field(ge=1e-6, le=1e6)]], Field(min_length=3, max_length=3)] = key(
         [0.229, 0.224, 0.225], "standard deviation of each channel, by which the images are divided"
     )
     exif: Literal["ignore", "apply"] = key("ignore", "the rotation that a JPEG notes; timm and torchvision ignore it")
-    threads: NonNegativeInt = key(0, "decoding threads of a process; 0: its share of the cores")
-    prefetch: PositiveInt = key(2, "batches in preparation")
+    threads: Annotated[int, Field(ge=0, le=1024)] = key(0, "decoding threads of a process; 0: its share of the cores")
+    prefetch: Annotated[int, Field(ge=1, le=256)] = key(2, "batches in preparation")
     test_fraction: ShareBelowOne = key(0.0, "one folder of classes: share held out as test")
     select_fraction: ShareBelowOne = key(0.0, "share of train that picks the best checkpoint")
     meta_fraction: ShareBelowOne = key(0.0, "share of train that drives the meta step")
-    split_seed: NonNegativeInt = key(0, "seed of the fractions; not run.seed, so that runs share their test set")
-    labels: str | None = key(None, "file that replaces labels of training images, see fastaug/data/label_files.py")
-    splits: str | None = key(None, "folder with train.txt, meta.txt, select.txt, test.txt of ids or paths")
-    synthetic_images: PositiveInt = key(4096, "loader=synthetic: number of images")
-    synthetic_classes: Annotated[int, Field(ge=2)] = key(1000, "loader=synthetic: number of classes")
+    split_seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = key(
+        0, "seed of the fractions; not run.seed, so that runs share their test set"
+    )
+    labels: Text | None = key(None, "file that replaces labels of training images, see fastaug/data/label_files.py")
+    splits: Text | None = key(None, "folder with train.txt, meta.txt, select.txt, test.txt of ids or paths")
+    synthetic_images: Annotated[int, Field(ge=1, le=10**7)] = key(4096, "loader=synthetic: number of images")
+    synthetic_classes: Annotated[int, Field(ge=2, le=10**6)] = key(1000, "loader=synthetic: number of classes")
 
 
 @dataclass(config=STRICT)
 class Model:
     """The network."""
 
-    name: str = key("resnet50", "name of any timm model")
+    name: Text = key("resnet50", "name of any timm model")
     pretrained: bool = key(False, "weights from the hub")
-    initial_checkpoint: str | None = key(None, "weights from a local file")
+    initial_checkpoint: Text | None = key(None, "weights from a local file")
     stem: Literal["default", "small"] = key("default", "small: 3x3, stride 1, no pooling, for images of 32 pixels")
     drop: ShareBelowOne = key(0.0, "dropout rate before the classifier")
     drop_path: ShareBelowOne = key(0.0, "stochastic depth rate")
@@ -130,35 +159,42 @@ class Model:
 class Optim:
     """The optimizer and its learning rate over time."""
 
-    opt: str = key("sgd", "any timm or torch optimizer by timm's name; sgd has Nesterov momentum")
-    lr: PositiveFloat = key(0.1, "peak learning rate, for train.batch_size images an update")
+    opt: Text = key("sgd", "any timm or torch optimizer by timm's name; sgd has Nesterov momentum")
+    lr: Positive = key(0.1, "peak learning rate, for train.batch_size images an update")
     momentum: ShareBelowOne = key(0.9, "momentum, of optimizers that have it")
-    weight_decay: NonNegativeFloat = key(
+    weight_decay: NonNegative = key(
         1e-4, "weight decay as the optimizer defines it: added to the gradient, or decoupled"
     )
     norm_weight_decay: bool = key(False, "decay biases and normalisation layers too")
-    opt_eps: PositiveFloat | None = key(None, "the optimizer's eps; null: its own default")
-    opt_betas: list[ShareBelowOne] | None = key(None, "the optimizer's betas; null: its own default")
+    opt_eps: Positive | None = key(None, "the optimizer's eps; null: its own default")
+    opt_betas: Annotated[list[ShareBelowOne], Field(max_length=8)] | None = key(
+        None, "the optimizer's betas; null: its own default"
+    )
     opt_kwargs: dict[str, Any] = key({}, "further arguments of the optimizer")
     sched: Literal["cosine", "step", "multistep", "constant"] = key(
         "cosine", "schedule of the learning rate after the warm-up"
     )
-    warmup_epochs: NonNegativeFloat = key(0.0, "epochs in which the learning rate rises linearly from warmup_lr to lr")
-    warmup_lr: NonNegativeFloat = key(1e-5, "learning rate at which the warm-up starts")
-    min_lr: NonNegativeFloat = key(0.0, "lowest learning rate, at which cosine ends")
-    decay_epochs: PositiveFloat = key(30.0, "step: epochs between decays")
-    decay_milestones: list[PositiveInt] = key([30, 60, 80], "multistep: epochs of the decays (timm: an update early)")
+    warmup_epochs: Epochs = key(0.0, "epochs in which the learning rate rises linearly from warmup_lr to lr")
+    warmup_prefix: bool = key(
+        True, "cosine: starts from lr after the warm-up; false: with the training, so that the warm-up ends below lr"
+    )
+    warmup_lr: NonNegative = key(1e-5, "learning rate at which the warm-up starts")
+    min_lr: NonNegative = key(0.0, "lowest learning rate, at which cosine ends")
+    decay_epochs: Annotated[float, Field(ge=1e-3, le=1e6)] = key(30.0, "step: epochs between decays")
+    decay_milestones: Annotated[list[Annotated[int, Field(ge=1, le=10**6)]], Field(max_length=256)] = key(
+        [30, 60, 80], "multistep: epochs of the decays (timm: an update early)"
+    )
     decay_rate: PositiveShare = key(0.1, "step and multistep: factor of a decay")
-    clip_grad: PositiveFloat | None = key(None, "largest global norm of the gradient; null: not clipped")
+    clip_grad: Positive | None = key(None, "largest global norm of the gradient; null: not clipped")
 
 
 @dataclass(config=STRICT)
 class Train:
     """The length of the training, its batches and its arithmetic."""
 
-    epochs: PositiveInt = key(100, "passes over the training split")
+    epochs: Annotated[int, Field(ge=1, le=10**6)] = key(100, "passes over the training split")
     batch_size: BatchSize = key(256, "images per update, over all processes and micro-batches")
-    accumulate: PositiveInt = key(1, "micro-batches per update and process")
+    accumulate: Annotated[int, Field(ge=1, le=2**20)] = key(1, "micro-batches per update and process")
     precision: Literal["no", "bf16", "fp16"] = key("no", "type of autocast; no: float32 throughout")
     drop_last: bool = key(False, "leave out the smaller last batch of an epoch")
     cudnn_benchmark: bool = key(True, "let cuDNN time its convolution algorithms and keep the fastest (GPU only)")
@@ -179,31 +215,33 @@ class Augment:
     remode: Literal["const", "rand", "pixel"] = key(
         "const", "random erasing: const: the mean; rand: a random colour for each box; pixel: noise"
     )
-    recount: PositiveInt = key(1, "random erasing: boxes in an image")
+    recount: Annotated[int, Field(ge=1, le=100)] = key(1, "random erasing: boxes in an image")
     repeats: Annotated[int, Field(ge=1, le=2**16)] = key(1, "repeated augmentation: copies of an image in one update")
     cutout: Share = key(0.0, "side of a blanked square, as a share of img_size; 0: off")
     hflip: Share = key(0.5, "probability of a horizontal flip")
-    shift: NonNegativeFloat = key(0.0, "soft crop: standard deviation of the shift, as a share of img_size; 0: off")
+    shift: Annotated[float, Field(ge=0, le=100)] = key(
+        0.0, "soft crop: standard deviation of the shift, as a share of img_size; 0: off"
+    )
     shift_dist: Literal["normal", "uniform"] = key(
         "normal", "distribution of the shift; uniform: any pixel up to shift * img_size"
     )
     shift_limit: Share = key(1.0, "largest shift, as a share of img_size")
     fill: Literal["mean", "constant", "random", "noise"] = key("mean", "what is shown outside of a shifted image")
     fill_value: Share = key(0.0, "fill=constant: 0 black, 1 white")
-    mixup: NonNegativeFloat = key(0.0, "alpha of Mixup's Beta distribution; 0: off")
-    cutmix: NonNegativeFloat = key(0.0, "alpha of CutMix's Beta distribution; 0: off")
+    mixup: Concentration = key(0.0, "alpha of Mixup's Beta distribution; 0: off")
+    cutmix: Concentration = key(0.0, "alpha of CutMix's Beta distribution; 0: off")
     mixup_prob: Share = key(1.0, "share of updates (or images) that are mixed at all")
     mixup_switch_prob: Share = key(0.5, "probability of CutMix where both are on")
     mixup_mode: Literal["batch", "elem"] = key("batch", "one draw per mix_group, or per image")
-    mix_group: Annotated[int, Field(ge=2)] | None = key(
+    mix_group: Annotated[int, Field(ge=2, le=2**20)] | None = key(
         None, "positions of the order that mix with each other; null: a micro-batch"
     )
     lam_fold: bool = key(False, "the base image keeps the larger part, lam = max(lam, 1 - lam)")
-    mix_layer: str | None = key(None, "CutMix in the output of this module instead of the image")
+    mix_layer: Text | None = key(None, "CutMix in the output of this module instead of the image")
     soften: Literal["both", "target", "weight", "none"] = key(
         "both", "what the visible share of an image lowers: its target probability, its loss weight, or both"
     )
-    soften_k: PositiveFloat = key(2.0, "exponent of the softening curve")
+    soften_k: Annotated[float, Field(gt=0, le=1e3)] = key(2.0, "exponent of the softening curve")
     soften_p_max: PositiveShare = key(1.0, "target probability of a whole image")
     soften_threshold: PositiveShare = key(1.0, "visibility from which an image counts as whole")
     soften_visibility: Literal["area", "iou"] = key(
@@ -211,13 +249,19 @@ class Augment:
     )
     soften_rule: Literal["pixels", "own", "base"] = key("pixels", "target mass of pasted boxes, see docs/crop_mix.md")
     other_class: bool = key(False, "missing confidence goes to an extra class")
-    anneal_epochs: NonNegativeInt = key(0, "epochs at the end of training with the shift / anneal_factor")
-    anneal_factor: Annotated[float, Field(ge=1)] = key(1000.0, "what divides the shift in the last anneal_epochs")
+    anneal_epochs: Annotated[int, Field(ge=0, le=10**6)] = key(
+        0, "epochs at the end of training with the shift / anneal_factor"
+    )
+    anneal_factor: Annotated[float, Field(ge=1, le=1e30)] = key(
+        1000.0, "what divides the shift in the last anneal_epochs"
+    )
     smoothing: ShareBelowOne = key(0.0, "label smoothing: share of the target that is spread over the classes")
     loss: Loss = key("ce", "loss of the training images, on soft targets")
     gce_q: PositiveShare = key(0.7, "generalised cross-entropy: towards 0 cross-entropy, 1 mean error")
     trim: ShareBelowOne = key(0.0, "share of a micro-batch left out, those with the largest losses")
-    focal_gamma: NonNegativeFloat = key(2.0, "loss=focal: larger turns to hard images; 0: cross-entropy")
+    focal_gamma: Annotated[float, Field(ge=0, le=1e3)] = key(
+        2.0, "loss=focal: larger turns to hard images; 0: cross-entropy"
+    )
     bce_target_thresh: Annotated[float, Field(gt=0, lt=1)] | None = key(
         None, "loss=bce: targets above it count as 1, others as 0; null: soft targets"
     )
@@ -231,13 +275,13 @@ class Augment:
 class Meta:
     """The meta step: what augmentation, weights and labels learn from the meta split. Off while `learn` is empty."""
 
-    learn: list[Annotated[str, AfterValidator(_checked_part)]] = key(
+    learn: Annotated[list[Annotated[Text, AfterValidator(_checked_part)]], Field(max_length=100)] = key(
         [], "parts that learn; module:Class names one from outside the package"
     )
     parts: dict[str, dict[str, Any]] = key(
         {}, "keyword arguments of parts from outside the package: {'module:Class': {...}}"
     )
-    every: PositiveInt = key(10, "K, updates from one meta step to the next")
+    every: Count = key(10, "K, updates from one meta step to the next")
     steps: Annotated[int, Field(ge=1, le=64)] = key(
         1,
         "consecutive updates that one meta step is differentiated through (K-step unrolling, truncated); "
@@ -245,18 +289,22 @@ class Meta:
     )
     fraction: PositiveShare = key(0.25, "f, share of a micro-batch that a meta step differentiates")
     batch_size: BatchSize = key(64, "meta images of a validation gradient, over all processes")
-    start_epochs: NonNegativeFloat = key(0.0, "warm-up without meta steps")
+    start_epochs: Epochs = key(0.0, "warm-up without meta steps")
     engine: Literal["auto", "forward", "functional", "reverse", "difference", "implicit", "fused"] = key(
         "auto", "how the hypergradient is computed, see docs/meta.md; auto: chosen by a self-test, printed"
     )
-    layers: list[str] = key([], "fused, implicit: modules whose weights the validation gradient is in; empty: all")
+    layers: Annotated[list[Text], Field(max_length=256)] = key(
+        [], "fused, implicit: modules whose weights the validation gradient is in; empty: all"
+    )
     solver: Literal["neumann", "identity", "cg"] = key("neumann", "implicit: approximation of the inverse Hessian")
-    alpha: PositiveFloat = key(0.01, "implicit: step of the Neumann series")
-    terms: NonNegativeInt = key(5, "implicit: terms of the Neumann series, or steps of conjugate gradients")
-    damping: NonNegativeFloat = key(0.0, "implicit: added to the Hessian's diagonal")
+    alpha: Positive = key(0.01, "implicit: step of the Neumann series")
+    terms: Annotated[int, Field(ge=0, le=10**4)] = key(
+        5, "implicit: terms of the Neumann series, or steps of conjugate gradients"
+    )
+    damping: NonNegative = key(0.0, "implicit: added to the Hessian's diagonal")
     approximate: bool = key(False, "optimizers without an exact Jacobian: u = -lr v instead of an error")
-    renew: PositiveInt = key(1, "meta steps between two validation gradients")
-    half_life: NonNegativeFloat = key(0.0, "updates after which a validation gradient counts half; 0: no average")
+    renew: Count = key(1, "meta steps between two validation gradients")
+    half_life: NonNegative = key(0.0, "updates after which a validation gradient counts half; 0: no average")
     weights: Literal["raw", "ema"] = key("raw", "which weights of the network are validated")
     validation_loss: Loss = key(
         "ce", "loss of the meta images that is to fall; arguments as augment.focal_gamma, gce_q, bce_*"
@@ -270,31 +318,31 @@ class Meta:
         "squared distance of the policy's magnitudes from 1 (smart_augmentation); start: squared distance of the "
         "unbounded parameters from where they started",
     )
-    regulariser_weight: PositiveFloat = key(0.001, "factor of the regulariser")
+    regulariser_weight: Positive = key(0.001, "factor of the regulariser")
     probabilities: Literal["score", "gumbel"] = key("score", "how operations' probabilities learn")
-    temperature: PositiveFloat = key(0.5, "gumbel: lower is nearer to the hard choice")
+    temperature: Positive = key(0.5, "gumbel: lower is nearer to the hard choice")
     magnitudes: bool = key(True, "the policy's magnitudes learn too")
     slots: Annotated[int, Field(ge=1, le=8)] = key(2, "operations of the policy one after the other")
-    policy_lr: NonNegativeFloat = key(0.01, "learning rate of the policy's unbounded parameters")
-    softness_lr: NonNegativeFloat = key(0.01, "learning rate of the unbounded softening exponent")
-    smoothing_lr: NonNegativeFloat = key(0.01, "learning rate of the unbounded label smoothing")
-    optim_lr: NonNegativeFloat = key(0.01, "learning rate of the optimizer's unbounded rates")
-    weights_lr: NonNegativeFloat = key(
+    policy_lr: NonNegative = key(0.01, "learning rate of the policy's unbounded parameters")
+    softness_lr: NonNegative = key(0.01, "learning rate of the unbounded softening exponent")
+    smoothing_lr: NonNegative = key(0.01, "learning rate of the unbounded label smoothing")
+    optim_lr: NonNegative = key(0.01, "learning rate of the optimizer's unbounded rates")
+    weights_lr: NonNegative = key(
         0.2, "learning rate of the table of sample weights; a weight's largest step is 3 times it"
     )
-    labels_temperature: PositiveFloat = key(1.0, "instant labels: larger stays nearer to uniform")
-    labels_trust: NonNegativeFloat = key(5.0, "instant labels: how much the given label counts")
+    labels_temperature: Positive = key(1.0, "instant labels: larger stays nearer to uniform")
+    labels_trust: NonNegative = key(5.0, "instant labels: how much the given label counts")
 
 
 @dataclass(config=STRICT)
 class Eval:
     """The evaluation."""
 
-    every: NonNegativeInt = key(1, "epochs between evaluations; 0: at the end only")
-    batch_size: PositiveInt = key(256, "images per process")
+    every: CountOrNone = key(1, "epochs between evaluations; 0: at the end only")
+    batch_size: Annotated[int, Field(ge=1, le=2**16)] = key(256, "images per process")
     img_size: Pixels | None = key(None, "pixels a side; null: data.img_size")
     weights: Literal["raw", "ema"] = key("raw", "which weights give the headline")
-    ece_bins: Annotated[int, Field(ge=2)] = key(15, "bins of the expected calibration error")
+    ece_bins: Annotated[int, Field(ge=2, le=10**4)] = key(15, "bins of the expected calibration error")
 
 
 @dataclass(config=STRICT)

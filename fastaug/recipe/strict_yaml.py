@@ -10,11 +10,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent, Event, ScalarEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.tag import Tag
 
+DEEPEST = 20  # the reader takes minutes for thousands
 _NUMBER = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
 _PLAIN = {  # what an unquoted scalar is, the first that fits; everything else is a text
     "null": re.compile("|~|null|Null|NULL"),
@@ -53,7 +54,12 @@ def parse_yaml(text: str) -> Any:
     reader = YAML(typ="safe", pure=True)
     reader.Resolver = _Resolver
     try:
+        depth = 0
         for event in reader.parse(text):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > DEEPEST:
+                line = event.start_mark.line + 1
+                raise YAMLError(f"more than {DEEPEST} lists or mappings in each other are not read, line {line}")
             if found := _forbidden(event):
                 raise YAMLError(f"{found} are not allowed, line {event.start_mark.line + 1}")
         return reader.load(text)

@@ -22,6 +22,7 @@ from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
 from fastaug.losses import Objective, build_objective, sample_losses
 from fastaug.meta.build import build_learned, build_meta, build_validation
 from fastaug.meta.step import NoMetaStep, Training
+from fastaug.nets.check_names import check_shapes
 from fastaug.nets.model import build_ema, build_model
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
@@ -101,8 +102,11 @@ def build_network(recipe: Recipe, classes: int, accelerator: Accelerator) -> nn.
     if recipe.augment.soften_p_max < 1 / classes:
         found = f"{recipe.augment.soften_p_max} is below chance, {1 / classes:.4g}"
         raise RecipeError([f"augment.soften_p_max: {found}"])
+    outputs = classes + recipe.augment.other_class
+    if ":" not in recipe.model.name:  # one from the hub is known only when it is there
+        check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
-    return build_model(recipe.model, classes + recipe.augment.other_class).to(accelerator.device)
+    return build_model(recipe.model, outputs).to(accelerator.device)
 
 
 def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastaug.atomic_files import write_atomically
 from fastaug.batch import Batch
+from fastaug.data.class_names import shown
 from fastaug.distributed import merged
 from fastaug.evaluation.per_sample import found_errors, sample_figures, write_samples
 from fastaug.reports.batch_grid import augmented_grid
@@ -95,7 +96,7 @@ def collect_skipped(trainer: Trainer) -> None:
             }
             if trainer.accelerator.is_main_process:
                 trainer.folder.append("skipped.jsonl", line)
-            trainer.console.print(f"skipped: damaged image {line['path']}: {reason}")
+            trainer.console.print(f"skipped: damaged image {shown(trainer.parts.name_of(sample))}: {reason}")
 
 
 # ---- held-out splits ----

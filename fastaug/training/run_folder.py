@@ -7,14 +7,14 @@ from typing import IO, Any
 
 from fastaug.atomic_files import write_atomically
 from fastaug.errors import RecipeError, StorageError
-from fastaug.recipe.reading import differences, read_recipe, to_yaml
-from fastaug.recipe.schema import RESUMABLE, Recipe
+from fastaug.recipe.reading import as_begun, differences, read_stored, to_yaml
+from fastaug.recipe.schema import RESUMABLE, SCHEMA, Recipe
 
 
-def _stored_recipe(path: Path) -> Recipe:
-    """The recipe that a run was started with; keys that it lacks, being older than they are, have their defaults."""
+def _stored_recipe(path: Path) -> tuple[Recipe, int]:
+    """The recipe that a run was started with, as it was meant then, and the schema under which it was."""
     try:
-        return read_recipe(path)
+        return read_stored(path)
     except RecipeError as error:
         remedy = "continue this run with the version that wrote it, or choose another run.dir"
         raise RecipeError([f"{path}: {problem}; {remedy}" for problem in error.problems]) from error
@@ -32,6 +32,11 @@ class RunFolder:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
 
+    def as_begun(self, recipe: Recipe) -> Recipe:
+        """`recipe` with what a version that lacked some of its keys did, if the run in this folder was begun by it."""
+        stored = self.path / "recipe.yaml"
+        return as_begun(recipe, _stored_recipe(stored)[1]) if stored.exists() else recipe
+
     def open(self, recipe: Recipe) -> None:
         """Creates and locks the folder.
 
@@ -48,9 +53,11 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise StorageError(f"run.dir: {self.path} cannot be written: {error}") from error
-        stored = self.path / "recipe.yaml"
+        stored, schema = self.path / "recipe.yaml", SCHEMA
         if stored.exists():
-            changed = differences(_stored_recipe(stored), recipe)
+            before, schema = _stored_recipe(stored)
+            recipe = as_begun(recipe, schema)
+            changed = differences(before, recipe)
             problems = [
                 f"{key}: is {new!r} but this run was started with {old!r}; set it back, or choose another run.dir"
                 for key, (old, new) in changed.items()
@@ -58,7 +65,7 @@ class RunFolder:
             ]
             if problems:
                 raise RecipeError(problems)
-        write_atomically(stored, to_yaml(recipe).encode())
+        write_atomically(stored, to_yaml(recipe, schema).encode())
 
     @property
     def locked(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from fastaug.data.class_names import some
 from fastaug.errors import DataError, StorageError
 from fastaug.training import checkpoint
 from fastaug.training.build import Progress, Trainer
@@ -28,6 +29,7 @@ def save(trainer: Trainer) -> None:
         "progress": asdict(progress),
         "meter": meter,
         "data": trainer.parts.fingerprint(),
+        "classes": list(trainer.parts.classes),
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
         "sample_losses": losses,
@@ -50,6 +52,7 @@ def restore(trainer: Trainer) -> None:
         trainer.console.print(f"continuing from {found[0]}")
     step = trainer.progress.step
     if trainer.accelerator.is_main_process:
+        trainer.folder.write_json("classes.json", {"classes": list(trainer.parts.classes)})  # of outputs 0, 1, ...
         for name in ("metrics.jsonl", "skipped.jsonl"):
             trainer.folder.cut_after(name, step)
     trainer.folder.cut_after(f"ids-{trainer.order.rank}.jsonl", step)
@@ -58,6 +61,7 @@ def restore(trainer: Trainer) -> None:
 def load_into(trainer: Trainer, path: str) -> None:
     """Loads weights, optimizer and progress from the checkpoint folder `path`; DataError when the data changed."""
     weights, state = checkpoint.load(Path(path))
+    check_classes(trainer, state, path)
     if state["data"] != trainer.parts.fingerprint():
         raise DataError(
             f"data.root: the images are not those that {path} was trained on; put them back, or choose another run.dir"
@@ -74,6 +78,26 @@ def load_into(trainer: Trainer, path: str) -> None:
     trainer.meter.restore(state["meter"])
     trainer.progress = Progress(**state["progress"])
     assert trainer.order.step(state["position"]) == trainer.progress.step
+
+
+def check_classes(trainer: Trainer, state: dict[str, Any], path: str) -> None:
+    """DataError when the classes have other names, or another order, than those the outputs were trained on."""
+    trained = class_names(state)
+    if trained is None:
+        trainer.console.print(f"{path} is of a version that kept no class names: they are taken to be those of now")
+    elif trained != trainer.parts.classes:
+        now = trainer.parts.classes
+        lost, new = (some(names) or "none" for names in (set(trained) - set(now), set(now) - set(trained)))
+        raise DataError(
+            f"data.root: {path} was trained on the {len(trained)} classes {some(trained)}, and there are now "
+            f"{len(now)}: {some(now)}; no longer there: {lost}; new: {new}; name the folders as they were, or choose "
+            "another run.dir"
+        )
+
+
+def class_names(state: dict[str, Any]) -> tuple[str, ...] | None:
+    """The classes of a checkpoint's outputs; None in checkpoints of 0.1.0."""
+    return None if state.get("classes") is None else tuple(state["classes"])
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fastaug.console import Console
+from fastaug.data.class_names import some
 from fastaug.data.shards.layout import ShardIndex
 from fastaug.distributed import build_accelerator
 from fastaug.errors import EXIT_DONE, FastaugError, NonFiniteError, PeerError, StorageError
@@ -25,11 +26,14 @@ def run(recipe: Recipe) -> int:
     folder = RunFolder(recipe.run.dir)
     ending = Ending(folder)
     with StopRequest() as stop, ending:
+        given, recipe = recipe, folder.as_begun(recipe)
         if os.environ.get("RANK", "0") == "0":  # the main process, before it is known whether the others come
             folder.open(recipe)
             folder.write_status(None, "starting", 0)
         accelerator = build_accelerator(recipe)
         console = Console(accelerator.is_main_process)
+        if recipe != given:
+            console.print("goes on with optim.warmup_prefix=false, as this run was begun by an earlier version")
         accelerator.wait_for_everyone()
         trainer = assemble(recipe, accelerator, folder, console)
         ending.trainer = trainer
@@ -100,6 +104,9 @@ def describe(trainer: Trainer) -> None:
         f"{recipe.model.name}, {len(trainer.parts.classes)} classes, {sizes}; {trainer.last_step} updates of "
         f"{recipe.train.batch_size} on {trainer.accelerator.num_processes} x {trainer.accelerator.device.type}"
     )
+    trainer.console.print(f"classes: {some(trainer.parts.classes)}")
+    for role, names in trainer.parts.unseen_classes().items():
+        trainer.console.print(f"warning: {role} has no readable image of {len(names)} classes: {some(names)}")
 
 
 def finish(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:

@@ -149,8 +149,6 @@ def layout(root: Path, *names: str) -> Path:
             {"meta": Folder.META, "select": Folder.SELECT, "test": Folder.TEST},
         ),
         (["train", "meta"], {"train": Folder.TRAIN, "meta": Folder.META}),
-        (["train", "car"], {"train": Folder.ALL, "car": Folder.ALL}),  # "train" can be a class
-        (["val", "test"], {"val": Folder.ALL, "test": Folder.ALL}),
     ],
 )
 def test_layouts(tmp_path, names, roles):
@@ -160,8 +158,7 @@ def test_layouts(tmp_path, names, roles):
         assert sum(inside) == 3
         assert set(index.folders[inside]) == {role}
     labels = {"cat": 0, "dog": 1}
-    if Folder.ALL not in roles.values():
-        assert index.labels.tolist() == [labels[path.split(b"/")[1].decode()] for path in index.paths]
+    assert index.labels.tolist() == [labels[path.split(b"/")[1].decode()] for path in index.paths]
 
 
 # --- header pass and damage

@@ -1,3 +1,7 @@
+import argparse
+import shutil
+import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -6,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from fastaug.errors import RecipeError
+from fastaug.nets import model as model_module
 from fastaug.nets.check_names import check_names
 from fastaug.nets.model import build_ema, build_model
+from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Data, Model, Optim, Recipe
 
 
@@ -152,3 +158,88 @@ def test_a_file_without_this_network_s_weights_is_a_recipe_error(tmp_path: Path,
         file.write_text("hello" if kind == "text" else "")
     with pytest.raises(RecipeError, match=r"model\.initial_checkpoint"):
         build_model(plain(initial_checkpoint=str(file)), 10)
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.write_text, (self.canary, "code of a stranger ran")
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "pickle"])
+@pytest.mark.parametrize("name", ["weights.pth", "weights.bin", "weights.safetensors"])
+def test_no_code_in_a_file_of_weights_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, legacy: bool
+) -> None:
+    """Neither with a version of timm that takes any pickle unless told otherwise, as those before 1.0.26 do."""
+    monkeypatch.setattr(model_module, "load_state_dict", partial(timm.models.load_state_dict, weights_only=False))
+    canary, file = tmp_path / "canary", tmp_path / name
+    content = {"state_dict": plain_weights(), "extra": Evil(canary)}
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(RecipeError, match=r"model\.initial_checkpoint: .*weights\."):
+        build_model(plain(initial_checkpoint=str(file)), 5)
+    assert not canary.exists()
+    torch.load(shutil.copy(file, tmp_path / "copy.pt"), weights_only=False)  # the file is what it is said to be
+    assert canary.exists()
+
+
+def plain_weights() -> dict[str, torch.Tensor]:
+    return dict(timm.create_model("test_resnet", num_classes=5).state_dict())
+
+
+def test_a_checkpoint_of_timm_s_training_script_is_taken(tmp_path: Path) -> None:
+    saved = {"state_dict": plain_weights(), "args": argparse.Namespace(model="test_resnet", lr=0.1), "epoch": 3}
+    torch.save(saved, tmp_path / "last.pth.tar")
+    network = build_model(plain(initial_checkpoint=str(tmp_path / "last.pth.tar")), 5)
+    assert torch.equal(network.fc.weight, saved["state_dict"]["fc.weight"])
+
+
+def full(tmp_path: Path, *overrides: str, name: str = "test_resnet") -> list[str]:
+    """The problems that --check=full finds."""
+    (tmp_path / "r.yaml").write_text(f"data: {{root: x, img_size: 160}}\nmodel: {{name: {name}}}")
+    try:
+        check_names(read_recipe(tmp_path / "r.yaml", list(overrides)))
+    except RecipeError as error:
+        return error.problems
+    return []
+
+
+def test_the_full_check_passes_images_through_the_network(tmp_path: Path) -> None:
+    vit = "vit_tiny_patch16_224"
+    assert full(tmp_path) == full(tmp_path, "data.img_size=224", name=vit) == []
+    assert full(tmp_path, "model.kwargs={img_size: 96}", "data.img_size=96", name=vit) == []
+    (found,) = full(tmp_path, "model.kwargs={in_chans: 1}")
+    assert found.startswith("model.kwargs: with {'in_chans': 1}, test_resnet does not take RGB images of 160 x 160 pix")
+    (found,) = full(tmp_path, "data.img_size=192", name=vit)
+    assert found.startswith(f"data.img_size: {vit} does not take RGB images of 192 x 192 pixels (")
+    assert found.endswith("; change data.img_size, eval.img_size or model.kwargs")
+    (found,) = full(tmp_path, "data.img_size=224", "eval.img_size=256", name=vit)
+    assert "256 x 256" in found
+    (found,) = full(tmp_path, "model.kwargs={features_only: true}")
+    assert found.startswith(
+        "model.kwargs: with {'features_only': True}, test_resnet gives list for 2 images, not [2, 10]"
+    )
+
+
+def test_the_full_check_reads_the_initial_weights(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in plain_weights().items()}, file)
+    assert full(tmp_path, f"model.initial_checkpoint={file}") == []
+    assert full(tmp_path, f"model.initial_checkpoint={file}", "model.stem=small") == []
+    (found,) = full(tmp_path, f"model.initial_checkpoint={file}", name="test_vit")
+    assert "does not fit this network" in found
+    (found,) = full(tmp_path, f"model.initial_checkpoint={tmp_path}/absent.pth", name="test_vit")
+    assert found == f"model.initial_checkpoint: no file {tmp_path}/absent.pth"
+
+
+def test_networks_of_the_hub_are_not_asked_for_in_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "socket", None)  # whatever opens a connection fails
+    (tmp_path / "r.yaml").write_text("data: {root: x}")
+    for name in ("hf-hub:timm/resnet18.a1_in1k", "HF_Hub:a/b"):
+        with pytest.raises(RecipeError, match=rf"model\.name: {name} is fetched from the hub"):
+            read_recipe(tmp_path / "r.yaml", [f"model.name={name}"])
+        check_names(read_recipe(tmp_path / "r.yaml", [f"model.name={name}", "model.pretrained=true"]))

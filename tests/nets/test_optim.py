@@ -32,8 +32,30 @@ def test_cosine_is_the_closed_form() -> None:
     assert rate(35) == pytest.approx(0.22)
 
 
-def test_warm_up_is_linear_and_ends_on_the_schedule() -> None:
-    rate, _ = schedule(warmup_epochs=2, warmup_lr=0.01)
+@pytest.mark.parametrize("warmup", [2, 2.5, 5])
+def test_cosine_starts_from_the_peak_when_the_warm_up_ends(warmup: float) -> None:
+    rate, _ = schedule(warmup_epochs=warmup, warmup_lr=0.01, min_lr=0.04)
+    first = math.ceil(warmup * UPDATES)
+    rates = [rate(update) for update in range(TOTAL)]
+    for update in range(first):
+        assert rates[update] == pytest.approx(0.01 + (0.4 - 0.01) * update / (warmup * UPDATES), rel=1e-12)
+    for update in range(first, TOTAL):
+        share = (update - warmup * UPDATES) / (TOTAL - warmup * UPDATES)
+        assert rates[update] == pytest.approx(0.04 + 0.36 * (1 + math.cos(math.pi * share)) / 2, rel=1e-12)
+    assert max(rates) == pytest.approx(0.4, rel=2e-3)
+    if warmup == int(warmup):
+        assert rates[first] == 0.4
+    assert rates == sorted(rates[:first]) + sorted(rates[first:], reverse=True)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_other_schedules_count_from_the_start_of_the_training(prefix: bool) -> None:
+    rate, _ = schedule(sched="step", decay_epochs=3, decay_rate=0.1, warmup_epochs=1, warmup_prefix=prefix)
+    assert [rate(e * UPDATES) for e in (1, 2, 3, 6)] == pytest.approx([0.4, 0.4, 0.04, 0.004])
+
+
+def test_without_prefix_warm_up_is_linear_and_ends_on_the_schedule() -> None:
+    rate, _ = schedule(warmup_epochs=2, warmup_lr=0.01, warmup_prefix=False)
     for update in range(2 * UPDATES):
         assert rate(update) == pytest.approx(0.01 + (0.4 - 0.01) * update / 14, rel=1e-12)
     for update in (14, 15, 40):

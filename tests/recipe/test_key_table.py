@@ -36,7 +36,7 @@ def test_all_keys_are_printed_in_order_and_aligned() -> None:
 @pytest.mark.parametrize(
     ("name", "cells"),
     [
-        ("optim.lr", ["float", "0.1", "above 0"]),
+        ("optim.lr", ["float", "0.1", "above 0, at most 1e+30"]),
         ("data.scale", ["list of float", "[0.08, 1.0]", "2 numbers, above 0, at most 1"]),
         ("data.img_size", ["int", "224", "at least 1, at most 4096"]),
         ("eval.img_size", ["int or null", "null", "at least 1, at most 4096"]),
@@ -46,7 +46,7 @@ def test_all_keys_are_printed_in_order_and_aligned() -> None:
         ("optim.opt_betas", ["list of float or null", "null", "at least 0, below 1"]),
         ("model.kwargs", ["mapping", "{}"]),
         ("model.ema", ["bool", "false"]),
-        ("optim.warmup_lr", ["float", "1e-05", "at least 0"]),
+        ("optim.warmup_lr", ["float", "1e-05", "at least 0, at most 1e+30"]),
     ],
 )
 def test_a_key_is_printed_with_type_default_and_limits(name: str, cells: list[str]) -> None:

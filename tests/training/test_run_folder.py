@@ -9,7 +9,7 @@ import pytest
 
 from fastaug.atomic_files import write_atomically
 from fastaug.errors import RecipeError, StorageError
-from fastaug.recipe.reading import read_recipe, to_yaml
+from fastaug.recipe.reading import read_recipe, read_stored, to_yaml
 from fastaug.recipe.schema import RESUMABLE, SCHEMA, Data, Optim, Recipe, Run
 from fastaug.training.run_folder import RunFolder
 
@@ -262,8 +262,36 @@ def test_a_run_of_0_1_0_continues(tmp_path: Path) -> None:
     folder.open(now)
     folder.close()
     stored = (tmp_path / "recipe.yaml").read_text()
-    assert stored.startswith(f"schema: {SCHEMA}\n")
+    assert stored.startswith("schema: 1\n")
     assert read_recipe(tmp_path / "recipe.yaml") == now
+
+
+@pytest.mark.parametrize("schema", [None, 2])
+def test_a_run_begun_before_warm_up_was_a_prefix_goes_on_without(tmp_path: Path, schema: int | None) -> None:
+    (tmp_path / "recipe.yaml").write_text((f"schema: {schema}\n" if schema else "") + OLD_RECIPE)
+    now = read_stored(tmp_path / "recipe.yaml")[0]
+    assert not now.optim.warmup_prefix
+    now.optim.warmup_prefix = True  # today's default, in a recipe that does not name the key
+    for _ in ("first", "again"):
+        folder = RunFolder(tmp_path)
+        assert not folder.as_begun(now).optim.warmup_prefix
+        folder.open(now)
+        folder.close()
+        assert (tmp_path / "recipe.yaml").read_text().startswith(f"schema: {schema or 1}\n")
+        assert not read_recipe(tmp_path / "recipe.yaml").optim.warmup_prefix
+    assert now.optim.warmup_prefix
+
+
+def test_a_run_of_today_is_refused_when_the_key_changes(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path)
+    first.open(recipe(tmp_path))
+    first.close()
+    other = recipe(tmp_path)
+    other.optim.warmup_prefix = False
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RecipeError, match=r"optim\.warmup_prefix: is False but this run was started with True"):
+        folder.open(other)
+    folder.close()
 
 
 def test_an_old_run_that_differs_is_refused_by_the_key(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ timm draws while it applies. Here its transforms run on a tuple that records the
 image: what will be done is known, as a value, before a pixel is touched.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -45,6 +46,11 @@ def timm_policy(name: PolicyName, mean: Sequence[float], interpolation: str | No
     return AugMix(name, hparams) if name.family == "augmix" else TimmPolicy(name, hparams)
 
 
+def _text(name: PolicyName) -> str:
+    """The name for timm; without inc0 and b0, which versions before 1.0.29 take for inc1 and b1."""
+    return "-".join(part for part in name.text.split("-") if not re.fullmatch("(inc|b)0+", part))
+
+
 class TimmPolicy(Policy):
     """timm's RandAugment or AutoAugment: what is drawn are the operations of each image, in order."""
 
@@ -52,10 +58,10 @@ class TimmPolicy(Policy):
         self.made_of = name, hparams
         module: Any = SEEDED.module
         if name.family == "rand":
-            self.transform = module.rand_augment_transform(name.text, hparams)
+            self.transform = module.rand_augment_transform(_text(name), hparams)
             self.fill = _record(self.transform.ops)
         else:
-            self.transform = module.auto_augment_transform(name.text, hparams)
+            self.transform = module.auto_augment_transform(_text(name), hparams)
             self.fill = _record([op for chain in self.transform.policy for op in chain])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,7 +82,7 @@ class AugMix(Policy):
     def __init__(self, name: PolicyName, hparams: dict[str, Any]) -> None:
         self.made_of = name, hparams
         module: Any = SEEDED.module
-        self.transform = module.augment_and_mix_transform(name.text, {**hparams, "translate_pct": 0.3})
+        self.transform = module.augment_and_mix_transform(_text(name), {**hparams, "translate_pct": 0.3})
         self.fill = _record(self.transform.ops)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -101,11 +107,30 @@ class AugMix(Policy):
 
     def transformed(self, image: Image.Image, value: Mix) -> Image.Image:
         """The image blended with its chains."""
+        if self.transform.blended:
+            return self._blended_in_turn(image, value)
         mixed = np.zeros((image.height, image.width, 3), dtype=np.float32)
         for weight, chain in zip(value.weights, value.chains, strict=True):
             mixed += np.float32(weight) * np.asarray(_run(image, chain, self.fill), dtype=np.float32)
         chains = Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
         return Image.blend(image, chains, float(np.float32(value.share)))
+
+    def _blended_in_turn(self, image: Image.Image, value: Mix) -> Image.Image:
+        """timm's b1: each chain is blended into what there is so far, in 8 bits, by shares that amount to the same."""
+        mixed = image
+        for share, chain in zip(_shares_in_turn(value), value.chains, strict=True):
+            mixed = Image.blend(mixed, _run(image, chain, self.fill), float(share))
+        return mixed
+
+
+def _shares_in_turn(value: Mix) -> list[np.float32]:
+    """What each chain is blended in by, one after the other, to end with its share of the whole; in timm's float32."""
+    whole = np.array(value.weights, dtype=np.float32) * np.float32(value.share)
+    shares, left = [], np.float32(1)
+    for part in whole[::-1]:  # the last one is not covered by any other
+        shares.append(part / left)
+        left = left * (1 - shares[-1])
+    return shares[::-1]
 
 
 def _record(ops: Sequence[Any]) -> tuple[int, int, int]:
@@ -132,7 +157,7 @@ def _append(
 def _run(image: Image.Image, ops: Sequence[Op], fill: tuple[int, int, int]) -> Image.Image:
     functions: dict[str, Callable[..., Image.Image]] = library.NAME_TO_OP
     for op in ops:
-        if op.name.startswith("Posterize") and op.args[0] == 0:
+        if op.name.startswith("Posterize") and op.args[0] <= 0:  # below 0 with mmax above 10
             image = Image.new("RGB", image.size)  # no bit kept: black, as ever; Pillow 13 refuses to do it
         else:
             image = functions[op.name](image, *op.args, fillcolor=fill, resample=op.resample)

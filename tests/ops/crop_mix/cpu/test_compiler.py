@@ -36,7 +36,7 @@ def package(tmp_path: Path) -> Path:
 
 def run(package: Path, cache: Path) -> tuple[list[float], int]:
     """The values of a gradient, and how many functions came from the disk; `cache` is that of the user."""
-    env = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+    env = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "PYTHONDONTWRITEBYTECODE")}
     env |= {"PYTHONPATH": str(package.parent), "XDG_CACHE_HOME": str(cache)}
     command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=package.parent, check=False)
@@ -51,9 +51,12 @@ def test_compiled_code_is_kept_until_another_source_changes(package: Path, tmp_p
     assert run(package, cache) == ([20.0], 0)
     assert run(package, cache) == ([20.0], 1)
     vectors = folder / "vectors.py"
-    source = vectors.read_text()
+    source, written = vectors.read_text(), vectors.stat().st_mtime_ns
     assert source.count("builder.fmul(x, second)") == 1
-    vectors.write_text(source.replace("builder.fmul(x, second)", "builder.fadd(x, second) "))
+    vectors.write_text(source.replace("builder.fmul(x, second)", "builder.fadd(x, second)"))
+    os.utime(vectors, ns=(written, written))  # as large and as old as before: Python goes on with what it compiled
+    assert run(package, cache) == ([20.0], 1)
+    os.utime(vectors)  # from now on it does not, and what ran meanwhile must not be served for this source
     assert run(package, cache) == ([21.0], 0)
     assert {file.parent for file in tmp_path.rglob("*.nbi")} == {folder / "__pycache__"}
 
@@ -64,3 +67,40 @@ def test_a_package_that_cannot_be_written_to_keeps_it_in_the_users_cache(package
     assert run(package, cache) == ([20.0], 0)
     assert run(package, cache) == ([20.0], 1)
     assert all(file.is_relative_to(cache) for file in tmp_path.rglob("*.nbi"))
+
+
+TYPES = ("int16", "int64", "uint8", "float32", "float64")
+TOGETHER = """
+import os, sys, time
+import numpy as np
+from added import add
+
+start = time.time() + 1
+for name in sys.argv[1:]:
+    if not os.fork():
+        time.sleep(max(0, start - time.time()))
+        assert add(np.ones(3, name)).dtype == name
+        os._exit(0)
+for _ in sys.argv[1:]:
+    assert os.wait()[1] == 0
+"""
+AFTERWARDS = """
+import sys
+import numpy as np
+from added import add
+
+assert all(add(np.ones(3, name)).dtype == name for name in sys.argv[1:])
+print(sum(add.stats.cache_hits.values()))
+"""
+
+
+def test_processes_that_compile_at_the_same_time_keep_the_code_of_each(tmp_path: Path) -> None:
+    header = "from fastaug.ops.crop_mix.cpu.compiler import entry\n\n\n@entry\ndef add(x):\n    "
+    (tmp_path / "added.py").write_text(header + "return x + x\n")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(fastaug.__file__).parents[1])])}
+    done = [
+        subprocess.run([sys.executable, "-c", code, *TYPES], env=env, capture_output=True, text=True, check=False)
+        for code in (TOGETHER, AFTERWARDS)
+    ]
+    assert [ended.returncode for ended in done] == [0, 0], [ended.stderr for ended in done]
+    assert int(done[1].stdout) == len(TYPES)

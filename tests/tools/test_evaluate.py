@@ -1,0 +1,162 @@
+"""Evaluation on other folders than those trained on, as a person starts it: classes are matched by name or refused."""
+
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from PIL import Image
+
+from fastaug.recipe.reading import read_recipe
+from fastaug.training import checkpoint
+from fastaug.training.worker import run
+
+Evaluate = Callable[[Path, Path], tuple[int, dict[str, object]]]
+REPO = Path(__file__).resolve().parents[2]
+COLOURS = {"cherry": (200, 30, 30), "leaf": (30, 200, 30), "sea": (30, 30, 200)}
+RECIPE = """
+data: {img_size: 16, crop: whole, crop_pct: 1.0, threads: 1, loader: resident}
+model: {name: test_resnet}
+optim: {opt: adamw, lr: 2e-3, sched: constant}
+augment: {hflip: 0}
+train: {epochs: 6, batch_size: 12}
+eval: {every: 0}
+"""
+
+
+def images(root: Path, names: dict[str, str], count: int) -> Path:
+    """root/{train,val} with class folders of noisy images: {folder's name: its colour}."""
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name, colour in names.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.array(COLOURS[colour]) + draw.normal(0, 10, (16, 16, 3))
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / split / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a network that knows the colours; its data lie beside it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    root = images(folder / "images", dict(zip(COLOURS, COLOURS, strict=True)), 16)
+    assert run(read_recipe(folder / "recipe.yaml", [f"data.root={root}", f"run.dir={folder / 'run'}"])) == 0
+    assert json.loads((folder / "run" / "result.json").read_text())["top1"] == 1.0
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """evaluate(run folder, another root) -> exit code of the tool, started in this process, and the figures."""
+    file = tmp_path / "figures.json"
+
+    def start(folder: Path, root: Path) -> tuple[int, dict[str, object]]:
+        monkeypatch.setattr(sys, "path", ["", *sys.path])  # whose first entry the tool replaces
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder), f"data.root={root}", "--json", str(file)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(REPO / "tools" / "evaluate.py"), run_name="__main__")
+        code = end.value.code or 0
+        return int(code), {} if code else json.loads(file.read_text())["figures"]
+
+    return start
+
+
+def test_classes_of_another_root_are_matched_by_name(trained: Path, tmp_path: Path) -> None:
+    some = images(tmp_path / "some", {"sea": "sea", "leaf": "leaf"}, 5)  # places 0 and 1 there, 1 and 2 in the network
+    words = [str(trained), f"data.root={some}", "--json", str(tmp_path / "figures.json")]
+    command = [sys.executable, str(REPO / "tools" / "evaluate.py"), *words]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert (figures["top1"], figures["images"]) == (1.0, 10)
+
+
+def test_classes_of_other_names_are_refused_with_both_lists(
+    trained: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = images(tmp_path / "renamed", {"a_sea": "sea", "cherry": "cherry", "leaf ": "leaf"}, 5)
+    assert evaluate(trained, renamed)[0] == 3
+    said = capsys.readouterr().err
+    assert "not trained on the classes a_sea, 'leaf '; it knows 3 classes: cherry, leaf, sea" in said
+    assert "data.root has 3: a_sea, cherry, 'leaf '" in said
+
+
+def test_names_are_in_the_run_folder_and_in_every_checkpoint(trained: Path) -> None:
+    assert json.loads((trained / "classes.json").read_text()) == {"classes": list(COLOURS)}
+    for step in checkpoint.steps_of(trained / "checkpoints"):
+        assert checkpoint.load(trained / "checkpoints" / checkpoint.name_of(step)).state["classes"] == list(COLOURS)
+
+
+def without_names(trained: Path, folder: Path) -> Path:
+    """A copy of the run as fastaug 0.1.0 left it."""
+    shutil.copytree(trained, folder)
+    last = checkpoint.latest(folder / "checkpoints")[0]
+    assert last is not None
+    weights, state = checkpoint.load(last)
+    del state["classes"]
+    checkpoint.save(folder / "checkpoints", int(last.name[5:]), weights, state)
+    (folder / "classes.json").unlink()
+    return folder
+
+
+def test_a_checkpoint_without_names_is_evaluated_by_order_and_says_so(
+    trained: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = without_names(trained, tmp_path / "old")
+    code, figures = evaluate(old, images(tmp_path / "renamed", {"a": "cherry", "b": "leaf", "c": "sea"}, 5))
+    assert (code, figures["top1"]) == (0, 1.0)
+    assert "kept no class names: classes are matched by their order" in capsys.readouterr().out
+
+
+def go_on(folder: Path, root: Path) -> int:
+    recipe = read_recipe(folder.parent / "recipe.yaml", [f"data.root={root}", f"run.dir={folder}"])
+    return run(recipe)
+
+
+def test_a_run_without_names_continues_and_says_so(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(trained.parent / "recipe.yaml", tmp_path)
+    assert go_on(without_names(trained, tmp_path / "old"), trained.parent / "images") == 0
+    assert "kept no class names: they are taken to be those of now" in capsys.readouterr().out
+    assert (tmp_path / "old" / "classes.json").exists()
+
+
+def test_a_run_does_not_continue_on_other_classes(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(trained.parent / "recipe.yaml", tmp_path)
+    shutil.copytree(trained, tmp_path / "run")
+    other = images(tmp_path / "other", {"cherry": "cherry", "leaf": "leaf", "water": "sea"}, 16)
+    assert go_on(tmp_path / "run", other) == 3
+    said = capsys.readouterr().out
+    assert "trained on the 3 classes cherry, leaf, sea, and there are now 3: cherry, leaf, water" in said
+    assert "no longer there: sea; new: water" in said
+    assert json.loads((tmp_path / "run" / "classes.json").read_text()) == {"classes": list(COLOURS)}
+
+
+def test_classes_are_named_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images(tmp_path / "images", {"leaf": "leaf", "sea": "sea", "void": "sea"}, 12)
+    for number in range(12):
+        (root / "train" / "void" / f"{number}.png").write_text("no picture")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    words = [f"data.root={root}", f"run.dir={tmp_path / 'run'}", "train.epochs=1"]
+    assert run(read_recipe(tmp_path / "recipe.yaml", words)) == 0
+    said = capsys.readouterr().out
+    assert "classes: leaf, sea, void" in said
+    assert "warning: train has no readable image of 1 classes: void" in said

@@ -1,6 +1,11 @@
-"""Files that a kill at any moment leaves whole or as they were."""
+"""Files that a kill at any moment leaves whole or as they were, and reading that never waits for a named pipe."""
 
+import errno
 import os
+import re
+import shutil
+import stat
+from io import BufferedReader
 from pathlib import Path
 
 
@@ -25,3 +30,27 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a file for reading; OSError for anything else at `path`: a named pipe would keep the reader for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def remove(path: Path) -> None:
+    """Removes what is at `path`, a file, a link or a whole folder; nothing to do when there is nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files that killed calls of `write_atomically` left in `folder`."""
+    for path in folder.iterdir():
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)

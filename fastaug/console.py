@@ -22,8 +22,9 @@ class Console:
         self._main = main
 
     def print(self, text: str) -> None:
-        """One line, above the bar."""
-        self._console.print(text, markup=False)
+        """One line, above the bar; what the screen has no letters for, as bytes of file names, stands as escapes."""
+        code = self._console.encoding
+        self._console.print(text.encode(code, "backslashreplace").decode(code), markup=False)
 
     def bar(self, description: str, total: int, done: int = 0) -> "Bar":
         """A progress bar of `total` steps as a context manager."""

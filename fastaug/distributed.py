@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 
@@ -15,11 +17,15 @@ from torch import Tensor
 from fastaug.errors import NonFiniteError, PeerError, RecipeError
 from fastaug.recipe.schema import Recipe
 
+INDEXING = timedelta(hours=1)  # long enough for one process of a machine to index a large set while the others wait
+LAUNCHED = ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")  # set by torchrun, by accelerate launch
+TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")  # of srun: how many processes it starts of one command
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by the launcher
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
     """The run's Accelerator (devices, precision, processes); refuses a job whose processes do not see each other."""
+    check_launch()
     if sharded := [name for name in SHARDED if parse_flag_from_env(name)]:
         raise RecipeError(
             [
@@ -39,8 +45,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             mixed_precision=recipe.train.precision,
             log_with=recipe.run.trackers or None,
             project_dir=recipe.run.dir,
-            # Long enough for the main process to index a large set alone.
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=1))],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.peer_timeout))],
         )
     except ValueError as error:
         raise PeerError(
@@ -56,6 +61,21 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             "each would train alone. Start CPU processes with torchrun --nproc-per-node N"
         )
     return accelerator
+
+
+def check_launch() -> None:
+    """PeerError where a scheduler starts several tasks of which each would train alone, knowing nothing of the others.
+
+    Within a launcher's processes the launcher's own count decides.
+    """
+    if any(name in os.environ for name in LAUNCHED):
+        return
+    name = next((name for name in TASKS if os.environ.get(name, "").isdecimal()), None)
+    if name is not None and int(os.environ[name]) > 1:
+        raise PeerError(
+            f"{name} is {os.environ[name]}: every task would train the whole run alone. Start one task a machine with "
+            "a launcher in it (srun --ntasks-per-node=1 torchrun --nproc-per-node N ...), or one task in all"
+        )
 
 
 def choose_kernels(recipe: Recipe) -> None:
@@ -95,10 +115,16 @@ def merged(accelerator: Accelerator, mine: dict[int, str]) -> dict[int, str]:
     return dict(sorted(pair for pairs in gather_object([list(mine.items())]) for pair in pairs))
 
 
-def stop_if_not_finite(accelerator: Accelerator, value: Tensor, what: str, step: int) -> None:
+def step_on_host(device: torch.device) -> Tensor:
+    """Where `stop_if_not_finite` notes the update that it ended, -1 before: readable even when the device is lost."""
+    return torch.full((), -1, dtype=torch.int64, pin_memory=device.type == "cuda")
+
+
+def stop_if_not_finite(accelerator: Accelerator, value: Tensor, what: str, step: int, noted: Tensor) -> None:
     """Ends every process before the optimizer step when `value` is not finite on any of them; no host sync on a GPU.
 
-    On a GPU the assertion fails on the device, in stream order, and surfaces as a CUDA error (not yet measured).
+    On a GPU the assertion fails on the device, in stream order, and surfaces as a CUDA error that any assertion may
+    have raised; `noted`, of `step_on_host`, has the step if it was this one (not yet measured).
     """
     finite = torch.isfinite(value).all()
     if accelerator.num_processes > 1:
@@ -110,7 +136,64 @@ def stop_if_not_finite(accelerator: Accelerator, value: Tensor, what: str, step:
         if not finite:
             raise NonFiniteError(message)
     else:
+        noted.copy_(torch.where(finite, -1, step), non_blocking=True)
         torch._assert_async(finite, message)
+
+
+@contextmanager
+def local_main_process_first(accelerator: Accelerator) -> Iterator[None]:
+    """Inside, one process of each machine comes before the others there, and nobody goes on before all have been.
+
+    With a patience of its own, longer than that of training, whose processes should answer in minutes.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    group = _host_group(INDEXING)
+    if not accelerator.is_local_main_process:
+        dist.barrier(group)
+    yield
+    if accelerator.is_local_main_process:
+        dist.barrier(group)
+    dist.barrier(group)  # those that came second may have had to do it all again
+    dist.destroy_process_group(group)
+
+
+def on_every_process(accelerator: Accelerator, text: str) -> list[str]:
+    """A text of every process, by rank; every process must call this."""
+    return [text] if accelerator.num_processes == 1 else list(gather_object([text]))
+
+
+def _host_group(timeout: timedelta) -> dist.ProcessGroup:
+    """All processes, joined on their hosts whatever joins their devices; every process must call this."""
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+class Peers:
+    """A line to the other processes beside that of training, to find out which of them does not answer."""
+
+    def __init__(self, accelerator: Accelerator, patience: float = 10) -> None:
+        """`patience`: seconds in which a process that lives is to answer."""
+        self._patience = patience
+        self._group = _host_group(timedelta(seconds=60)) if accelerator.num_processes > 1 else None
+
+    def silent(self) -> str | None:
+        """Which processes do not answer, in words; None when all do, or this one is alone.
+
+        The main process hears from all of them; the others only whether it answers.
+        """
+        if self._group is None:
+            return None
+        try:
+            dist.monitored_barrier(self._group, timedelta(seconds=self._patience), wait_all_ranks=True)
+        except RuntimeError as error:
+            ranks = re.search(r"Ranks ([\d, ]+) failed to pass", str(error))
+            if ranks is not None:
+                return f"process {ranks[1].strip()} did not answer for {self._patience:g} s; see whether it lives"
+            return "process 0 does not answer, or misses another one: its status.json would say which"
+        return None
 
 
 def over_processes(tensor: Tensor) -> Tensor:

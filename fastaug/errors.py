@@ -1,6 +1,16 @@
 """The ways a run can end, each with the exit code that scripts and schedulers rely on."""
 
+import errno
+
 EXIT_DONE = 0
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def remedy_of(error: OSError) -> str:
+    """What to do when the run folder could not be read or written for this reason."""
+    if error.errno in NO_SPACE:
+        return "free space or choose another run.dir"
+    return "check the disk and its permissions, or choose another run.dir"
 
 
 class FastaugError(Exception):

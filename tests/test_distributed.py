@@ -2,16 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from PIL import Image
 
-from fastaug.distributed import build_accelerator, choose_kernels
+from fastaug.distributed import build_accelerator, check_launch, choose_kernels
+from fastaug.errors import PeerError
 from fastaug.recipe.schema import Recipe, Train
 
 Flags = tuple[bool, bool, str]
@@ -74,3 +77,81 @@ def test_rows_of_any_shape_and_type_are_summed_by_id_over_processes(tmp_path: Pa
     ids, rows, kind = json.loads(ended.stdout.partition("FOUND")[2].splitlines()[0])
     assert dict(zip(ids, rows, strict=True)) == {4: [0, 1], 9: [2 + 10, 3 + 11], 2: [4, 5]}
     assert kind == "torch.float64"
+
+
+@pytest.mark.parametrize(
+    ("variables", "refused"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "2"}, True),
+        ({"SLURM_NTASKS": "2", "WORLD_SIZE": "2"}, False),
+        ({"SLURM_NTASKS": "2", "ACCELERATE_MIXED_PRECISION": "no"}, False),
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, False),  # srun --ntasks=1 in a larger job
+        ({"SLURM_STEP_NUM_TASKS": "2"}, True),
+    ],
+)
+def test_a_scheduler_s_tasks_that_know_nothing_of_each_other_are_refused(
+    variables: dict[str, str], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if refused:
+        with pytest.raises(PeerError, match="is 2: every task would train the whole run alone"):
+            check_launch()
+    else:
+        check_launch()
+
+
+MACHINES = """
+import json, os, sys, time
+from pathlib import Path
+rank = int(os.environ["RANK"])
+os.environ["LOCAL_RANK"] = str(rank % 2)  # as if 0 and 1 were on one machine, 2 and 3 on another
+import torch
+from fastaug.distributed import build_accelerator, local_main_process_first
+from fastaug.errors import DataError
+from fastaug.recipe.schema import Data, Recipe, Run
+from fastaug.training.build_data import find_data
+folder = Path(sys.argv[1])
+recipe = Recipe(run=Run(dir=str(folder)), data=Data(root=str(folder / "one"), test_fraction=0.5))
+accelerator = build_accelerator(recipe)
+with local_main_process_first(accelerator):
+    begun = time.time()
+    time.sleep(0.5)
+    times = [begun, time.time()]
+left = time.time()
+parts = find_data(recipe, accelerator)
+recipe.data.root = str(folder / ("one" if rank < 2 else "two"))  # the second machine's copy is another one
+try:
+    find_data(recipe, accelerator)
+except DataError as error:
+    problem = str(error)
+(folder / f"{rank}.json").write_text(json.dumps([times, left, len(parts.index), problem]))
+accelerator.end_training()
+"""
+
+
+def test_one_process_of_each_machine_indexes_and_all_must_have_found_the_same(
+    tmp_path: Path, jpeg_folder: Callable[..., Path]
+) -> None:
+    shutil.copytree(jpeg_folder(images=2), tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    with Image.open(tmp_path / "two" / "class0" / "000.jpg") as image:
+        image.resize((20, 20)).save(tmp_path / "two" / "class0" / "000.jpg")
+    (tmp_path / "ranks.py").write_text(MACHINES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command += [str(tmp_path / "ranks.py"), str(tmp_path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=250)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
+    (first, *_), (second, *_), (third, *_), (fourth, *_) = found
+    assert max(first[0], third[0]) < min(first[1], third[1])  # the machines at the same time
+    assert max(first[1], third[1]) <= min(second[0], fourth[0])  # and on each, one before the other
+    assert min(left for _, left, *_ in found) >= max(second[1], fourth[1])
+    assert [images for *_, images, _ in found] == [4] * 4
+    problems = {problem for *_, problem in found}
+    assert all("not the same set for all processes: process 2 has 4 images" in problem for problem in problems)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -71,6 +72,12 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def without_times(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl that two equal runs share."""
+    times = ("images_per_second", "wait_share")
+    return [{k: v for k, v in line.items() if k not in times} for line in lines(folder / "metrics.jsonl")]
+
+
 def status(folder: Path) -> dict:
     return json.loads((folder / "status.json").read_text())
 
@@ -125,6 +132,15 @@ def test_killed_runs_end_bit_equal_to_the_uninterrupted_one(recipe, tmp_path, cu
     results = [json.loads((folder / "result.json").read_text()) for folder in (whole, cut)]
     assert results[0]["test"] == results[1]["test"]
     assert results[0]["test_ema"] == results[1]["test_ema"]
+    for seconds in random.Random(cuts).sample(range(2, 12), cuts // 4):  # of the ended run, which evaluates again
+        process = start(command)
+        time.sleep(seconds)
+        process.kill()
+        process.communicate()
+        run(command)
+    assert without_times(cut) == without_times(whole)
+    assert {path.relative_to(cut) for path in cut.rglob("*")} == {path.relative_to(whole) for path in whole.rglob("*")}
+    assert status(cut) == status(whole)
 
 
 def test_a_signal_saves_and_the_same_command_continues(recipe, tmp_path):
@@ -164,6 +180,33 @@ def test_a_worker_whose_launcher_is_killed_saves_and_ends(recipe, tmp_path):
         time.sleep(0.1)
     assert status(folder)["code"] == 75
     assert "launcher" in status(folder)["reason"]
+
+
+def test_a_process_that_stands_still_ends_the_job_and_is_named(recipe, tmp_path):
+    folder = tmp_path / "run"
+    settings = ["train.epochs=5000", "eval.every=0", "run.peer_timeout=3", f"run.dir={folder}"]
+    launcher = start([*torchrun(2), *TRAIN[1:], *recipe, *settings])
+    while not (folder / "ids-1.jsonl").exists():
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process(launcher.pid).children() if child.environ().get("RANK") == "1"]
+    workers[0].send_signal(signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + 60
+        while status(folder)["code"] is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        workers[0].kill()  # the launcher would wait half a minute for it
+        output, _ = launcher.communicate(timeout=60)
+    assert status(folder)["code"] == 6, output[-3000:]
+    assert "process 1 did not answer for 3 s" in status(folder)["reason"]
+    assert "Timed out waiting 3000ms" in (folder / "errors.log").read_text()
+
+
+def test_tasks_of_a_scheduler_that_would_each_train_alone_are_refused(recipe, tmp_path):
+    command = [*TRAIN, *recipe, f"run.dir={tmp_path / 'run'}"]
+    assert "SLURM_NTASKS is 2: every task would train the whole run alone" in run(command, 6, SLURM_NTASKS="2")
+    assert not (tmp_path / "run").exists()
 
 
 GROUP_NORM = ["model.kwargs={norm_layer: groupnorm1}", "optim.lr=1e-4", "train.epochs=10", "eval.every=0"]

@@ -13,6 +13,7 @@ from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import evaluation_requests
+from fastaug.errors import DataError
 from fastaug.evaluation.metrics import Evaluation
 from fastaug.recipe.schema import Recipe
 
@@ -29,7 +30,10 @@ class Evaluator:
 
     @torch.no_grad()
     def run(self, network: nn.Module, split: str) -> dict[str, Any]:
-        """Figures of `network` on a split, every image counted once; every process must call this."""
+        """Figures of `network` on a split, every image counted once; every process must call this.
+
+        DataError when not one of its images can be decoded.
+        """
         accelerator, recipe, classes = self.accelerator, self.recipe, len(self.parts.classes)
         share_buffers(network)
         ids = self.parts.splits.of(split)
@@ -37,11 +41,18 @@ class Evaluator:
         world, rank = accelerator.num_processes, accelerator.process_index
         network.eval()
         for batch in self.loader.batches(evaluation_requests(ids, recipe.eval.batch_size, world, rank)):
+            if not len(batch.ids):  # all of its images are damaged
+                continue
             with accelerator.autocast():
                 logits = network(self.augment.evaluation(batch))
             meter.add(logits[:, :classes], batch.labels)  # without the "other" class
         network.train()
-        figures = meter.result(accelerator)
+        try:
+            figures = meter.result(accelerator)
+        except DataError as error:
+            damaged = ((self.parts.name_of(i), why) for i, why in self.loader.skipped.items() if i in ids)
+            first = next((f", the first {name}: {why}" for name, why in damaged), "")
+            raise DataError(f"{split}: {error}, of {len(ids)}{first}; repair them or change data.root") from None
         return {"skipped": len(ids) - figures["images"], **figures}
 
 

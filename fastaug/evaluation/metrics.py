@@ -38,7 +38,7 @@ class Evaluation:
         """The figures over all processes; every process must call this."""
         images, right, among = accelerator.reduce(self._counts, reduction="sum").tolist()
         if images == 0:
-            raise DataError("no image of the split could be decoded; see skipped.jsonl in the run folder")
+            raise DataError("no image of the split could be decoded")
         nll, ece = accelerator.reduce(self._nll, reduction="sum").item(), float(self._ece.compute())
         figures = {"top1": right / images, "top5": among / images, "nll": nll / images, "ece": ece}
         return {"images": images, **figures, "ece_bins": self._bins}

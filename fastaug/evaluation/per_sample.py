@@ -1,7 +1,7 @@
 """Figures of single training images, mean losses and learned weights: samples.csv, and how well they find errors."""
 
 import csv
-from pathlib import Path
+import io
 from typing import Any
 
 import torch
@@ -84,16 +84,20 @@ def _ranks(score: Tensor) -> Tensor:
     return place / max(int(place.max()), 1)
 
 
-def write_samples(parts: DataParts, figures: dict[str, Tensor], file: Path) -> None:
-    """A line for every training image, the most suspicious first: id, path, class it is trained as, figures."""
+def samples_table(parts: DataParts, figures: dict[str, Tensor]) -> bytes:
+    """CSV with a line for every training image, the most suspicious first: id, path, class trained as, figures.
+
+    In UTF-8; bytes of a class folder's name that are none stand as escapes.
+    """
     assert parts.index is not None
     columns = {name: figure.cpu().tolist() for name, figure in figures.items()}
     ids: list[Any] = parts.splits.train.tolist()
-    with open(file, "w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out)
-        writer.writerow(["id", "path", "class", *columns])
-        for i in sorted(
-            ids, key=lambda i: [-sign * columns[name][i] for name, sign in _SUSPICIOUS.items() if name in columns]
-        ):
-            label = parts.classes[int(parts.index.labels[i])]
-            writer.writerow([i, parts.name_of(i), label, *(f"{column[i]:.6g}" for column in columns.values())])
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(["id", "path", "class", *columns])
+    for i in sorted(
+        ids, key=lambda i: [-sign * columns[name][i] for name, sign in _SUSPICIOUS.items() if name in columns]
+    ):
+        label = parts.classes[int(parts.index.labels[i])]
+        writer.writerow([i, parts.name_of(i), label, *(f"{column[i]:.6g}" for column in columns.values())])
+    return out.getvalue().encode(errors="backslashreplace")

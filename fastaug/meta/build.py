@@ -68,6 +68,7 @@ def build_validation(training: Training, parts: DataParts, loader: Loader, augme
         seed=recipe.run.seed,
         total=over_processes,
         autocast=accelerator.autocast,
+        cycle=-(-len(parts.splits.meta) // meta.batch_size),
     )
 
 

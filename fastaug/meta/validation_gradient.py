@@ -12,8 +12,9 @@ from fastaug.augment.learned_effects import Augmentation
 from fastaug.batch import Batch
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Ids, Request, piece_bounds
-from fastaug.errors import RecipeError
+from fastaug.errors import DataError, RecipeError
 from fastaug.hypergrad.problem import Weights, eager_logits
+from fastaug.recipe.schema import SMALLEST_BATCH
 from fastaug.seeding import Key, Stream, permuted, scalar_seed
 
 
@@ -63,7 +64,9 @@ class ValidationGradient:
 
     `loss(logits, labels)` is the sum over a batch. `decay` is the factor on earlier gradients at each renewal (0: only
     the last counts); the average is corrected for its start as Adam's moments are. A gradient that is not finite does
-    not enter it: v stays what it was, and is not finite before the first that is. `total(tensor)` sums over processes.
+    not enter it: v stays what it was, and is not finite before the first that is. So does a meta batch without an image
+    that can be decoded; DataError after `cycle` of those in a row, the batches of the whole split. `total(tensor)` sums
+    over processes.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class ValidationGradient:
         seed: int,
         total: Callable[[Tensor], Tensor],
         autocast: Callable[[], AbstractContextManager[object]],
+        cycle: int,
     ) -> None:
         self._network, self._loader, self._augment, self._requests = network, loader, augment, requests
         self._loss = loss
@@ -85,6 +89,7 @@ class ValidationGradient:
         self._batches: Iterator[Batch] | None = None
         self._average: Weights = {}
         self.renewals = self.left_out = 0  # meta batches so far; those whose gradient was not finite
+        self._cycle, self._empty = cycle, torch.tensor(0)  # latest meta batches in a row without an image
 
     def renew(self, weights: Weights, names: Sequence[str] | None = None) -> None:
         """Goes to the next meta batch; `weights` are those of the network that is validated.
@@ -97,6 +102,8 @@ class ValidationGradient:
         self.renewals += 1
         finite = bool(torch.stack([g.isfinite().all() for g in fresh.values()]).all())  # host sync
         self.left_out += not finite
+        if not finite:
+            self._check_images()
         if finite and self._averaged() > 1:
             torch._foreach_lerp_(list(self._average.values()), list(fresh.values()), 1 - self._decay)
         elif finite or not self._average:
@@ -113,16 +120,31 @@ class ValidationGradient:
         return dict(zip(self._average, torch._foreach_div(list(self._average.values()), correction), strict=True))
 
     def _gradient(self, weights: Weights, names: Sequence[str], batch: Batch) -> Weights:
-        """Of the mean loss over the meta batch of all processes, in training mode as the network's own."""
+        """Of the mean loss over the meta batch of all processes; not finite if none of them has an image to use."""
+        used = len(batch.ids) if len(batch.ids) >= SMALLEST_BATCH else 0  # BatchNorm cannot take fewer
+        gradients = self._summed(weights, names, batch) if used else [torch.zeros_like(weights[name]) for name in names]
+        count = self._total(torch.tensor(float(used), device=batch.images.device))
+        self._empty = torch.where(count > 0, 0, self._empty.to(count.device) + 1)
+        return {name: self._total(value) / count for name, value in zip(names, gradients, strict=True)}
+
+    def _summed(self, weights: Weights, names: Sequence[str], batch: Batch) -> Sequence[Tensor]:
+        """Of the loss summed over this process's meta images, in training mode as the network's own."""
         images = self._augment.evaluation(batch)
         leaves = {name: value.detach().requires_grad_(name in names) for name, value in weights.items()}
         seed = scalar_seed(Key(self._seed, self.renewals, Stream.META), 0)
         with torch.enable_grad():
             logits = eager_logits(self._network, leaves, images, seed, self._autocast, twice=False)
             loss = self._loss(logits, batch.labels)
-            gradients = torch.autograd.grad(loss, [leaves[name] for name in names])
-        count = self._total(torch.tensor(float(len(images)), device=images.device))
-        return {name: self._total(value) / count for name, value in zip(names, gradients, strict=True)}
+            return torch.autograd.grad(loss, [leaves[name] for name in names])
+
+    def _check_images(self) -> None:
+        """DataError, on all processes, when the whole meta split has gone by without an image."""
+        if self._empty >= self._cycle:
+            reason = next((f" ({reason})" for reason in self.skipped.values()), "")
+            raise DataError(
+                f"meta split: no image of its {self._cycle} batches could be decoded{reason}; repair its images or "
+                "change data.root"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Average and number of renewals."""

@@ -93,6 +93,9 @@ class Run:
     keep: Count = key(3, "checkpoints kept, besides the best one")
     log_ids: bool = key(False, "write the ids of every step and process to ids-<rank>.jsonl")
     log_losses: bool = key(False, "write the mean training loss of every image to samples.csv")
+    peer_timeout: Annotated[float, Field(ge=1, le=86400)] = key(
+        600.0, "several processes: seconds that one waits for another in training before the job ends"
+    )
     trackers: Annotated[list[Literal["tensorboard", "wandb"]], Field(max_length=32)] = key(
         [], "where metrics go besides metrics.jsonl"
     )
@@ -362,5 +365,5 @@ class Recipe:
 # Keys that may differ when a run is continued: they change how it runs, not what it computes.
 RESUMABLE = {
     *("run.dir", "data.root", "run.log_every", "run.checkpoint_every", "run.keep", "run.log_ids", "run.trackers"),
-    *("data.threads", "data.prefetch", "eval.every", "eval.batch_size"),
+    *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size"),
 }

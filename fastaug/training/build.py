@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
@@ -16,6 +16,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
+from fastaug.distributed import step_on_host
 from fastaug.errors import RecipeError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
@@ -65,6 +66,7 @@ class Trainer:
     evaluator: Evaluator
     sample_losses: SampleLosses | None  # None unless run.log_losses
     meta: NoMetaStep
+    not_finite: Tensor  # the update whose loss or gradient was not finite, -1 so far; see stop_if_not_finite
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -164,4 +166,5 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         evaluator=Evaluator(recipe, accelerator, parts, tested, augment),
         sample_losses=build_sample_losses(recipe, accelerator, parts),
         meta=meta,
+        not_finite=step_on_host(accelerator.device),
     )

@@ -1,6 +1,8 @@
 """Builds the data of a recipe's run: index, splits, and the loaders of training, evaluation and the meta step."""
 
+import hashlib
 import os
+import socket
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -11,16 +13,21 @@ from fastaug.data.build import DataParts, build_loader, find_index, find_root, s
 from fastaug.data.label_files import with_labels
 from fastaug.data.loaders.base import Crop, Loader, Loading
 from fastaug.data.sampler import Ids, Order
-from fastaug.data.splits import make_splits
+from fastaug.data.splits import ROLES, make_splits
+from fastaug.distributed import local_main_process_first, on_every_process
+from fastaug.errors import DataError
 from fastaug.recipe.schema import Recipe
 
 
 def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
-    """Index and splits; the main process makes them first, the others read its cache."""
+    """Index and splits; one process of each machine makes them first, the others there read its cache.
+
+    DataError when two processes do not see the same images: a machine's copy of the set may be another one.
+    """
     data = recipe.data
     if data.loader == "synthetic":
         return synthetic_parts(data.synthetic_images, data.synthetic_classes, tested=recipe.eval.batch_size)
-    with accelerator.main_process_first():
+    with local_main_process_first(accelerator):
         main = accelerator.is_main_process
         index = find_index(find_root(data.root, main), data.exif, main)
     splits = make_splits(
@@ -34,7 +41,27 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     given = index.labels
     if data.labels is not None:
         index = with_labels(index, splits, Path(data.labels))
-    return DataParts(index.classes, splits, index, given)
+    parts = DataParts(index.classes, splits, index, given)
+    check_same_data(recipe, accelerator, parts)
+    return parts
+
+
+def check_same_data(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> None:
+    """DataError unless every process has the same images, splits and sizes; all processes raise it."""
+    assert parts.index is not None
+    digest = hashlib.sha256(parts.fingerprint().encode())
+    for column in (parts.index.heights, parts.index.widths, parts.index.status):
+        digest.update(column.tobytes())
+    for role in ROLES:
+        digest.update(parts.splits.of(role).tobytes())
+    seen = f"{len(parts.index)} images, {digest.hexdigest()[:12]}, on {socket.gethostname()}"
+    found = on_every_process(accelerator, seen)
+    for rank, other in enumerate(found):
+        if other.partition(" on ")[0] != found[0].partition(" on ")[0]:
+            raise DataError(
+                f"data.root: {recipe.data.root} is not the same set for all processes: process {rank} has {other}, "
+                f"process 0 {found[0]}; copy it again, with the sizes of its images, or use one that all can read"
+            )
 
 
 def training_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, order: Order) -> Loader:

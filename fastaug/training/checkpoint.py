@@ -3,7 +3,7 @@
 A checkpoint is a folder `step-XXXXXXXX` with safetensors weights, `state.pt` (tensors and plain values only) and a
 `manifest.json` with the size and SHA-256 of every file. It is written under a temporary name, synced, given its
 manifest last, renamed, read back, and only then named by the pointer file `last`. A folder without a valid manifest
-is no checkpoint.
+is no checkpoint. A kill may come between any two of these: `settle` brings a folder to where they would have led.
 """
 
 import hashlib
@@ -11,7 +11,8 @@ import json
 import os
 import pickle
 import re
-import shutil
+import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastaug.atomic_files import sync_folder, write_atomically
-from fastaug.errors import StorageError
+from fastaug.atomic_files import open_regular, remove, sync_folder, write_atomically
+from fastaug.errors import StorageError, remedy_of
 
 Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state dict
+FORMAT = 1  # of the manifest and of what it lists; raise it when an older version could not load what is saved
+_NEEDED = {"model.safetensors", "state.pt"}
+_LARGEST_MANIFEST = 1 << 20  # bytes
 
 
 class Checkpoint(NamedTuple):
@@ -41,29 +45,41 @@ def name_of(step: int) -> str:
 def save(folder: Path, step: int, weights: Weights, state: dict[str, Any]) -> Path:
     """Writes the checkpoint of `step` and points `last` at it; on StorageError the old ones are intact."""
     final, temporary = folder / name_of(step), folder / f"{name_of(step)}.tmp"
+    # Before anything is written: what a device has to report here has nothing to do with storage.
+    on_host = {
+        stem: {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+        for stem, tensors in weights.items()
+    }
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         temporary.mkdir(parents=True)
-        for stem, tensors in weights.items():
-            save_file(
-                {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
-                temporary / f"{stem}.safetensors",
-            )
+        for stem, tensors in on_host.items():
+            save_file(tensors, temporary / f"{stem}.safetensors")
         torch.save(state, temporary / "state.pt")
         _write_manifest(temporary, step)
-        if final.exists():  # a checkpoint of this step that was found damaged
-            (folder / "last").unlink(missing_ok=True)  # it may name this one: rather none than one that is gone
-            shutil.rmtree(final)
+        if os.path.lexists(final):  # a checkpoint of this step that was found damaged, or something else of its name
+            remove(folder / "last")  # it may name this one: rather none than one that is gone
+            remove(final)
         os.replace(temporary, final)
         sync_folder(folder)
         problem = verify(final)
         if problem:
             raise StorageError(f"{final}: written, but reads back wrong: {problem}; check the disk")
-        write_atomically(folder / "last", name_of(step).encode())
+        _point_at(final)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk: torch RuntimeError, safetensors its own
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(f"{final}: cannot be saved: {error}; free space or choose another run.dir") from error
+        with suppress(OSError):
+            remove(temporary)
+        remedy = remedy_of(error) if isinstance(error, OSError) else "free space or choose another run.dir"
+        raise StorageError(f"{final}: cannot be saved: {error}; {remedy}") from error
     return final
+
+
+def _point_at(path: Path) -> None:
+    """Names the checkpoint folder `path` in the pointer file `last` beside it."""
+    pointer = path.parent / "last"
+    if pointer.is_dir():
+        remove(pointer)
+    write_atomically(pointer, path.name.encode())
 
 
 def _write_manifest(folder: Path, step: int) -> None:
@@ -75,7 +91,7 @@ def _write_manifest(folder: Path, step: int) -> None:
                 "size": path.stat().st_size,
                 "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
             }
-    manifest = {"format": 1, "step": step, "torch": torch.__version__, "files": files}
+    manifest = {"format": FORMAT, "step": step, "torch": torch.__version__, "files": files}
     manifest["sha256"] = _digest(manifest)
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
@@ -87,15 +103,37 @@ def _digest(manifest: dict[str, Any]) -> str:
 def verify(path: Path) -> str | None:
     """What is wrong with the checkpoint folder `path`, or None."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        with open_regular(path / "manifest.json") as file:
+            manifest = json.loads(file.read(_LARGEST_MANIFEST))
         if manifest.pop("sha256") != _digest(manifest):
             return "manifest.json does not match its SHA-256"
-        for name, expected in manifest["files"].items():
-            with open(path / name, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                    return f"{name} does not match its SHA-256"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _misfit(path, manifest) or _changed(path, manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"no valid manifest: {error}"
+
+
+def _misfit(path: Path, manifest: dict[str, Any]) -> str | None:
+    """What a sound manifest says that is not of a checkpoint at `path` that this version reads, or None."""
+    files, named = manifest["files"], _step_in(path.name)
+    if manifest["format"] != FORMAT:
+        return f"manifest.json is of format {manifest['format']!r}, this version reads {FORMAT}; update fastaug"
+    if missing := _NEEDED - files.keys():
+        return f"manifest.json does not list {', '.join(sorted(missing))}"
+    if outside := [name for name in files if name != os.path.basename(name)]:
+        return f"manifest.json lists {outside[0]!r}, which is not a file of this folder"
+    if named is not None and named != manifest["step"]:
+        return f"manifest.json is of step {manifest['step']!r}"
+    return None
+
+
+def _changed(path: Path, files: dict[str, Any]) -> str | None:
+    """The first of the manifest's `files` that is not what was saved, or None."""
+    for name, expected in files.items():
+        with open_regular(path / name) as file:
+            if os.fstat(file.fileno()).st_size != expected["size"]:
+                return f"{name} has another size than was saved"
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                return f"{name} does not match its SHA-256"
     return None
 
 
@@ -104,24 +142,49 @@ def load(path: Path) -> Checkpoint:
     problem = verify(path)
     if problem:
         raise StorageError(f"{path}: damaged checkpoint: {problem}; delete it to continue from an older one")
+    files = json.loads((path / "manifest.json").read_bytes())["files"]  # what nothing vouches for is not loaded
     try:
-        weights = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+        weights = {Path(name).stem: load_file(path / name) for name in files if name.endswith(".safetensors")}
         return Checkpoint(weights, torch.load(path / "state.pt", map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise StorageError(f"{path}: cannot be loaded: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except _UNLOADABLE as error:
+        reason = str(error).partition(". ")[0]  # torch goes on to advise loading it unsafely
+        raise StorageError(f"{path}: cannot be loaded: {reason}; delete it to continue from an older one") from error
+
+
+_UNLOADABLE = (  # what torch and safetensors raise for files that are sound as bytes and hold something else
+    *(OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError),
+    *(AssertionError, struct.error, pickle.UnpicklingError, SafetensorError),
+)
+
+
+def _step_in(name: str) -> int | None:
+    """The step of a checkpoint folder of that name; None for other names."""
+    found = re.fullmatch(r"step-([0-9]{8,})", name)
+    return int(found[1]) if found else None
 
 
 def steps_of(folder: Path) -> list[int]:
     """The steps of the finished checkpoint folders below `folder`, oldest first."""
-    found = ((path, re.fullmatch(r"step-(\d{8,})", path.name)) for path in folder.glob("step-*"))
-    return sorted(int(name[1]) for path, name in found if name and path.is_dir())
+    try:
+        found = [_step_in(path.name) for path in folder.iterdir() if path.is_dir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be listed: {error}; {remedy_of(error)}") from error
+    return sorted(step for step in found if step is not None)
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The finished checkpoint folders below `folder`, sound or not."""
+    return [folder / name_of(step) for step in reversed(steps_of(folder))]
 
 
 def latest(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest sound checkpoint below `folder`, and a warning for each newer one that had to be passed over."""
     warnings: list[str] = []
-    for step in reversed(steps_of(folder)):
-        path = folder / name_of(step)
+    for path in newest_first(folder):
         problem = verify(path)
         if problem is None:
             return path, warnings
@@ -129,18 +192,43 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
     return None, warnings
 
 
-def prune(folder: Path, keep: int, best: int | None) -> None:
+def settle(path: Path, keep: int, best: int | None) -> None:
+    """Ends a save that was killed behind its rename: `last` names `path`, the newest sound checkpoint; then prunes.
+
+    What is newer and was passed over stays until the next save.
+    """
+    folder, named = path.parent, _pointed(path.parent)
+    if named != _step_in(path.name):
+        try:
+            _point_at(path)
+        except OSError as error:
+            raise StorageError(f"{folder / 'last'}: cannot be written: {error}; {remedy_of(error)}") from error
+    prune(folder, keep, best, passed_over=True)
+
+
+def _pointed(folder: Path) -> int | None:
+    """The step of the checkpoint that `last` names; None without a readable one."""
+    try:
+        with open_regular(folder / "last") as file:
+            return _step_in(file.read(64).decode("ascii", "replace"))
+    except OSError:
+        return None
+
+
+def prune(folder: Path, keep: int, best: int | None, *, passed_over: bool = False) -> None:
     """Removes all but the `keep` newest checkpoints and the one of step `best`, and what killed saves left.
 
-    Newer than what `last` names is only what a continued run passed over as damaged: it goes too.
+    Newer than what `last` names is only what a continued run passed over as damaged: it goes too, unless `passed_over`
+    is to stay.
     """
     try:
         for path in folder.glob("*.tmp"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        last = int((folder / "last").read_text().removeprefix("step-"))
-        steps = [step for step in steps_of(folder) if step <= last]
+            remove(path)
+        last = _pointed(folder)
+        steps = [step for step in steps_of(folder) if last is None or step <= last]
         for step in steps_of(folder):
-            if step not in steps[-keep:] and step != best:
-                shutil.rmtree(folder / name_of(step))
+            kept = step in steps[-keep:] or step == best or (passed_over and step not in steps)
+            if not kept:
+                remove(folder / name_of(step))
     except OSError as error:
-        raise StorageError(f"{folder}: old checkpoints cannot be removed: {error}; choose another run.dir") from error
+        raise StorageError(f"{folder}: old checkpoints cannot be removed: {error}; {remedy_of(error)}") from error

@@ -9,10 +9,11 @@ import torch
 
 from fastaug.batch import Batch
 from fastaug.distributed import any_process, stop_if_not_finite
-from fastaug.errors import Stopped
+from fastaug.errors import DataError, Stopped
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training.build import Trainer
 from fastaug.training.reporting import (
+    check_epoch,
     collect_skipped,
     evaluate_end,
     evaluate_epoch,
@@ -31,6 +32,7 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
     restore(trainer)
     progress, order, run = trainer.progress, trainer.order, trainer.recipe.run
     batches = Awaited(trainer.loader.batches(order.requests(progress.step, trainer.last_step)))
+    batches.images = progress.step % order.steps_per_epoch  # of the epoch so far; 0 only at its start
     clock, total = Clock(progress, batches), trainer.last_step
     with trainer.console.bar("training", total, progress.step) as bar:
         while progress.step < total:
@@ -43,7 +45,13 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
             logs = progress.step % run.log_every == 0 or epoch_ends
             if logs:
                 log_training(trainer, rate, clock)
-            improved = epoch_ends and evaluate_epoch(trainer, clock)
+            if epoch_ends:
+                check_epoch(trainer, batches)
+            try:
+                improved = epoch_ends and evaluate_epoch(trainer, clock)
+            except DataError:  # a split without an image ends the run, not what it has learned
+                keep(trainer, clock)
+                raise
 
             # ---- stop, save ----
             reason = stop.reason()
@@ -51,15 +59,20 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
             stops = (logs or trainer.accelerator.num_processes == 1) and any_process(trainer.accelerator, bool(reason))
             due = progress.step % run.checkpoint_every == 0 if run.checkpoint_every else epoch_ends
             if stops or improved or due or progress.step == total:
-                clock.pause()
-                collect_skipped(trainer)
-                log_meta(trainer)
-                save(trainer)
+                keep(trainer, clock)
             if stops:
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes when the first one leaves
                 raise Stopped(f"{reason or 'another process was told to stop'}; the same command continues from here")
             clock.resume()
     return evaluate_end(trainer)
+
+
+def keep(trainer: Trainer, clock: Clock) -> None:
+    """Saves a checkpoint, and what has to be told before it; the clock stands still."""
+    clock.pause()
+    collect_skipped(trainer)
+    log_meta(trainer)
+    save(trainer)
 
 
 def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
@@ -101,7 +114,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.
     norm = accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad or math.inf)
     checked = torch.stack([total, norm.to(total)]) if accelerator.scaler is None else total
-    stop_if_not_finite(accelerator, checked, "the training loss or its gradient", step)
+    stop_if_not_finite(accelerator, checked, "the training loss or its gradient", step, trainer.not_finite)
 
     # ---- update, moving average, meta step ----
     meta.before_update(step, norm)

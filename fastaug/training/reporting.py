@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastaug.atomic_files import write_atomically
 from fastaug.batch import Batch
 from fastaug.data.class_names import shown
-from fastaug.distributed import merged
-from fastaug.evaluation.per_sample import found_errors, sample_figures, write_samples
+from fastaug.distributed import any_process, merged
+from fastaug.errors import DataError
+from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
 from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
-from fastaug.training.timing import Clock
+from fastaug.training.result import write_result
+from fastaug.training.timing import Awaited, Clock
 
 
 def report(trainer: Trainer, event: str, values: dict[str, Any]) -> None:
@@ -69,7 +70,7 @@ def log_batch(trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget
     grid = augmented_grid(trainer.augment, trainer.parts.classes, batch, (inputs, target), epoch)
     file = BytesIO()
     grid.save(file, "PNG")
-    write_atomically(trainer.folder.path / "batch.png", file.getvalue())
+    trainer.folder.write("batch.png", file.getvalue())
     for tracker in trainer.accelerator.trackers:
         layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
         tracker.log_images({"batch": np.asarray(grid)[None]}, step=trainer.progress.step, **layout)
@@ -99,6 +100,20 @@ def collect_skipped(trainer: Trainer) -> None:
             trainer.console.print(f"skipped: damaged image {shown(trainer.parts.name_of(sample))}: {reason}")
 
 
+def check_epoch(trainer: Trainer, batches: Awaited) -> None:
+    """DataError when no process got one image in the epoch that ends here; a new one is counted from now on."""
+    images, batches.images = batches.images, 0
+    if any_process(trainer.accelerator, images > 0):
+        return
+    collect_skipped(trainer)
+    epoch, ids = trainer.progress.step // trainer.order.steps_per_epoch, trainer.parts.splits.train
+    first = next((f", the first {trainer.parts.name_of(i)}: {why}" for i, why in trainer.progress.skipped.items()), "")
+    raise DataError(
+        f"no image of epoch {epoch} could be decoded, of {len(ids)} to train on{first}; repair them (skipped.jsonl "
+        "names each) or change data.root"
+    )
+
+
 # ---- held-out splits ----
 
 
@@ -120,22 +135,55 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
 
 def evaluate(trainer: Trainer, split: str, weights: str | None = None) -> dict[str, Any]:
     """Figures of one split, written to the log; `weights` raw or ema, default the headline's."""
-    weights = weights or trainer.recipe.eval.weights
-    figures = {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split)}
+    figures = measure(trainer, split, weights)
     collect_skipped(trainer)
-    report(trainer, split, figures)
-    numbers = f"{split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}  ({weights} weights)"
-    trainer.console.print(f"epoch {trainer.progress.step / trainer.order.steps_per_epoch:.0f}  {numbers}")
+    tell(trainer, split, figures)
     return figures
 
 
+def measure(trainer: Trainer, split: str, weights: str | None = None) -> dict[str, Any]:
+    """Figures of one split by the network's `weights`; DataError when none of its images can be decoded."""
+    weights = weights or trainer.recipe.eval.weights
+    return {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split)}
+
+
+def tell(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
+    """A line of metrics.jsonl, the trackers and the screen for the figures of a split."""
+    report(trainer, split, figures)
+    numbers = f"{split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}  ({figures['weights']} weights)"
+    trainer.console.print(f"epoch {trainer.progress.step / trainer.order.steps_per_epoch:.0f}  {numbers}")
+
+
 def evaluate_end(trainer: Trainer) -> dict[str, Any]:
-    """Final figures of every held-out split, and of test with the weights that are not the headline's."""
-    figures = {split: evaluate(trainer, split) for split in trainer.parts.held_out()}
+    """Final figures of every held-out split, and of test with the weights that are not the headline's.
+
+    The result is written before anything else is made of them, so that nothing that fails here can lose it; a split
+    without an image is told in the end, by a DataError.
+    """
+    figures: dict[str, Any] = {}
+    problems: list[DataError] = []
+    final: list[tuple[str, str, str]] = [
+        (split, split, trainer.recipe.eval.weights) for split in trainer.parts.held_out()
+    ]
     if trainer.ema is not None:
         other = "ema" if trainer.recipe.eval.weights == "raw" else "raw"
-        figures[f"test_{other}"] = evaluate(trainer, "test", other)
-    return figures | judge_samples(trainer)
+        final.append((f"test_{other}", "test", other))
+    for name, split, weights in final:
+        try:
+            figures[name] = measure(trainer, split, weights)
+        except DataError as error:
+            problems.append(error)
+    collect_skipped(trainer)
+    write_result(trainer, figures)
+    for name, split, _ in final:
+        if name in figures:
+            tell(trainer, split, figures[name])
+    if samples := judge_samples(trainer):
+        figures |= samples
+        write_result(trainer, figures)
+    if problems:
+        raise problems[0]
+    return figures
 
 
 def judge_samples(trainer: Trainer) -> dict[str, Any]:
@@ -145,5 +193,5 @@ def judge_samples(trainer: Trainer) -> dict[str, Any]:
     if not figures:
         return {}
     if trainer.accelerator.is_main_process:
-        write_samples(trainer.parts, figures, trainer.folder.path / "samples.csv")
+        trainer.folder.write("samples.csv", samples_table(trainer.parts, figures))
     return {"samples": found_errors(trainer.parts, figures)}

@@ -2,13 +2,19 @@
 
 import fcntl
 import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from fastaug.atomic_files import write_atomically
-from fastaug.errors import RecipeError, StorageError
+from fastaug.atomic_files import open_regular, remove_leftovers, write_atomically
+from fastaug.errors import EXIT_DONE, RecipeError, StorageError, remedy_of
 from fastaug.recipe.reading import as_begun, differences, read_stored, to_yaml
 from fastaug.recipe.schema import RESUMABLE, SCHEMA, Recipe
+from fastaug.training.checkpoint import steps_of
 
 
 def _stored_recipe(path: Path) -> tuple[Recipe, int]:
@@ -20,12 +26,42 @@ def _stored_recipe(path: Path) -> tuple[Recipe, int]:
         raise RecipeError([f"{path}: {problem}; {remedy}" for problem in error.problems]) from error
 
 
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Makes a StorageError of what goes wrong inside while `path` of the run folder is written or read."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"run.dir: {path} cannot be written: {error.strerror or error}; {remedy_of(error)}"
+        ) from error
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of the lock file, locked until it is closed; BlockingIOError when another process holds it.
+
+    Opened without following a link or emptying anything: a stranger's folder may hold one that leads elsewhere.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
 class RunFolder:
-    """One run's files. Only the main process writes; it holds a lock, so a second start of the run is refused."""
+    """One run's files. Only the main process writes; it holds a lock, so a second start of the run is refused.
+
+    `step`: the update that its files are at. `finished`: whether the run in it has ended with its result.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock: IO[str] | None = None
+        self.step, self.finished = 0, False
+        self._lock: int | None = None
+        self._lines: dict[str, int] = {}  # of the logs that this process writes
 
     @property
     def checkpoints(self) -> Path:
@@ -34,27 +70,54 @@ class RunFolder:
 
     def as_begun(self, recipe: Recipe) -> Recipe:
         """`recipe` with what a version that lacked some of its keys did, if the run in this folder was begun by it."""
-        stored = self.path / "recipe.yaml"
-        return as_begun(recipe, _stored_recipe(stored)[1]) if stored.exists() else recipe
+        return as_begun(recipe, _stored_recipe(self.path / "recipe.yaml")[1]) if self._begun() else recipe
+
+    def _begun(self) -> bool:
+        """Whether there is a checkpoint or a result of the stored recipe."""
+        made = bool(steps_of(self.checkpoints)) or (self.path / "result.json").exists()
+        return made and (self.path / "recipe.yaml").exists()
 
     def open(self, recipe: Recipe) -> None:
         """Creates and locks the folder.
 
-        RecipeError when another recipe ran in it, or one that this version cannot read; StorageError when it is in use.
+        RecipeError when another recipe has a checkpoint in it, or one that this version cannot read; StorageError when
+        it is in use, or holds links, pipes or folders in place of its files. A refused folder is left as it was.
         """
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the process ends
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            with _written(self.path):
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+                self._lock = self._take_lock()
+                self._check_files()
+                remove_leftovers(self.path)
+            self._take_recipe(recipe)
+        except (RecipeError, StorageError):
             self.close()
+            raise
+        self.finished = self._status().get("code") == EXIT_DONE and (self.path / "result.json").exists()
+
+    def _take_lock(self) -> int:
+        try:
+            return _locked(self.path / ".lock")
+        except BlockingIOError:
             raise StorageError(
                 f"run.dir: {self.path} is in use by another process; wait for it or choose another run.dir"
             ) from None
-        except OSError as error:
-            raise StorageError(f"run.dir: {self.path} cannot be written: {error}") from error
-        stored, schema = self.path / "recipe.yaml", SCHEMA
-        if stored.exists():
+
+    def _check_files(self) -> None:
+        """StorageError unless what a run writes here are plain files: a pipe would hang it, a link lead elsewhere."""
+        for path in self.path.iterdir():
+            ours = path.name in _FILES or _is_log(path.name)
+            if ours and not stat.S_ISREG(path.lstat().st_mode):
+                raise StorageError(
+                    f"run.dir: {path} is a link, a pipe or a folder, and a run writes a file of that name; remove it, "
+                    "or choose another run.dir"
+                )
+
+    def _take_recipe(self, recipe: Recipe) -> None:
+        """Stores the recipe; a run that has begun keeps the one that it was started with."""
+        self.step, schema = max(steps_of(self.checkpoints), default=0), SCHEMA
+        stored = self.path / "recipe.yaml"
+        if self._begun():
             before, schema = _stored_recipe(stored)
             recipe = as_begun(recipe, schema)
             changed = differences(before, recipe)
@@ -65,7 +128,8 @@ class RunFolder:
             ]
             if problems:
                 raise RecipeError(problems)
-        write_atomically(stored, to_yaml(recipe, schema).encode())
+        with _written(stored):
+            write_atomically(stored, to_yaml(recipe, schema).encode())
 
     @property
     def locked(self) -> bool:
@@ -75,33 +139,80 @@ class RunFolder:
     def close(self) -> None:
         """Gives up the lock."""
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replaces the file `name`."""
+        with _written(self.path / name):
+            write_atomically(self.path / name, data)
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         """Replaces the JSON file `name`."""
-        write_atomically(self.path / name, (json.dumps(values, indent=2) + "\n").encode())
+        self.write(name, (json.dumps(values, indent=2) + "\n").encode())
 
     def write_status(self, code: int | None, reason: str, step: int, name: str = "status.json") -> None:
         """How the run stands; `code` is the exit code, or None while it runs."""
         self.write_json(name, {"code": code, "reason": reason, "step": step})
 
+    def _status(self) -> dict[str, Any]:
+        """What status.json says; nothing when it is absent or broken."""
+        try:
+            values = json.loads((self.path / "status.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    # ---- logs: a JSON object a line ----
+
     def append(self, name: str, values: dict[str, Any]) -> None:
         """Adds one line to the JSON-lines file `name`."""
-        with open(self.path / name, "a") as file:
+        with _written(self.path / name), open(self.path / name, "a") as file:
             file.write(json.dumps(values) + "\n")
+        self._lines[name] = self._lines.get(name, 0) + 1
 
-    def cut_after(self, name: str, step: int) -> None:
-        """Drops the lines of `name` that a killed run wrote after the state at `step`, and a half-written last line."""
-        path = self.path / name
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                values = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if values["step"] <= step:
-                kept.append(line + "\n")
-        write_atomically(path, "".join(kept).encode())
+    def lines(self) -> dict[str, int]:
+        """Lines of each log that this process writes, made durable: what a checkpoint remembers to continue them."""
+        for path in (self.path / name for name in _OWN_LOGS):
+            if path.exists():
+                with _written(path), open_regular(path) as file:
+                    os.fsync(file.fileno())
+        return {name: self._lines.get(name, 0) for name in _OWN_LOGS}
+
+    def cut_after(self, step: int, lines: dict[str, int] | None = None) -> list[str]:
+        """Cuts every log, of all processes, back to the state at `step`; names those with broken lines.
+
+        What a killed run wrote behind its state goes, and so does every line that is no JSON object with a step.
+        `lines`: of that state, None for checkpoints that did not count them.
+        """
+        logs = sorted(path for path in self.path.iterdir() if _is_log(path.name))
+        return [path.name for path in logs if self._cut(path, step, (lines or {}).get(path.name))]
+
+    def _cut(self, path: Path, step: int, lines: int | None) -> bool:
+        with _written(path), open_regular(path) as file:
+            written = file.read()
+        found = [line for line in written.split(b"\n") if line]
+        kept = [line for line in found if (at := _step_of(line)) is not None and at <= step][:lines]
+        data = b"".join(line + b"\n" for line in kept)
+        if data != written:
+            self.write(path.name, data)
+        self._lines[path.name] = len(kept)
+        return any(_step_of(line) is None for line in found[:-1])  # the last one may be what a kill left half-written
+
+
+_OWN_LOGS = ("metrics.jsonl", "skipped.jsonl")
+_FILES = ("recipe.yaml", "status.json", "result.json", "classes.json", "samples.csv", "batch.png", "errors.log")
+
+
+def _is_log(name: str) -> bool:
+    return name in _OWN_LOGS or re.fullmatch(r"ids-[0-9]+\.jsonl", name) is not None
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line of a log; None when it is no JSON object with one."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = values.get("step") if isinstance(values, dict) else None
+    return step if type(step) is int else None

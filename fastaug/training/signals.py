@@ -23,7 +23,7 @@ class StopRequest:
         self._reason: str | None = None
         self._since = 0.0
         self._parent = os.getppid()
-        self._watch_parent = _is_launcher(self._parent)
+        self._watch_parent = launcher_name(self._parent) is not None
 
     def __enter__(self) -> "StopRequest":
         self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
@@ -48,9 +48,10 @@ class StopRequest:
         return self._reason
 
 
-def _is_launcher(pid: int) -> bool:
+def launcher_name(pid: int) -> str | None:
+    """Which launcher the process `pid` is; None for any other process."""
     try:
         command = " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
-        return False
-    return any(name in command for name in _LAUNCHERS)
+        return None
+    return next((name for name in _LAUNCHERS if name in command), None)

@@ -8,13 +8,13 @@ from fastaug.training.build import Progress
 
 
 class Awaited:
-    """An iterator over a loader's batches that counts the seconds that this process has waited for them.
+    """An iterator over a loader's batches that counts their images and the seconds that this process has waited.
 
     On a GPU the device may still work meanwhile: the share of waiting is the most that loading can cost.
     """
 
     def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches, self.seconds = batches, 0.0
+        self._batches, self.seconds, self.images = batches, 0.0, 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -22,9 +22,11 @@ class Awaited:
     def __next__(self) -> Batch:
         start = time.perf_counter()
         try:
-            return next(self._batches)
+            batch = next(self._batches)
         finally:
             self.seconds += time.perf_counter() - start
+        self.images += len(batch.ids)
+        return batch
 
 
 class Clock:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
@@ -34,33 +35,83 @@ def save(trainer: Trainer) -> None:
         "scaler": scaler.state_dict() if scaler is not None else {},
         "sample_losses": losses,
         "meta": trainer.meta.state_dict(),
+        "lines": trainer.folder.lines(),
     }
     checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state)
     checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
+    trainer.folder.finished = False
     trainer.folder.write_status(None, "running", progress.step)
 
 
 def restore(trainer: Trainer) -> None:
-    """Puts the trainer where the newest sound checkpoint of its run folder is; nothing to do without one."""
-    path, warnings = checkpoint.latest(trainer.folder.checkpoints)
-    found = [str(path) if path else None]
-    broadcast_object_list(found)  # all processes take the one that the main process found
-    for warning in warnings:
-        trainer.console.print(warning)
-    if found[0] is not None:
-        load_into(trainer, found[0])
-        trainer.console.print(f"continuing from {found[0]}")
-    step = trainer.progress.step
-    if trainer.accelerator.is_main_process:
-        trainer.folder.write_json("classes.json", {"classes": list(trainer.parts.classes)})  # of outputs 0, 1, ...
-        for name in ("metrics.jsonl", "skipped.jsonl"):
-            trainer.folder.cut_after(name, step)
-    trainer.folder.cut_after(f"ids-{trainer.order.rank}.jsonl", step)
+    """Puts the trainer where the newest sound checkpoint of its run folder is; nothing to do without one.
+
+    The main process finds it, by loading it, and cuts back what killed runs wrote behind it; all others load the same.
+    """
+    accelerator, folder = trainer.accelerator, trainer.folder
+    found: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            found[0] = _load_newest(trainer)
+        except (DataError, StorageError) as error:
+            found[1] = error
+    broadcast_object_list(found)
+    path, problem = found
+    if problem is not None:
+        raise problem
+    if path is not None and not accelerator.is_main_process:
+        load_into(trainer, path)
+    if accelerator.is_main_process:
+        folder.write_json("classes.json", {"classes": list(trainer.parts.classes)})  # of outputs 0, 1, ...
+    if accelerator.is_main_process and trainer.progress.step < trainer.last_step:
+        folder.finished = False
+        folder.write_status(None, "running", trainer.progress.step)
 
 
-def load_into(trainer: Trainer, path: str) -> None:
-    """Loads weights, optimizer and progress from the checkpoint folder `path`; DataError when the data changed."""
+def _load_newest(trainer: Trainer) -> str | None:
+    """Continues from the newest checkpoint that can be loaded, names those passed over; StorageError if none can."""
+    folder, say = trainer.folder, trainer.console.print
+    candidates, lines, newest = checkpoint.newest_first(folder.checkpoints), None, None
+    problems = []
+    for path in candidates:
+        try:
+            lines = load_into(trainer, str(path))
+        except StorageError as error:
+            problems.append(str(error))
+            say(f"passed over: {error}")
+            continue
+        newest = path
+        say(f"continuing from {path}")
+        checkpoint.settle(path, trainer.recipe.run.keep, trainer.progress.best_step)
+        break
+    if candidates and newest is None:
+        raise StorageError(
+            f"{folder.checkpoints}: none of the {len(candidates)} checkpoints can be loaded. {problems[0]}; delete "
+            "all of them to start anew, or choose another run.dir"
+        )
+    for name in folder.cut_after(trainer.progress.step, lines):
+        say(f"{name}: lines that cannot be read were dropped")
+    return None if newest is None else str(newest)
+
+
+def load_into(trainer: Trainer, path: str) -> dict[str, int] | None:
+    """Loads weights, optimizer and progress from the checkpoint folder `path`; the lines of the logs at that time.
+
+    StorageError when it is damaged, or not of this run; DataError when the data changed.
+    """
     weights, state = checkpoint.load(Path(path))
+    try:
+        return _take(trainer, path, weights, state)
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        kind = f"{type(error).__name__}: {error}"
+        raise StorageError(
+            f"{path}: does not hold the state of this run ({kind}); delete it to continue from an older one"
+        ) from error
+
+
+def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[str, Any]) -> dict[str, int] | None:
     check_classes(trainer, state, path)
     if state["data"] != trainer.parts.fingerprint():
         raise DataError(
@@ -76,8 +127,12 @@ def load_into(trainer: Trainer, path: str) -> None:
         trainer.sample_losses.restore(state["sample_losses"], trainer.accelerator.is_main_process)
     trainer.meta.load_state_dict(state["meta"])
     trainer.meter.restore(state["meter"])
-    trainer.progress = Progress(**state["progress"])
-    assert trainer.order.step(state["position"]) == trainer.progress.step
+    progress = Progress(**state["progress"])
+    if trainer.order.step(state["position"]) != progress.step or checkpoint.name_of(progress.step) != Path(path).name:
+        raise ValueError(f"it is of update {progress.step}, at position {state['position']}")
+    trainer.progress = progress
+    lines: dict[str, int] | None = state.get("lines")  # 0.1.0 did not count them
+    return lines
 
 
 def check_classes(trainer: Trainer, state: dict[str, Any], path: str) -> None:

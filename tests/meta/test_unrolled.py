@@ -78,8 +78,9 @@ def test_at_rate_zero_training_goes_on_as_without(train):
     never = train("never", EVERYTHING, *still, "meta.start_epochs=1.99")
     assert len(lines(ran, "meta")) == 3
     assert not lines(never, "meta")
+    differs = {"meta": None, "progress": None, "lines": None}  # of the logs: one has meta steps in it
     for a, b in zip(last(ran), last(never), strict=True):
-        assert_same({**a, "meta": None, "progress": None}, {**b, "meta": None, "progress": None})
+        assert_same({**a, **differs}, {**b, **differs})
 
 
 def test_a_run_cut_in_the_middle_of_a_window_ends_as_the_uninterrupted_one(train):

@@ -61,6 +61,7 @@ class Scripted(ValidationGradient):
             seed=0,
             total=lambda x: x,
             autocast=torch.no_grad,
+            cycle=1,
         )
 
     def _gradient(self, *_):

@@ -25,6 +25,11 @@ time.sleep(60)
 """
 
 
+def finish(folder: Path) -> None:
+    """Only a run with a checkpoint or a result keeps its recipe."""
+    (folder / "result.json").write_text("{}")
+
+
 def recipe(folder: Path, **keys: object) -> Recipe:
     return Recipe(run=Run(dir=str(folder), **keys), data=Data(root="x"))  # type: ignore[arg-type]
 
@@ -61,17 +66,59 @@ def test_a_refused_start_changes_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.open(recipe(tmp_path))
     stored = (tmp_path / "recipe.yaml").read_bytes()
+    finish(tmp_path)
     with pytest.raises(StorageError, match="in use"):
         RunFolder(tmp_path).open(recipe(tmp_path, seed=1))
     folder.close()
     other = RunFolder(tmp_path)
     with pytest.raises(RecipeError):
         other.open(recipe(tmp_path, seed=1))
-    other.close()
+    assert not other.locked  # so that nothing is written at the end either
     assert (tmp_path / "recipe.yaml").read_bytes() == stored
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints", "recipe.yaml", "result.json"]
+
+
+def test_a_folder_without_a_checkpoint_takes_another_recipe(tmp_path: Path) -> None:
+    """Advice to change a key can be followed: nothing has been trained yet."""
+    for seed in (1, 2):
+        folder = RunFolder(tmp_path)
+        folder.open(recipe(tmp_path, seed=seed))
+        folder.close()
+        assert read_recipe(tmp_path / "recipe.yaml").run.seed == seed
+    (tmp_path / "checkpoints" / "step-00000007").mkdir()
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RecipeError, match=r"run\.seed: is 3 but this run was started with 2"):
+        folder.open(recipe(tmp_path, seed=3))
+
+
+@pytest.mark.parametrize(("status", "finished"), [('{"code": 0}', True), ('{"code": 3}', False), ("[", False)])
+def test_a_folder_knows_whether_its_run_has_ended_and_where_it_stands(
+    tmp_path: Path, status: str, finished: bool
+) -> None:
+    (tmp_path / "checkpoints" / "step-00000007").mkdir(parents=True)
+    (tmp_path / "status.json").write_text(status)
+    for result in (False, True):
+        if result:
+            finish(tmp_path)
+        folder = RunFolder(tmp_path)
+        folder.open(recipe(tmp_path))
+        folder.close()
+        assert folder.finished == (finished and result)
+        assert folder.step == 7
+
+
+def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".status.json.4711.tmp", ".metrics.jsonl.1.tmp", ".notes.tmp", "mine.12.tmp"):
+        (tmp_path / name).touch()
+    folder = RunFolder(tmp_path)
+    folder.open(recipe(tmp_path))
+    folder.close()
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {".lock", "checkpoints", "recipe.yaml", ".notes.tmp", "mine.12.tmp"}
 
 
 def test_another_recipe_is_refused_naming_every_key(tmp_path: Path) -> None:
+    finish(tmp_path)
     write_atomically(tmp_path / "recipe.yaml", to_yaml(recipe(tmp_path)).encode())
     changed = recipe(tmp_path, seed=4, keep=9)
     changed.optim = Optim(lr=0.3)
@@ -86,12 +133,14 @@ def test_another_recipe_is_refused_naming_every_key(tmp_path: Path) -> None:
 
 
 def test_keys_that_change_no_number_may_differ(tmp_path: Path) -> None:
+    finish(tmp_path)
     write_atomically(tmp_path / "recipe.yaml", to_yaml(recipe(tmp_path / "moved")).encode())
     changed = recipe(tmp_path, log_every=3, checkpoint_every=7, keep=1, log_ids=True, trackers=["tensorboard"])
+    changed.run.peer_timeout = 60
     changed.data.threads, changed.data.prefetch = 3, 4
     changed.eval.every, changed.eval.batch_size = 2, 10
     changed.data.root = "moved"
-    assert len(RESUMABLE) == 11, "a key was added: change it above too"
+    assert len(RESUMABLE) == 12, "a key was added: change it above too"
     folder = RunFolder(tmp_path)
     folder.open(changed)
     folder.close()
@@ -255,6 +304,7 @@ eval:
 
 
 def test_a_run_of_0_1_0_continues(tmp_path: Path) -> None:
+    finish(tmp_path)
     (tmp_path / "recipe.yaml").write_text(OLD_RECIPE)
     now = read_recipe(ROOT / "recipes" / "quickstart.yaml", ["run.log_every=1", "run.log_ids=true"])
     now.run.checkpoint_every, now.run.log_losses = 0, True
@@ -295,6 +345,7 @@ def test_a_run_of_today_is_refused_when_the_key_changes(tmp_path: Path) -> None:
 
 
 def test_an_old_run_that_differs_is_refused_by_the_key(tmp_path: Path) -> None:
+    finish(tmp_path)
     (tmp_path / "recipe.yaml").write_text(OLD_RECIPE.replace("epochs: 15", "epochs: 16"))
     now = read_recipe(ROOT / "recipes" / "quickstart.yaml", ["run.log_losses=true"])
     folder = RunFolder(tmp_path)
@@ -318,6 +369,7 @@ def test_a_stored_recipe_that_cannot_be_read_is_refused_with_the_reason(
 ) -> None:
     text = OLD_RECIPE.replace(old, new, 1)
     assert text != OLD_RECIPE
+    finish(tmp_path)
     (tmp_path / "recipe.yaml").write_text(text)
     folder = RunFolder(tmp_path)
     with pytest.raises(RecipeError) as caught:
@@ -344,15 +396,36 @@ def test_lines_behind_the_state_are_cut_and_no_others(tmp_path: Path) -> None:
     written = [{"step": step, "loss": step / 3, "text": "ü\n"} for step in (10, 20, 20, 30, 31, 40)]
     for values in written:
         folder.append("metrics.jsonl", values)
+    (tmp_path / "mine.jsonl").write_text("not a log of the run")
+    (tmp_path / "ids-3.jsonl").write_text('{"step": 30}\n{"step": 31}\n')
     assert lines(tmp_path / "metrics.jsonl") == written
-    folder.cut_after("metrics.jsonl", 30)
+    assert folder.cut_after(30) == []
     assert lines(tmp_path / "metrics.jsonl") == written[:4]
+    assert lines(tmp_path / "ids-3.jsonl") == [{"step": 30}]
     folder.append("metrics.jsonl", written[4])
     assert lines(tmp_path / "metrics.jsonl") == written[:5]
-    folder.cut_after("metrics.jsonl", 0)
+    folder.cut_after(0)
     assert (tmp_path / "metrics.jsonl").read_text() == ""
-    folder.cut_after("absent.jsonl", 3)
-    assert not (tmp_path / "absent.jsonl").exists()
+    assert not (tmp_path / "skipped.jsonl").exists()
+    assert (tmp_path / "mine.jsonl").read_text() == "not a log of the run"
+
+
+def test_lines_of_the_state_s_own_step_are_cut_by_their_number(tmp_path: Path) -> None:
+    """A run that has ended evaluates again when it is started again: its last lines are of the step it was saved at."""
+    folder = RunFolder(tmp_path)
+    for event in ("train", "save", "test"):
+        if event == "save":
+            state = folder.lines()
+        else:
+            folder.append("metrics.jsonl", {"step": 20, "event": event})
+    folder.append("skipped.jsonl", {"step": 20})
+    assert state == {"metrics.jsonl": 1, "skipped.jsonl": 0}
+    again = RunFolder(tmp_path)
+    again.cut_after(20, state)
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 20, "event": "train"}]
+    assert lines(tmp_path / "skipped.jsonl") == []
+    again.append("metrics.jsonl", {"step": 21})
+    assert again.lines() == {"metrics.jsonl": 2, "skipped.jsonl": 0}
 
 
 @pytest.mark.parametrize("half", ['{"step": 20, "lo', "{", '{"step": 2', "\0\0\0\0", '{"step": 20, "t": "\\u00'])
@@ -360,7 +433,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path: Path, half: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10}\n' + half)
     folder = RunFolder(tmp_path)
-    folder.cut_after("metrics.jsonl", 100)
+    assert folder.cut_after(100) == []
     assert path.read_text() == '{"step": 10}\n'
     folder.append("metrics.jsonl", {"step": 20})
     assert lines(path) == [{"step": 10}, {"step": 20}]
@@ -369,7 +442,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path: Path, half: str) -> None:
 def test_a_whole_last_line_without_its_end_is_kept_and_ended(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10}\n{"step": 20}')
-    RunFolder(tmp_path).cut_after("metrics.jsonl", 100)
+    RunFolder(tmp_path).cut_after(100)
     assert path.read_text() == '{"step": 10}\n{"step": 20}\n'
 
 
@@ -393,6 +466,10 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: P
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):
         write_atomically(tmp_path / "folder", b"x")
+    with pytest.raises(StorageError, match=r"run\.dir: .*/folder cannot be written: .*; check the disk"):
+        folder.write("folder", b"x")
+    with pytest.raises(StorageError, match=r"run\.dir: .*/folder cannot be written"):
+        folder.append("folder", {"step": 1})
     assert json.loads((folder.path / "result.json").read_text()) == {"top1": 0.5}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "result.json"]
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,17 +12,19 @@ from fastaug.training.timing import Awaited, Clock
 
 
 def slow(batches: int, seconds: float) -> Iterator[Any]:
+    """Batches of 0, 1, 2, ... images."""
     for number in range(batches):
         time.sleep(seconds)
-        yield number
+        yield SimpleNamespace(ids=range(number))
 
 
 def test_waiting_is_counted_and_nothing_else() -> None:
     batches = Awaited(slow(3, 0.02))
     for number, batch in enumerate(batches):
-        assert batch == number
+        assert len(batch.ids) == number
         time.sleep(0.02)
     assert 0.06 <= batches.seconds < 0.12
+    assert batches.images == 0 + 1 + 2
 
 
 def test_the_share_is_that_since_the_last_call() -> None:

@@ -206,11 +206,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(train):
     assert int(saved.name[5:]) == status(folder)["step"]
 
 
-def test_the_recipe_of_a_started_run_cannot_change(train):
+def test_the_recipe_of_a_started_run_cannot_change(train, tmp_path, capsys):
     assert train()[0] == 0
-    code, folder = train("optim.lr=0.5")
-    assert code == status(folder)["code"] == 2
-    assert "optim.lr" in status(folder)["reason"]
+    ended = status(folder := tmp_path / "run")
+    assert ended["code"] == 0
+    assert train("optim.lr=0.5")[0] == 2
+    assert "optim.lr: is 0.5 but this run was started with 0.001" in capsys.readouterr().out
+    assert status(folder) == ended  # of the run that is there, not of the start that was refused
     assert train("run.log_every=3")[0] == 0
 
 
@@ -219,7 +221,15 @@ def test_a_run_does_not_continue_on_other_images(train):
     (train.root / "class0" / "003.jpg").rename(train.root / "class0" / "003b.jpg")
     code, folder = train()
     assert code == 3
-    assert "not those that" in status(folder)["reason"]
+    assert "not those that" in (folder / "errors.log").read_text()
+    assert status(folder)["code"] == 0  # the run that ended on the old ones is still there
+
+
+def test_advice_of_a_start_that_trained_nothing_can_be_followed(train):
+    code, folder = train("data.test_fraction=0")
+    assert code == status(folder)["code"] == 3
+    assert "data.test_fraction" in status(folder)["reason"]
+    assert train()[0] == status(folder)["code"] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""The end of a process: an exception becomes an exit code, one message, status.json and a traceback in errors.log."""
+
+import json
+import os
+import re
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+from fastaug.console import Console
+from fastaug.distributed import Peers
+from fastaug.errors import (
+    EXIT_DONE,
+    NO_SPACE,
+    DataError,
+    FastaugError,
+    NonFiniteError,
+    PeerError,
+    Stopped,
+    StorageError,
+    remedy_of,
+)
+from fastaug.training.build import Trainer
+from fastaug.training.run_folder import RunFolder
+from fastaug.training.signals import launcher_name
+
+# Where gloo says in its own source that an exchange failed; its errors have no type of their own.
+_OF_GLOO = re.compile(r"\[[^\]\s]*[/\\]gloo[/\\](?:transport|common)[/\\][^\]\s]*\.(?:cc|h):\d+\]")
+
+
+class Ending:
+    """Context manager that turns every exception into an exit code and tells it: screen, status.json, errors.log."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self.trainer: Trainer | None = None
+        self.peers: Peers | None = None
+        self.code = EXIT_DONE
+
+    def __enter__(self) -> "Ending":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        reason = "done"
+        if isinstance(error, KeyboardInterrupt):  # the second Ctrl-C
+            self.code, reason = 1, "interrupted before the state was saved"
+        elif error is not None:
+            if not isinstance(error, Exception):
+                return False
+            reason = self._judge(error)
+        self._write_status(reason)
+        self._folder.close()
+        return True
+
+    def _judge(self, error: Exception) -> str:
+        """Sets the code, tells the reason and keeps the traceback; gives the reason."""
+        meant = translated(error, self._folder.path, self.trainer)
+        if isinstance(meant, PeerError) and self.peers is not None and (silent := self.peers.silent()):
+            meant = PeerError(f"{meant}; {silent}")
+        self.code = meant.code if isinstance(meant, FastaugError) else 1
+        reason = str(meant) or type(meant).__name__
+        if not isinstance(meant, FastaugError):
+            traceback.print_exception(error)
+        if not isinstance(meant, Stopped):
+            self._log(error, reason)
+        console = Console(True)
+        console.print(f"stopped with code {self.code}: {reason}")
+        if launcher := launcher_name(os.getppid()):
+            hint = "; accelerate launch --quiet leaves it out" if launcher == "accelerate" else ""
+            console.print(f"(what {launcher} prints below only says that a process ended with this code{hint})")
+        _tell_launcher(reason)
+        return reason
+
+    def _log(self, error: Exception, reason: str) -> None:
+        """Adds the traceback to errors.log of a folder that is this run's."""
+        rank = os.environ.get("RANK", "0")
+        if not (self._folder.locked or rank != "0"):
+            return
+        step = self.trainer.progress.step if self.trainer else 0
+        head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {rank}, update {step}, code {self.code}: {reason}\n"
+        text = head + "".join(traceback.format_exception(error)) + "\n"
+        try:
+            with open(self._folder.path / "errors.log", "ab") as file:
+                file.write(text.encode(errors="backslashreplace"))
+        except OSError as failure:
+            Console(True).print(f"errors.log cannot be written ({failure}); it would have said:\n{text}")
+
+    def _write_status(self, reason: str) -> None:
+        """status.json of the main process, status-<rank>.json of another; a finished run stays finished."""
+        rank, folder = os.environ.get("RANK", "0"), self._folder
+        if folder.finished and self.code != EXIT_DONE:
+            Console(True).print(f"{folder.path}: status.json still tells of the finished run")
+        elif folder.locked or (rank != "0" and self.code != EXIT_DONE):
+            step = self.trainer.progress.step if self.trainer else 0
+            try:
+                name = "status.json" if folder.locked else f"status-{rank}.json"
+                folder.write_status(self.code, reason, step or folder.step, name)
+            except (OSError, StorageError) as failure:
+                Console(True).print(f"status.json cannot be written: {failure}")
+
+
+def _tell_launcher(reason: str) -> None:
+    """Leaves the reason where torchrun's own summary of a failed job takes it from."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        message = {"message": reason, "extraInfo": {"timestamp": str(int(time.time()))}}
+        try:
+            Path(file).write_text(json.dumps({"message": message}))
+        except OSError as failure:
+            Console(True).print(f"{file}, which the launcher reads, cannot be written: {failure}")
+
+
+def translated(error: Exception, run_dir: Path, trainer: Trainer | None = None) -> Exception:
+    """`error`, or what it means when a library raised it: by its type and where it comes from, not by its words."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, FastaugError):
+        return error
+    short = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate" in text
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or short:
+        return FastaugError(f"out of memory: {text.splitlines()[0]}; raise train.accumulate or lower data.img_size")
+    if isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and _OF_GLOO.match(text)):
+        return PeerError(f"another process of the job is gone or does not answer: {text.splitlines()[0]}")
+    if isinstance(error, OSError):
+        return _of_a_file(error, run_dir, trainer)
+    if isinstance(error, RuntimeError) and "device-side assert" in text:
+        return _of_a_device(trainer)
+    return error
+
+
+def _of_a_file(error: OSError, run_dir: Path, trainer: Trainer | None) -> Exception:
+    """A failed call of the operating system by where it was: no space, in the run folder, below data.root."""
+    index = None if trainer is None else trainer.parts.index
+    if error.errno in NO_SPACE or _below(error.filename, run_dir):
+        return StorageError(f"a file cannot be written: {error}; {remedy_of(error)}")
+    if index is not None and _below(error.filename, index.root):
+        return DataError(f"data.root: a file cannot be read: {error}; repair it or change data.root")
+    return error
+
+
+def _below(name: object, folder: Path) -> bool:
+    if not isinstance(name, (str, bytes)):
+        return False
+    return Path(os.path.abspath(os.fsdecode(name))).is_relative_to(os.path.abspath(folder))
+
+
+def _of_a_device(trainer: Trainer | None) -> FastaugError:
+    """An assertion that failed on the device: the loss that was not finite if that was noted, else another one."""
+    step = -1 if trainer is None else int(trainer.not_finite)
+    if step >= 0:
+        return NonFiniteError(
+            f"the training loss or its gradient is not finite in update {step}; lower optim.lr, or set optim.clip_grad"
+        )
+    return FastaugError(
+        "an assertion failed on the device, most likely an index out of range; start again with CUDA_LAUNCH_BLOCKING=1 "
+        "to see which, and report it"
+    )

@@ -1,0 +1,58 @@
+"""The result of a run: result.json, and its summary on the screen."""
+
+from typing import Any
+
+from fastaug.data.shards.layout import ShardIndex
+from fastaug.provenance import commit, versions
+from fastaug.training.build import Trainer
+
+HEADLINE = ("top1", "top5", "nll", "ece", "ece_bins", "weights")
+
+
+def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
+    """Writes result.json with the figures of every split by name; main process, where there are some of test."""
+    if not trainer.accelerator.is_main_process or "test" not in figures:
+        return
+    progress = trainer.progress
+    result = {
+        **{name: figures["test"][name] for name in HEADLINE},
+        "checkpoint": "last",
+        "test": figures["test"],
+        "select": figures.get("select"),
+        **{name: value for name, value in figures.items() if name not in ("test", "select")},
+        "best": {"step": progress.best_step, "select_top1": progress.best_top1} if progress.best_step else None,
+        "images_per_second": progress.images_seen / progress.train_seconds,
+        "train_seconds": progress.train_seconds,
+        "images_seen": progress.images_seen,
+        "skipped_images": len(progress.skipped),
+        "loader": trainer.recipe.data.loader,
+        "source": source(trainer),
+        "processes": trainer.accelerator.num_processes,
+        "device": trainer.accelerator.device.type,
+        "versions": versions(),
+        "commit": commit(),
+    }
+    trainer.folder.write_json("result.json", result)
+
+
+def summarise(trainer: Trainer, test: dict[str, Any]) -> None:
+    """Prints the figures of the test split and the speed of the run."""
+    progress = trainer.progress
+    rows = {f"test {name}": f"{test[name]:.4f}" for name in ("top1", "top5", "nll", "ece")}
+    rows |= {
+        "images/s": f"{progress.images_seen / progress.train_seconds:.0f}",
+        "training": f"{progress.train_seconds:.1f} s",
+        "skipped": str(len(progress.skipped)),
+    }
+    trainer.console.summary(f"{trainer.folder.path} ({test['weights']} weights, last checkpoint)", rows)
+
+
+def source(trainer: Trainer) -> str:
+    """Where the pixels of a run came from."""
+    index = trainer.parts.index
+    if index is None:
+        return "random pixels"
+    stored = index.settings.format if isinstance(index, ShardIndex) else "files"
+    what = {"raw": "raw pixels of shards, read", "jpeg": "encoded files in shards, decoded by DALI"}
+    when = "once and kept in memory" if trainer.recipe.data.loader == "resident" else "for every batch"
+    return f"{what.get(stored, 'encoded files, decoded by DALI')} {when}"

@@ -77,8 +77,8 @@ class RunFolder:
         made = bool(steps_of(self.checkpoints)) or (self.path / "result.json").exists()
         return made and (self.path / "recipe.yaml").exists()
 
-    def open(self, recipe: Recipe) -> None:
-        """Creates and locks the folder.
+    def open(self, recipe: Recipe) -> Recipe:
+        """Creates and locks the folder; the recipe that the run goes on with, see `as_begun`.
 
         RecipeError when another recipe has a checkpoint in it, or one that this version cannot read; StorageError when
         it is in use, or holds links, pipes or folders in place of its files. A refused folder is left as it was.
@@ -89,11 +89,12 @@ class RunFolder:
                 self._lock = self._take_lock()
                 self._check_files()
                 remove_leftovers(self.path)
-            self._take_recipe(recipe)
+            recipe = self._take_recipe(recipe)
         except (RecipeError, StorageError):
             self.close()
             raise
         self.finished = self._status().get("code") == EXIT_DONE and (self.path / "result.json").exists()
+        return recipe
 
     def _take_lock(self) -> int:
         try:
@@ -113,7 +114,7 @@ class RunFolder:
                     "or choose another run.dir"
                 )
 
-    def _take_recipe(self, recipe: Recipe) -> None:
+    def _take_recipe(self, recipe: Recipe) -> Recipe:
         """Stores the recipe; a run that has begun keeps the one that it was started with."""
         self.step, schema = max(steps_of(self.checkpoints), default=0), SCHEMA
         stored = self.path / "recipe.yaml"
@@ -130,6 +131,7 @@ class RunFolder:
                 raise RecipeError(problems)
         with _written(stored):
             write_atomically(stored, to_yaml(recipe, schema).encode())
+        return recipe
 
     @property
     def locked(self) -> bool:

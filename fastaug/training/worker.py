@@ -22,17 +22,19 @@ def run(recipe: Recipe) -> int:
     ending = Ending(folder)
     with StopRequest() as stop, ending:
         check_launch()
-        given, recipe = recipe, folder.as_begun(recipe)
+        given = recipe
         if os.environ.get("RANK", "0") == "0":  # the main process, before it is known whether the others come
-            folder.open(recipe)
+            recipe = folder.open(given)
             if not folder.finished:
                 folder.write_status(None, "starting", folder.step)
         accelerator = build_accelerator(recipe)
         ending.peers = Peers(accelerator, min(10, recipe.run.peer_timeout))
         console = Console(accelerator.is_main_process)
+        accelerator.wait_for_everyone()
+        if not folder.locked:  # of another process, which has checked its files
+            recipe = folder.as_begun(given)
         if recipe != given:
             console.print("goes on with optim.warmup_prefix=false, as this run was begun by an earlier version")
-        accelerator.wait_for_everyone()
         trainer = assemble(recipe, accelerator, folder, console)
         ending.trainer = trainer
         accelerator.init_trackers("fastaug", config=flat(recipe))

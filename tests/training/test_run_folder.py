@@ -318,6 +318,7 @@ def test_a_run_of_0_1_0_continues(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("schema", [None, 2])
 def test_a_run_begun_before_warm_up_was_a_prefix_goes_on_without(tmp_path: Path, schema: int | None) -> None:
+    finish(tmp_path)
     (tmp_path / "recipe.yaml").write_text((f"schema: {schema}\n" if schema else "") + OLD_RECIPE)
     now = read_stored(tmp_path / "recipe.yaml")[0]
     assert not now.optim.warmup_prefix
@@ -336,6 +337,7 @@ def test_a_run_of_today_is_refused_when_the_key_changes(tmp_path: Path) -> None:
     first = RunFolder(tmp_path)
     first.open(recipe(tmp_path))
     first.close()
+    finish(tmp_path)
     other = recipe(tmp_path)
     other.optim.warmup_prefix = False
     folder = RunFolder(tmp_path)

@@ -168,6 +168,7 @@ def test_select_picks_the_best_checkpoint_and_it_is_kept(train):
     assert [line["epoch"] for line in log if line["event"] == "test"] == [5]  # test is looked at once, at the end
 
 
+@pytest.mark.filterwarnings("ignore:changed since the index")
 def test_damaged_images_are_skipped_named_and_counted(train):
     """Two are damaged when the index is made; two more are damaged behind its back, between two runs."""
     damage = {"class0/003.jpg": 300, "class1/005.jpg": 0, "class0/007.jpg": 400, "class0/011.jpg": 500}

@@ -239,9 +239,8 @@ def in_a_child(code: str, *arguments: object) -> "subprocess.CompletedProcess[st
 
 
 def kill(folder: Path, kills: int) -> None:
-    """Runs save_loop.py, which compares a folder that was killed so often with one that never was."""
-    script = Path(__file__).with_name("save_loop.py")
-    command = [sys.executable, str(script), str(folder), str(kills)]
+    """Compares a folder that was killed so often with one that never was."""
+    command = [sys.executable, "-m", "torture.kills", str(folder), str(kills)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Attacks runs with odd files, kills, damaged run folders and bad recipes, and counts what survives.
+
+`--short` takes a few minutes, `--full` about an hour. Exit code 1 when anything was lost; each loss is named.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+os.environ["PYTHONPATH"] = str(ROOT)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from rich.console import Console
+from rich.table import Table
+
+PARTS = ("files", "kills", "folders", "recipes")
+
+
+class Score(NamedTuple):
+    """How often something was tried, and what went wrong."""
+
+    what: str
+    tried: int
+    lost: list[str]
+
+
+def files(short: bool) -> Score:
+    """Passes of every loader over odd, damaged and changing files."""
+    from torture.files import attack, counted, trials
+
+    lost, passes = [], list(trials(short))
+    for trial in passes:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, asked which of the damaged files it opens
+            lost += [f"{trial}: {problem}" for problem in attack(trial, Path(folder)).problems]
+    return Score(f"passes over {counted()}", len(passes), lost)
+
+
+def kills(short: bool) -> Score:
+    """Kills in a tight loop of updates and saves."""
+    count = 60 if short else 500
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "torture.kills", folder, str(count)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    lost = [] if ended.returncode == 0 else [(ended.stdout + ended.stderr).strip()[-500:]]
+    return Score("kills while training and saving", count, lost)
+
+
+def folders(short: bool) -> Score:
+    """Starts in damaged run folders."""
+    from torture.run_folders import attack, kinds, make_whole
+
+    chosen = kinds()[::8] if short else kinds()
+    with tempfile.TemporaryDirectory() as made:
+        whole = make_whole(Path(made))
+        return Score("damaged run folders", len(chosen), _each(chosen, lambda kind, path: attack(kind, whole, path)))
+
+
+def recipes(short: bool) -> Score:
+    """Checks of bad recipes."""
+    from torture.bad_starts import attack
+    from torture.recipes import bad_recipes
+
+    chosen = {recipe.name: recipe for recipe in (bad_recipes()[::16] if short else bad_recipes())}
+    return Score("bad recipes", len(chosen), _each(chosen, lambda name, path: attack(chosen[name], path)))
+
+
+def _each(names: Iterable[str], attack: Callable[[str, Path], str]) -> list[str]:
+    lost = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            if problem := attack(name, Path(folder)):
+                lost.append(f"{name}: {problem}")
+    return lost
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--short", action="store_true", help="a sample of every part")
+    size.add_argument("--full", action="store_true", help="all of every part")
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="only these parts")
+    arguments = parser.parse_args()
+    console, table = Console(soft_wrap=True), Table("tried", "times", "survived", "lost", "seconds")
+    lost = []
+    for part in arguments.part:
+        begun = time.monotonic()
+        score = {"files": files, "kills": kills, "folders": folders, "recipes": recipes}[part](arguments.short)
+        hurt = len({problem.split(": ")[0] for problem in score.lost})
+        row = (score.what, score.tried, score.tried - hurt, hurt, round(time.monotonic() - begun))
+        table.add_row(*map(str, row))
+        lost += score.lost
+    console.print(table)
+    for problem in lost:
+        console.print(f"lost: {problem}", markup=False)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -101,7 +101,9 @@ class Data:
     test_fraction: ShareBelowOne = key(0.0, "one folder of classes: share held out as test")
     select_fraction: ShareBelowOne = key(0.0, "share of train that picks the best checkpoint")
     meta_fraction: ShareBelowOne = key(0.0, "share of train that drives the meta step")
-    split_seed: NonNegativeInt = key(0, "seed of the fractions; not run.seed, so that runs share their test set")
+    split_seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = key(
+        0, "seed of the fractions; not run.seed, so that runs share their test set"
+    )
     labels: str | None = key(None, "file that replaces labels of training images, see fastaug/data/label_files.py")
     splits: str | None = key(None, "folder with train.txt, meta.txt, select.txt, test.txt of ids or paths")
     synthetic_images: PositiveInt = key(4096, "loader=synthetic: number of images")

@@ -98,7 +98,7 @@ def test_a_key_that_would_draw_what_another_does_is_refused(change, message):
 @pytest.mark.parametrize("ids", [[0.5], [1.0], [[1, 2]], 3, [True], [-1], [2**48], np.array([2**63], np.uint64)])
 def test_what_is_no_row_of_ids_is_refused(ids):
     for draw in (lambda: words(KEY, ids, 1), lambda: uniform(KEY, ids, 2), lambda: permuted(KEY, ids)):
-        with pytest.raises(ValueError, match="ids must be .*number the samples from 0"):
+        with pytest.raises(ValueError, match=r"ids must be .*number the samples from 0"):
             draw()
 
 

@@ -56,7 +56,7 @@ def crop_mix(
 
     Output pixel (y, x) of sample i is its own view or, in its box, the partner's view at the same place; then
     (x - mean) / std, with mean and std [C] in [0, 1] units, as `dtype`. Gradients reach float images and
-    `soften.k`. ValueError for whatever does not fit (fill of images with another white too); values on a device are not read.
+    `soften.k`. ValueError for whatever does not fit, fill in other units too; values on a device are not read.
     """
     nhwc = _as_nhwc(images, len(mean))
     n, height, width, channels = nhwc.shape

@@ -36,7 +36,8 @@ class CropMixParams:
     def to(self, device: torch.device | str) -> "CropMixParams":
         """The same parameters on `device`."""
         moved = {name: tensor for name, tensor in self.tensors().items() if name != "noise"}
-        return replace(self, **{name: to_device(tensor, torch.device(device)) for name, tensor in moved.items()})
+        on_device = {name: to_device(tensor, torch.device(device)) for name, tensor in moved.items()}
+        return replace(self, **on_device)  # type: ignore[arg-type]
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are there, by name: [N, ...] each."""
@@ -190,4 +191,4 @@ def first_samples(params: CropMixParams, n: int) -> tuple[Tensor, CropMixParams]
     place[taken] = torch.arange(len(taken))
     subset = {name: tensor[taken] for name, tensor in params.tensors().items()}
     subset["partner"] = torch.where(torch.arange(len(taken)) < n, place[subset["partner"]], 0)
-    return taken, replace(params, **subset)
+    return taken, replace(params, **subset)  # type: ignore[arg-type]

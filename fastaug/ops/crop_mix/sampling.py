@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,7 @@ def sample_crop_mix(
     arrays = [dy, dx, flip, partner, box, fill.astype(np.float32), blend.astype(np.float32)]
     if sampling.fill == "noise":  # seeds of 63 bits
         arrays.append((words(key.on(Stream.FILL), ids, 1)[:, 0] >> np.uint64(1)).astype(np.int64))
-    return CropMixParams(*(torch.from_numpy(a) for a in arrays), white=float(white))
+    return replace(CropMixParams(*(torch.from_numpy(a) for a in arrays)), white=float(white))
 
 
 def truncated_shift(u: Floats, size: int, sigma: float, limit: float) -> Ints:

@@ -170,7 +170,7 @@ def test_uniform_shifts_cover_every_pixel_up_to_their_bound_alike():
     [([1.5, 2.0], r"float64 \[2\]"), ([[1, 2]], r"int64 \[1, 2\]"), (7, r"int64 \[\]"), ([True], r"bool \[1\]")],
 )
 def test_ids_that_are_no_row_of_integers_are_refused(ids: object, found: str) -> None:
-    for given in (ids, torch.tensor(ids)):
+    for form in (ids, torch.tensor(ids)):
         with pytest.raises(ValueError, match="ids must be integers in one row") as error:
-            sample_crop_mix(KEY, given, (8, 8))
-        assert isinstance(given, torch.Tensor) or re.search(found, str(error.value))
+            sample_crop_mix(KEY, form, (8, 8))
+        assert isinstance(form, torch.Tensor) or re.search(found, str(error.value))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -95,10 +95,14 @@ def sample_crop_mix(
     dy, dx = (draw(shift[:, a], size[a], sampling.sigma * strength, sampling.limit) for a in (0, 1))
     flip = uniform(key.on(Stream.FLIP), ids, 1)[:, 0] < sampling.hflip
     fill = _fill(key, ids, sampling, np.asarray(mean), np.asarray(std)) * white
-    arrays = [dy, dx, flip, partner, box, fill.astype(np.float32), blend.astype(np.float32)]
+    noise = None
     if sampling.fill == "noise":  # seeds of 63 bits
-        arrays.append((words(key.on(Stream.FILL), ids, 1)[:, 0] >> np.uint64(1)).astype(np.int64))
-    return replace(CropMixParams(*(torch.from_numpy(a) for a in arrays)), white=float(white))
+        noise = torch.from_numpy((words(key.on(Stream.FILL), ids, 1)[:, 0] >> np.uint64(1)).astype(np.int64))
+    arrays = (dy, dx, flip, partner, box, fill.astype(np.float32), blend.astype(np.float32))
+    drawn = dict(
+        zip(("dy", "dx", "flip", "partner", "box", "fill", "blend"), map(torch.from_numpy, arrays), strict=True)
+    )
+    return CropMixParams(**drawn, noise=noise, white=float(white))
 
 
 def truncated_shift(u: Floats, size: int, sigma: float, limit: float) -> Ints:

@@ -17,8 +17,8 @@ from fastaug.ops.crop_mix.params import (
     CropMixParams,
     check_params,
     check_white,
-    first_samples,
     identity_params,
+    some_samples,
     to_device,
 )
 from fastaug.ops.crop_mix.reference import compute_dtype, normaliser
@@ -31,9 +31,9 @@ __all__ = [
     "Sampling",
     "Soften",
     "crop_mix",
-    "first_samples",
     "identity_params",
     "sample_crop_mix",
+    "some_samples",
 ]
 
 

@@ -179,14 +179,14 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def first_samples(params: CropMixParams, n: int) -> tuple[Tensor, CropMixParams]:
-    """The first `n` samples and whatever partners they need: positions [M] in the batch, and the parameters of those.
+def some_samples(params: CropMixParams, chosen: Tensor) -> tuple[Tensor, CropMixParams]:
+    """The samples at positions `chosen` [n] and what partners they need: positions [M], and the parameters of those.
 
-    Sample i < n of the result shows what sample i showed in the whole batch; those from n on are there to be partners.
-    Parameters in host memory.
+    Sample i < n of the result shows what sample chosen[i] showed in the whole batch; those from n on are there to be
+    partners. Parameters in host memory.
     """
-    others = torch.unique(params.partner[:n])
-    taken = torch.cat([torch.arange(n), others[others >= n]])
+    n, partners = len(chosen), torch.unique(params.partner[chosen])
+    taken = torch.cat([chosen, partners[~torch.isin(partners, chosen)]])
     place = torch.full((len(params),), 0)
     place[taken] = torch.arange(len(taken))
     subset = {name: tensor[taken] for name, tensor in params.tensors().items()}

@@ -27,7 +27,7 @@ def save(trainer: Trainer) -> None:
         "position": trainer.order.position(progress.step),
         "progress": asdict(progress),
         "meter": meter,
-        "data": trainer.parts.fingerprint(),
+        "data": trainer.parts.fingerprint(learns=trainer.meta.learned is not None),
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
         "sample_losses": losses,
@@ -58,9 +58,10 @@ def restore(trainer: Trainer) -> None:
 def load_into(trainer: Trainer, path: str) -> None:
     """Loads weights, optimizer and progress from the checkpoint folder `path`; DataError when the data changed."""
     weights, state = checkpoint.load(Path(path))
-    if state["data"] != trainer.parts.fingerprint():
+    if not trainer.parts.trains_as(state["data"], learns=trainer.meta.learned is not None):
         raise DataError(
-            f"data.root: the images are not those that {path} was trained on; put them back, or choose another run.dir"
+            f"data.root: the images to train on, their labels or their numbers in the order of all paths are not those "
+            f"that {path} was trained on; put the folder back as it was, or choose another run.dir"
         )
     load_weights(trainer.network, weights["model"])
     if trainer.ema is not None:

@@ -1,6 +1,7 @@
 """The meta step of real runs where something goes wrong, or is asked for in a way that cannot work."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from fastaug.meta.validation_gradient import ValidationGradient
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.worker import run
 
-from .conftest import lines
+from .conftest import assert_same, last, lines
 
 RECIPE = """
 data: {img_size: 20, crop: rrc, threads: 1}
@@ -177,6 +178,27 @@ def test_damaged_meta_images_are_named(start, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:200])
     folder = start("meta.learn=[weights]", "meta.batch_size=16")
     assert "meta/class0/003.jpg" in (folder / "skipped.jsonl").read_text()
+
+
+def test_a_run_continues_when_images_to_evaluate_were_added_behind_those_to_train_on(tmp_path, jpeg_folder):
+    root = jpeg_folder(splits=("train", "meta", "val"))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    keys = ["meta.learn=[weights]", f"data.root={root}", "run.log_losses=true", "run.keep=9"]
+
+    def begin(name: str) -> Path:
+        assert run(read_recipe(tmp_path / "recipe.yaml", [*keys, f"run.dir={tmp_path / name}"])) == 0
+        return tmp_path / name
+
+    (weights, state), cut = last(begin("whole")), begin("cut")
+    shutil.rmtree(cut / "checkpoints" / "step-00000004")
+    (cut / "checkpoints" / "last").write_text("step-00000002")
+    (root / "val/class1/zzz.jpg").write_bytes((root / "val/class1/000.jpg").read_bytes())
+    continued, after = last(begin("cut"))
+    assert_same(continued, weights)
+    table, before = (found["meta"]["learned"]["parts.weights.table.weight"] for found in (after, state))
+    assert len(table) == len(before) + 1
+    assert_same(table[:-1], before)
+    assert_same(after["sample_losses"][:, :-1], state["sample_losses"])
 
 
 def test_a_meta_split_of_one_class_is_refused_and_missing_ones_are_named(start, tmp_path):

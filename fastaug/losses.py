@@ -51,7 +51,8 @@ def symmetric_kl(logits: Tensor, target: SoftTarget, reduction: Reduction = "mea
     """
     log_p = log_probabilities(logits, target)
     t = dense(target, logits.shape[1])
-    losses = ((log_p.exp() - t) * (log_p - t.clamp_min(eps).log())).sum(1) / 2
+    logs = torch.where((t == 0) & (log_p == -torch.inf), 0, log_p)  # of a class that neither side names
+    losses = ((log_p.exp() - t) * (logs - t.clamp_min(eps).log())).sum(1) / 2
     return reduce_losses(losses, target.weight, reduction)
 
 
@@ -61,7 +62,9 @@ def soft_focal(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean"
         raise ValueError(f"the focal exponent gamma must be >= 0, found {gamma}")
     log_p = log_probabilities(logits, target)
     missing = (-torch.expm1(log_p)).clamp_min(EPS)  # for gamma < 1 the slope at 0 is infinite
-    return reduce_losses(-expectation(missing**gamma * log_p, target), target.weight, reduction)
+    ruled_out = log_p == -torch.inf
+    values = torch.where(ruled_out, log_p, missing**gamma * torch.where(ruled_out, 0, log_p))
+    return reduce_losses(-expectation(values, target), target.weight, reduction)
 
 
 def soft_bce(
@@ -78,6 +81,7 @@ def soft_bce(
     """
     check_logits(logits, target)
     values = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    values = values.clamp_min(torch.finfo(values.dtype).min)  # torch gives nan for -inf against a target of 0
     t = dense(target, logits.shape[1]).to(values.dtype)
     if target_threshold is not None:
         t = (t > target_threshold).to(values.dtype)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-IdArray = npt.ArrayLike  # integers in [0, 2**32), see `copies_of`: NumPy array, CPU tensor or list
+IdArray = npt.ArrayLike  # [N] integers in [0, 2**32), see `copies_of`: NumPy array, CPU tensor or list
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)  # multipliers and Weyl constants of the paper
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -69,12 +69,35 @@ def philox(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> npt.NDArray
     return np.stack([c0, c1, c2, c3])
 
 
+def check_key(key: Key) -> None:
+    """ValueError for a key whose numbers have more bits than the generator has for them."""
+    bounds = {"seed": (-(2**63), 2**64), "epoch": (0, 2**32), "stream": (0, 2**16)}
+    for (name, (low, high)), value in zip(bounds.items(), key, strict=True):
+        if not isinstance(value, (int, np.integer)) or not low <= value < high:
+            raise ValueError(f"the {name} of a key must be an integer in [{low}, {high}), found {value!r}")
+
+
+def checked_ids(ids: IdArray) -> npt.NDArray[np.int64]:
+    """`ids` as an array [N] int64; ValueError unless they are integers in [0, 2**48) in one row."""
+    found = np.asarray(ids)
+    if found.size == 0 and found.ndim == 1:  # an empty list is one of floats to NumPy
+        return np.empty(0, dtype=np.int64)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise ValueError(
+            f"ids must be integers in one row [N], found {found.dtype} {list(found.shape)}; number the samples from 0"
+        )
+    if found.min() < 0 or found.max() >= 2**48:
+        raise ValueError(f"ids must be in [0, 2**48), found {found.min()} to {found.max()}; number the samples from 0")
+    return found.astype(np.int64, copy=False)
+
+
 def words(key: Key, ids: IdArray, draws: int) -> npt.NDArray[np.uint64]:
-    """64 random bits for each id and draw: [N, draws] uint64. Draw d of an id does not depend on `draws`."""
-    ids = np.asarray(ids).reshape(-1)
-    if ids.size and (ids.min() < 0 or ids.max() >= 2**48):
-        raise ValueError(f"ids must be in [0, 2**48), found {ids.min()} to {ids.max()}; number the samples from 0")
-    ids = ids.astype(np.uint64)
+    """64 random bits for each id and draw: [N, draws] uint64. Draw d of an id does not depend on `draws`.
+
+    ValueError for a key or ids that would draw what others do: see `check_key` and `checked_ids`.
+    """
+    check_key(key)
+    ids = checked_ids(ids).astype(np.uint64)
     low, high = ids & _LOW, ids >> _SHIFT
     calls = -(-draws // 2)  # one call gives 128 bits: two draws
     counter = np.empty((4, len(ids), calls), dtype=np.uint64)
@@ -99,7 +122,7 @@ def integers(key: Key, ids: IdArray, high: npt.ArrayLike, draws: int = 1) -> npt
 
 def permuted(key: Key, ids: IdArray) -> npt.NDArray[np.int64]:
     """`ids` in the order of one random word each: [N] int64. The order of two ids does not depend on the others."""
-    ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+    ids = checked_ids(ids)
     blocks = (ids[i : i + _BLOCK] for i in range(0, max(len(ids), 1), _BLOCK))
     return ids[np.argsort(np.concatenate([words(key, block, 1)[:, 0] for block in blocks]), kind="stable")]
 

@@ -153,16 +153,25 @@ def confidence(target: SoftTarget, num_classes: int) -> Tensor:
 # ---- cross-entropy ----
 
 
+NO_MASS = 1e-6  # the masses of a pair are rounded: what is left of 1 by that is no mass
+
+
+def share_of(mass: Tensor, values: Tensor) -> Tensor:
+    """mass * values, but nothing of a value of -inf without mass: log 0 of a class that a target does not name."""
+    return mass * torch.where((mass.detach() <= NO_MASS) & (values.detach() == -torch.inf), 0, values)
+
+
 def named_values(values: Tensor, target: SoftTarget) -> Tensor:
     """Mean of `values` [B,C] under each of the two named rows: [B,2]; a gather unless there are `rows`."""
     if target.rows is None:
         return values.gather(1, target.classes)
-    return (target.rows * values[:, None]).sum(-1)
+    return share_of(target.rows, values[:, None]).sum(-1)
 
 
 def expectation(values: Tensor, target: SoftTarget) -> Tensor:
     """sum_c target_c values_c of `values` [B,C]: [B]; the target is not written out."""
-    return (target.mass * named_values(values, target)).sum(1) + rest(target) * values.mean(1)
+    named = share_of(target.mass, named_values(values, target))
+    return named.sum(1) + share_of(rest(target), values.mean(1))
 
 
 def log_probabilities(logits: Tensor, target: SoftTarget) -> Tensor:

@@ -128,6 +128,26 @@ def test_symmetric_kl_of_a_hard_label_is_bounded_by_eps(eps):
     assert math.isclose(got, (100 + math.log(1 / eps)) / 2, rel_tol=1e-6)
 
 
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("kind", ["hard", "pair", "rows"])
+def test_a_class_that_is_ruled_out_costs_nothing_unless_it_is_named(name, kind):
+    """A logit of -inf gives what a very low one does, derivatives too."""
+    pair = torch.tensor([[0, 1]]), torch.tensor([[0.7, 0.3]]), torch.ones(1)
+    rows = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).expand(1, 2, 4)
+    target = T.hard_target(torch.tensor([0])) if kind == "hard" else SoftTarget(*pair, rows if kind == "rows" else None)
+    found = []
+    for low in (-math.inf, -80.0):
+        logits = torch.tensor([[1.0, 2.0, low, 0.5]], requires_grad=True)
+        loss = LOSSES[name](logits, target)
+        found.append(torch.cat([loss[None].detach(), *torch.autograd.grad(loss, logits)[0]]))
+    torch.testing.assert_close(*found)
+    if name == "ce" and kind == "hard":
+        assert math.isclose(found[0][0], F.cross_entropy(logits.detach(), torch.tensor([0])), rel_tol=1e-6)
+    assert (
+        LOSSES[name](torch.tensor([[1.0, 2.0, -math.inf]]), T.hard_target(torch.tensor([2]))) > (name != "gce") * 1e30
+    )
+
+
 # ---- options, libraries ----
 
 

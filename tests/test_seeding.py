@@ -76,3 +76,32 @@ def test_copies_of_an_image_draw_apart_and_the_first_as_the_image_itself():
     assert (drawn[0] == uniform(KEY, [7], 4)[0]).all()
     assert len(np.unique(drawn)) == 12
     assert (drawn[1] != uniform(KEY.on(Stream.FILL), [7], 4)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 2**32}, r"epoch of a key must be an integer in \[0, 4294967296\), found 4294967296"),
+        ({"epoch": -1}, "epoch of a key .* found -1"),
+        ({"epoch": 1.0}, r"epoch of a key .* found 1\.0"),
+        ({"stream": 2**16}, "stream of a key .* found 65536"),
+        ({"seed": 2**64}, "seed of a key .* found 18446744073709551616"),
+    ],
+)
+def test_a_key_that_would_draw_what_another_does_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        words(KEY._replace(**change), [1], 1)
+    edge = {name: type(value)(value - 1) for name, value in change.items() if value in (2**32, 2**16, 2**64)}
+    assert (words(KEY._replace(**edge), [1], 1) == words(KEY._replace(**edge), np.array([1], np.uint8), 1)).all()
+
+
+@pytest.mark.parametrize("ids", [[0.5], [1.0], [[1, 2]], 3, [True], [-1], [2**48], np.array([2**63], np.uint64)])
+def test_what_is_no_row_of_ids_is_refused(ids):
+    for draw in (lambda: words(KEY, ids, 1), lambda: uniform(KEY, ids, 2), lambda: permuted(KEY, ids)):
+        with pytest.raises(ValueError, match=r"ids must be .*number the samples from 0"):
+            draw()
+
+
+def test_no_ids_draw_nothing():
+    assert words(KEY, [], 3).shape == (0, 3)
+    assert permuted(KEY, np.array([], np.int32)).shape == (0,)

@@ -59,7 +59,7 @@ def draws(trainer: Trainer, batch: Batch, u: dict[str, Tensor], numbers: range) 
     logits = {"logits": meta.learned.shared()["policy.policy.logits"]}
     rows, start = [], time.perf_counter()
     for number in numbers:  # an epoch's operations each
-        samples = samples_of(trainer.augment.part(batch, number, len(batch.ids)))
+        samples = samples_of(trainer.augment.part(batch, number, torch.arange(len(batch.ids))))
         problem = meta.problem(meta.weights(trainer.network), samples, SEED)
         rows.append(hypergradient(problem, u, logits, "forward")["logits"].flatten().double())
     return torch.stack(rows), (time.perf_counter() - start) / len(numbers)

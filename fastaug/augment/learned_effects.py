@@ -69,7 +69,7 @@ class LearnedEffects:
 
 
 class Part(NamedTuple):
-    """A part of a batch: its first n samples as the network saw them, on the graph of what is learned.
+    """A part of a batch: n of its samples as the network saw them, on the graph of what is learned.
 
     `log_probability` [n] of the operations drawn for them, or None. `ids` (each once, on the host) and `rows`: the
     images whose learned numbers it depends on, and these numbers, leaves of the graph by table name.
@@ -87,8 +87,8 @@ class Augmentation(Protocol):
 
     outputs: int  # of the network: classes, and the "other" class if there is one
 
-    def part(self, batch: Batch, epoch: int, n: int) -> Part:
-        """The first `n` samples of a training batch once more, on the graph of what is learned."""
+    def part(self, batch: Batch, epoch: int, chosen: Tensor) -> Part:
+        """The samples at positions `chosen` [n] of a training batch once more, on the graph of what is learned."""
 
     def evaluation(self, batch: Batch) -> Tensor:
         """Normalised images [N,3,S,S] float32 of a batch that is not augmented."""

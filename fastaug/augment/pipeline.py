@@ -18,9 +18,9 @@ from fastaug.ops.crop_mix import (
     Sampling,
     Soften,
     crop_mix,
-    first_samples,
     identity_params,
     sample_crop_mix,
+    some_samples,
 )
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.seeding import Key, Stream
@@ -113,13 +113,14 @@ class BatchAugment:
         view = self._view(batch, epoch, self.sample(batch, epoch), self.learned.rows(batch.ids))
         return self._padded(*self._apply(view, epoch, self.dtype))
 
-    def part(self, batch: Batch, epoch: int, n: int) -> Part:
-        """The first `n` samples of what `training` gave, on the graph of what is learned.
+    def part(self, batch: Batch, epoch: int, chosen: Tensor) -> Part:
+        """The samples at positions `chosen` [n] of what `training` gave, on the graph of what is learned.
 
         Bit for bit, but float32 images whatever `dtype` is: autocast rounds them where it rounds those.
         """
-        chosen, params = first_samples(self.sample(batch, epoch), n)
-        batch = Batch(*(field[chosen.to(field.device)] for field in batch))
+        n = len(chosen)
+        taken, params = some_samples(self.sample(batch, epoch), chosen)
+        batch = Batch(*(field[taken.to(field.device)] for field in batch))
         ids, position = torch.unique(batch.ids, return_inverse=True)
         leaves = self.learned.rows(ids)
         rows = {name: leaf[position.to(leaf.device)] for name, leaf in leaves.items()}

@@ -142,8 +142,9 @@ class SharedPolicy(nn.Module):
     def summary(self) -> dict[str, float]:
         """Figures of the policy for the log and its alarms; host sync.
 
-        identity: probability of drawing none, mean over slots; untouched: in all slots; entropy of the operations, 1 is
-        uniform, mean over slots; magnitude: their mean; saturated: share of them within NEAR_BOUND of 0 or 1; and
+        identity: probability of drawing none, mean over slots; untouched: in all slots; largest of all probabilities;
+        entropy of the operations, 1 is uniform, mean over slots; magnitude: their mean; saturated: share of them within
+        NEAR_BOUND of 0 or 1; and
         probability/NAME (mean over slots) and magnitude/NAME of each operation.
         """
         p, magnitudes = self.probabilities().double().cpu(), self.magnitudes().double().cpu()
@@ -151,6 +152,7 @@ class SharedPolicy(nn.Module):
         found = {
             "identity": float(p[:, 0].mean()),
             "untouched": float(p[:, 0].prod()),
+            "largest": float(p.max()),
             "entropy": float(torch.special.entr(p).sum(1).mean()) / math.log(p.shape[1]),
             "magnitude": float(magnitudes.mean()),
             "saturated": float(near.double().mean()),

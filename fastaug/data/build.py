@@ -24,6 +24,7 @@ from fastaug.data.splits import Splits
 from fastaug.errors import DataError
 
 EMBEDDED = "embedded"
+FINGERPRINT = 2  # the version of what DataParts.fingerprint covers
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,39 @@ class DataParts:
         """The path of image `sample` as text."""
         return "" if self.index is None else os.fsdecode(self.index.path(sample)).encode(errors="replace").decode()
 
-    def fingerprint(self) -> str:
-        """SHA-256 of which images are trained on, by relative path: tells whether a run continues on the same data.
+    def fingerprint(self, *, learns: bool = False) -> str:
+        """SHA-256 of all that training depends on in the data: tells whether a run continues as it would have gone on.
 
-        Shards count as other data than the originals: their pixels differ.
+        That is each training image's id, which draws are made for, relative path and label; with `learns` those of the
+        meta split too. Images that are only evaluated may come and go, unless they move the ids of these: ids are row
+        numbers in the order of paths. Shards count as other data than the originals: their pixels differ.
         """
-        digest = hashlib.sha256(self.splits.train.tobytes())
+        digest = hashlib.sha256()
+        for ids in (self.splits.train, self.splits.meta) if learns else (self.splits.train,):
+            digest.update(len(ids).to_bytes(8) + ids.tobytes())
+            if self.index is not None:
+                digest.update(self.index.labels[ids].tobytes())
+                digest.update(np.diff(self.index.paths.offsets)[ids].tobytes())
+                for run in np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1) if len(ids) else []:
+                    first, last = self.index.paths.offsets[run[0]], self.index.paths.offsets[run[-1] + 1]
+                    digest.update(self.index.paths.blob[first:last])
+        self._add_pixels(digest)
+        return f"{FINGERPRINT}:{digest.hexdigest()}"
+
+    def trains_as(self, fingerprint: str, *, learns: bool = False) -> bool:
+        """Whether training on these data is training on those of `fingerprint`, which 0.1.0 may have made."""
+        if fingerprint.startswith(f"{FINGERPRINT}:"):
+            return fingerprint == self.fingerprint(learns=learns)
+        digest = hashlib.sha256(self.splits.train.tobytes())  # 0.1.0: with the paths of all images of the index
         if self.index is not None:
             digest.update(self.index.paths.blob)
             digest.update(self.index.labels.tobytes())
+        self._add_pixels(digest)
+        return fingerprint == digest.hexdigest()
+
+    def _add_pixels(self, digest: "hashlib._Hash") -> None:
         if isinstance(self.index, ShardIndex):
             digest.update(self.index.settings.pixels())
-        return digest.hexdigest()
 
 
 def find_root(root: str, progress: bool) -> Path:

@@ -8,6 +8,7 @@ micro-batches.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,8 @@ class Order:
     """The training order of one split, seen by one process.
 
     `ids` [N]; `batch_size` images an update over all processes; each update is cut into `world * accumulate` pieces of
-    consecutive positions, of which process `rank` takes `accumulate`. Mixing partners stay inside `group` positions.
+    consecutive positions: the first `world` are the first micro-batches of all processes, and so on, so that what all
+    of them do last does not depend on their number. Mixing partners stay inside `group` positions.
     `repeats` > 1 is repeated augmentation (Hoffer et al., arXiv:1901.09335): every update holds that many copies of
     each of its images, and an epoch has the images of a `repeats`-th of the split.
     """
@@ -118,20 +120,37 @@ class Order:
         images = self.batch_size // self.repeats
         return np.concatenate([np.tile(ids[i : i + images], self.repeats) for i in range(0, len(ids), images)])
 
+    def update(self, step: int) -> Request:
+        """The images of update `step` over all processes."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        ids = _epoch_ids(self, epoch)
+        batch = Request(epoch, ids[within * self.batch_size : (within + 1) * self.batch_size])
+        if self.repeats > 1:
+            batch = batch._replace(copies=np.arange(len(batch.ids)) // (len(batch.ids) // self.repeats))
+        return batch
+
+    def spread(self, step: int, share: float, least: int) -> Ids:
+        """The draws of a share of the last micro-batches of update `step`, `least` or more, the same at any world size.
+
+        They are as far apart as can be, so that every process has its part of them.
+        """
+        batch = self.update(step)
+        draws = batch.draws()[int(piece_bounds(len(batch.ids), self.accumulate, self.group)[-2]) :]
+        n = min(len(draws), max(least, round(share * len(draws))))
+        return draws[(np.arange(n) * len(draws) + len(draws) // 2) // n] if n else draws[:0]
+
     def requests(self, first_step: int, last_step: int) -> Iterator[Request]:
         """This process's micro-batches of the updates in [first_step, last_step), `accumulate` for each."""
-        epoch, ids = -1, self.ids
         for step in range(first_step, last_step):
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                ids = self.epoch_ids(epoch)
-            start = step % self.steps_per_epoch * self.batch_size
-            batch = Request(epoch, ids[start : start + self.batch_size])
-            if self.repeats > 1:
-                batch = batch._replace(copies=np.arange(len(batch.ids)) // (len(batch.ids) // self.repeats))
+            batch = self.update(step)
             bounds = piece_bounds(len(batch.ids), self.world * self.accumulate, self.group)
-            for piece in range(self.rank * self.accumulate, (self.rank + 1) * self.accumulate):
+            for piece in range(self.rank, self.world * self.accumulate, self.world):
                 yield batch.keep(slice(bounds[piece], bounds[piece + 1]))
+
+
+@lru_cache(maxsize=2)  # a loader may be an epoch ahead of the training
+def _epoch_ids(order: Order, epoch: int) -> Ids:
+    return order.epoch_ids(epoch)
 
 
 def evaluation_requests(ids: Ids, batch_size: int, world: int, rank: int) -> Iterator[Request]:

@@ -1,5 +1,6 @@
 """Metrics of evaluation, summed on the device and exact over all processes."""
 
+import math
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ class Evaluation:
         if not len(labels):
             return
         logits = logits.double()
-        hits = logits.topk(self._top, dim=-1).indices == labels[:, None]
+        known = ~logits.isnan().any(1, keepdim=True)  # topk takes NaN for the largest of all
+        hits = (logits.topk(self._top, dim=-1).indices == labels[:, None]) & known
         self._counts += torch.stack([hits.new_tensor(len(labels), dtype=torch.int64), hits[:, 0].sum(), hits.sum()])
         self._nll += F.cross_entropy(logits, labels, reduction="sum")
         self._ece.update(logits.softmax(-1), labels)
@@ -40,5 +42,6 @@ class Evaluation:
         if images == 0:
             raise DataError("no image of the split could be decoded")
         nll, ece = accelerator.reduce(self._nll, reduction="sum").item(), float(self._ece.compute())
+        ece = math.nan if math.isnan(nll) else ece  # logits that are NaN have no confidence
         figures = {"top1": right / images, "top5": among / images, "nll": nll / images, "ece": ece}
         return {"images": images, **figures, "ece_bins": self._bins}

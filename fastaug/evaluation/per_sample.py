@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from typing import Any
 
 import torch
@@ -38,7 +39,10 @@ class SampleLosses:
 
     def restore(self, sums: Tensor, main: bool) -> None:
         """Continues from `state`; the sums go to the main process."""
-        self._sums = sums.to(self._sums.device) if main else torch.zeros_like(self._sums)
+        self._sums.zero_()
+        known = min(self._sums.shape[1], sums.shape[1])  # images that are only evaluated may have come or gone since
+        if main:
+            self._sums[:, :known] = sums[:, :known].to(self._sums.device)
 
     def means(self, accelerator: Accelerator) -> Tensor:
         """Mean loss [size], NaN for images that were never trained on; every process must call this."""
@@ -63,25 +67,45 @@ def sample_figures(learned: LearnedParts | None, mean_losses: Tensor | None) -> 
 _SUSPICIOUS = {"loss": 1, "weight": -1}  # sign under which a figure is larger for images whose label looks wrong
 
 
-def found_errors(parts: DataParts, figures: dict[str, Tensor]) -> dict[str, float]:
-    """Area under the ROC curve of each figure for the training images whose label data.labels replaced."""
+def found_errors(parts: DataParts, figures: dict[str, Tensor], most: int | None = None) -> dict[str, float]:
+    """Area under the ROC curve of each figure for the training images whose label data.labels replaced.
+
+    `most`: of so many images, spread over the split; all of them have to be sorted. Default: of all.
+    """
     if parts.index is None or parts.folder_labels is None:
         return {}
-    wrong = torch.from_numpy((parts.index.labels != parts.folder_labels)[parts.splits.train])
+    train = parts.splits.train
+    train = train[:: -(-len(train) // most) if most else 1]
+    wrong = torch.from_numpy(parts.index.labels[train] != parts.folder_labels[train])
     if not wrong.any() or wrong.all():
         return {}
-    ids = torch.from_numpy(parts.splits.train)
-    return {
-        f"{name}_auroc": binary_auroc(_ranks(_SUSPICIOUS[name] * figure[ids].cpu()), wrong.long()).item()
+    ids = torch.from_numpy(train.copy())
+    scores = {
+        name: _ranks(_SUSPICIOUS[name] * figure[ids.to(figure.device)].cpu())
         for name, figure in figures.items()
         if name in _SUSPICIOUS
     }
+    return {f"{name}_auroc": binary_auroc(score, wrong.long()).item() for name, score in scores.items()}
 
 
 def _ranks(score: Tensor) -> Tensor:
-    """Place of each score among the different ones, in [0, 1]: what is between 0 and 1 is not taken for a logit."""
-    place = torch.unique(torch.nan_to_num(score.double()), return_inverse=True)[1]
+    """Place of each score among the different ones, in [0, 1]: what is between 0 and 1 is not taken for a logit.
+
+    NaN, of images that were never trained on, is the least suspicious.
+    """
+    place = torch.unique(torch.nan_to_num(score.double(), nan=-torch.inf), return_inverse=True)[1]
     return place / max(int(place.max()), 1)
+
+
+def suspicious_first(ids: list[int], columns: dict[str, list[float]]) -> list[int]:
+    """`ids` by how wrong their labels look; by the later figures where the first is equal, unknown ones behind all."""
+    told = [(sign, columns[name]) for name, sign in _SUSPICIOUS.items() if name in columns]
+
+    def key(i: int) -> list[tuple[bool, float]]:
+        values = [-sign * column[i] for sign, column in told]
+        return [(math.isnan(value), 0.0 if math.isnan(value) else value) for value in values]
+
+    return sorted(ids, key=key)
 
 
 def samples_table(parts: DataParts, figures: dict[str, Tensor]) -> bytes:
@@ -95,9 +119,7 @@ def samples_table(parts: DataParts, figures: dict[str, Tensor]) -> bytes:
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(["id", "path", "class", *columns])
-    for i in sorted(
-        ids, key=lambda i: [-sign * columns[name][i] for name, sign in _SUSPICIOUS.items() if name in columns]
-    ):
+    for i in suspicious_first(ids, columns):
         label = parts.classes[int(parts.index.labels[i])]
         writer.writerow([i, parts.name_of(i), label, *(f"{column[i]:.6g}" for column in columns.values())])
     return out.getvalue().encode(errors="backslashreplace")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fastaug.hypergrad.written_out import WrittenOut
 from fastaug.targets import SoftTarget
 
 Weights = dict[str, Tensor]  # by the names of network.named_parameters(), those that are trained
@@ -84,7 +85,8 @@ def eager_logits(
     """Logits [n, C] of `images` at `weights`, leaving buffers, generators and weights of the network as they are.
 
     Runs eagerly what was compiled, with copies of the buffers, which BatchNorm moves, and the dropout masks of `seed`.
-    `twice`: attention by its mathematical definition, as the fused kernels have first derivatives only.
+    `twice`: attention by its mathematical definition and some functions written out, as torch's own have first
+    derivatives only.
     """
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     with ExitStack() as stack:
@@ -92,6 +94,7 @@ def eager_logits(
         stack.enter_context(torch.random.fork_rng([images.device] if images.is_cuda else []))
         if twice:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(WrittenOut())
         stack.enter_context(autocast())
         torch.manual_seed(seed)
         logits: Tensor = functional_call(network, {**weights, **buffers}, (images,))

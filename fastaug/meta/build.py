@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -42,14 +43,39 @@ def build_learned(
                 f"at least {SMALLEST_BATCH} images; set it to {least} or more"
             ]
         )
+    check_meta_classes(parts)
     assert parts.index is not None
     images, classes = len(parts.index.labels), len(parts.classes)
-    return build_parts(Setting(recipe, images, classes, optimizer, accelerator.device))
+    trained = torch.from_numpy(parts.splits.train)
+    return build_parts(Setting(recipe, images, classes, optimizer, accelerator.device, trained))
+
+
+def check_meta_classes(parts: DataParts) -> None:
+    """DataError where the meta split shows one class only: whatever is learned would serve that class alone."""
+    missing = missing_meta_classes(parts)
+    if len(missing) == len(parts.classes) - 1:
+        (shown,) = set(parts.classes) - set(missing)
+        raise DataError(
+            f"meta.learn: all {len(parts.splits.meta)} images of the meta split are of class {shown!r}, one of "
+            f"{len(parts.classes)}; add images of the others to it"
+        )
+
+
+def missing_meta_classes(parts: DataParts) -> list[str]:
+    """Classes without an image in the meta split."""
+    assert parts.index is not None
+    shown = set(np.unique(parts.index.labels[parts.splits.meta]).tolist())
+    return [name for label, name in enumerate(parts.classes) if label not in shown]
 
 
 def build_validation(training: Training, parts: DataParts, loader: Loader, augment: Augmentation) -> ValidationGradient:
     """The validation gradient that the meta step follows, on the meta split, which `loader` gives."""
     recipe, accelerator, meta = training.recipe, training.accelerator, training.recipe.meta
+    if missing := missing_meta_classes(parts):
+        training.say(
+            f"meta step: {len(missing)} of {len(parts.classes)} classes have no image in the meta split and nothing "
+            f"is learned for them, the first {missing[0]!r}; add some"
+        )
     requests = partial(
         meta_requests,
         parts.splits.meta,
@@ -82,6 +108,7 @@ def build_meta(
         check_instant(meta, instant, len(parts))
     if meta.engine == "fused":
         check_fused(learned)
+    check_share(training)
     if meta.steps > 1:
         check_windows(training)
     if meta.regulariser not in ("none", "start"):
@@ -124,6 +151,19 @@ def check_fused(learned: LearnedParts) -> None:
     if others:
         raise RecipeError(
             [f"meta.engine: fused differentiates targets only, and {', '.join(others)} acts elsewhere; choose another"]
+        )
+
+
+def check_share(training: Training) -> None:
+    """RecipeError where a process has too few of the images that a meta step differentiates."""
+    meta, processes = training.recipe.meta, training.accelerator.num_processes
+    differentiated = len(training.differentiated(0))
+    if differentiated < SMALLEST_BATCH * processes:
+        raise RecipeError(
+            [
+                f"meta.fraction: {meta.fraction} of an update's last micro-batches are {differentiated} images, fewer "
+                f"than {SMALLEST_BATCH} for each of {processes} processes; raise it, or lower train.accumulate"
+            ]
         )
 
 

@@ -61,9 +61,9 @@ class FusedStep(PassStep):
     def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
         """Moves what is learned by the hypergradient that the pass has found."""
         cotangent, self._cotangent = self._cotangent, None
-        if cotangent is None or (n := self.images_of(batch)) is None:
+        if cotangent is None or (chosen := self.chosen(batch, step)) is None:
             return
-        part = self.augment.part(batch, step // self.training.steps_per_epoch, n)
+        part = self.augment.part(batch, step // self.training.steps_per_epoch, chosen)
         gradients = pull_back(samples_of(part), cotangent, self.leaves(part.rows), over_processes)
         shared = self.learned.shared()
         self.move({name: over_processes(g) if name in shared else g for name, g in gradients.items()}, part.ids, step)
@@ -71,6 +71,10 @@ class FusedStep(PassStep):
 
 class InstantStep(PassStep):
     """Instant reweighting: loss weights and soft labels set anew in every training pass, nothing is kept."""
+
+    def unsettled(self) -> int:
+        """None: they follow from the direction ahead, which knows its length at no time."""
+        return 0
 
     def before_forward(
         self, images: Tensor, target: SoftTarget, step: int, seed: int

@@ -19,13 +19,18 @@ SATURATED = 0.98  # from here on a bounded number counts as being at its bound
 
 
 class Setting(NamedTuple):
-    """What a learned part is built from. `images`: ids in the index; `device`: where tables by id belong."""
+    """What a learned part is built from.
+
+    `images`: ids in the index; `device`: where tables by id belong; `trained`: ids [N] of the training split, all if
+    None.
+    """
 
     recipe: Recipe
     images: int
     classes: int
     optimizer: torch.optim.Optimizer
     device: torch.device
+    trained: Tensor | None = None
 
 
 class Revision(NamedTuple):

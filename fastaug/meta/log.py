@@ -12,6 +12,9 @@ from fastaug.meta.learned_part import SATURATED
 from fastaug.meta.parameters import LearnedParts
 
 _OF_A_LINE = ("cosine_with_last", "without_weight")
+# What is left of a gradient in the root of Adam's or RMSprop's mean of squares (factor .99): at once, and a step later.
+LEFT, FADING = 0.1, 0.995
+HELD_BACK = 10.0  # steps shorter than that by the memory of one gradient are an alarm
 Figures = dict[str, Tensor]
 
 
@@ -21,7 +24,9 @@ class MetaLog:
     def __init__(self) -> None:
         self._pending: list[tuple[int, list[Figures]]] = []
         self._last: Tensor | None = None
-        self.skipped = 0  # meta steps left out because their hypergradient was not finite
+        self._largest = self._recent = 0.0  # what a meta-optimizer remembers of the largest gradient; recent ones' mean
+        self.skipped = 0  # meta steps left out, mostly because their hypergradient was not finite
+        self.just_skipped = 0  # those of them among the lines last read
         self.without_weight = 0.0  # share of samples with instant weight 0, mean of the lines last read
 
     def add(
@@ -30,11 +35,14 @@ class MetaLog:
         shared: Mapping[str, Tensor],
         samples: Mapping[str, Tensor],
         weights: Tensor | None = None,
+        *,
+        rate: float = 1.0,
     ) -> None:
         """The hypergradient after update `step` (from 0) in shared parameters and in numbers of single samples.
 
         `weights` [n]: what instant weights came of it. Gradients that are not finite are left out, and said to be: any
-        number of the shared ones, all of the samples.
+        number of the shared ones, all of the samples. `rate`: the update's learning rate, which the hypergradient is
+        proportional to.
         """
         figures = []
         if shared:
@@ -45,7 +53,9 @@ class MetaLog:
                 else F.cosine_similarity(flat, self._last.to(flat.device), dim=0)
             )
             self._last = flat
-            figures.append({"size": _size(flat), "lost": ~flat.isfinite().all(), "cosine_with_last": cosine})
+            size = _size(flat)
+            lost = ~flat.isfinite().all()
+            figures.append({"size": size, "lost": lost, "cosine_with_last": cosine, "at_rate_1": size / (rate or 1.0)})
         if samples:
             flat = _flat(samples)
             figures.append({"size": _size(flat), "lost": ~flat.isfinite().any()})
@@ -59,7 +69,9 @@ class MetaLog:
 
     def read(self) -> list[dict[str, Any]]:
         """A line for every meta step since the last call; the host sync of a log line."""
+        before = self.skipped
         lines = [self._line(step, figures) for step, figures in self._pending]
+        self.just_skipped = self.skipped - before
         if shares := [line["without_weight"] for line in lines if "without_weight" in line]:
             self.without_weight = sum(shares) / len(shares)
         self._pending = []
@@ -72,16 +84,27 @@ class MetaLog:
         if any(kind["lost"] for kind in figures if "lost" in kind):
             self.skipped += 1
             line["skipped"] = True
+        for kind in figures:
+            if "at_rate_1" in kind:
+                self._largest = max(FADING * self._largest, LEFT * kind["at_rate_1"])
+                self._recent += 0.1 * (kind["at_rate_1"] - self._recent)
         rest = {name: value for kind in figures for name, value in kind.items() if name in _OF_A_LINE}
         return line | {name: value for name, value in rest.items() if not math.isnan(value)}
 
+    def held_back(self) -> float:
+        """How many times one large hypergradient makes the steps of a meta-optimizer shorter that remembers squares."""
+        return self._largest / self._recent if self._recent > 0 else 0.0
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps; the lines were read before."""
-        return {"last": self._last, "skipped": self.skipped}
+        sizes = {"largest": self._largest, "recent": self._recent}
+        return {"last": self._last, "skipped": self.skipped, "sizes": sizes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from `state_dict`."""
         self._last, self.skipped, self._pending = state["last"], state["skipped"], []
+        sizes = state.get("sizes", {"largest": 0.0, "recent": 0.0})  # 0.1.0 had none
+        self._largest, self._recent = sizes["largest"], sizes["recent"]
 
 
 def _flat(gradients: Mapping[str, Tensor]) -> Tensor:
@@ -96,15 +119,31 @@ def _size(flat: Tensor) -> Tensor:
 
 
 def alarms(learned: LearnedParts, summaries: dict[str, dict[str, float]], log: MetaLog, left_out: int) -> list[str]:
-    """What looks wrong in the values learned, each with what to try; `left_out`: validation gradients not finite."""
+    """What looks wrong in the values learned, each with what to try; of steps left out only those not told before.
+
+    `left_out`: validation gradients that were not finite since the last line.
+    """
     raised = [alarm for name, part in learned.each().items() for alarm in part.alarms(summaries[name])]
     if log.without_weight > SATURATED:
         raised.append(
             f"{log.without_weight:.0%} of the samples got the instant weight 0: training and meta split contradict "
             "each other, or the network fits the training images no better than chance; lower optim.lr"
         )
-    if log.skipped:
-        raised.append(f"{log.skipped} meta steps were left out: their hypergradient was not finite; lower optim.lr")
+    if log.just_skipped:
+        raised.append(
+            f"{log.just_skipped} meta steps were left out ({log.skipped} so far): their hypergradient or update was "
+            "not finite (lower optim.lr), or damage left a process fewer than two of their images"
+        )
     if left_out:
         raised.append(f"{left_out} validation gradients were left out: they were not finite; lower optim.lr")
     return raised
+
+
+def held_back_alarm(log: MetaLog) -> list[str]:
+    """Where the meta-optimizer remembers squares: one early gradient that holds all later steps back."""
+    if log.held_back() <= HELD_BACK:
+        return []
+    return [
+        f"a hypergradient was so large that the meta-optimizer's steps are {log.held_back():.0f} times shorter now, "
+        "until its memory fades; raise meta.start_epochs, or set meta.optimizer to sgd"
+    ]

@@ -43,18 +43,18 @@ class OneStep(MetaStep):
         )
 
     def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
-        """The meta step after update `step`, on the first images of its last micro-batch."""
+        """The meta step after update `step`, on some images of its last micro-batch."""
         recorded, self.recorded = self.recorded, None
-        if recorded is None or (n := self.images_of(batch)) is None:
+        if recorded is None or (chosen := self.chosen(batch, step)) is None:
             return
-        part = self.augment.part(batch, step // self.training.steps_per_epoch, n)
+        part = self.augment.part(batch, step // self.training.steps_per_epoch, chosen)
         self.renew(step)
         v = self.validation.value()
         if self.training.average is not None:
             v = through_average(v, self.training.average_decay(step))
         problem = self.problem(recorded.weights, samples_of(part), seed)
         u = self._implicit(problem, v) if self.meta.engine == "implicit" else recorded.direction(v)
-        gradients = self.gradients(problem, u, self.leaves(part.rows), logits if n == len(logits) else None)
+        gradients = self.gradients(problem, u, self.leaves(part.rows), logits if len(chosen) == len(logits) else None)
         shared = self.learned.shared()
         gradients = {name: over_processes(g) if name in shared else g for name, g in gradients.items()}
         if self.learned.acts_on_updates:

@@ -1,6 +1,6 @@
 """Tables by stable id: numbers learned for every training image, moved only where a batch met the image."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,16 @@ class WeightTable(nn.Module):
         super().__init__()
         self.lr, self.bounds = lr, bounds
         self.register_buffer("weight", torch.ones(size))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Rows of ids by number: images behind them, which are only evaluated, may have come or gone since."""
+        name = f"{prefix}weight"
+        if name in state_dict:
+            stored, rows = state_dict[name], torch.ones_like(self.weight)
+            known = min(len(rows), len(stored))
+            rows[:known] = stored[:known]
+            state_dict = {**state_dict, name: rows}
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Weights [n] of `ids` [n] (on the host)."""

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -22,14 +24,19 @@ from torch import Tensor, nn
 from fastaug.augment.learned_effects import Augmentation, Part
 from fastaug.batch import Batch
 from fastaug.distributed import any_process, gathered, over_processes
+from fastaug.hypergrad.optimizer_jacobians.recorded_step import rule_of
 from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights
 from fastaug.meta.engine_choice import EngineChoice
-from fastaug.meta.log import MetaLog, alarms
+from fastaug.meta.log import MetaLog, alarms, held_back_alarm
 from fastaug.meta.parameters import LearnedParts
 from fastaug.meta.validation_gradient import ValidationGradient
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.targets import SoftTarget
 
+# First updates without a meta step where the optimizer divides by a root D of second moments: its first step is the
+# gradient's sign, whose exact derivative is 0 but where the gradient is next to nothing, and there eps alone bounds it.
+# With three gradients in it, 1/D has a finite variance.
+UNSETTLED = 2
 ROW = "row of "  # before a table's name, where rows stand beside shared parameters
 
 
@@ -39,7 +46,8 @@ class Training:
 
     `network`: the bare module; `model`: the network as training calls it; `average`: its moving average if that is
     validated, and `average_decay(step)` its factor in update `step`. `losses`: those of single samples.
-    `update_size(step)`: images of an update over all processes.
+    `update_size(step)`: images of an update over all processes; `differentiated(step)`: draws of those that a meta step
+    differentiates, in the last micro-batch of each process.
     """
 
     recipe: Recipe
@@ -52,6 +60,7 @@ class Training:
     losses: Losses
     steps_per_epoch: int
     update_size: Callable[[int], int]
+    differentiated: Callable[[int], npt.NDArray[np.int64]]
     say: Callable[[str], None]
 
 
@@ -106,14 +115,19 @@ class MetaStep(NoMetaStep):
         self.training, self.augment, self.learned, self.validation = training, augment, learned, validation
         self.meta, self.accelerator = training.recipe.meta, training.accelerator
         self.network, self.optimizer = training.network, training.optimizer
-        self.first_step = round(self.meta.start_epochs * training.steps_per_epoch)
+        self.first_step = max(round(self.meta.start_epochs * training.steps_per_epoch), self.unsettled())
         self.engine = EngineChoice(training.recipe, training.say)
         self.meta_optimizer = build_meta_optimizer(self.meta.optimizer, learned.groups())
         self.names: list[str] | None = None  # of the weights that v is in; None: all
         self.log = MetaLog()
+        self._told = 0  # of the validation gradients left out
         self._start = {name: p.detach().clone() for name, p in learned.shared().items()}
 
     # ---- when ----
+
+    def unsettled(self) -> int:
+        """Updates at the start of training whose derivatives mean nothing yet."""
+        return UNSETTLED if rule_of(self.optimizer, self.meta.approximate).uses_gradients else 0
 
     def due(self, step: int) -> bool:
         """Whether a meta step belongs to update `step` (from 0)."""
@@ -123,12 +137,17 @@ class MetaStep(NoMetaStep):
         """Whether the meta step has work in update `step`."""
         return self.due(step)
 
-    def images_of(self, batch: Batch) -> int | None:
-        """How many of a micro-batch's images a meta step differentiates; None where it has to be left out."""
-        n = min(len(batch.ids), max(SMALLEST_BATCH, round(self.meta.fraction * len(batch.ids))))
-        if self.accelerator.optimizer_step_was_skipped or any_process(self.accelerator, n < SMALLEST_BATCH):
-            return None  # the network did not learn in this update, or damage has left too few images
-        return n
+    def chosen(self, batch: Batch, step: int) -> Tensor | None:
+        """Positions [n] of the images that a meta step differentiates, in the last micro-batch of update `step`.
+
+        None, and so it is said in the log, where the meta step has to be left out.
+        """
+        found = torch.isin(batch.draws, torch.from_numpy(self.training.differentiated(step))).nonzero()[:, 0]
+        few = any_process(self.accelerator, len(found) < SMALLEST_BATCH)
+        if self.accelerator.optimizer_step_was_skipped or few:
+            self.log.skip(step)  # the network did not learn in this update, or damage has left too few images
+            return None
+        return found
 
     # ---- what is differentiated ----
 
@@ -166,7 +185,7 @@ class MetaStep(NoMetaStep):
         rows = {name.removeprefix(ROW): g for name, g in gradients.items() if name.startswith(ROW)}
         parameters = self.learned.shared()
         shared = {name: gradients.get(name, torch.zeros_like(p)) for name, p in parameters.items()}
-        self.log.add(step, shared, rows)
+        self.log.add(step, shared, rows, rate=float(self.optimizer.param_groups[0]["lr"]))
         steps = self._with_penalty(shared, parameters)
         if steps and all(bool(g.isfinite().all()) for g in steps.values()):  # host sync
             assert self.meta_optimizer is not None
@@ -201,7 +220,11 @@ class MetaStep(NoMetaStep):
             return [], {}, []
         summaries = self.learned.summaries()
         values = {name: value for summary in summaries.values() for name, value in summary.items()}
-        return lines, values, alarms(self.learned, summaries, self.log, self.validation.left_out)
+        new, self._told = self.validation.left_out - self._told, self.validation.left_out
+        raised = alarms(self.learned, summaries, self.log, new)
+        if self.meta.optimizer != "sgd":
+            raised += held_back_alarm(self.log)
+        return lines, values, raised
 
     def skipped(self) -> dict[int, str]:
         """Damaged meta images so far, by id, with the reason."""
@@ -228,6 +251,7 @@ class MetaStep(NoMetaStep):
         self.validation.load_state_dict(state["validation"])
         self.engine.chosen = state["engine"]
         self.log.load_state_dict(state["log"])
+        self._told = self.validation.left_out
 
 
 def build_meta_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:

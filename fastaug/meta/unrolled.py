@@ -59,9 +59,8 @@ class UnrolledSteps(MetaStep):
         place = self.place(step)
         if place is None or self._window is None:
             return
-        if self.images_of(batch) is None:
+        if self.chosen(batch, step) is None:
             self._window, self._updates = None, []  # this update cannot be repeated: the next window begins anew
-            self.log.skip(step)
             return
         update = TakenUpdate(batch, step, seed, self._settings)
         samples, settings = self._replayed(len(self._updates), update)
@@ -82,7 +81,7 @@ class UnrolledSteps(MetaStep):
         self.renew(step)
         epochs = [update.step // self.training.steps_per_epoch for update in self._updates]
         self._parts = [
-            self.augment.part(update.batch, epoch, len(update.batch.ids))
+            self.augment.part(update.batch, epoch, torch.arange(len(update.batch.ids)))
             for update, epoch in zip(self._updates, epochs, strict=True)
         ]
         rows = {_row(name, k): row for k, part in enumerate(self._parts) for name, row in part.rows.items()}

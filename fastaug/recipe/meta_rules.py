@@ -46,7 +46,8 @@ def _idle_keys(recipe: Recipe) -> list[str]:
 META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: not r.meta.learn and bool(_idle_keys(r)),
-        "meta.learn: is empty, so that the other keys of meta have no effect; name what is to be learned",
+        "meta.learn: is empty, so that the other keys of meta have no effect; name what is to be learned, "
+        "or write out meta.learn: [] for a control without it",
     ),
     (
         lambda r: len(set(r.meta.learn)) < len(r.meta.learn),

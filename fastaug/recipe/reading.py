@@ -209,10 +209,18 @@ def _read(values: Any, path: Path, overrides: list[str], unnumbered: int) -> tup
     recipe = _built(Recipe, values, "", problems)
     if recipe.run.dir is None:
         recipe.run.dir = str(Path("runs") / path.stem)
+    if _turns_off_meta(values):
+        recipe.meta = type(recipe.meta)()
     problems += validate(recipe, unusable={key_of(text) for text in problems})
     if problems:
         raise RecipeError(problems)
     return recipe, number
+
+
+def _turns_off_meta(values: Any) -> bool:
+    """Whether `meta.learn: []` is written out: the control of a recipe that learns, so that other keys may stay."""
+    meta = values.get("meta") if isinstance(values, dict) else None
+    return isinstance(meta, dict) and meta.get("learn") == []
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -5,7 +5,6 @@ No stage waits for the device: on a GPU its time is that between two events in t
 loader with the network, the loader alone, and the network alone on a batch that is there already.
 """
 
-import itertools
 import json
 import math
 import os
@@ -231,9 +230,18 @@ def loader_alone(trainer: Trainer, steps: int) -> tuple[float, Batch]:
 
 def compute_alone(trainer: Trainer, batch: Batch, steps: int) -> float:
     """Seconds per update on a batch that is there already."""
-    again = itertools.repeat(batch)
+    again = shown_again(trainer, batch, WARM_UP + steps)
     timed_loop(trainer, lambda: train_step(trainer, again), WARM_UP)
     return timed_loop(trainer, lambda: train_step(trainer, again), steps) / steps
+
+
+def shown_again(trainer: Trainer, batch: Batch, steps: int) -> Iterator[Batch]:
+    """The images of `batch` under the ids of the next `steps` updates, which the meta step looks for."""
+    first = trainer.progress.step
+    for request in trainer.order.requests(first, first + steps):
+        n = min(len(request.ids), len(batch.ids))
+        ids, draws = (torch.from_numpy(numbers[:n].copy()) for numbers in (request.ids, request.draws()))
+        yield Batch(batch.images[:n], batch.labels[:n], ids, draws)
 
 
 def timed_loop(trainer: Trainer, call: Callable[[], Any], times: int) -> float:

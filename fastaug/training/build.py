@@ -141,6 +141,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
             losses=sample_losses(recipe.augment),
             steps_per_epoch=order.steps_per_epoch,
             update_size=order.size,
+            differentiated=lambda step: order.spread(step, recipe.meta.fraction, SMALLEST_BATCH),
             say=console.print,
         )
         validation = build_validation(training, parts, meta_loader(recipe, accelerator, parts), augment)

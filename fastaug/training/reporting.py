@@ -19,6 +19,8 @@ from fastaug.training.build import Trainer
 from fastaug.training.result import write_result
 from fastaug.training.timing import Awaited, Clock
 
+AUROC_IMAGES = 10_000  # of a log line's figure, whose cost grows with them; the final one is of all
+
 
 def report(trainer: Trainer, event: str, values: dict[str, Any]) -> None:
     """Writes `values` to metrics.jsonl and the trackers; main process only."""
@@ -56,7 +58,7 @@ def log_meta(trainer: Trainer) -> None:
         return
     for line in lines:
         trainer.folder.append("metrics.jsonl", line)
-    values |= found_errors(trainer.parts, sample_figures(trainer.meta.learned, None))
+    values |= found_errors(trainer.parts, sample_figures(trainer.meta.learned, None), most=AUROC_IMAGES)
     report(trainer, "learned", values | ({"alarms": alarms} if alarms else {}))
     for alarm in alarms:
         trainer.console.print(f"meta step: {alarm}")

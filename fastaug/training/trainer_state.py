@@ -29,7 +29,7 @@ def save(trainer: Trainer) -> None:
         "position": trainer.order.position(progress.step),
         "progress": asdict(progress),
         "meter": meter,
-        "data": trainer.parts.fingerprint(),
+        "data": trainer.parts.fingerprint(learns=trainer.meta.learned is not None),
         "classes": list(trainer.parts.classes),
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
@@ -113,9 +113,10 @@ def load_into(trainer: Trainer, path: str) -> dict[str, int] | None:
 
 def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[str, Any]) -> dict[str, int] | None:
     check_classes(trainer, state, path)
-    if state["data"] != trainer.parts.fingerprint():
+    if not trainer.parts.trains_as(state["data"], learns=trainer.meta.learned is not None):
         raise DataError(
-            f"data.root: the images are not those that {path} was trained on; put them back, or choose another run.dir"
+            f"data.root: the images to train on, their labels or their numbers in the order of all paths are not those "
+            f"that {path} was trained on; put the folder back as it was, or choose another run.dir"
         )
     load_weights(trainer.network, weights["model"])
     if trainer.ema is not None:

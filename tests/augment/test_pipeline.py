@@ -225,7 +225,7 @@ def test_a_part_is_what_training_gave_bit_for_bit(keys, n, dtype):
     weights.weight[:] = torch.rand(100, generator=torch.Generator().manual_seed(0))
     augment, given = BatchAugment(recipe, CLASSES, learned=learned, dtype=dtype), batch()
     images, target = augment.training(given, epoch=3)
-    part = augment.part(given, epoch=3, n=n)
+    part = augment.part(given, epoch=3, chosen=torch.arange(n))
     assert part.images.dtype == torch.float32
     torch.testing.assert_close(part.images.to(dtype), images[:n], rtol=0, atol=0)
     for found, whole in zip(part.target[:3], target[:3], strict=True):
@@ -259,7 +259,7 @@ def test_a_part_keeps_the_rows_of_soft_labels_and_knows_whose_they_are(n):
     )
     given = batch([5, 5, *range(10, 20)])
     _, target = augment.training(given, epoch=1)
-    part = augment.part(given, epoch=1, n=n)
+    part = augment.part(given, epoch=1, chosen=torch.arange(n))
     assert target.rows.shape == (N, 2, CLASSES)
     torch.testing.assert_close(part.target.rows, target.rows[:n], rtol=0, atol=0)
     torch.testing.assert_close(target.rows[:, 0], learned.labels[given.ids], rtol=0, atol=0)

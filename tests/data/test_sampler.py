@@ -62,9 +62,35 @@ def test_pieces_of_all_ranks_make_the_sequence_of_one_process(order: Order) -> N
     ranks = [list(of_rank(order, rank).requests(0, steps)) for rank in range(order.world)]
     for step in range(steps):
         cut = slice(step * order.accumulate, (step + 1) * order.accumulate)
-        pieces = [request.ids for rank in ranks for request in rank[cut]]
+        pieces = [request.ids for micro in zip(*(rank[cut] for rank in ranks), strict=True) for request in micro]
         np.testing.assert_array_equal(np.concatenate(pieces), whole[step])
         assert len(whole[step]) == order.size(step)
+
+
+@given(orders(), st.floats(0.01, 1), st.data())
+def test_what_is_spread_does_not_depend_on_the_processes_and_lies_in_their_last_micro_batches(
+    order: Order, share: float, data: st.DataObject
+) -> None:
+    step = data.draw(st.integers(0, 2 * order.steps_per_epoch))
+    chosen = order.spread(step, share, 2)
+    for world in (1, 2, 3):
+        ranks = [Order(**{**vars(order), "world": world, "rank": rank}) for rank in range(world)]
+        np.testing.assert_array_equal(ranks[-1].spread(step, share, 2), chosen)
+        last = [list(rank.requests(step, step + 1))[-1].draws() for rank in ranks]
+        met = np.concatenate([draws[np.isin(draws, chosen)] for draws in last])
+        np.testing.assert_array_equal(met, chosen)
+        size = sum(map(len, last))
+        assert len(chosen) == min(size, max(2, round(share * size)))
+        if order.group == 1:  # cut evenly, every process has its part
+            parts = [int(np.isin(draws, chosen).sum()) for draws in last]
+            assert max(parts) - min(parts) <= 2
+
+
+def test_copies_of_an_image_are_spread_as_images_are() -> None:
+    order = Order(np.arange(40), 0, 8, repeats=2)
+    chosen = order.spread(3, 0.5, 2)
+    assert len(np.unique(chosen)) == 4
+    assert np.isin(chosen, next(order.requests(3, 4)).draws()).all()
 
 
 @given(size=st.integers(0, 500), parts=st.integers(1, 16), group=st.integers(1, 9))

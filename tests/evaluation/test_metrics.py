@@ -103,6 +103,14 @@ def test_a_model_that_is_sure_and_right_and_one_that_is_sure_and_wrong(accelerat
     assert wrong["ece"] == pytest.approx(1)
 
 
+def test_outputs_that_are_nan_hit_nothing(accelerator: Accelerator) -> None:
+    nan = float("nan")
+    logits = torch.tensor([[0.0, nan, 1.0], [nan, nan, nan], [0.0, 5.0, 1.0]])
+    result = measured(accelerator, logits, torch.tensor([1, 0, 1]), [3], 15)
+    assert (result["images"], result["top1"], result["top5"]) == (3, 1 / 3, 1 / 3)
+    assert np.isnan([result["nll"], result["ece"]]).all()
+
+
 @pytest.mark.parametrize("batches", [0, 1])
 def test_no_image_at_all_is_an_error(accelerator: Accelerator, batches: int) -> None:
     meter = Evaluation(10, 15, CPU)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastaug.meta.log import MetaLog, alarms
+from fastaug.meta.log import MetaLog, alarms, held_back_alarm
 from fastaug.meta.parameters import LearnedParts
 
 NAN = float("nan")
@@ -40,7 +40,45 @@ def test_share_of_samples_without_weight():
     assert "100% of the samples got the instant weight 0" in alarms(LearnedParts({}), {}, log, 0)[0]
 
 
-def test_what_was_left_out_is_said():
+def test_what_was_left_out_is_said_once():
     log = MetaLog()
-    log.skipped = 3
-    assert [text[:2] for text in alarms(LearnedParts({}), {}, log, 2)] == ["3 ", "2 "]
+    log.skip(0)
+    log.add(1, {"a": torch.tensor([NAN])}, {})
+    log.read()
+    assert [text[:2] for text in alarms(LearnedParts({}), {}, log, 1)] == ["2 ", "1 "]
+    log.add(2, {"a": torch.tensor([1.0])}, {})
+    log.read()
+    assert alarms(LearnedParts({}), {}, log, 0) == []
+    log.skip(3)
+    log.read()
+    assert alarms(LearnedParts({}), {}, log, 0)[0].startswith("1 meta steps were left out (3 so far)")
+
+
+def test_a_hypergradient_that_holds_the_meta_optimizer_back_is_an_alarm_until_its_memory_fades():
+    log, parameter = MetaLog(), torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter], lr=1.0, betas=(0.9, 0.99))
+    steps = []
+    for step, size in enumerate([0.02, 64.0, *[0.25] * 1000]):
+        log.add(step, {"a": torch.tensor([size * 1e-3])}, {}, rate=1e-3)  # as it shrinks with the schedule
+        parameter.grad, before = torch.tensor([size]), parameter.item()
+        optimizer.step()
+        steps.append(before - parameter.item())
+        log.read()
+        if step == 1:
+            assert held_back_alarm(log) == []
+        if step == 100:
+            assert "meta.start_epochs" in held_back_alarm(log)[0]
+            assert log.held_back() == pytest.approx(1 / steps[-1], rel=0.25)
+    assert held_back_alarm(log) == []
+    assert steps[-1] == pytest.approx(1, rel=0.2)
+
+
+def test_the_alarm_continues_from_a_checkpoint():
+    log, other = MetaLog(), MetaLog()
+    for step, size in enumerate([64.0, *[0.25] * 60]):
+        log.add(step, {"a": torch.tensor([size])}, {})
+    log.read()
+    other.load_state_dict(log.state_dict())
+    assert other.held_back() == log.held_back() > 10
+    other.load_state_dict({"last": None, "skipped": 1})  # of 0.1.0
+    assert held_back_alarm(other) == []

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fastaug.data.sampler import Order
 from fastaug.errors import RecipeError
 from fastaug.hypergrad.engines.unroll import Window
 from fastaug.meta.build import check_windows
@@ -39,7 +40,7 @@ def test_the_replay_ends_at_the_weights_of_training_and_learns_everything(train,
     )
 
     def watched(self, window, step):
-        self._parts = [self.augment.part(u.batch, u.step // 3, len(u.batch.ids)) for u in self._updates]
+        self._parts = [self.augment.part(u.batch, u.step // 3, torch.arange(len(u.batch.ids))) for u in self._updates]
 
         def kept(weights):
             found = [
@@ -121,12 +122,12 @@ def test_what_cannot_be_unrolled_is_refused(train):
 
 
 def test_a_window_with_an_update_that_damage_left_too_small_is_left_out_and_said_to_be(train, monkeypatch):
-    images_of = UnrolledSteps.images_of
-    monkeypatch.setattr(
-        UnrolledSteps,
-        "images_of",
-        lambda self, batch: None if len(self._updates) == 1 and not met else images_of(self, batch),
-    )
+    differentiated = Order.spread
+
+    def damaged(self, step, share, least):
+        return differentiated(self, step, share, least)[: 1 if step == 1 else None]
+
+    monkeypatch.setattr(Order, "spread", damaged)
     met = []
     skip = MetaLog.skip
     monkeypatch.setattr(MetaLog, "skip", lambda self, step: (met.append(step), skip(self, step)))

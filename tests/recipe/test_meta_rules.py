@@ -2,14 +2,16 @@
 
 import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from fastaug.errors import RecipeError
 from fastaug.recipe.meta_rules import META_NEEDS, META_RULES
-from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.reading import read_recipe, to_yaml
 from fastaug.recipe.schema import Meta
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 UNROLLED = ["meta.steps=4", "meta.fraction=1"]
 OUTSIDE = "meta.learn=['my.parts:ClassWeights']"
 FUSED = ["meta.engine=fused", "meta.fraction=1"]
@@ -197,3 +199,13 @@ def test_every_rule_is_broken_above(tmp_path):
 @pytest.mark.parametrize("keys", [keys for _, _, keys in META_NEEDS], ids=" ".join)
 def test_keys_that_may_do_nothing_are_keys(keys):
     assert set(keys) <= {field.name for field in fields(Meta)}
+
+
+@pytest.mark.parametrize("name", ["mnist5k_weights", "imagenet_sa_meta"])
+def test_the_control_of_a_recipe_that_learns_is_the_recipe_without_the_section(name, tmp_path):
+    control = read_recipe(RECIPES / f"{name}.yaml", ["meta.learn=[]", "meta.every=3"])
+    assert control.meta == Meta()
+    (tmp_path / "recipe.yaml").write_text(to_yaml(control))
+    assert read_recipe(tmp_path / "recipe.yaml") == control
+    with pytest.raises(RecipeError, match=r"meta\.every: 0 must be above 0"):
+        read_recipe(RECIPES / f"{name}.yaml", ["meta.learn=[]", "meta.every=0"])

@@ -149,6 +149,7 @@ def test_the_meta_step_is_a_stage_over_whole_cadences(
     trainer = make_trainer(*WITH_META, f"data.root={jpeg_folder(images=16)}", *words)
     found = profile(trainer, 3)
     assert len(found.steps) == 4  # two cadences
+    assert not any(line.get("skipped") for line in trainer.meta.log.read())  # nor on a batch that is shown again
     assert ["meta" in step for step in found.steps].count(True) == 2
     assert found.mean("meta") > 0
     assert "meta" not in found.not_measured

@@ -10,7 +10,7 @@ from fastaug.augment.learned_effects import View
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.meta.learned_part import SATURATED, LearnedPart, Setting
 
-IDENTITY = 0.95  # probability of doing nothing above which a policy has collapsed
+COLLAPSED = 0.95  # probability of one operation, or of doing nothing, above which a policy has collapsed
 
 
 class PolicyPart(LearnedPart):
@@ -93,10 +93,13 @@ class SharedPolicyPart(PolicyPart):
         return {f"policy_{name}": value for name, value in self.policy.summary().items()}
 
     def alarms(self, summary: dict[str, float]) -> list[str]:
-        """Collapse to doing nothing, magnitudes at a bound."""
+        """Collapse to doing nothing or to one operation, magnitudes at a bound."""
         raised = super().alarms(summary)
-        if summary["policy_identity"] > IDENTITY:
-            raised.append("the policy has collapsed to identity; raise meta.start_epochs or lower meta.policy_lr")
+        remedy = "raise meta.start_epochs, lower meta.policy_lr, or set meta.regulariser to entropy"
+        if summary["policy_identity"] > COLLAPSED:
+            raised.append(f"the policy has collapsed to identity; {remedy}")
+        elif summary["policy_largest"] > COLLAPSED:
+            raised.append(f"a slot of the policy draws one operation in {summary['policy_largest']:.1%}; {remedy}")
         for name, value in summary.items():
             if name.startswith("policy_magnitude/") and abs(2 * value - 1) > 2 * SATURATED - 1:
                 raised.append(f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate")

@@ -8,6 +8,7 @@ from fastaug.meta.sample_tables import SampleTable, WeightTable
 from fastaug.targets import SoftTarget, mixed_weight
 
 FAINT = 0.2  # a mean weight below it is an alarm
+MANY = 0.5  # so large a share of images without any weight is an alarm
 
 
 class SampleWeights(LearnedPart):
@@ -19,6 +20,7 @@ class SampleWeights(LearnedPart):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.table = WeightTable(setting.images, setting.recipe.meta.weights_lr).to(setting.device)
+        self._trained = None if setting.trained is None else setting.trained.to(setting.device)
 
     def tables(self) -> dict[str, SampleTable]:
         """The table of weights."""
@@ -30,8 +32,8 @@ class SampleWeights(LearnedPart):
         return target._replace(weight=target.weight * weight)
 
     def summary(self) -> dict[str, float]:
-        """Mean weight, and share of images without any."""
-        weight = self.table.weight
+        """Mean weight of the training images, and share of those without any."""
+        weight = self.table.weight if self._trained is None else self.table.weight[self._trained]
         return {"weight_mean": weight.mean().item(), "weight_zero": (weight == 0).float().mean().item()}
 
     def per_sample(self) -> dict[str, Tensor]:
@@ -39,7 +41,13 @@ class SampleWeights(LearnedPart):
         return {"weight": self.table.weight}
 
     def alarms(self, summary: dict[str, float]) -> list[str]:
-        """Weights that have all but vanished."""
-        if summary["weight_mean"] >= FAINT:
-            return []
-        return [f"the mean sample weight is {summary['weight_mean']:.3f}; lower meta.weights_lr"]
+        """Weights that have all but vanished, in the mean or for half of the images."""
+        raised = []
+        if summary["weight_mean"] < FAINT:
+            raised.append(f"the mean sample weight is {summary['weight_mean']:.3f}; lower meta.weights_lr")
+        if summary["weight_zero"] >= MANY:
+            raised.append(
+                f"{summary['weight_zero']:.0%} of the training images have weight 0: training and meta split "
+                "contradict each other, or weights move too fast; look at samples.csv, or lower meta.weights_lr"
+            )
+        return raised

@@ -13,7 +13,14 @@ from torch import Tensor
 from fastaug.ops.crop_mix.custom_op import crop_mix_op, write_into
 from fastaug.ops.crop_mix.masses import soft_targets
 from fastaug.ops.crop_mix.noise_fill import with_noise
-from fastaug.ops.crop_mix.params import CropMixParams, check_params, first_samples, identity_params, to_device
+from fastaug.ops.crop_mix.params import (
+    CropMixParams,
+    check_params,
+    check_white,
+    identity_params,
+    some_samples,
+    to_device,
+)
 from fastaug.ops.crop_mix.reference import compute_dtype, normaliser
 from fastaug.ops.crop_mix.sampling import IMAGENET_MEAN, IMAGENET_STD, Sampling, sample_crop_mix
 from fastaug.ops.crop_mix.soften import Soften
@@ -24,9 +31,9 @@ __all__ = [
     "Sampling",
     "Soften",
     "crop_mix",
-    "first_samples",
     "identity_params",
     "sample_crop_mix",
+    "some_samples",
 ]
 
 
@@ -49,11 +56,12 @@ def crop_mix(
 
     Output pixel (y, x) of sample i is its own view or, in its box, the partner's view at the same place; then
     (x - mean) / std, with mean and std [C] in [0, 1] units, as `dtype`. Gradients reach float images and
-    `soften.k`. ValueError for whatever does not fit; values on a device are not read.
+    `soften.k`. ValueError for whatever does not fit, fill in other units too; values on a device are not read.
     """
     nhwc = _as_nhwc(images, len(mean))
     n, height, width, channels = nhwc.shape
     _check(labels, classes, n, channels, std, dtype)
+    check_white(params, 255 if images.dtype == torch.uint8 else 1)
     if not torch.compiler.is_compiling():
         check_params(params, n, height, width, channels)
         if labels.device.type == "cpu":

@@ -16,7 +16,8 @@ class CropMixParams:
     left, right, upper ends exclusive. fill [N,C] float: value outside the image (uint8 images: 0 to 255, floats:
     0 to 1). blend [N] float or None: Mixup's share of the own view, 1 without; only samples with an empty box
     blend. noise [N] int64 or None: seeds of the normal numbers that replace `fill` where no image is in sight, used
-    in host memory (`to` leaves them there).
+    in host memory (`to` leaves them there). white: the image value of white that `fill` was made for, 255 or 1; None
+    where that is not known.
     """
 
     dy: Tensor
@@ -27,14 +28,21 @@ class CropMixParams:
     fill: Tensor
     blend: Tensor | None = None
     noise: Tensor | None = None
+    white: float | None = None
 
     def __len__(self) -> int:
         return len(self.dy)
 
     def to(self, device: torch.device | str) -> "CropMixParams":
         """The same parameters on `device`."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "noise"}
-        return replace(self, **{k: to_device(v, torch.device(device)) for k, v in moved.items() if v is not None})
+        moved = {name: tensor for name, tensor in self.tensors().items() if name != "noise"}
+        on_device = {name: to_device(tensor, torch.device(device)) for name, tensor in moved.items()}
+        return replace(self, **on_device)  # type: ignore[arg-type]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name: [N, ...] each."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def pasted(self) -> Tensor:
         """Pixels of each box: [N] int64."""
@@ -125,6 +133,16 @@ def check_params(params: CropMixParams, n: int, height: int, width: int, channel
         _check_values(params, n, height, width)
 
 
+def check_white(params: CropMixParams, white: float) -> None:
+    """ValueError where the fill was made for images of another white: it would be far outside of these."""
+    if params.white is not None and params.white != white:
+        kind = "uint8" if white == 255 else "float"
+        raise ValueError(
+            f"the fill of these params is for images whose white is {params.white:g}, and that of {kind} images is "
+            f"{white:g}; draw them with sample_crop_mix(..., white={white:g})"
+        )
+
+
 def _check_values(params: CropMixParams, n: int, height: int, width: int) -> None:
     """The checks that read values; for parameters in host memory, with NumPy's smaller cost per operation."""
     partner, box = params.partner.numpy(), params.box.numpy()
@@ -161,17 +179,16 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def first_samples(params: CropMixParams, n: int) -> tuple[Tensor, CropMixParams]:
-    """The first `n` samples and whatever partners they need: positions [M] in the batch, and the parameters of those.
+def some_samples(params: CropMixParams, chosen: Tensor) -> tuple[Tensor, CropMixParams]:
+    """The samples at positions `chosen` [n] and what partners they need: positions [M], and the parameters of those.
 
-    Sample i < n of the result shows what sample i showed in the whole batch; those from n on are there to be partners.
-    Parameters in host memory.
+    Sample i < n of the result shows what sample chosen[i] showed in the whole batch; those from n on are there to be
+    partners. Parameters in host memory.
     """
-    others = torch.unique(params.partner[:n])
-    taken = torch.cat([torch.arange(n), others[others >= n]])
+    n, partners = len(chosen), torch.unique(params.partner[chosen])
+    taken = torch.cat([chosen, partners[~torch.isin(partners, chosen)]])
     place = torch.full((len(params),), 0)
     place[taken] = torch.arange(len(taken))
-    given = {f.name: getattr(params, f.name) for f in fields(params)}
-    subset = {name: value[taken] for name, value in given.items() if value is not None}
+    subset = {name: tensor[taken] for name, tensor in params.tensors().items()}
     subset["partner"] = torch.where(torch.arange(len(taken)) < n, place[subset["partner"]], 0)
-    return taken, CropMixParams(**subset)
+    return taken, replace(params, **subset)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Draws shifts, flips, boxes and shares for the op, on the host; every number depends on (key, sample id) alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from scipy.special import betaincinv, ndtr, ndtri
 
 from fastaug.ops.crop_mix.params import CropMixParams
-from fastaug.seeding import IdArray, Key, Stream, uniform, words
+from fastaug.seeding import IdArray, Key, Stream, checked_ids, uniform, words
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,8 +24,9 @@ Ints = npt.NDArray[np.int64]
 class Sampling:
     """The distributions of shifts, flips, boxes and blends. Mixing keys are timm's.
 
-    sigma: standard deviation of a shift as a share of the image's size; 0 is off. limit: largest shift, a share.
-    shift: "normal", or "uniform" over the whole pixels up to sigma * size (the usual crop after padding).
+    sigma: standard deviation of a shift as a share of the image's size; 0 is off. limit: largest shift, a share; an
+    image never leaves the frame entirely. shift: "normal", or "uniform" over the whole pixels up to sigma * size (the
+    usual crop after padding).
     fill: "mean", "constant" (`fill_value`, in [0, 1]) or "random", one colour per sample as in the release of
     Soft Augmentation (mean + 0.01 std times a normal number per channel), or "noise", a normal number of mean and
     std per pixel and channel (slower: `crop_mix` passes over the batch again). hflip: probability. mixup, cutmix:
@@ -65,6 +67,7 @@ class Sampling:
             raise ValueError(f"mix_group must be >= 1 or None (the whole batch), found {self.mix_group}")
 
 
+@torch.compiler.disable  # draws in NumPy, on the host
 def sample_crop_mix(
     key: Key,
     ids: IdArray,
@@ -79,11 +82,12 @@ def sample_crop_mix(
     """Parameters of N samples `ids` (in batch order) for images of `size` (height, width), in host memory.
 
     `white` is the image value of white: 255 for uint8, 1 for floats; fills are in its units. `strength` in
-    [0, 1] scales sigma, so that the last epochs can anneal it. ValueError for a strength outside of that.
+    [0, 1] scales sigma, so that the last epochs can anneal it. ValueError for a strength outside of that, and for
+    ids or a key that are none. Inside of torch.compile it runs as it is, between two graphs.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1], found {strength}")
-    ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+    ids = checked_ids(ids)
     partner, leader = _partners(key, ids, sampling.mix_group)
     box, blend = _mixing(key, ids if sampling.mixup_mode == "elem" else leader, size, sampling)
     shift = uniform(key.on(Stream.SHIFT), ids, 2)
@@ -91,29 +95,36 @@ def sample_crop_mix(
     dy, dx = (draw(shift[:, a], size[a], sampling.sigma * strength, sampling.limit) for a in (0, 1))
     flip = uniform(key.on(Stream.FLIP), ids, 1)[:, 0] < sampling.hflip
     fill = _fill(key, ids, sampling, np.asarray(mean), np.asarray(std)) * white
-    arrays = [dy, dx, flip, partner, box, fill.astype(np.float32), blend.astype(np.float32)]
+    noise = None
     if sampling.fill == "noise":  # seeds of 63 bits
-        arrays.append((words(key.on(Stream.FILL), ids, 1)[:, 0] >> np.uint64(1)).astype(np.int64))
-    return CropMixParams(*(torch.from_numpy(a) for a in arrays))
+        noise = torch.from_numpy((words(key.on(Stream.FILL), ids, 1)[:, 0] >> np.uint64(1)).astype(np.int64))
+    arrays = (dy, dx, flip, partner, box, fill.astype(np.float32), blend.astype(np.float32))
+    drawn = dict(
+        zip(("dy", "dx", "flip", "partner", "box", "fill", "blend"), map(torch.from_numpy, arrays), strict=True)
+    )
+    return CropMixParams(**drawn, noise=noise, white=float(white))
 
 
 def truncated_shift(u: Floats, size: int, sigma: float, limit: float) -> Ints:
-    """Uniform u [N] in [0, 1) -> int(t), t normal of deviation sigma * size, given |int(t)| <= limit * size.
+    """Uniform u [N] in [0, 1) -> int(t), t normal of deviation sigma * size, given |t| <= limit * size.
 
-    The conditional inverse CDF gives with one draw the distribution that redrawing until the shift fits has
-    (Soft Augmentation's release). int() cuts towards zero, so the normal is cut at the next whole pixel.
+    The conditional inverse CDF gives with one draw the distribution that redrawing until |t| fits has (Soft
+    Augmentation's release). int() cuts towards zero, so that of size pixels at least one stays in sight.
     """
-    most = int(limit * size)
     if sigma * size == 0:
         return np.zeros(len(u), dtype=np.int64)
-    low = ndtr(-(most + 1) / (sigma * size))
+    low = ndtr(-limit / sigma)
     shift = np.trunc(sigma * size * ndtri(low + u * (1 - 2 * low)))
-    return np.clip(shift, -most, most).astype(np.int64)  # u = 0 and rounding may land on the bound itself
+    most = max(math.ceil(limit * size) - 1, 0)
+    return np.clip(shift, -most, most).astype(np.int64)  # u = 0 and rounding may land on the limit itself
 
 
 def uniform_shift(u: Floats, size: int, sigma: float, limit: float) -> Ints:
-    """Uniform u [N] in [0, 1) -> a whole number of pixels, uniform up to int(min(sigma, limit) * size) either way."""
-    most = int(min(sigma, limit) * size)
+    """Uniform u [N] in [0, 1) -> a whole number of pixels, uniform up to int(min(sigma, limit) * size) either way.
+
+    Up to size - 1 at most, so that something stays in sight.
+    """
+    most = min(int(min(sigma, limit) * size), size - 1)
     return np.floor(u * (2 * most + 1)).astype(np.int64) - most
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from fastaug.hypergrad import written_out
 from fastaug.hypergrad.engines.self_check import self_test
 from fastaug.hypergrad.problem import Samples
 from fastaug.targets import SoftTarget
@@ -113,6 +114,17 @@ def test_the_first_exact_engine_is_chosen_and_the_table_said(name, images, chose
     if chosen == "functional":
         assert "native_group_norm_backward" in rows["forward"].reason
         assert "native_group_norm_backward" in text
+
+
+def test_gates_by_hardsigmoid_have_every_exact_engine():
+    """torch differentiates its backward kernel in neither mode; MobileNetV3 is full of it."""
+    gated = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardsigmoid(), nn.Flatten(), nn.LazyLinear(nets.CLASSES))
+    gated(torch.zeros(2, 3, nets.SIDE, nets.SIDE))
+    result, _ = run(gated)
+    assert result.chosen == "forward"
+    assert [trial.exact for trial in result.trials] == [True, True, True, False]
+    x = torch.linspace(-5, 5, 101)
+    torch.testing.assert_close(written_out.hardsigmoid(x), nn.functional.hardsigmoid(x))
 
 
 def test_double_backward_is_the_last_exact_resort():

@@ -84,6 +84,7 @@ def test_inner_rates_follow_the_schedule_and_their_gradient_is_that_of_the_setti
         ("smoothing", lambda part: part.share.raw.fill_(-9), "smoothing_saturation is 1.000"),
         ("optim", lambda part: part.rates["lr"].raw.fill_(9), "optim_lr_saturation is 1.000"),
         ("weights", lambda part: part.table.weight.fill_(0.1), "mean sample weight is 0.100"),
+        ("weights", lambda part: part.table.weight[::2].zero_(), "57% of the training images have weight 0"),
     ],
 )
 def test_alarms(learn, spoil, words):
@@ -94,6 +95,13 @@ def test_alarms(learn, spoil, words):
     (alarm,) = part.alarms(part.summary())
     assert words in alarm
     assert "lower" in alarm
+
+
+def test_the_summary_of_weights_is_of_the_images_that_are_trained_on():
+    recipe = Recipe(meta=Meta(learn=["weights"]))
+    part = build_parts(Setting(recipe, 7, 4, None, torch.device("cpu"), torch.tensor([1, 4]))).each()["weights"]
+    part.table.weight[[1, 2]] = 0.0
+    assert part.summary() == {"weight_mean": 0.5, "weight_zero": 0.5}
 
 
 def test_checkpoints_of_0_1_0_are_read_under_their_old_names():

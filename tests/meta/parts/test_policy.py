@@ -87,7 +87,7 @@ def test_probabilities_of_single_images_reach_the_table_of_the_images_shown():
     augment, given = BatchAugment(recipe, CLASSES, learned=learned), batch(range(20, 30))
     plain, _ = BatchAugment(recipe, CLASSES).training(given, 0)
     images, _ = augment.training(given, 0)
-    part = augment.part(given, 0, n=6)
+    part = augment.part(given, 0, torch.arange(6))
     torch.testing.assert_close(part.images, images[:6], rtol=0, atol=0)
     assert 0 < ((images - plain).abs() > 1e-3).flatten(1).any(1).sum() < N
     found = hypergradient(*problem(part), part.rows)
@@ -98,7 +98,7 @@ def test_probabilities_of_single_images_reach_the_table_of_the_images_shown():
 def test_a_mixed_sample_shows_the_draws_of_both_its_images():
     learned = PerImage()
     augment, given = BatchAugment(RECIPE, CLASSES, learned=learned), batch()
-    part = augment.part(given, 3, n=N)
+    part = augment.part(given, 3, torch.arange(N))
     turned = torch.from_numpy(
         uniform(Key(0, 3, Stream.LEARNED), given.draws, 1)[:, 0] < learned.logits[:N].sigmoid().numpy()
     )
@@ -114,7 +114,7 @@ def test_a_network_of_noise_starts_at_the_identity_and_gets_a_gradient_by_name()
     augment, given = BatchAugment(RECIPE, CLASSES, learned=learned), batch()
     images, _ = augment.training(given, 0)
     torch.testing.assert_close(images, BatchAugment(RECIPE, CLASSES).training(given, 0)[0], rtol=1e-5, atol=1e-5)
-    part = augment.part(given, 0, n=N)
+    part = augment.part(given, 0, torch.arange(N))
     found = hypergradient(*problem(part), dict(learned.named_parameters()))
     assert found.keys() == {"net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"}
     assert (found["net.2.weight"] != 0).all()
@@ -136,6 +136,9 @@ def test_alarms_for_a_policy_that_does_nothing_or_is_at_a_bound():
         part.policy.strengths[:2] = torch.tensor([9.0, -9.0])
     found = part.alarms(part.summary())
     assert "collapsed to identity" in found[0]
+    with torch.no_grad():
+        part.policy.logits[0] = torch.eye(part.policy.logits.shape[1])[3] * 20
+    assert "one operation in 100.0%" in part.alarms(part.summary())[0]
     assert [text.split()[0] for text in found[1:]] == ["policy_magnitude/rotate", "policy_magnitude/translate_x"]
 
 

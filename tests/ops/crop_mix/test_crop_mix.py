@@ -263,7 +263,31 @@ def test_compiles_as_one_graph() -> None:
     torch.testing.assert_close(a.grad, b.grad)
 
 
+def test_draws_inside_of_compiled_code_are_those_outside() -> None:
+    x, labels = batch(4, 8, 18, torch.uint8), torch.arange(4)
+
+    def step(images: Tensor, epoch: int) -> Tensor:
+        params = sample_crop_mix(Key(0, epoch, 0), range(4), (8, 18), MIX, mean=MEAN, std=STD)
+        mixed, target = crop_mix(images, labels, params, classes=10, mean=MEAN, std=STD)
+        return mixed.sum((1, 2, 3)) * target.mass.sum(1) * target.weight
+
+    compiled = torch.compile(step, backend="aot_eager")
+    for epoch in (1, 2):
+        torch.testing.assert_close(compiled(x, epoch), step(x, epoch))
+
+
 # ---- bad input ----
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize(("kind", "white"), [(torch.float32, 255.0), (torch.uint8, 1.0)])
+def test_a_fill_for_images_of_another_white_is_refused(kind: torch.dtype, white: float, compiles: bool) -> None:
+    params = sample_crop_mix(Key(0, 1, 0), range(4), (6, 8), MIX, mean=MEAN, std=STD, white=white)
+    call = torch.compile(applied, backend="eager") if compiles else applied
+    with pytest.raises(ValueError, match=rf"white is {white:g}.*white={256 - white:g}"):
+        call(batch(4, 6, 8, kind), params, torch.float32)
+    written = dataclasses.replace(params, white=None)  # parameters by hand say nothing of it
+    assert len(applied(batch(4, 6, 8, kind), written, torch.float32)) == 4
 
 
 def test_bad_input_names_argument_value_and_remedy() -> None:
@@ -298,7 +322,7 @@ def test_bad_input_names_argument_value_and_remedy() -> None:
     refused("'other' class", soften=Soften(other=True))
     f, out = batch(4, 6, 8, torch.float32).requires_grad_(), torch.empty(4, 6, 8, 3).permute(0, 3, 1, 2)
     with pytest.raises(ValueError, match="images require a gradient"):
-        applied(f, params, torch.float32, out=out)
+        applied(f, drawn(4, 6, 8, torch.float32), torch.float32, out=out)
 
 
 def test_empty_batch() -> None:
@@ -318,7 +342,7 @@ from fastaug.seeding import Key
 mean, std, n, h, w = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 24, 9, 14
 sampling = Sampling(sigma=0.5, cutmix=1.0, mixup=0.8, mixup_mode="elem", fill="random")
 params = sample_crop_mix(Key(0, 1, 0), range(n), (h, w), sampling, mean=mean, std=std)
-params = dataclasses.replace(params, partner=params.partner // 2)
+params = dataclasses.replace(params, partner=params.partner // 2, white=None)
 bytes_ = torch.randint(0, 256, (n, h, w, 3), dtype=torch.uint8)
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")

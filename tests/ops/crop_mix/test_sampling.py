@@ -1,5 +1,7 @@
 """Parameters: distributions, dependence on nothing but (key, id), partners, bad input."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -64,17 +66,25 @@ def test_partners_are_a_permutation_inside_blocks(n: int, group: int | None) -> 
 def test_shift_has_the_distribution_of_redrawing(sigma: float, limit: float, size: int) -> None:
     rng = np.random.default_rng(0)
     got = truncated_shift(rng.random(40_000), size, sigma, limit)
-    drawn = np.trunc(rng.normal(0, sigma * size, 400_000))
-    drawn = drawn[np.abs(drawn) <= limit * size]
-    assert np.abs(got).max() <= limit * size
+    drawn = rng.normal(0, sigma * size, 400_000)
+    drawn = np.trunc(drawn[np.abs(drawn) <= limit * size])  # the release looks at the number before int() cuts it
+    assert np.abs(got).max() < limit * size
     assert stats.ks_2samp(got, drawn).statistic < 0.012
 
 
 def test_shift_at_its_ends() -> None:
     ends = np.array([0.0, 0.5, 1 - 2.0**-53])
-    assert truncated_shift(ends, 32, 0.5, 1.0).tolist() == [-32, 0, 32]
+    assert truncated_shift(ends, 32, 0.5, 1.0).tolist() == [-31, 0, 31]
     assert truncated_shift(ends, 32, 0.0, 1.0).tolist() == [0, 0, 0]
     assert truncated_shift(ends, 32, 0.5, 0.0).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("shift", "sigma"), [("normal", 0.375), ("normal", 0.5), ("normal", 5.0), ("uniform", 5.0)])
+def test_an_image_never_leaves_the_frame(shift: str, sigma: float) -> None:
+    for size in ((32, 1), (1, 3)):
+        p = sample_crop_mix(KEY, range(20_000), size, Sampling(sigma=sigma, shift=shift))
+        assert p.dy.abs().max() == size[0] - 1
+        assert p.dx.abs().max() == size[1] - 1
 
 
 def test_lambda_and_boxes() -> None:
@@ -153,3 +163,14 @@ def test_uniform_shifts_cover_every_pixel_up_to_their_bound_alike():
         assert abs(counts - 20_000 / (2 * most + 1)).max() < 5 * np.sqrt(20_000 / (2 * most + 1))
     with pytest.raises(ValueError, match="shift must be normal or uniform"):
         Sampling(shift="flat")
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [([1.5, 2.0], r"float64 \[2\]"), ([[1, 2]], r"int64 \[1, 2\]"), (7, r"int64 \[\]"), ([True], r"bool \[1\]")],
+)
+def test_ids_that_are_no_row_of_integers_are_refused(ids: object, found: str) -> None:
+    for form in (ids, torch.tensor(ids)):
+        with pytest.raises(ValueError, match="ids must be integers in one row") as error:
+            sample_crop_mix(KEY, form, (8, 8))
+        assert isinstance(form, torch.Tensor) or re.search(found, str(error.value))

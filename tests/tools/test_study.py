@@ -1,0 +1,90 @@
+"""The tool as a person starts it: what it draws for a seed, what it says of runs that are missing, its tables."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPO = Path(__file__).resolve().parents[2]
+ERRORS = {"plain": [0.20, 0.30, 0.40], "better": [0.19, 0.28, 0.39], "apart": [0.5, None, None]}
+
+
+def study(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPO / "tools/study.py"), str(folder / "tiny.yaml"), "--runs", str(folder / "runs")]
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """A study of three arms and seeds whose runs have ended, but for two of them."""
+    (tmp_path / "tiny.yaml").write_text(
+        "recipe: recipes/quickstart.yaml\nseeds: 3\narms: {plain: [], better: [], apart: []}"
+    )
+    for arm, errors in ERRORS.items():
+        for seed, error in enumerate(errors):
+            folder = tmp_path / "runs" / f"tiny-{arm}-{seed}"
+            folder.mkdir(parents=True)
+            result = {"top1": 1 - (error or 0), "ece": 0.1, "nll": 0.7, "select": {"top1": 0.5}, "commit": "abc"}
+            result["samples"] = {"weight_auroc": 0.9, "loss_auroc": 0.8}
+            if error is not None:
+                (folder / "result.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+def test_what_is_missing_is_named_and_the_rest_is_told_in_whole_lines(ended):
+    done = study(ended, "--collect", "--json", str(ended / "out.json"))
+    assert done.returncode == 0, done.stderr
+    for seed in (1, 2):
+        assert f"seed {seed}  apart: missing, {ended}/runs/tiny-apart-{seed} has no result.json" in done.stdout
+    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("\u2502")}
+    assert len(rows["plain"]) > 120  # six figures, none cut
+    lines = [line.replace("\u2502", " ").split() for line in done.stdout.splitlines() if line.startswith("\u2502")]
+    assert lines[0][:4] == ["plain", "3", "0.3000", "(0.1000)"]
+    assert lines[2][:4] == ["apart", "1", "0.5000", "(nan)"]
+    assert lines[3][:4] == ["better", "3", "-0.0133", "(0.0058)"]  # by seed: ten times less than the arms' own spread
+    assert lines[4][:4] == ["apart", "1", "0.3000", "(nan)"]
+    runs = json.loads((ended / "out.json").read_text())["runs"]
+    assert [(run["seed"], run["error"]) for run in runs["apart"]] == [(0, 0.5)]
+
+
+def test_differences_are_to_the_arm_that_is_named(ended):
+    assert "arm less better, by seed" in study(ended, "--collect", "--against", "better").stdout
+    done = study(ended, "--collect", "--against", "nobody")
+    assert done.returncode == 2
+    assert "'nobody' is no arm" in done.stdout
+
+
+def test_labels_and_splits_are_drawn_for_every_seed_and_common_overrides_reach_all(tmp_path):
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 12), ("meta", 2), ("test", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = draw.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / split / name / f"{i}.png")
+    (tmp_path / "recipe.yaml").write_text(
+        f"data: {{root: {tmp_path}/images, img_size: 8, threads: 1}}\nmodel: {{name: test_resnet}}\n"
+        "train: {epochs: 1, batch_size: 4}\nrun: {log_losses: true}\neval: {every: 0}\n"
+    )
+    (tmp_path / "tiny.yaml").write_text(
+        f"recipe: {tmp_path}/recipe.yaml\nseeds: 2\nlabels: {{share: 0.4, kind: uniform}}\n"
+        "overrides: [data.select_fraction=0.2, 'data.split_seed={seed}']\n"
+        "arms: {control: ['data.labels={labels}', 'data.splits={with_meta}', data.select_fraction=0]}\n"
+    )
+    done = study(tmp_path, "optim.lr=0.01")
+    assert done.returncode == 0, done.stderr
+    drawn = [tmp_path / "runs" / f"tiny-drawn-{seed}" for seed in (0, 1)]
+    for name in ("labels.tsv", "with_meta/select.txt"):
+        one, two = ((folder / name).read_text() for folder in drawn)
+        assert one != two
+        assert one
+    for seed in (0, 1):
+        recipe = (tmp_path / f"runs/tiny-control-{seed}/recipe.yaml").read_text()
+        assert f"labels: {drawn[seed]}/labels.tsv" in recipe
+        assert f"split_seed: {seed}" in recipe
+        assert "lr: 0.01" in recipe
+        assert "loss_auroc" in json.loads((tmp_path / f"runs/tiny-control-{seed}/result.json").read_text())["samples"]

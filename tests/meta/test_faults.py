@@ -180,6 +180,22 @@ def test_damaged_meta_images_are_named(start, tmp_path):
     assert "meta/class0/003.jpg" in (folder / "skipped.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("keys", "steps"),
+    [
+        (["optim.opt=adamw"], [3, 4]),
+        (["optim.opt=adamw", "meta.engine=fused"], [3, 4]),
+        (["optim.opt=adamw", "meta.start_epochs=1.5"], [4]),
+        (["optim.opt=adamw", "meta.learn=[instant_weights]"], [1, 2, 3, 4]),
+        (["optim.opt=sgd"], [1, 2, 3, 4]),
+    ],
+)
+def test_where_gradients_are_divided_by_second_moments_exact_steps_wait_for_some(start, keys, steps):
+    folder = start("meta.learn=[weights]", "optim.lr=1e-3", *keys)
+    assert [line["step"] for line in lines(folder, "meta")] == steps
+    assert not any(line.get("skipped") for line in lines(folder, "meta"))
+
+
 def test_a_run_continues_when_images_to_evaluate_were_added_behind_those_to_train_on(tmp_path, jpeg_folder):
     root = jpeg_folder(splits=("train", "meta", "val"))
     (tmp_path / "recipe.yaml").write_text(RECIPE)

@@ -60,12 +60,13 @@ def test_the_replay_ends_at_the_weights_of_training_and_learns_everything(train,
 
     monkeypatch.setattr(UnrolledSteps, "_take", watched)
     folder = train("run", EVERYTHING, *UNROLLED, f"optim.opt={opt}", "optim.momentum=0.9")
-    assert len(ends) == 3
-    assert clipped == [1.0] * 3  # optim.clip_grad
+    steps = [2, 4, 6] if opt == "sgd" else [4, 6]  # the first updates by second moments have no derivative to speak of
+    assert len(ends) == len(steps)
+    assert clipped == [1.0] * len(steps)  # optim.clip_grad
     for replayed, real, start in ends:
         assert (real - start).norm() > 0
         assert (replayed - real).norm() <= most * (real - start).norm()
-    assert [line["step"] for line in lines(folder, "meta")] == [2, 4, 6]
+    assert [line["step"] for line in lines(folder, "meta")] == steps
     assert all(line["hypergradient"] > 0 for line in lines(folder, "meta"))
     learned = last(folder)[1]["meta"]["learned"]
     assert (learned["parts.weights.table.weight"] != 1).sum() >= 8

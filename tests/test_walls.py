@@ -73,7 +73,7 @@ def trespasses(name: str, text: str) -> list[str]:
     found = []
     for module, line in imports(name, text):
         ours = module.split(".")[0] == "fastaug" and room_of(module) not in {*allowed(room_of(name)), ""}
-        if ours or module.split(".")[0] in ("benchmarks", "tools", "tests", "torture"):
+        if ours or module.split(".")[0] in ("benchmarks", "tools", "tests", "attacks"):
             found.append(f"line {line}: {module}")
     return found
 

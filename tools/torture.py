@@ -36,7 +36,7 @@ class Score(NamedTuple):
 
 def files(short: bool) -> Score:
     """Passes of every loader over odd, damaged and changing files."""
-    from torture.files import attack, counted, trials
+    from attacks.files import attack, counted, trials
 
     lost, passes = [], list(trials(short))
     for trial in passes:
@@ -50,7 +50,7 @@ def kills(short: bool) -> Score:
     """Kills in a tight loop of updates and saves."""
     count = 60 if short else 500
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "torture.kills", folder, str(count)]
+        command = [sys.executable, "-m", "attacks.kills", folder, str(count)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     lost = [] if ended.returncode == 0 else [(ended.stdout + ended.stderr).strip()[-500:]]
     return Score("kills while training and saving", count, lost)
@@ -58,7 +58,7 @@ def kills(short: bool) -> Score:
 
 def folders(short: bool) -> Score:
     """Starts in damaged run folders."""
-    from torture.run_folders import attack, kinds, make_whole
+    from attacks.run_folders import attack, kinds, make_whole
 
     chosen = kinds()[::8] if short else kinds()
     with tempfile.TemporaryDirectory() as made:
@@ -68,8 +68,8 @@ def folders(short: bool) -> Score:
 
 def recipes(short: bool) -> Score:
     """Checks of bad recipes."""
-    from torture.bad_starts import attack
-    from torture.recipes import bad_recipes
+    from attacks.bad_starts import attack
+    from attacks.recipes import bad_recipes
 
     chosen = {recipe.name: recipe for recipe in (bad_recipes()[::16] if short else bad_recipes())}
     return Score("bad recipes", len(chosen), _each(chosen, lambda name, path: attack(chosen[name], path)))

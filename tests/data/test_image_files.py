@@ -144,6 +144,7 @@ def test_dali_is_not_given_what_it_does_not_survive(kind: str) -> None:
     assert decode_by_pillow(data, "ignore").shape == (HEIGHT, WIDTH, 3)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @given(
     st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "PPM"]),
     st.integers(2, 300),

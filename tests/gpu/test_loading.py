@@ -79,6 +79,7 @@ def test_a_held_batch_stays_as_it_was(
     assert len({batch.images.data_ptr() for batch, _ in held}) == len(held)
 
 
+@pytest.mark.filterwarnings("ignore:.* was changed since it was indexed")
 def test_a_damaged_image_is_left_out(
     device: torch.device, make_trainer: Callable[..., Trainer], jpeg_folder: Callable[..., Path]
 ) -> None:

@@ -207,5 +207,5 @@ def test_the_control_of_a_recipe_that_learns_is_the_recipe_without_the_section(n
     assert control.meta == Meta()
     (tmp_path / "recipe.yaml").write_text(to_yaml(control))
     assert read_recipe(tmp_path / "recipe.yaml") == control
-    with pytest.raises(RecipeError, match=r"meta\.every: 0 must be above 0"):
+    with pytest.raises(RecipeError, match=r"meta\.every: 0 must be at least 1"):
         read_recipe(RECIPES / f"{name}.yaml", ["meta.learn=[]", "meta.every=0"])

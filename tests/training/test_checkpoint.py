@@ -240,7 +240,7 @@ def in_a_child(code: str, *arguments: object) -> "subprocess.CompletedProcess[st
 
 def kill(folder: Path, kills: int) -> None:
     """Compares a folder that was killed so often with one that never was."""
-    command = [sys.executable, "-m", "torture.kills", str(folder), str(kills)]
+    command = [sys.executable, "-m", "attacks.kills", str(folder), str(kills)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from torture.run_folders import (
+from attacks.run_folders import (
     CONTINUES,
     ENDS,
     NEWEST,

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from torture.recipes import BadRecipe
+from attacks.recipes import BadRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 1.0  # seconds of processor time: the clock on the wall would measure the others on the machine

@@ -1,4 +1,4 @@
-"""Kills a tight loop of updates, logs and saves, many times: `python -m torture.kills FOLDER [KILLS] [SEED]`.
+"""Kills a tight loop of updates, logs and saves, many times: `python -m attacks.kills FOLDER [KILLS] [SEED]`.
 
 Each life continues from what the one before left, by the functions that training uses, and is killed by SIGKILL after a
 random time or comes to its end. In the end the folder has to hold what a loop that nobody killed has written: the same

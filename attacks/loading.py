@@ -1,4 +1,4 @@
-"""One pass of a loader over odd and damaged files, in this process: `python -m torture.loading FOLDER JSON`.
+"""One pass of a loader over odd and damaged files, in this process: `python -m attacks.loading FOLDER JSON`.
 
 It prints which images were used and which were skipped, and why. That it gets so far is the first thing that is asked.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attacks.odd_files import CHANGES
 from fastaug.console import Console
 from fastaug.data.build import DataParts, build_loader
 from fastaug.data.index import Index, load_index
@@ -23,7 +24,6 @@ from fastaug.data.sampler import Ids, Request
 from fastaug.data.shards.layout import Settings, open_shards
 from fastaug.data.shards.writer import make_shards
 from fastaug.data.splits import Splits
-from torture.odd_files import CHANGES
 
 
 @dataclass(frozen=True)

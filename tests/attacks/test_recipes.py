@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from attacks.recipes import BadRecipe, bad_for_full_check, bad_recipes
 from fastaug.errors import RecipeError
 from fastaug.nets.check_names import check_names
 from fastaug.recipe.reading import read_recipe
-from torture.recipes import BadRecipe, bad_for_full_check, bad_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 BAD = bad_recipes()

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from attacks.loading import Trial
+from attacks.odd_files import FILES, OBSTACLES, write_set
 from fastaug.data.image_files import FORMATS
-from torture.loading import Trial
-from torture.odd_files import FILES, OBSTACLES, write_set
 
 GOOD, COPIES = 1000, 5
 PATIENCE = 300  # seconds for one pass
@@ -45,7 +45,7 @@ def attack(trial: Trial, root: Path) -> Outcome:
     """One pass over a set of its own below `root`."""
     kinds = write_set(root / "set", GOOD, COPIES, trial.seed)
     opened = {path for path, kind in kinds.items() if kind in FILES and _opens(root / "set" / path)}
-    command = [sys.executable, "-m", "torture.loading", str(root), json.dumps(asdict(trial))]
+    command = [sys.executable, "-m", "attacks.loading", str(root), json.dumps(asdict(trial))]
     outcome = Outcome(trial)
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)

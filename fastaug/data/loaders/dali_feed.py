@@ -5,6 +5,7 @@ given is decoded here.
 """
 
 import itertools
+import os
 import sys
 import warnings
 from collections import deque
@@ -27,7 +28,6 @@ from fastaug.data.image_files import (
 )
 from fastaug.data.index import Index, Status
 from fastaug.data.loaders.base import Crop
-from fastaug.data.loaders.prefetch import ahead
 from fastaug.data.sampler import Request
 
 Encoded = Callable[[int], Bytes]  # id -> bytes of the image file, [length]
@@ -72,6 +72,7 @@ class Feed:
     def __init__(self, index: Index, crop: Crop, encoded: Encoded | None, inputs: int, threads: int) -> None:
         """`encoded` gives the bytes of an image, None: they are read from its path. The graph takes `inputs` inputs."""
         self.index, self.crop, self._encoded, self._inputs, self.threads = index, crop, encoded, inputs, threads
+        self._top = os.path.join(os.fsencode(index.root), b"")
         self.skipped: dict[int, str] = {}  # id -> why it was left out
         self._changed: set[int] = set()  # ids whose file was changed since it was indexed
         self.refused: set[int] = set()  # ids that DALI fails to decode
@@ -124,14 +125,23 @@ class Feed:
 
     def _read_ahead(self, requests: Iterable[Request]) -> Iterator[Task]:
         with ThreadPoolExecutor(self.threads, "fastaug-read") as pool:
-            yield from ahead(lambda request: self._task(request, pool), requests, depth=1)
+            reading: deque[tuple[Request, Callable[[], list[_Opened | None]]]] = deque()
+            for request in requests:
+                good = self._without_damaged(request)
+                reading.append((good, _on_threads(pool, self.threads, self._opened, good.ids.tolist())))
+                if len(reading) > 1:
+                    yield self._task(*reading.popleft(), pool)
+            while reading:
+                yield self._task(*reading.popleft(), pool)
 
-    def _task(self, request: Request, pool: ThreadPoolExecutor) -> Task:
+    def _without_damaged(self, request: Request) -> Request:
         good = self.index.status[request.ids] != Status.DAMAGED
         for sample in request.ids[~good].tolist():
             self.skipped.setdefault(sample, self.index.reasons[sample])
-        request = request.keep(good)
-        opened = _on_threads(pool, self.threads, self._opened, request.ids.tolist())
+        return request.keep(good)
+
+    def _task(self, request: Request, read: "Callable[[], list[_Opened | None]]", pool: ThreadPoolExecutor) -> Task:
+        opened = read()
         request = request.keep(np.array([one is not None for one in opened], dtype=bool))
         found = [one for one in opened if one is not None]
         extents = np.array([one.extent for one in found], dtype=np.int64).reshape(-1, 2)
@@ -139,7 +149,7 @@ class Feed:
         by_pillow = [row for row, one in enumerate(found) if not one.for_dali]
         if not by_pillow:
             return task
-        cuts = _on_threads(pool, self.threads, lambda row: self._cut(task, row), by_pillow)
+        cuts = _on_threads(pool, self.threads, lambda row: self._cut(task, row), by_pillow)()
         sources: list[Source | None] = [*task.sources]
         for row, cut in zip(by_pillow, cuts, strict=True):
             sources[row] = cut
@@ -171,7 +181,7 @@ class Feed:
             return None
 
     def _read(self, sample: int) -> Bytes:
-        data, stamp = read_image_file(self.index.path(sample))
+        data, stamp = read_image_file(self._top + self.index.paths[sample])
         indexed = self.index.stamps
         if indexed is not None and stamp != tuple(indexed[sample, :2].tolist()) and sample not in self._changed:
             self._changed.add(sample)
@@ -181,10 +191,14 @@ class Feed:
 
 def _on_threads(
     pool: ThreadPoolExecutor, threads: int, function: Callable[[int], Result], items: list[int]
-) -> list[Result]:
-    """function(item) of every item, in order, in as many pieces of work as there are threads."""
+) -> Callable[[], list[Result]]:
+    """Starts function(item) of every item, in as many pieces of work as there are threads; gives what waits for it."""
     parts = [pool.submit(lambda part: [function(i) for i in part], items[first::threads]) for first in range(threads)]
-    out: list[Any] = [None] * len(items)
-    for first, part in enumerate(parts):
-        out[first::threads] = part.result()
-    return out
+
+    def finished() -> list[Result]:
+        out: list[Any] = [None] * len(items)
+        for first, part in enumerate(parts):
+            out[first::threads] = part.result()
+        return out
+
+    return finished

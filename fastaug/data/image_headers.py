@@ -42,15 +42,14 @@ class Header(NamedTuple):
     reason: str
 
 
-def screen_all(root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: bool) -> list[Header]:
-    """The header of every path below `root`, in order, read by `threads` threads."""
+def screen_all(root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: str) -> list[Header]:
+    """The header of every path below `root`, in order, read by `threads` threads; `progress`: the text of a bar, or ""."""
     from PIL import Image
 
     Image.init()  # loads Pillow's formats once, before the threads would race for it
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters becomes a reason
-        text = f"index of {len(paths):,} images" if progress else ""
-        return _for_each(lambda path: screen(os.path.join(root, path), exif), paths, threads, text)
+        return _for_each(lambda path: screen(os.path.join(root, path), exif), paths, threads, progress)
 
 
 def stamps_of(root: bytes, paths: "Sequence[bytes]", threads: int) -> npt.NDArray[np.int64]:

@@ -2,8 +2,8 @@
 
 What is listed: folders.py; what makes an image DAMAGED: image_headers.py.
 
-The table is cached. It is made anew when a folder's modification time changes (a file was added, removed or renamed).
-Every use compares the length and time of each file with those at its last reading, and reads what differs once more.
+The table is cached. Folders are listed anew when the time of one has changed (a file was added, removed or renamed).
+Every use compares length and time of each file with those at its last reading; what differs, or is new, is read.
 """
 
 import hashlib
@@ -115,6 +115,11 @@ class Seen(NamedTuple):
     folders: dict[bytes, int]
     others: str
 
+    def current(self, root: Path) -> bool:
+        """Whether every folder is as it was: nothing was added, removed or renamed."""
+        top = os.fsencode(root)
+        return all(stamp(os.path.join(top, path)) == at for path, at in self.folders.items())
+
 
 def cache_dir() -> Path:
     """The folder of caches: $FASTAUG_CACHE, else $XDG_CACHE_HOME/fastaug, else ~/.cache/fastaug."""
@@ -148,62 +153,84 @@ def load_index(
         found = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data.root: {root} {found}; set data.root to a folder of class folders")
     file = cache_file(root, exif, cache)
-    if (cached := _read_cache(file, root)) is not None:
-        index, seen = cached
-        index, changed = _renewed(index, exif, threads)
-        if changed:
-            names = some(_shown(index.paths[i]) for i in changed)
-            warnings.warn(f"changed since the index of {root} was made, read again: {names}", stacklevel=2)
-            _write_cache(file, index, seen)
-    else:
+    before, seen = _read_cache(file, root) or (None, None)
+    listed = before if seen and seen.current(root) else None
+    if listed is None:
         walk = Walk(os.fsencode(root))
-        index = _build(root, walk, exif, threads, progress)
-        seen = Seen(walk.watch, walk.others())
+        listed, seen = _listed(root, walk), Seen(walk.watch, walk.others())
+    assert seen is not None
+    index, changed = _screened(listed, before, exif, threads, progress)
+    if index is not before:
         _write_cache(file, index, seen)
+    if changed:
+        names = some(_shown(index.paths[i]) for i in changed)
+        warnings.warn(f"changed since the index of {root} was made, read again: {names}", stacklevel=2)
     if seen.others:
         text = f"{root}: left out, for images with such endings are not read: {seen.others}; convert them"
         warnings.warn(text, stacklevel=2)
     return index
 
 
-def _build(root: Path, walk: Walk, exif: str, threads: int, progress: bool) -> Index:
+def _listed(root: Path, walk: Walk) -> Index:
+    """The images below `root` by path and label, none of them looked at."""
     layout = layout_of(walk)
     classes = classes_of(walk, layout)
     rows = image_rows(walk, layout, classes)
-    paths = PathTable.of([path for path, _, _ in rows])
-    stamps = stamps_of(walk.root, paths, threads)  # before reading: a change meanwhile is noticed the next time
-    seen = screen_all(walk.root, paths, exif, threads, progress)
+    count = len(rows)
     return Index(
         root=root,
         classes=classes,
-        paths=paths,
+        paths=PathTable.of([path for path, _, _ in rows]),
         labels=np.array([label for _, label, _ in rows], dtype=np.int64),
-        heights=np.array([header.height for header in seen], dtype=np.int32),
-        widths=np.array([header.width for header in seen], dtype=np.int32),
-        status=np.array([Status.DAMAGED if header.reason else Status.OK for header in seen], dtype=np.uint8),
+        heights=np.zeros(count, np.int32),
+        widths=np.zeros(count, np.int32),
+        status=np.zeros(count, np.uint8),
         folders=np.array([folder for _, _, folder in rows], dtype=np.uint8),
-        reasons={i: header.reason for i, header in enumerate(seen) if header.reason},
-        stamps=stamps,
+        reasons={},
     )
 
 
-def _renewed(index: Index, exif: str, threads: int) -> tuple[Index, list[int]]:
-    """`index` from the cache after the files that were changed in place have been read once more, and their ids."""
-    top = os.fsencode(index.root)
-    before, now = index.stamps, stamps_of(top, index.paths, threads)
-    assert before is not None
-    repaired = (index.status == Status.DAMAGED) & (now[:, 2] != before[:, 2])
-    changed = np.flatnonzero((now[:, :2] != before[:, :2]).any(axis=1) | repaired)
-    if not len(changed):
-        return index, []
-    rows = changed.tolist()
-    seen = dict(zip(rows, screen_all(top, [index.paths[i] for i in rows], exif, threads, progress=False), strict=True))
-    index.heights[changed] = [header.height for header in seen.values()]
-    index.widths[changed] = [header.width for header in seen.values()]
-    index.status[changed] = [Status.DAMAGED if header.reason else Status.OK for header in seen.values()]
-    reasons = {i: reason for i, reason in index.reasons.items() if i not in seen}
-    reasons |= {i: header.reason for i, header in seen.items() if header.reason}
-    return replace(index, reasons=dict(sorted(reasons.items())), stamps=now), rows
+def _screened(listed: Index, before: Index | None, exif: str, threads: int, progress: bool) -> tuple[Index, list[int]]:
+    """The index of what is listed, and the ids of files that were changed since the index `before` was made.
+
+    What is in that one and was not changed is not read again; `before` itself where nothing was read.
+    """
+    top = os.fsencode(listed.root)
+    stamps = stamps_of(top, listed.paths, threads)  # before reading: a change meanwhile is noticed the next time
+    row = _rows_in(before, listed)
+    known = np.flatnonzero(row >= 0)
+    if before is not None and before.stamps is not None:
+        old = before.stamps[row[known]]
+        repaired = (before.status[row[known]] == Status.DAMAGED) & (stamps[known, 2] != old[:, 2])
+        known = known[~((stamps[known, :2] != old[:, :2]).any(axis=1) | repaired)]
+    if listed is before and len(known) == len(listed):
+        return before, []
+    heights, widths = np.zeros_like(listed.heights), np.zeros_like(listed.widths)
+    status = np.zeros_like(listed.status)
+    reasons: dict[int, str] = {}
+    if before is not None:
+        heights[known], widths[known] = before.heights[row[known]], before.widths[row[known]]
+        status[known] = before.status[row[known]]
+        reasons = {i: before.reasons[r] for i, r in zip(known.tolist(), row[known].tolist(), strict=True) if status[i]}
+    new = np.setdiff1d(np.arange(len(listed)), known).tolist()
+    text = f"index: reading {len(new):,} of {len(listed):,} images" if progress else ""
+    for i, header in zip(new, screen_all(top, [listed.paths[i] for i in new], exif, threads, text), strict=True):
+        heights[i], widths[i], status[i] = header.height, header.width, Status.DAMAGED if header.reason else Status.OK
+        reasons |= {i: header.reason} if header.reason else {}
+    index = replace(
+        listed, heights=heights, widths=widths, status=status, reasons=dict(sorted(reasons.items())), stamps=stamps
+    )
+    return index, [i for i in new if row[i] >= 0]
+
+
+def _rows_in(before: Index | None, listed: Index) -> npt.NDArray[np.int64]:
+    """Where each listed path is in the index `before`, -1 where it is not."""
+    if before is None:
+        return np.full(len(listed), -1)
+    if before is listed:
+        return np.arange(len(listed))
+    place = {path: i for i, path in enumerate(before.paths)}
+    return np.array([place.get(path, -1) for path in listed.paths], dtype=np.int64)
 
 
 def _shown(path: bytes) -> str:
@@ -260,14 +287,12 @@ def _write_cache(file: Path, index: Index, seen: Seen) -> None:
 
 
 def _read_cache(file: Path, root: Path) -> tuple[Index, Seen] | None:
-    """The cached index and what was seen; None when there is none, it is stale, or its bytes are broken."""
+    """The cached index and what was seen, current or not; None when there is none, or its bytes are broken."""
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
             if int(z["version"]) != VERSION:
                 return None
-            watch, top = dict(zip(_texts(z, "watch"), z["watched"].tolist(), strict=True)), os.fsencode(root)
-            if any(stamp(os.path.join(top, path)) != at for path, at in watch.items()):
-                return None
+            watch = dict(zip(_texts(z, "watch"), z["watched"].tolist(), strict=True))
             return Index(**from_arrays(z, root), stamps=z["stamps"]), Seen(watch, _texts(z, "others")[0].decode())
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
         return None  # absent or broken: it is made anew

@@ -165,7 +165,7 @@ def test_layouts(tmp_path, names, roles):
 
 
 def screened(path: Path, exif: str = "ignore") -> Header:
-    return screen_all(b"", [os.fsencode(path)], exif, threads=1, progress=False)[0]
+    return screen_all(b"", [os.fsencode(path)], exif, threads=1, progress="")[0]
 
 
 def test_healthy_files_of_every_kind(tmp_path):
@@ -309,6 +309,27 @@ def test_a_file_saved_again_in_place_is_read_again_and_named(tmp_path, same_leng
     assert (again.heights[0], again.widths[0]) == (index.heights[0], index.widths[0])
 
 
+def test_only_what_is_new_or_changed_is_read_when_a_folder_has_changed(tmp_path, monkeypatch):
+    two_classes(tmp_path)
+    put(tmp_path / "cat/0.jpg", b"broken")
+    put(tmp_path / "cat/5.jpg")
+    load_index(tmp_path)
+    put(tmp_path / "cat/3.jpg", encoded(width=9, height=8))  # moves the ids of what is behind it
+    (tmp_path / "cat/5.jpg").write_bytes(encoded(width=7, height=5))
+    read = []
+    screen = index_module.screen_all
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "screen_all", lambda top, paths, *a: read.extend(paths) or screen(top, paths, *a))
+        with pytest.warns(UserWarning, match=r"read again: cat/5\.jpg$"):
+            index = load_index(tmp_path)
+    assert read == [b"cat/3.jpg", b"cat/5.jpg"]
+    cache_file(tmp_path, "ignore").unlink()
+    whole = load_index(tmp_path)
+    for name in ("labels", "heights", "widths", "status", "folders", "stamps"):
+        assert getattr(index, name).tolist() == getattr(whole, name).tolist(), name
+    assert index.reasons == whole.reasons == {0: "no image header that can be read"}
+
+
 def test_a_file_damaged_in_place_is_noticed(tmp_path):
     two_classes(tmp_path)
     load_index(tmp_path)
@@ -420,7 +441,7 @@ def test_progress_is_shown_on_request_only(tmp_path, capsys):
     load_index(tmp_path, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "index of 4 images" in err
+    assert "reading 1 of 4 images" in err
 
 
 # --- bad input

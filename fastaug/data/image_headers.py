@@ -43,7 +43,7 @@ class Header(NamedTuple):
 
 
 def screen_all(root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: str) -> list[Header]:
-    """The header of every path below `root`, in order, read by `threads` threads; `progress`: the text of a bar, or ""."""
+    """The header of every path below `root`, in order; by `threads` threads, `progress` as in `_for_each`."""
     from PIL import Image
 
     Image.init()  # loads Pillow's formats once, before the threads would race for it

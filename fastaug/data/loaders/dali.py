@@ -151,23 +151,26 @@ class DaliLoader:
     # ---- when DALI fails ----
 
     def _restart(self, text: str) -> None:
-        """Takes the image at which DALI failed out of its hands and goes on from that batch with a new pipeline."""
+        """Takes the image at which DALI failed out of its hands and goes on from there with a new pipeline."""
         feed = self._feed
-        task = feed.waiting[0]
-        rows = task.for_dali()
-        row = self._culprit(task, [rows[int(place)] for place in _SAMPLE.findall(text)[:1]])
-        if row is None:
-            row = self._culprit(task, rows)
-        if row is None:
-            raise DataError(
-                f"decoding a batch of {len(rows)} images failed, yet its parts can be decoded (first: "
-                f"{feed.name(int(task.request.ids[0]))}; {_first_line(text)}); is the machine out of memory? lower "
-                "train.batch_size"
-            )
-        feed.waiting[0] = feed.without_dali(task, row)
+        number, row = self._failed(text)
+        feed.waiting[number] = feed.without_dali(feed.waiting[number], row)
         feed.again()
         self._pipeline = self._build(self.loading.largest_batch, feed.next_inputs)
         self._pipeline.schedule_run()
+
+    def _failed(self, text: str) -> tuple[int, int]:
+        """The batch under way, and the row in it, at which DALI failed with this message."""
+        named = [int(place) for place in _SAMPLE.findall(text)[:1]]
+        for number, task in enumerate(self._feed.waiting):  # the first one, unless DALI fails ahead of its turn
+            rows = task.for_dali()
+            for suspects in ([rows[place] for place in named if place < len(rows)], rows):
+                if (row := self._culprit(task, suspects)) is not None:
+                    return number, row
+        raise DataError(
+            f"decoding a batch failed, yet its parts can be decoded ({_first_line(text)}); is the machine out of "
+            "memory? lower train.batch_size"
+        )
 
     def _culprit(self, task: Task, rows: list[int]) -> int | None:
         """One of `rows` at which DALI fails, None when it decodes all; by halves, so that it takes few pipelines."""

@@ -211,7 +211,10 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
 @pytest.mark.parametrize(
     "parts",
     [
-        ["meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.engine=functional"],
+        pytest.param(
+            ["meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.engine=functional"],
+            marks=pytest.mark.slow,
+        ),
         ["meta.learn=[softness,weights]", "meta.engine=fused", "meta.layers=[layer4,fc]"],
         [
             *("meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.fraction=0.5"),

@@ -58,6 +58,7 @@ def test_differences_are_to_the_arm_that_is_named(ended):
     assert "'nobody' is no arm" in done.stdout
 
 
+@pytest.mark.slow
 def test_labels_and_splits_are_drawn_for_every_seed_and_common_overrides_reach_all(tmp_path):
     draw = np.random.default_rng(0)
     for split, count in (("train", 12), ("meta", 2), ("test", 2)):

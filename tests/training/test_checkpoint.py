@@ -248,7 +248,7 @@ def kill(folder: Path, kills: int) -> None:
 
 
 def test_after_any_kills_a_folder_is_that_of_a_run_without(tmp_path: Path) -> None:
-    kill(tmp_path, 40)
+    kill(tmp_path, 20)
 
 
 @pytest.mark.slow

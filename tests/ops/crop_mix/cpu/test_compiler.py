@@ -94,6 +94,7 @@ print(sum(add.stats.cache_hits.values()))
 """
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_the_same_time_keep_the_code_of_each(tmp_path: Path) -> None:
     header = "from fastaug.ops.crop_mix.cpu.compiler import entry\n\n\n@entry\ndef add(x):\n    "
     (tmp_path / "added.py").write_text(header + "return x + x\n")

@@ -3,6 +3,16 @@
 import errno
 
 EXIT_DONE = 0
+# Trouble of the machine, not of the file that was to be read: never taken for damage.
+MACHINE = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+}
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -33,6 +43,10 @@ class DataError(FastaugError):
     """The data cannot be used as they lie on disk."""
 
     code = 3
+
+
+class NoImageError(DataError):
+    """Not one image of a split can be decoded; every process has found so."""
 
 
 class NonFiniteError(FastaugError):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Attacks runs with odd files, kills, damaged run folders and bad recipes, and counts what survives.
 
-`--short` takes about a minute on two cores, `--full` about seven. Exit code 1 when anything was lost; each loss is named.
+`--short` takes about a minute on two cores, `--full` about seven. Exit code 1 when anything was lost; it is named.
 """
 
 import argparse

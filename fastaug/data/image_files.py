@@ -4,7 +4,6 @@ DALI is given only what its own parser accepts, in formats whose decoder survive
 refuses, or a damaged TIFF or JPEG 2000 file, can end the process. What else Pillow opens, Pillow decodes.
 """
 
-import errno
 import io
 import os
 import stat
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.errors import DataError
+from fastaug.errors import MACHINE, DataError
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8]
@@ -28,7 +27,7 @@ Stamp = tuple[int, int]  # a file's length and when its bytes changed (ns)
 MAX_PIXELS = 178_956_970  # more is a decompression bomb; Pillow's own limit
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "AVIF", "JPEG2000")  # none that starts another program
 
-_DALI_CODECS = ("jpeg", "png", "webp", "bmp", "pnm")
+_DALI_CODECS = ("jpeg", "png", "webp", "bmp")  # not "pnm": its decoder ignores what the file says is white
 _DALI_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF")  # of JPEG, PNG and WebP files
 _EXIF = b"Exif\0\0"  # how the block begins in a JPEG file
@@ -45,16 +44,6 @@ BROKEN: tuple[type[Exception], ...] = (
     LookupError,
 )
 BROKEN += (TypeError, AttributeError, RuntimeError, struct.error, zlib.error)
-# Trouble of the machine, not of the file: never recorded as damage.
-MACHINE = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.ETIMEDOUT,
-    errno.ENOTCONN,
-}
 
 
 class DamagedImageError(Exception):
@@ -215,12 +204,18 @@ def orientation_of(image: Any) -> int | None:
         return None
 
 
+def _checked(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not (pixels.min(initial=0) >= 0 and pixels.max(initial=0) <= 1):  # nan too
+        raise DamagedImageError("floating-point pixels outside [0, 1], whose white is not known; scale them")
+    return pixels
+
+
 def _rgb(image: Any) -> Pixels:
     """Pixels of more than 8 bits are scaled, as DALI does; Pillow would cut them off at 255."""
     if image.mode.startswith("I"):
         grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
     elif image.mode == "F":  # 0 to 1
-        grey = np.rint(np.clip(np.nan_to_num(np.asarray(image)), 0, 1) * 255)
+        grey = np.rint(_checked(np.asarray(image)) * 255)
     else:
         return np.asarray(image.convert("RGB"))
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from fastaug.data.image_files import (
     BROKEN,
     FORMATS,
-    MACHINE,
     DamagedImageError,
     extent_of,
     problem_of,
     reason_of,
     unreadable,
 )
+from fastaug.errors import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

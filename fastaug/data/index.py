@@ -64,8 +64,9 @@ class PathTable(Sequence[bytes]):
     def sound(self) -> bool:
         """Whether every string lies inside the block."""
         ends = self.offsets
-        inside = len(ends) > 0 and ends.dtype.kind in "iu" and ends[0] == 0 and ends[-1] == len(self.blob)
-        return bool(inside and (ends[1:] >= ends[:-1]).all())
+        if ends.ndim != 1 or not len(ends) or ends.dtype.kind not in "iu":
+            return False
+        return bool(ends[0] == 0 and ends[-1] == len(self.blob) and (ends[1:] >= ends[:-1]).all())
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -299,4 +300,7 @@ def _read_cache(file: Path, root: Path) -> tuple[Index, Seen] | None:
 
 
 def _texts(z: "np.lib.npyio.NpzFile", name: str) -> PathTable:
-    return PathTable(z[name].tobytes(), z[f"{name}_offsets"])
+    table = PathTable(z[name].tobytes(), z[f"{name}_offsets"])
+    if not table.sound():
+        raise ValueError(f"the texts {name} lie outside their block")
+    return table

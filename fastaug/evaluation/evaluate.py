@@ -13,7 +13,7 @@ from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import evaluation_requests
-from fastaug.errors import DataError
+from fastaug.errors import NoImageError
 from fastaug.evaluation.metrics import Evaluation
 from fastaug.recipe.schema import Recipe
 
@@ -32,7 +32,7 @@ class Evaluator:
     def run(self, network: nn.Module, split: str) -> dict[str, Any]:
         """Figures of `network` on a split, every image counted once; every process must call this.
 
-        DataError when not one of its images can be decoded.
+        NoImageError when not one of its images can be decoded.
         """
         accelerator, recipe, classes = self.accelerator, self.recipe, len(self.parts.classes)
         share_buffers(network)
@@ -49,10 +49,10 @@ class Evaluator:
         network.train()
         try:
             figures = meter.result(accelerator)
-        except DataError as error:
+        except NoImageError as error:
             damaged = ((self.parts.name_of(i), why) for i, why in self.loader.skipped.items() if i in ids)
             first = next((f", the first {name}: {why}" for name, why in damaged), "")
-            raise DataError(f"{split}: {error}, of {len(ids)}{first}; repair them or change data.root") from None
+            raise NoImageError(f"{split}: {error}, of {len(ids)}{first}; repair them or change data.root") from None
         return {"skipped": len(ids) - figures["images"], **figures}
 
 

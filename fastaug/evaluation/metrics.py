@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
-from fastaug.errors import DataError
+from fastaug.errors import NoImageError
 
 
 class Evaluation:
@@ -40,7 +40,7 @@ class Evaluation:
         """The figures over all processes; every process must call this."""
         images, right, among = accelerator.reduce(self._counts, reduction="sum").tolist()
         if images == 0:
-            raise DataError("no image of the split could be decoded")
+            raise NoImageError("no image of the split could be decoded")
         nll, ece = accelerator.reduce(self._nll, reduction="sum").item(), float(self._ece.compute())
         ece = math.nan if math.isnan(nll) else ece  # logits that are NaN have no confidence
         figures = {"top1": right / images, "top5": among / images, "nll": nll / images, "ece": ece}

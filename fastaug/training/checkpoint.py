@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fastaug.atomic_files import open_regular, remove, sync_folder, write_atomically
-from fastaug.errors import StorageError, remedy_of
+from fastaug.errors import MACHINE, StorageError, remedy_of
 
 Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state dict
 FORMAT = 1  # of the manifest and of what it lists; raise it when an older version could not load what is saved
@@ -101,7 +101,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def verify(path: Path) -> str | None:
-    """What is wrong with the checkpoint folder `path`, or None."""
+    """What is wrong with the checkpoint folder `path`, or None; OutOfReachError when the storage fails."""
     try:
         with open_regular(path / "manifest.json") as file:
             manifest = json.loads(file.read(_LARGEST_MANIFEST))
@@ -109,6 +109,8 @@ def verify(path: Path) -> str | None:
             return "manifest.json does not match its SHA-256"
         return _misfit(path, manifest) or _changed(path, manifest["files"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in MACHINE:
+            raise _out_of_reach(path, error) from error
         return f"no valid manifest: {error}"
 
 
@@ -137,8 +139,16 @@ def _changed(path: Path, files: dict[str, Any]) -> str | None:
     return None
 
 
+class OutOfReachError(StorageError):
+    """A checkpoint cannot be read for a reason of the machine's, not its own: it may be sound."""
+
+
+def _out_of_reach(path: Path, error: OSError) -> OutOfReachError:
+    return OutOfReachError(f"{path} cannot be read ({error.strerror}); check the storage, then start again")
+
+
 def load(path: Path) -> Checkpoint:
-    """The verified contents of a checkpoint folder; StorageError when it is damaged."""
+    """The verified contents of a checkpoint folder; StorageError when it is damaged, or cannot be read."""
     problem = verify(path)
     if problem:
         raise StorageError(f"{path}: damaged checkpoint: {problem}; delete it to continue from an older one")
@@ -149,6 +159,8 @@ def load(path: Path) -> Checkpoint:
     except torch.OutOfMemoryError:
         raise
     except _UNLOADABLE as error:
+        if isinstance(error, OSError) and error.errno in MACHINE:
+            raise _out_of_reach(path, error) from error
         reason = str(error).partition(". ")[0]  # torch goes on to advise loading it unsafely
         raise StorageError(f"{path}: cannot be loaded: {reason}; delete it to continue from an older one") from error
 

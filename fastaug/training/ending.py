@@ -26,8 +26,11 @@ from fastaug.training.build import Trainer
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.signals import launcher_name
 
-# Where gloo says in its own source that an exchange failed; its errors have no type of their own.
-_OF_GLOO = re.compile(r"\[[^\]\s]*[/\\]gloo[/\\](?:transport|common)[/\\][^\]\s]*\.(?:cc|h):\d+\]")
+# Where gloo says in its own source that an exchange failed, or what it says without a place; its errors have no type.
+_OF_GLOO = re.compile(
+    r"\[[^\]\s]*[/\\]gloo[/\\](?:transport|common)[/\\][^\]\s]*\.(?:cc|h):\d+\]"
+    r"|Application timeout caused pair closure$"
+)
 
 
 class Ending:

@@ -9,7 +9,7 @@ import torch
 
 from fastaug.batch import Batch
 from fastaug.distributed import any_process, stop_if_not_finite
-from fastaug.errors import DataError, Stopped
+from fastaug.errors import NoImageError, Stopped
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training.build import Trainer
 from fastaug.training.reporting import (
@@ -49,7 +49,7 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
                 check_epoch(trainer, batches)
             try:
                 improved = epoch_ends and evaluate_epoch(trainer, clock)
-            except DataError:  # a split without an image ends the run, not what it has learned
+            except NoImageError:  # a split without an image ends the run, not what it has learned
                 keep(trainer, clock)
                 raise
 

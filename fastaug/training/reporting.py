@@ -11,7 +11,7 @@ from torch import Tensor
 from fastaug.batch import Batch
 from fastaug.data.class_names import shown
 from fastaug.distributed import any_process, merged
-from fastaug.errors import DataError
+from fastaug.errors import DataError, NoImageError
 from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
 from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget
@@ -160,10 +160,10 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
     """Final figures of every held-out split, and of test with the weights that are not the headline's.
 
     The result is written before anything else is made of them, so that nothing that fails here can lose it; a split
-    without an image is told in the end, by a DataError.
+    without an image is told in the end, by a NoImageError.
     """
     figures: dict[str, Any] = {}
-    problems: list[DataError] = []
+    problems: list[NoImageError] = []
     final: list[tuple[str, str, str]] = [
         (split, split, trainer.recipe.eval.weights) for split in trainer.parts.held_out()
     ]
@@ -173,7 +173,7 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
     for name, split, weights in final:
         try:
             figures[name] = measure(trainer, split, weights)
-        except DataError as error:
+        except NoImageError as error:
             problems.append(error)
     collect_skipped(trainer)
     write_result(trainer, figures)

@@ -89,6 +89,8 @@ class RunFolder:
                 self._lock = self._take_lock()
                 self._check_files()
                 remove_leftovers(self.path)
+                for path in self.path.glob("status-*.json"):  # of the processes of an earlier start
+                    path.unlink()
             recipe = self._take_recipe(recipe)
         except (RecipeError, StorageError):
             self.close()

@@ -36,6 +36,7 @@ def save(trainer: Trainer) -> None:
         "sample_losses": losses,
         "meta": trainer.meta.state_dict(),
         "lines": trainer.folder.lines(),
+        "skipped_paths": {sample: trainer.parts.name_of(sample) for sample in progress.skipped},
     }
     checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state)
     checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
@@ -76,6 +77,8 @@ def _load_newest(trainer: Trainer) -> str | None:
     for path in candidates:
         try:
             lines = load_into(trainer, str(path))
+        except checkpoint.OutOfReachError:
+            raise  # it may be sound: another start can have it
         except StorageError as error:
             problems.append(str(error))
             say(f"passed over: {error}")
@@ -87,7 +90,7 @@ def _load_newest(trainer: Trainer) -> str | None:
     if candidates and newest is None:
         raise StorageError(
             f"{folder.checkpoints}: none of the {len(candidates)} checkpoints can be loaded. {problems[0]}; delete "
-            "all of them to start anew, or choose another run.dir"
+            "all of them, and result.json, to start anew, or choose another run.dir"
         )
     for name in folder.cut_after(trainer.progress.step, lines):
         say(f"{name}: lines that cannot be read were dropped")
@@ -131,9 +134,19 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
     progress = Progress(**state["progress"])
     if trainer.order.step(state["position"]) != progress.step or checkpoint.name_of(progress.step) != Path(path).name:
         raise ValueError(f"it is of update {progress.step}, at position {state['position']}")
+    progress.skipped = skipped_now(trainer, progress.skipped, state.get("skipped_paths"))
     trainer.progress = progress
     lines: dict[str, int] | None = state.get("lines")  # 0.1.0 did not count them
     return lines
+
+
+def skipped_now(trainer: Trainer, skipped: dict[int, str], paths: dict[int, str] | None) -> dict[int, str]:
+    """Damaged images by the ids of now: images that are only evaluated may have come or gone, and moved them."""
+    index, name_of = trainer.parts.index, trainer.parts.name_of
+    if paths is None or index is None or all(i < len(index) and name_of(i) == path for i, path in paths.items()):
+        return skipped
+    now = {name_of(i): i for i in range(len(index))}
+    return {now[paths[i]]: reason for i, reason in skipped.items() if paths[i] in now}
 
 
 def check_classes(trainer: Trainer, state: dict[str, Any], path: str) -> None:

@@ -87,6 +87,7 @@ GREYS: dict[str, Callable[[], bytes]] = {
     "png 16 bits": lambda: saved(grey(np.uint16, 65535), "PNG"),
     "tiff 16 bits": lambda: saved(grey(np.uint16, 65535), "TIFF"),
     "tiff float": lambda: saved(grey(np.float32, 1), "TIFF"),
+    "pgm 12 bits": lambda: b"P5 64 48 4095\n" + np.asarray(grey(np.uint16, 4095)).astype(">u2").tobytes(),
     "pgm 16 bits": lambda: b"P5 64 48 65535\n" + np.asarray(grey(np.uint16, 65535)).astype(">u2").tobytes(),
 }
 
@@ -130,10 +131,13 @@ def test_a_turned_picture_is_turned_when_that_is_asked_for(tmp_path: Path, kind:
     assert (images[0][20:].float().mean((0, 1)) - torch.tensor(RIGHT)).abs().max() < 12
 
 
-def test_pixels_of_32_bits_are_refused_for_their_white_is_not_known(tmp_path: Path) -> None:
-    images, skipped = loaded(tmp_path, [saved(grey(np.int32, 2**31 - 1), "TIFF")])
+def test_pixels_whose_white_is_not_known_are_refused(tmp_path: Path) -> None:
+    files = [saved(grey(np.int32, 2**31 - 1), "TIFF"), saved(grey(np.float32, 255), "TIFF")]
+    files.append(saved(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"))
+    images, skipped = loaded(tmp_path, files)
     assert images == {}
-    assert skipped == {0: "pixels of 32 bits, whose white is not known; convert it to 8 or 16 bits"}
+    assert skipped[0] == "pixels of 32 bits, whose white is not known; convert it to 8 or 16 bits"
+    assert skipped[1] == skipped[2] == "floating-point pixels outside [0, 1], whose white is not known; scale them"
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG2000", "GIF", "AVIF"])

@@ -11,7 +11,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.batch import Batch
-from fastaug.errors import DataError
+from fastaug.errors import NoImageError
 from fastaug.evaluation.evaluate import Evaluator
 from fastaug.recipe.reading import read_recipe
 from fastaug.training import build, reporting
@@ -148,7 +148,7 @@ def test_a_select_split_without_an_image_does_not_cost_the_figures_of_test(
 
     def torn(self: Evaluator, network: Any, split: str) -> dict[str, Any]:
         if split == "select":
-            raise DataError("select: no image")
+            raise NoImageError("select: no image")
         return evaluate(self, network, split)
 
     monkeypatch.setattr(Evaluator, "run", torn)

@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import json
 import os
 import random
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from fastaug.errors import StorageError
-from fastaug.training.checkpoint import Weights, latest, load, name_of, prune, save, steps_of, verify
+from fastaug.training.checkpoint import OutOfReachError, Weights, latest, load, name_of, prune, save, steps_of, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -225,6 +227,17 @@ def test_what_a_killed_save_of_the_same_step_left_is_replaced(tmp_path: Path) ->
     (path,) = saved(tmp_path, 2)
     assert not left.exists()
     assert sorted(file.name for file in path.iterdir()) == sorted(FILES)
+
+
+def test_a_failing_storage_is_not_a_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, 1, {"model": {"w": torch.ones(3)}}, {"step": 1})
+
+    def stale(*_: object) -> object:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(hashlib, "file_digest", stale)
+    with pytest.raises(OutOfReachError, match=r"cannot be read \(Stale file handle\); check the storage"):
+        load(path)
 
 
 def test_a_state_that_needs_code_to_load_is_refused(tmp_path: Path) -> None:

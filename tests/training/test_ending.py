@@ -38,6 +38,7 @@ def meaning(error: Exception, trainer: Any = None) -> tuple[type[Exception], int
         (failed(errno.EFBIG, "/elsewhere/cache.npz"), StorageError),
         (failed(errno.EACCES, "/runs/one/batch.png"), StorageError),
         (failed(errno.EACCES, "/runs/one-more/batch.png"), PermissionError),
+        (RuntimeError("Application timeout caused pair closure"), PeerError),
         (failed(errno.ENOENT, "/images/igloo/3.jpg"), FileNotFoundError),
         (failed(errno.EMFILE, "/images/3.jpg"), OSError),
         (ConnectionResetError(errno.ECONNRESET, "Connection closed by peer"), ConnectionResetError),

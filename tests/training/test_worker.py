@@ -188,6 +188,27 @@ def test_damaged_images_are_skipped_named_and_counted(train):
     assert len(used) == len(set(used)) == 40 - (4 - result["test"]["skipped"])
 
 
+def test_damaged_images_are_counted_once_where_images_to_evaluate_came_and_moved_their_numbers(train):
+    """Images behind those of training, as test/ is behind train/, may come while a run is stopped."""
+    for name in ("train", "val"):
+        (train.root / name).mkdir()
+    for label in ("class0", "class1"):
+        (train.root / "val" / label).mkdir()
+        for path in sorted((train.root / label).iterdir())[:4]:
+            path.rename(train.root / "val" / label / path.name)
+        (train.root / label).rename(train.root / "train" / label)
+    os.truncate(train.root / "val/class0/003.jpg", 300)
+    overrides = ("data.test_fraction=0", "run.checkpoint_every=1", "eval.every=1")
+    code, folder = train("train.epochs=1", *overrides)
+    assert code == 0
+    (train.root / "val/class0/000b.jpg").write_bytes((train.root / "val/class0/001.jpg").read_bytes())
+    assert train("train.epochs=1", *overrides)[0] == 0
+    (line,) = lines(folder / "skipped.jsonl")
+    assert line["path"].endswith("val/class0/003.jpg")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["skipped_images"], result["test"]["images"], result["test"]["skipped"]) == (1, 8, 1)
+
+
 def test_a_batch_of_damaged_images_alone_does_not_end_the_run(train):
     for path in (train.root / "class0").iterdir():
         os.truncate(path, 300)

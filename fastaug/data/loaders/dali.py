@@ -151,36 +151,35 @@ class DaliLoader:
     # ---- when DALI fails ----
 
     def _restart(self, text: str) -> None:
-        """Takes the image at which DALI failed out of its hands and goes on from there with a new pipeline."""
+        """Takes the images at which DALI failed out of its hands and goes on from there with a new pipeline."""
         feed = self._feed
-        number, row = self._failed(text)
-        feed.waiting[number] = feed.without_dali(feed.waiting[number], row)
+        number, rows = self._failed(text)
+        feed.waiting[number] = feed.without_dali(feed.waiting[number], rows)
         feed.again()
         self._pipeline = self._build(self.loading.largest_batch, feed.next_inputs)
         self._pipeline.schedule_run()
 
-    def _failed(self, text: str) -> tuple[int, int]:
-        """The batch under way, and the row in it, at which DALI failed with this message."""
+    def _failed(self, text: str) -> tuple[int, list[int]]:
+        """The batch under way, and all rows in it, at which DALI fails, after it did with this message."""
         named = [int(place) for place in _SAMPLE.findall(text)[:1]]
         for number, task in enumerate(self._feed.waiting):  # the first one, unless DALI fails ahead of its turn
             rows = task.for_dali()
-            for suspects in ([rows[place] for place in named if place < len(rows)], rows):
-                if (row := self._culprit(task, suspects)) is not None:
-                    return number, row
+            first = self._culprits(task, [rows[place] for place in named if place < len(rows)])
+            if bad := first + self._culprits(task, [row for row in rows if row not in first]):
+                return number, bad
         raise DataError(
             f"decoding a batch failed, yet its parts can be decoded ({_first_line(text)}); is the machine out of "
             "memory? lower train.batch_size"
         )
 
-    def _culprit(self, task: Task, rows: list[int]) -> int | None:
-        """One of `rows` at which DALI fails, None when it decodes all; by halves, so that it takes few pipelines."""
+    def _culprits(self, task: Task, rows: list[int]) -> list[int]:
+        """Those of `rows` at which DALI fails; by halves, so that few of them take few pipelines."""
         if not rows or self._decodes(task, rows):
-            return None
+            return []
         if len(rows) == 1:
-            return rows[0]
+            return rows
         half = len(rows) // 2
-        first = self._culprit(task, rows[:half])
-        return first if first is not None else self._culprit(task, rows[half:])
+        return self._culprits(task, rows[:half]) + self._culprits(task, rows[half:])
 
     def _decodes(self, task: Task, rows: list[int]) -> bool:
         inputs = iter([self._feed.inputs(task, rows)])

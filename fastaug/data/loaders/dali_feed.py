@@ -110,12 +110,11 @@ class Feed:
         every = (files, anchor, extent, w.size[rows].astype(np.float32), w.offset[rows].astype(np.int32))
         return every[: self._inputs]
 
-    def without_dali(self, task: Task, row: int) -> Task:
-        """The task after DALI failed at an image: decoded by Pillow, or left out if that fails too."""
+    def without_dali(self, task: Task, rows: list[int]) -> Task:
+        """The task after DALI failed at some images: decoded by Pillow, or left out where that fails too."""
         ids = task.request.ids.tolist()
-        self.refused.add(ids[row])
-        sources = [self._cut(task, i) if id == ids[row] else task.sources[i] for i, id in enumerate(ids)]
-        return task.of(sources)
+        self.refused |= (failed := {ids[row] for row in rows})
+        return task.of([self._cut(task, i) if id in failed else task.sources[i] for i, id in enumerate(ids)])
 
     def name(self, sample: int) -> str:
         """The path of image `sample` as text for messages."""

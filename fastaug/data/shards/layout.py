@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,12 +106,14 @@ def read_manifest(root: Path) -> Manifest:
             raise DataError(f"{file}: version {values['version']}, this program reads {VERSION}; make the shards again")
         settings, source = Settings(**values["settings"]), Source(**values["source"])
         shards = tuple(Shard(**shard) for shard in values["shards"])
-        if any(Path(shard.name).name != shard.name or shard.bytes < 0 for shard in shards) or source.images < 0:
-            raise ValueError("a name of a file elsewhere, or a negative number")
+        if any(Path(shard.name).name != shard.name or not shard.name.isprintable() for shard in shards):
+            raise ValueError("a name of a file elsewhere, or that no file has")
+        if any(type(n) is not int or not 0 <= n < 2**63 for n in (source.images, *(shard.bytes for shard in shards))):
+            raise ValueError("a size or number of images that is no whole number of 63 bits")
         return Manifest(settings, source, shards, values["table"])
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}); {AGAIN}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: no manifest of shards ({error!r}); {AGAIN}") from error
 
 
@@ -164,6 +167,12 @@ def open_shards(root: str | Path, exif: str | None = None) -> ShardIndex:
     return ShardIndex(**table, settings=manifest.settings, shards=manifest.shards, files=files)
 
 
+_TYPES = {
+    **{"labels": np.int64, "heights": np.int32, "widths": np.int32, "status": np.uint8, "folders": np.uint8},
+    **{"shard": np.int32, "offsets": np.int64, "lengths": np.int64},
+}
+
+
 def read_table(root: Path, manifest: Manifest) -> dict[str, Any]:
     """The columns of index.npz with those of an Index in its form; DataError unless it is the one of the manifest."""
     file = root / TABLE
@@ -174,11 +183,12 @@ def read_table(root: Path, manifest: Manifest) -> dict[str, Any]:
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as z:
                 table = from_arrays(z, root) | {name: z[name] for name in PLACES}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        problem = _problem_of(table, manifest)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{file} cannot be read ({error}); {AGAIN}") from error
-    if problem := _problem_of(table, manifest):
+    if problem:
         raise DataError(f"{file}: {problem}; {AGAIN}")
-    return table
+    return table | {name: table[name].astype(kind) for name, kind in _TYPES.items()}
 
 
 def _problem_of(table: dict[str, Any], manifest: Manifest) -> str:

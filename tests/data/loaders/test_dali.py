@@ -208,13 +208,13 @@ def test_damage_in_several_batches_in_flight(index: Index, prefetch: int) -> Non
 
 
 @pytest.mark.parametrize("damaged", [[0], [7], [3, 4], [*range(8)]])
-def test_an_image_that_dali_does_not_name_is_found_by_halves(index: Index, damaged: list[int]) -> None:
+def test_images_that_dali_does_not_name_are_found_by_halves(index: Index, damaged: list[int]) -> None:
     spoil(index, dict.fromkeys(damaged, "truncated"))
     loader, ids = loader_of(index), np.arange(8)
     windows = loader.crop.windows(Request(0, ids), index.heights[ids], index.widths[ids])
     task = Task(Request(0, ids), windows, [np.fromfile(file_of(index, i), dtype=np.uint8) for i in range(8)])
-    assert loader._culprit(task, [*range(8)]) == damaged[0]
-    assert loader._culprit(task, [i for i in range(8) if i not in damaged]) is None
+    assert loader._culprits(task, [*range(8)]) == damaged
+    assert loader._culprits(task, [i for i in range(8) if i not in damaged]) == []
 
 
 def test_an_image_asked_for_alone_and_damaged_gives_an_empty_batch(index: Index) -> None:

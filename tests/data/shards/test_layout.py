@@ -88,8 +88,11 @@ def first(value: int) -> object:
         ({"folders": first(9)}, "column folders has values outside"),
         ({"labels": lambda column: column[:-1]}, "column labels is not 48 integers"),
         ({"widths": lambda column: column.astype(float)}, "column widths is not 48 integers"),
-        ({"paths_offsets": first(7)}, "not the paths of 48 images"),
-        ({"paths_offsets": lambda column: column[:-1]}, "not the paths of 48 images"),
+        ({"paths_offsets": first(7)}, "the texts paths lie outside their block"),
+        ({"paths_offsets": lambda column: column[:, None]}, "the texts paths lie outside their block"),
+        ({"classes_offsets": first(-1)}, "the texts classes lie outside their block"),
+        ({"classes_offsets": lambda column: column.astype(float)}, "the texts classes lie outside their block"),
+        ({"paths_offsets": lambda column: column[:-1]}, "the texts paths lie outside their block"),
     ],
 )
 def test_a_table_that_cannot_be_is_refused(index: Index, make: MakeShards, kind, columns, message) -> None:
@@ -106,7 +109,25 @@ def test_a_raw_image_has_the_bytes_of_its_size(index: Index, make: MakeShards) -
         open_shards(root)
 
 
-@pytest.mark.parametrize("name", ["../elsewhere.tar", "/etc/passwd", "a/b.tar"])
+def test_columns_of_other_types_become_those_of_an_index(index: Index, make: MakeShards) -> None:
+    shards = make(index, "raw")
+    forge(shards.root, labels=lambda c: c.astype(">i8"), offsets=lambda c: c.astype(np.uint64))
+    again = open_shards(shards.root)
+    assert (again.labels.dtype, again.offsets.dtype) == (np.dtype(np.int64), np.dtype(np.int64))
+    assert again.labels.tolist() == shards.labels.tolist()
+
+
+@pytest.mark.parametrize("size", [10**30, float("nan"), -1, True])
+def test_a_size_that_no_file_has_is_refused(index: Index, make: MakeShards, size: float) -> None:
+    root = make(index).root
+    values = json.loads((root / "shards.json").read_text())
+    values["shards"][0]["bytes"] = size
+    rewrite(root, shards=values["shards"])
+    with pytest.raises(DataError, match=r"no manifest of shards .*no whole number"):
+        open_shards(root)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.tar", "/etc/passwd", "a/b.tar", "a\0.tar", "\ud800.tar"])
 def test_a_tar_file_elsewhere_is_refused(index: Index, make: MakeShards, name: str) -> None:
     root = make(index).root
     values = json.loads((root / "shards.json").read_text())

@@ -30,7 +30,13 @@ def test_turns_are_compared_with_their_neighbours() -> None:
     assert set(policy.gates_of({"policy_share_of_plain": 0.8, "policy_blocked_ms_per_image": 0.6}).values()) == {False}
 
 
-@pytest.mark.parametrize("more", [["--model", "test_resnet"], ["--model", "test_resnet", "--hold-ms", "1"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--model", "test_resnet"],
+        pytest.param(["--model", "test_resnet", "--hold-ms", "1"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_short_run_writes_its_figures(tmp_path: Path, more: list[str]) -> None:
     file = tmp_path / "policy.json"
     words = ["--side", "32", "--batch", "8", "--images", "64", "--rounds", "1", "--steps", "2", "--threads", "1"]

@@ -215,7 +215,9 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
             ["meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.engine=functional"],
             marks=pytest.mark.slow,
         ),
-        ["meta.learn=[softness,weights]", "meta.engine=fused", "meta.layers=[layer4,fc]"],
+        pytest.param(
+            ["meta.learn=[softness,weights]", "meta.engine=fused", "meta.layers=[layer4,fc]"], marks=pytest.mark.slow
+        ),
         [
             *("meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.fraction=0.5"),
             *("train.batch_size=16", "train.accumulate=2", "train.drop_last=true", "augment.mix_group=2"),

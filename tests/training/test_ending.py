@@ -160,9 +160,8 @@ sys.exit(ending.code)
 """
 
 
-@pytest.mark.parametrize(
-    "launcher", ["torch.distributed.run", pytest.param("accelerate.commands.accelerate_cli", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torch.distributed.run", "accelerate.commands.accelerate_cli"])
 def test_a_launcher_s_last_words_are_explained(tmp_path: Path, launcher: str) -> None:
     """torchrun's own summary shows the reason; accelerate launch cannot, but has an option to say nothing."""
     script = tmp_path / "script.py"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fastaug
+from fastaug.ops.crop_mix.cpu.compiler import entry, inlined
 
 SCRIPT = """
 import json
@@ -46,6 +47,26 @@ def run(package: Path, cache: Path) -> tuple[list[float], int]:
     return values, hits
 
 
+def kept_as(added: int) -> str:
+    """The name under which a function is kept that calls one which adds `added`."""
+
+    @inlined
+    def callee(x: int) -> int:
+        return x + added
+
+    def caller(x: int) -> int:
+        return callee(x)  # type: ignore[no-any-return]
+
+    entry(caller)
+    return caller.__qualname__
+
+
+def test_code_is_kept_under_a_name_of_its_own_and_of_what_it_calls() -> None:
+    assert kept_as(1) == kept_as(1)
+    assert kept_as(1) != kept_as(2)
+
+
+@pytest.mark.slow
 def test_compiled_code_is_kept_until_another_source_changes(package: Path, tmp_path: Path) -> None:
     folder, cache = package / "ops" / "crop_mix" / "cpu", tmp_path / "cache"
     assert run(package, cache) == ([20.0], 0)

@@ -228,7 +228,8 @@ def test_two_processes_train_as_one_does(recipe, tmp_path):
     assert results[0]["test"]["top1"] == results[1]["test"]["top1"]
 
 
-@pytest.mark.parametrize("counts", [(2,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
+@pytest.mark.slow  # that two processes evaluate as one does, the test above and those of the metrics see
+@pytest.mark.parametrize("counts", [(2,), (1, 2, 3)])
 def test_evaluation_is_the_same_with_any_number_of_processes(recipe, tmp_path, counts):
     folder = tmp_path / "run"
     run([*TRAIN, *recipe, "data.test_fraction=0.5", "eval.batch_size=5", f"run.dir={folder}"])

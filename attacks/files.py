@@ -24,8 +24,6 @@ class Outcome:
 
     trial: Trial
     problems: list[str] = field(default_factory=list)
-    used: int = 0
-    skipped: int = 0
 
 
 def trials(short: bool) -> Iterator[Trial]:
@@ -71,7 +69,6 @@ def attack(trial: Trial, root: Path) -> Outcome:
             outcome.problems += [f"{text}: {path} ({kinds.get(path, 'good')})" for path in sorted(paths)]
         if epoch["twice"]:
             outcome.problems.append(f"{epoch['twice']} images twice in an epoch")
-    outcome.used, outcome.skipped = len(found["epochs"][0]["used"]), len(skipped)
     left = {path for path in opened if path in skipped and kinds[path] not in RULES}
     outcome.problems += [f"Pillow opens {path} ({kinds[path]}), skipped: {skipped[path]}" for path in sorted(left)]
     missing = set(kinds) - listed

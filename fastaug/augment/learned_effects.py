@@ -71,11 +71,12 @@ class LearnedEffects:
 class Part(NamedTuple):
     """A part of a batch: n of its samples as the network saw them, on the graph of what is learned.
 
-    `log_probability` [n] of the operations drawn for them, or None. `ids` (each once, on the host) and `rows`: the
-    images whose learned numbers it depends on, and these numbers, leaves of the graph by table name.
+    `images` are None where they were not asked for. `log_probability` [n] of the operations drawn for them, or None.
+    `ids` (each once, on the host) and `rows`: the images whose learned numbers it depends on, and these numbers, leaves
+    of the graph by table name.
     """
 
-    images: Tensor
+    images: Tensor | None
     target: SoftTarget
     log_probability: Tensor | None
     ids: Tensor
@@ -87,7 +88,7 @@ class Augmentation(Protocol):
 
     outputs: int  # of the network: classes, and the "other" class if there is one
 
-    def part(self, batch: Batch, epoch: int, chosen: Tensor) -> Part:
+    def part(self, batch: Batch, epoch: int, chosen: Tensor, *, with_images: bool = True) -> Part:
         """The samples at positions `chosen` [n] of a training batch once more, on the graph of what is learned."""
 
     def evaluation(self, batch: Batch) -> Tensor:

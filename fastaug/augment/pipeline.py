@@ -20,6 +20,7 @@ from fastaug.ops.crop_mix import (
     crop_mix,
     identity_params,
     sample_crop_mix,
+    soft_targets,
     some_samples,
 )
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
@@ -113,10 +114,11 @@ class BatchAugment:
         view = self._view(batch, epoch, self.sample(batch, epoch), self.learned.rows(batch.ids))
         return self._padded(*self._apply(view, epoch, self.dtype))
 
-    def part(self, batch: Batch, epoch: int, chosen: Tensor) -> Part:
+    def part(self, batch: Batch, epoch: int, chosen: Tensor, *, with_images: bool = True) -> Part:
         """The samples at positions `chosen` [n] of what `training` gave, on the graph of what is learned.
 
-        Bit for bit, but float32 images whatever `dtype` is: autocast rounds them where it rounds those.
+        Bit for bit, but float32 images whatever `dtype` is: autocast rounds them where it rounds those. Without
+        `with_images` there are none, which saves most of the work.
         """
         n = len(chosen)
         taken, params = some_samples(self.sample(batch, epoch), chosen)
@@ -125,10 +127,10 @@ class BatchAugment:
         leaves = self.learned.rows(ids)
         rows = {name: leaf[position.to(leaf.device)] for name, leaf in leaves.items()}
         view = self._view(batch, epoch, params, rows)
-        images, target = self._apply(view, epoch, torch.float32)
+        images, target = self._apply(view, epoch, torch.float32) if with_images else (None, self._target(view, epoch))
         chance = self.learned.log_probability(view)
         first = SoftTarget(*(None if field is None else field[:n] for field in target))  # type: ignore[arg-type]
-        return Part(images[:n], first, None if chance is None else chance[:n], ids, leaves)
+        return Part(None if images is None else images[:n], first, None if chance is None else chance[:n], ids, leaves)
 
     def _view(self, batch: Batch, epoch: int, params: CropMixParams, rows: dict[str, Tensor]) -> View:
         return View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), rows)
@@ -151,11 +153,21 @@ class BatchAugment:
         )
         for erasing in self.erasing:
             images = erasing.apply(images, erasing.sample(Key(seed, epoch, Stream.ERASE), batch.draws))
+        return images, self._learned_target(target, view, epoch)
+
+    def _target(self, view: View, epoch: int) -> SoftTarget:
+        """The targets of `_apply`, without its images."""
+        soften = self.learned.soften(self.soften)
+        target = soft_targets(view.batch.labels.long(), view.params, self.size, self.classes, soften)
+        return self._learned_target(target, view, epoch)
+
+    def _learned_target(self, target: SoftTarget, view: View, epoch: int) -> SoftTarget:
+        """The fused op's targets under feature CutMix, learned targets and label smoothing."""
         if self.hidden is not None:
-            target = self.hidden.draw(Key(seed, epoch, Stream.MIX), batch, self.classes)
+            target = self.hidden.draw(Key(self.recipe.run.seed, epoch, Stream.MIX), view.batch, self.classes)
         target = self.learned.target(target, view)
         smoothing = self.learned.smoothing(self.recipe.augment.smoothing)
-        return images, smoothed(target, smoothing) if isinstance(smoothing, Tensor) or smoothing else target
+        return smoothed(target, smoothing) if isinstance(smoothing, Tensor) or smoothing else target
 
     def _padded(self, images: Tensor, target: SoftTarget) -> tuple[Tensor, SoftTarget]:
         """Adds blank images without weight where damage left fewer than BatchNorm needs."""

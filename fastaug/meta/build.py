@@ -146,11 +146,15 @@ def check_instant(meta: Meta, instant: list[str], parts: int) -> None:
 
 
 def check_fused(learned: LearnedParts) -> None:
-    """RecipeError where a part acts on anything but targets."""
-    others = [name for name, part in learned.each().items() if part.acts_on_images or not part.on_batch]
+    """RecipeError where a part learns through anything but targets and the probabilities of what is drawn."""
+    others = [name for name, part in learned.each().items() if part.through_images or not part.on_batch]
     if others:
+        found = ", ".join(others)
         raise RecipeError(
-            [f"meta.engine: fused differentiates targets only, and {', '.join(others)} acts elsewhere; choose another"]
+            [
+                f"meta.engine: fused differentiates targets and probabilities only, and {found} learns elsewhere; "
+                "choose another engine"
+            ]
         )
 
 

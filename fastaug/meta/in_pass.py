@@ -12,7 +12,7 @@ from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
 from fastaug.hypergrad.problem import Cotangent, Samples, pull_back
 from fastaug.meta.learned_part import Revision
 from fastaug.meta.reweighting import with_rows
-from fastaug.meta.step import MetaStep, samples_of
+from fastaug.meta.step import MetaStep
 from fastaug.meta.validation_gradient import validated_names
 from fastaug.targets import SoftTarget
 
@@ -47,7 +47,7 @@ class PassStep(MetaStep):
 class FusedStep(PassStep):
     """The meta step of the engine `fused`: one pass trains and differentiates, for what acts on targets alone."""
 
-    _cotangent: Cotangent | None = None  # that of the last pass
+    _last: tuple[Tensor, Cotangent] | None = None  # images of the last pass, and its cotangent
 
     def before_forward(
         self, images: Tensor, target: SoftTarget, step: int, seed: int
@@ -55,16 +55,19 @@ class FusedStep(PassStep):
         """The logits of the training pass, taken here where a meta step is due; the target as it is."""
         if not self.due(step):
             return None, target
-        logits, self._cotangent = self.cotangent(images, target, step, seed)
+        logits, cotangent = self.cotangent(images, target, step, seed)
+        self._last = images, cotangent
         return logits, target
 
     def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
         """Moves what is learned by the hypergradient that the pass has found."""
-        cotangent, self._cotangent = self._cotangent, None
-        if cotangent is None or (chosen := self.chosen(batch, step)) is None:
+        last, self._last = self._last, None
+        if last is None or (chosen := self.chosen(batch, step)) is None:
             return
-        part = self.augment.part(batch, step // self.training.steps_per_epoch, chosen)
-        gradients = pull_back(samples_of(part), cotangent, self.leaves(part.rows), over_processes)
+        images, cotangent = last
+        part = self.augment.part(batch, step // self.training.steps_per_epoch, chosen, with_images=False)
+        samples = Samples(images, part.target, part.log_probability)
+        gradients = pull_back(samples, cotangent, self.leaves(part.rows), over_processes)
         shared = self.learned.shared()
         self.move({name: over_processes(g) if name in shared else g for name, g in gradients.items()}, part.ids, step)
 

@@ -264,5 +264,6 @@ def build_meta_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim
 
 
 def samples_of(part: Part) -> Samples:
-    """The samples of a part of a batch, as engines take them."""
+    """The samples of a part of a batch with its images, as engines take them."""
+    assert part.images is not None
     return Samples(part.images, part.target, part.log_probability)

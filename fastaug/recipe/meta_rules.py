@@ -100,9 +100,9 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.magnitudes=false with meta.probabilities=score",
     ),
     (
-        lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _learns(r, "policy", "optim")),
-        "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, and learn targets only, "
-        "not policy or optim",
+        lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _needs_images(r) or _learns(r, "optim")),
+        "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, learn no optim, and of a "
+        "policy its probabilities only (meta.magnitudes=false, meta.probabilities=score)",
     ),
     (
         lambda r: r.meta.engine == "fused" and r.model.compile,

@@ -22,7 +22,7 @@ class PolicyPart(LearnedPart):
     of its parameters.
     """
 
-    acts_on_images = True
+    acts_on_images = through_images = True
 
     @abstractmethod
     def draw(self, view: View) -> Any:
@@ -60,6 +60,7 @@ class SharedPolicyPart(PolicyPart):
         fill = tuple(setting.recipe.data.mean)
         self.policy = SharedPolicy(read_operations(meta.operations, fill), meta.slots, fill=fill)
         self.policy.strengths.requires_grad_(meta.magnitudes)
+        self.through_images = meta.magnitudes or meta.probabilities == "gumbel"
 
     def draw(self, view: View) -> Any:
         """Operations and noise."""

@@ -33,6 +33,7 @@ __all__ = [
     "crop_mix",
     "identity_params",
     "sample_crop_mix",
+    "soft_targets",
     "some_samples",
 ]
 

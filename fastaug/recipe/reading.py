@@ -210,7 +210,7 @@ def _read(values: Any, path: Path, overrides: list[str], unnumbered: int) -> tup
     if recipe.run.dir is None:
         recipe.run.dir = str(Path("runs") / path.stem)
     if _turns_off_meta(values):
-        recipe.meta = type(recipe.meta)()
+        recipe.meta = type(recipe.meta)(reuse=recipe.meta.reuse)
     problems += validate(recipe, unusable={key_of(text) for text in problems})
     if problems:
         raise RecipeError(problems)
@@ -218,7 +218,10 @@ def _read(values: Any, path: Path, overrides: list[str], unnumbered: int) -> tup
 
 
 def _turns_off_meta(values: Any) -> bool:
-    """Whether `meta.learn: []` is written out: the control of a recipe that learns, so that other keys may stay."""
+    """Whether `meta.learn: []` is written out: the control of a recipe that learns, so that other keys may stay.
+
+    What is reused then comes with its own settings.
+    """
     meta = values.get("meta") if isinstance(values, dict) else None
     return isinstance(meta, dict) and meta.get("learn") == []
 

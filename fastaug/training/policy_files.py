@@ -1,0 +1,52 @@
+"""What a run leaves to be taken elsewhere: policy.json, and policy.py for policies that torchvision can play."""
+
+import json
+import re
+from typing import Any
+
+from fastaug.meta.parameters import LearnedParts
+from fastaug.provenance import commit, versions
+from fastaug.recipe.policy_file import FILE, VERSION
+from fastaug.training.build import Trainer
+
+
+def write_policy(trainer: Trainer) -> None:
+    """Writes policy.json with the values of now; main process, where anything is learned that can be kept."""
+    learned = trainer.meta.learned
+    if learned is None or not trainer.accelerator.is_main_process:
+        return
+    pieces, tables = pieces_of(learned), [learned.kinds[name] for name, part in learned.each().items() if part.tables()]
+    if not (pieces or tables):
+        return
+    trainer.folder.write(FILE, legible(policy_file(trainer, pieces, tables)).encode())
+
+
+def legible(values: dict[str, Any]) -> str:
+    """JSON with a list of numbers in a line."""
+    text = json.dumps(values, indent=2)
+    return re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def pieces_of(learned: LearnedParts) -> dict[str, Any]:
+    """What each part with values leaves, by its name."""
+    kinds, summaries = learned.kinds, learned.summaries()
+    exports = {name: part.export() for name, part in learned.each().items()}
+    return {
+        name: {"kind": kinds[name], **found, "summary": summaries[name]}
+        for name, found in exports.items()
+        if found is not None
+    }
+
+
+def policy_file(trainer: Trainer, pieces: dict[str, Any], tables: list[str]) -> dict[str, Any]:
+    """All of policy.json."""
+    data = trainer.recipe.data
+    return {
+        "fastaug_policy": VERSION,
+        "version": versions().get("fastaug"),
+        "commit": commit(),
+        "step": trainer.progress.step,
+        "data": {"img_size": data.img_size, "mean": list(data.mean), "std": list(data.std)},
+        "parts": pieces,
+        "tables": tables,
+    }

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastaug.augment.differentiable_ops import BLACK, EIGHT, Colour, Transform, apply_drawn
+from fastaug.augment.differentiable_ops import BLACK, EIGHT, Fill, Transform, apply_drawn
 from fastaug.errors import NonFiniteError
 from fastaug.seeding import IdArray, Key, Stream, uniform
 
@@ -49,7 +49,7 @@ class SharedPolicy(nn.Module):
         *,
         magnitude: float = 0.5,
         identity: float = 0.2,
-        fill: Colour = BLACK,
+        fill: Fill = BLACK,
     ) -> None:
         super().__init__()
         if not transforms or len({t.name for t in transforms}) < len(transforms):
@@ -61,7 +61,8 @@ class SharedPolicy(nn.Module):
                 raise ValueError(
                     f"the initial {name} must be between 0 and 1, found {value}; learning never leaves them"
                 )
-        self.transforms, self.slots, self.fill = tuple(transforms), slots, tuple(fill)
+        self.transforms, self.slots = tuple(transforms), slots
+        self.fill: Fill = fill if isinstance(fill, str) else tuple(fill)
         self.numbers = max(len(t.reach) for t in transforms)  # d
         others = math.log((1 - identity) / len(transforms))
         self.logits = nn.Parameter(torch.tensor([math.log(identity)] + [others] * len(transforms)).repeat(slots, 1))
@@ -73,7 +74,14 @@ class SharedPolicy(nn.Module):
 
     def magnitudes(self) -> Tensor:
         """The magnitude of each operation, in (0, 1): [operations]."""
-        return self.strengths.sigmoid()
+        learned = self.strengths.sigmoid()
+        if not any(t.fixed for t in self.transforms):
+            return learned
+        return torch.where(self.fixed().to(learned.device), 1, learned)
+
+    def fixed(self) -> Tensor:
+        """Which operations have a magnitude that is not learned, on the host: [operations] bool."""
+        return torch.tensor([t.fixed for t in self.transforms])
 
     def sample(self, key: Key, ids: IdArray) -> Draws:
         """Draws of each id by the current probabilities (inverse CDF): a function of (seed, epoch, id) and of them."""
@@ -85,11 +93,21 @@ class SharedPolicy(nn.Module):
     def amounts(self, draws: Draws) -> Tensor:
         """Amounts of the drawn operations, in their units: [N,slots,d], on the graph of the magnitudes."""
         reach = [(0.0,) * self.numbers] + [t.reach + (0.0,) * (self.numbers - len(t.reach)) for t in self.transforms]
-        scale = self.strengths.new_tensor(reach) * F.pad(self.magnitudes(), (1, 0))[:, None]
+        factor = F.pad(self.magnitudes(), (1, 0))[:, None]
+        if any(t.free for t in self.transforms):
+            factor = torch.where(self._free().to(factor.device), 1, factor)
+        scale = self.strengths.new_tensor(reach) * factor
         low, high = self.strengths.new_tensor([(-1.0, 1.0)] + [t.noise for t in self.transforms]).unbind(1)
         chosen = self._one_hot(draws.op)
         middle, half = ((chosen * side).sum(2)[..., None] for side in ((low + high) / 2, (high - low) / 2))
         return (chosen[..., None] * scale).sum(2) * (middle + half * self._beside(draws.noise))
+
+    def _free(self) -> Tensor:
+        """Which numbers are not scaled by the magnitude, on the host: [1 + operations, d] bool."""
+        free = torch.zeros(1 + len(self.transforms), self.numbers, dtype=torch.bool)
+        for k, t in enumerate(self.transforms, 1):
+            free[k, len(t.reach) - t.free : len(t.reach)] = True
+        return free
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:  # type: ignore[override]  # as every policy's
         """Augmented float images [N,3,S,S] in [0, 1], see `apply_drawn`; on the graph of the magnitudes."""

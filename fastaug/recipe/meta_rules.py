@@ -214,7 +214,7 @@ META_NEEDS: list[Need] = [
     (
         lambda r: _learns(r, "policy"),
         "policy is in meta.learn",
-        ["probabilities", "temperature", "magnitudes", "slots", "policy_lr"],
+        ["probabilities", "temperature", "magnitudes", "slots", "policy_lr", "operations"],
     ),
     (lambda r: r.meta.probabilities == "gumbel", "meta.probabilities is gumbel", ["temperature"]),
     (lambda r: _learns(r, "softness"), "softness is in meta.learn", ["softness_lr"]),

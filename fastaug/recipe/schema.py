@@ -335,6 +335,7 @@ class Meta:
     )
     labels_temperature: Positive = key(1.0, "instant labels: larger stays nearer to uniform")
     labels_trust: NonNegative = key(5.0, "instant labels: how much the given label counts")
+    operations: Text = key("eight", "operations that the policy learns to use: a packaged set or a file of them")
     reuse: Text | None = key(
         None, "run folder, or the policy.json of one, whose learned parts act here as they are; frozen, as below"
     )

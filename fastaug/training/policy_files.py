@@ -4,10 +4,15 @@ import json
 import re
 from typing import Any
 
+from fastaug.augment.learned_policy import PART
 from fastaug.meta.parameters import LearnedParts
+from fastaug.meta.parts.policy import SharedPolicyPart
 from fastaug.provenance import commit, versions
 from fastaug.recipe.policy_file import FILE, VERSION
+from fastaug.reports.policy_source import policy_source
 from fastaug.training.build import Trainer
+
+PROGRAM = "policy.py"
 
 
 def write_policy(trainer: Trainer) -> None:
@@ -19,6 +24,12 @@ def write_policy(trainer: Trainer) -> None:
     if not (pieces or tables):
         return
     trainer.folder.write(FILE, legible(policy_file(trainer, pieces, tables)).encode())
+    shared = learned.each().get(PART)
+    if isinstance(shared, SharedPolicyPart):
+        source = policy_source(shared.policy, trainer.augment.size)
+        trainer.folder.write(PROGRAM, source.text.encode())
+        if source.left_out and trainer.progress.step == trainer.last_step:
+            trainer.console.print(f"{PROGRAM} is without {', '.join(map(ascii, source.left_out))}: see its first lines")
 
 
 def legible(values: dict[str, Any]) -> str:

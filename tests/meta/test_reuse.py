@@ -1,7 +1,6 @@
 """What one run has learned acts in another: the same values, nothing learned, trained on train + meta."""
 
 import json
-import os
 import re
 import shutil
 
@@ -11,9 +10,8 @@ import torch
 
 from fastaug.augment import load_policy
 from fastaug.meta.learned_part import LearnedPart
-from fastaug.recipe.reading import read_recipe
-from fastaug.training.worker import run
-from .conftest import assert_same, fresh_accelerator, last, lines
+
+from .conftest import assert_same, last, lines
 
 LEARN = ["meta.learn=[policy,softness,smoothing,optim]", "meta.policy_lr=0.3", "meta.softness_lr=0.3"]
 
@@ -60,7 +58,12 @@ def test_the_rest_of_a_frozen_run_is_a_plain_run_on_train_and_meta(train, tmp_pa
     (lists / "train.txt").write_text("".join(f"{i}\n" for i in sorted(seen)))
     (lists / "test.txt").write_text("".join(f"{i}\n" for i in sorted(set(range(40)) - seen)))
     plain = train(
-        "plain", f"data.splits={lists}", "data.meta_fraction=0", "data.test_fraction=0", "meta.learn=[]", "run.log_ids=true"
+        "plain",
+        f"data.splits={lists}",
+        "data.meta_fraction=0",
+        "data.test_fraction=0",
+        "meta.learn=[]",
+        "run.log_ids=true",
     )
     assert len(seen) == 32
     assert (frozen / "ids-0.jsonl").read_text() == (plain / "ids-0.jsonl").read_text()
@@ -112,7 +115,7 @@ def test_weights_of_single_images_come_from_a_run_on_the_same_images(train):
         (["meta.learn=[optim]", "optim.opt=adamw"], "parts.optim.values.rates.momentum.raw: is no parameter of this"),
     ],
 )
-def test_what_does_not_fit_the_recipe_is_named(train, tmp_path, overrides, said):
+def test_what_does_not_fit_the_recipe_is_named(train, overrides, said):
     learned = train("learned", "meta.learn=[policy,optim]", "train.epochs=1")
     folder = train("other", *overrides, f"meta.reuse={learned / 'policy.json'}", code=2)
     assert f"meta.reuse: {learned / 'policy.json'}: {said}" in reason(folder)

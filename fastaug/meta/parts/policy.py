@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fastaug.augment.learned_effects import View
+from fastaug.augment.operation_sets import read_operations
 from fastaug.augment.plain_values import load_plain_values
 from fastaug.augment.policy_settings import policy_of, settings_of
 from fastaug.augment.shared_policy import SharedPolicy
@@ -53,13 +54,14 @@ class PolicyPart(LearnedPart):
 
 
 class SharedPolicyPart(PolicyPart):
-    """The learned policy `policy`: a SharedPolicy of eight differentiable operations, the same for all samples."""
+    """The learned policy `policy`: a SharedPolicy of the operations of a set, the same for all samples."""
 
     def __init__(self, setting: Setting) -> None:
         meta = setting.recipe.meta
         super().__init__(meta.policy_lr)
         self.probabilities, self.temperature = meta.probabilities, meta.temperature
-        self.policy = SharedPolicy(slots=meta.slots, fill=tuple(setting.recipe.data.mean))
+        fill = tuple(setting.recipe.data.mean)
+        self.policy = SharedPolicy(read_operations(meta.operations, fill), meta.slots, fill=fill)
         self.policy.strengths.requires_grad_(meta.magnitudes)
 
     def draw(self, view: View) -> Any:

@@ -9,7 +9,7 @@ Every draw is a function of (seed, epoch, id), as in a run.
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastaug.augment.plain_values import load_plain_values
 from fastaug.augment.policy_settings import policy_of
@@ -47,7 +47,7 @@ def read_learned_policy(path: str | Path, seed: int = 0) -> LearnedPolicy:
         if not (isinstance(mean, list) and len(mean) == 3 and all(type(x) in (int, float) for x in mean)):
             raise ValueError(f"data.mean: must be three numbers, found {mean!r}")
         policy = policy_of(piece.settings, fill=tuple(mean))
-        load_plain_values(policy, {name.removeprefix("policy."): value for name, value in piece.values.items()})
+        load_plain_values(nn.ModuleDict({PART: policy}), piece.values)
     except ValueError as error:
         where = "" if str(error).startswith("data.") else f"parts.{PART}."
         raise RecipeError([f"{file.path}: {where}{error}"]) from None

@@ -43,8 +43,7 @@ def _moves(recipe: Recipe) -> bool:
 
 def _idle_keys(recipe: Recipe) -> list[str]:
     """Keys of the section that were set although nothing is learned; what is reused has its settings with it."""
-    default, acting = Meta(), ("reuse", "frozen") if recipe.meta.reuse is not None else ()
-    keys = [f.name for f in fields(Meta) if f.name not in acting]
+    default, keys = Meta(), [f.name for f in fields(Meta) if f.name not in ("reuse", "frozen")]
     return [key for key in keys if getattr(recipe.meta, key) != getattr(default, key)]
 
 

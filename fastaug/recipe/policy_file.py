@@ -2,13 +2,13 @@
 
     {"fastaug_policy": 1, "version": "0.1.0", "commit": null, "step": 940, "data": {"img_size": 28, "mean": [...], ...},
      "parts": {"policy": {"kind": "policy", "settings": {...}, "values": {"policy.logits": [[...]], ...},
-                          "summary": {...}}},
+                          "start": {...}, "summary": {...}}},
      "tables": ["weights"]}
 
-`settings` are what the values mean nothing without (operations in full), `values` the numbers by parameter,
-`summary` the same for people, `tables` parts whose numbers belong to single images: they stay in the checkpoints. A
-policy file is a stranger's: it is data, checked here and where its parts are built, and nothing of it is ever executed
-or imported. Needs no torch.
+`settings` are what the values mean nothing without (operations in full), `values` the numbers by parameter, `start`
+those that learning began with, `summary` the values for people, `tables` parts whose numbers belong to single images:
+they stay in the checkpoints. A policy file is a stranger's: it is data, checked here and where its parts are built, and
+nothing of it is ever executed or imported. Needs no torch.
 """
 
 import json
@@ -31,11 +31,15 @@ _PIECE = {"kind": str, "settings": dict, "values": dict}
 
 
 class Piece(NamedTuple):
-    """What one learned part left: its name in meta.learn, its settings, and its numbers by parameter name."""
+    """What one learned part left: its name in meta.learn, its settings, and its numbers by parameter name.
+
+    `start`: the numbers where learning began; None where nothing learned.
+    """
 
     kind: str
     settings: Mapping[str, Any]
     values: Mapping[str, Any]
+    start: Mapping[str, Any] | None = None
 
 
 class PolicyFile(NamedTuple):
@@ -125,12 +129,16 @@ def _piece(name: str, piece: Any) -> Piece:
         if not isinstance(found, kind):
             wanted = {str: "a text", dict: "an object"}[kind]
             raise _Refused(f"parts.{name}.{key}: must be {wanted}, found {_short(found)}; {AS_WRITTEN}")
-    for key, value in (*_numbers("values", piece["values"]), *_numbers("settings", piece["settings"])):
+    given = ((key, piece.get(key, {})) for key in ("settings", "values", "start"))
+    for key, value in (pair for where, inner in given for pair in _numbers(where, inner)):
         if isinstance(value, (int, float)) and not abs(value) <= LARGEST_NUMBER:
             raise _Refused(f"parts.{name}.{key}: {_short(value)} is out of range; {SOUND}")
-        if key.startswith("values") and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        if not key.startswith("settings") and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise _Refused(f"parts.{name}.{key}: {_short(value)} is no number; {AS_WRITTEN}")
-    return Piece(piece["kind"], piece["settings"], piece["values"])
+    start = piece.get("start")
+    if start is not None and (not isinstance(start, dict) or start.keys() != piece["values"].keys()):
+        raise _Refused(f"parts.{name}.start: must have the names of values; {AS_WRITTEN}")
+    return Piece(piece["kind"], piece["settings"], piece["values"], start)
 
 
 def _numbers(key: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:

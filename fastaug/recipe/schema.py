@@ -339,7 +339,9 @@ class Meta:
     reuse: Text | None = key(
         None, "run folder, or the policy.json of one, whose learned parts act here as they are; frozen, as below"
     )
-    frozen: bool = key(False, "parts act with the values they have: no meta step, and the meta split is trained on")
+    frozen: bool = key(
+        False, "parts, if any, act with the values they have: no meta step, and the meta split is trained on"
+    )
 
     @property
     def acts_frozen(self) -> bool:

@@ -2,7 +2,10 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from fastaug.augment.learned_policy import PART
 from fastaug.meta.parameters import LearnedParts
@@ -20,7 +23,8 @@ def write_policy(trainer: Trainer) -> None:
     learned = trainer.meta.learned
     if learned is None or not trainer.accelerator.is_main_process:
         return
-    pieces, tables = pieces_of(learned), [learned.kinds[name] for name, part in learned.each().items() if part.tables()]
+    pieces = pieces_of(learned, trainer.meta.start())
+    tables = [learned.kinds[name] for name, part in learned.each().items() if part.tables()]
     if not (pieces or tables):
         return
     trainer.folder.write(FILE, legible(policy_file(trainer, pieces, tables)).encode())
@@ -38,15 +42,23 @@ def legible(values: dict[str, Any]) -> str:
     return re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
-def pieces_of(learned: LearnedParts) -> dict[str, Any]:
-    """What each part with values leaves, by its name."""
+def pieces_of(learned: LearnedParts, start: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What each part with values leaves, by its name, with the values that it started from where it learned."""
     kinds, summaries = learned.kinds, learned.summaries()
     exports = {name: part.export() for name, part in learned.each().items()}
     return {
-        name: {"kind": kinds[name], **found, "summary": summaries[name]}
+        name: {"kind": kinds[name], **found, **_start_of(name, found, start), "summary": summaries[name]}
         for name, found in exports.items()
         if found is not None
     }
+
+
+def _start_of(name: str, found: Mapping[str, Any], start: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The values that a part started from; those of parameters that are not learned are what they are."""
+    if not start:
+        return {}
+    began = {key: start[f"{name}.{key}"].double().tolist() for key in found["values"] if f"{name}.{key}" in start}
+    return {"start": found["values"] | began}
 
 
 def policy_file(trainer: Trainer, pieces: dict[str, Any], tables: list[str]) -> dict[str, Any]:

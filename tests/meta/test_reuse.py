@@ -121,6 +121,14 @@ def test_what_does_not_fit_the_recipe_is_named(train, overrides, said):
     assert f"meta.reuse: {learned / 'policy.json'}: {said}" in reason(folder)
 
 
+def test_a_file_imports_nothing(train):
+    learned = train("learned", "meta.learn=[softness]", "train.epochs=1")
+    file = learned / "policy.json"
+    file.write_text(file.read_text().replace('"kind": "softness"', f'"kind": "{__name__}:Idle"'))
+    folder = train("other", "meta.learn=[]", f"meta.reuse={file}", code=2)
+    assert f"parts: '{__name__}:Idle' does not come with fastaug" in reason(folder)
+
+
 def test_the_policy_of_a_plain_loop_gives_the_pixels_of_the_run(train):
     learned = train("learned", "meta.learn=[policy]", "meta.policy_lr=0.3", "run.seed=3")
     policy = load_policy(learned, seed=3)

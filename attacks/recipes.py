@@ -149,6 +149,10 @@ def _overrides() -> Iterator[BadRecipe]:
         "eval.weights=ema": "eval.weights: ema needs model.ema = true",
         "augment.fill=random": "augment.fill: random does nothing unless augment.shift is above 0",
         "meta.every=3": "meta.learn: is empty",
+        "meta.reuse=no/such": "meta.reuse: no/such: cannot be read",
+        "meta.reuse=.": "meta.reuse: .: has no policy.json; name the folder of a run",
+        "meta.reuse=recipe.yaml": "meta.reuse: recipe.yaml: is no JSON, or was cut off",
+        'meta.reuse="a\\0b"': "meta.reuse: 'a\\x00b' holds a NUL character",
     }.items():
         yield BadRecipe(text[:40], GOOD.encode(), (text,), expected)
 

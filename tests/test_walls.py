@@ -23,7 +23,7 @@ MAY_IMPORT = {  # from the bottom of the house to the top: a room knows only roo
     "batch": "",
     "targets": "",
     "provenance": "",
-    "recipe": "errors",
+    "recipe": "errors atomic_files",
     "losses": "targets recipe",
     "ops": "targets seeding",
     "distributed": "errors recipe",

@@ -39,6 +39,7 @@ def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:
         raise StorageError(f"{arguments.path}: neither a run folder with a checkpoint nor a checkpoint of a run")
     weights = [f"eval.weights={arguments.weights}"] if arguments.weights else []
     untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null"]
+    untrained += ["meta.learn=[]", "meta.reuse=null"]  # nothing of them acts on images that are evaluated
     return path, read_recipe(run / "recipe.yaml", [*arguments.overrides, *weights, *untrained])
 
 

@@ -1,13 +1,16 @@
 """Trains the arms of a study over several seeds: mean and standard deviation of each figure at the last epoch.
 
 A study is a YAML file: `recipe`, `seeds` (how many), `arms`, a name and a list of overrides each, and where needed
-`overrides` of all arms, and `labels`, the share and kind of wrong labels that tools/make_noisy_labels.py draws. In
-overrides {seed} is the seed, {labels} the file of wrong labels drawn for it, and {with_meta} the folder of lists that
-add the meta split to the training split; with data.split_seed={seed} the splits are drawn anew too. Standard deviations
-then hold all that was drawn. Differences to the first arm (--against) are between runs of one seed.
+`overrides` of all arms, and `labels`, the share and kind of wrong labels that tools/make_noisy_labels.py draws. A
+`grid`, {meta.every: [1, 5], optim.lr: [.1, .2]}, makes an arm of every combination, named by its values, beside or
+instead of `arms` (of each arm, if there are some). In overrides {seed} is the seed, {labels} the file of wrong labels
+drawn for it, and {with_meta} the folder of lists that add the meta split to the training split; with
+data.split_seed={seed} the splits are drawn anew too. Standard deviations then hold all that was drawn. Differences to
+the first arm (--against) are between runs of one seed.
 
-Several processes can share a study, `--seeds 0 1` and `--seeds 2 3`; `--collect` then reads all results there are, and
-says which are missing.
+The same command goes on after a kill: runs that have ended are not trained again. --jobs N trains N runs at a time, of
+one thread each. Several processes can share a study, `--seeds 0 1` and `--seeds 2 3`; `--collect` then reads all
+results there are, and says which are missing.
 """
 
 import os
@@ -16,15 +19,23 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
+import itertools
 import json
+import re
 import statistics
 import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
+from fastaug.errors import EXIT_DONE, RecipeError
+from fastaug.recipe import reading
+from fastaug.recipe.reading import as_begun, read_recipe, read_stored
+from fastaug.recipe.schema import RESUMABLE
 from fastaug.recipe.strict_yaml import parse_yaml
 
 REPO = Path(__file__).resolve().parent.parent
@@ -32,6 +43,29 @@ FIGURES = ("error", "ece", "nll", "select_error", "weight_auroc", "loss_auroc")
 WIDE = 1000  # columns of what is no terminal: there a table is as wide as it has to be
 
 Runs = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> figures
+
+
+class Study(NamedTuple):
+    """What is trained: `arms` of `recipe`, each under every seed, in folders of `runs` that begin with `name`."""
+
+    name: str
+    recipe: Path
+    arms: dict[str, list[str]]
+    seeds: list[int]
+    overrides: list[str]  # of all arms; in their places {seed}, {labels} and {with_meta}
+    runs: Path
+    last: Sequence[str] = ()  # overrides of all arms too, behind theirs
+    labels: dict[str, Any] | None = None
+    jobs: int = 1
+    collect: bool = False  # only read results
+
+    def folder(self, arm: str, seed: int) -> Path:
+        """The folder of one run."""
+        return self.runs / f"{self.name}-{arm}-{seed}"
+
+    def drawn(self, seed: int) -> Path:
+        """The folder of what is drawn for all runs of a seed."""
+        return self.runs / f"{self.name}-drawn-{seed}"
 
 
 def parse() -> argparse.Namespace:
@@ -42,20 +76,60 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these of the study's seeds")
     parser.add_argument("--against", metavar="ARM", help="what the others' differences are to (default: the first arm)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
     parser.add_argument("--collect", action="store_true", help="train nothing: the results of the runs that have ended")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every repetition here")
-    return parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args()
+    if arguments.jobs < 1:
+        parser.error(f"--jobs must be at least 1, found {arguments.jobs}")
+    return arguments
+
+
+def read_study(arguments: argparse.Namespace, values: dict[str, Any]) -> Study:
+    """The study of a file's `values`, as the command line wants it."""
+    return Study(
+        name=arguments.study.stem,
+        recipe=REPO / values["recipe"],
+        arms=arms_of(values.get("arms", {}), values.get("grid", {})),
+        seeds=arguments.seeds or list(range(values["seeds"])),
+        overrides=list(values.get("overrides", [])),
+        last=arguments.overrides,
+        runs=arguments.runs,
+        labels=values.get("labels"),
+        jobs=arguments.jobs,
+        collect=arguments.collect,
+    )
+
+
+def arms_of(arms: dict[str, list[str]], grid: dict[str, list[Any]]) -> dict[str, list[str]]:
+    """The arms, each with every combination of the grid's values if there is a grid."""
+    if not grid:
+        return arms
+    found: dict[str, list[str]] = {}
+    for (arm, overrides), values in itertools.product((arms or {"": []}).items(), itertools.product(*grid.values())):
+        settings = [f"{key}={_written(value)}" for key, value in zip(grid, values, strict=True)]
+        name = ",".join([*([arm] if arm else []), *settings])
+        found[re.sub(r"[^\w.,=+-]+", "_", name)] = [*overrides, *settings]
+    combinations = max(1, len(arms)) * len(list(itertools.product(*grid.values())))
+    if len(found) < combinations:
+        raise ValueError(f"grid: {combinations} combinations have {len(found)} names; give it values that differ more")
+    return found
+
+
+def _written(value: Any) -> str:
+    """A value of a grid as an override has it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 # ---- runs ----
 
 
-def settings_of(arguments: argparse.Namespace, study: dict[str, Any], arm: str, seed: int) -> list[str]:
+def settings_of(study: Study, arm: str, seed: int) -> list[str]:
     """The overrides of one run."""
-    drawn = drawn_folder(arguments, seed)
+    drawn = study.drawn(seed)
     names = {"seed": str(seed), "labels": str(drawn / "labels.tsv"), "with_meta": str(drawn / "with_meta")}
-    settings = [*study.get("overrides", []), *study["arms"][arm], *arguments.overrides]
-    return [f"run.dir={run_folder(arguments, arm, seed)}", f"run.seed={seed}", *(_filled(s, names) for s in settings)]
+    settings = [*study.overrides, *study.arms[arm], *study.last]
+    return [f"run.dir={study.folder(arm, seed)}", f"run.seed={seed}", *(_filled(s, names) for s in settings)]
 
 
 def _filled(setting: str, names: dict[str, str]) -> str:
@@ -64,32 +138,42 @@ def _filled(setting: str, names: dict[str, str]) -> str:
     return setting
 
 
-def run_folder(arguments: argparse.Namespace, arm: str, seed: int) -> Path:
-    """The folder of one run."""
-    return Path(arguments.runs / f"{arguments.study.stem}-{arm}-{seed}")
-
-
-def drawn_folder(arguments: argparse.Namespace, seed: int) -> Path:
-    """The folder of what is drawn for all runs of a seed."""
-    return Path(arguments.runs / f"{arguments.study.stem}-drawn-{seed}")
-
-
-def draw_labels(arguments: argparse.Namespace, study: dict[str, Any], seed: int) -> None:
+def draw_labels(study: Study, seed: int) -> None:
     """Wrong labels of one seed and the lists of its fair control; drawn again, they are the same."""
-    drawn = drawn_folder(arguments, seed)
-    common = [_filled(s, {"seed": str(seed)}) for s in [*study.get("overrides", []), *arguments.overrides]]
+    assert study.labels is not None
+    drawn = study.drawn(seed)
+    common = [_filled(s, {"seed": str(seed)}) for s in [*study.overrides, *study.last]]
     kept = [s for s in common if "{labels}" not in s and "{with_meta}" not in s]  # which are drawn here
-    command = [sys.executable, str(REPO / "tools/make_noisy_labels.py"), str(REPO / study["recipe"]), *kept]
-    command += [word for name, value in study["labels"].items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, str(REPO / "tools/make_noisy_labels.py"), str(study.recipe), *kept]
+    command += [word for name, value in study.labels.items() for word in (f"--{name}", str(value))]
     command += ["--seed", str(seed), "--out", str(drawn / "labels.tsv"), "--with-meta", str(drawn / "with_meta")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def train(arguments: argparse.Namespace, study: dict[str, Any], arm: str, seed: int) -> None:
-    """One run; one that has ended is only evaluated again."""
-    settings = settings_of(arguments, study, arm, seed)
-    command = [sys.executable, str(REPO / "fastaug/train.py"), str(REPO / study["recipe"]), *settings]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def has_ended(study: Study, arm: str, seed: int) -> bool:
+    """Whether the run of these very settings has ended with its result."""
+    folder = study.folder(arm, seed)
+    try:
+        status = json.loads((folder / "status.json").read_text())
+        if status["code"] != EXIT_DONE or not (folder / "result.json").exists():
+            return False
+        before, schema = read_stored(folder / "recipe.yaml")
+        now = as_begun(read_recipe(study.recipe, settings_of(study, arm, seed)), schema)
+    except (OSError, ValueError, LookupError, TypeError, RecipeError):
+        return False  # the run itself says what is wrong
+    return not reading.differences(before, now).keys() - RESUMABLE
+
+
+def train(study: Study, arm: str, seed: int) -> None:
+    """One run, from its last checkpoint on; nothing to do for one that has ended."""
+    if has_ended(study, arm, seed):
+        return
+    settings, environment = settings_of(study, arm, seed), dict(os.environ)
+    if study.jobs > 1:
+        environment["OMP_NUM_THREADS"] = "1"
+        settings.append("data.threads=1")
+    command = [sys.executable, str(REPO / "fastaug/train.py"), str(study.recipe), *settings]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 def figures_of(folder: Path) -> dict[str, Any] | None:
@@ -104,21 +188,35 @@ def figures_of(folder: Path) -> dict[str, Any] | None:
     return figures | result.get("samples", {}) | {"commit": result["commit"]}
 
 
-def collect(arguments: argparse.Namespace, study: dict[str, Any], seeds: list[int]) -> Runs:
-    """Trains what is to be trained, seed by seed, so that a study that is cut short still compares all arms."""
-    runs: Runs = {arm: {} for arm in study["arms"]}
-    for seed in seeds:
-        if "labels" in study and not arguments.collect:
-            draw_labels(arguments, study, seed)
-        for arm in runs:
-            if not arguments.collect:
-                train(arguments, study, arm, seed)
-            folder = run_folder(arguments, arm, seed)
-            if (figures := figures_of(folder)) is None:
-                print(f"seed {seed}  {arm}: missing, {folder} has no result.json", flush=True)
-                continue
-            runs[arm][seed] = figures
-            print(f"seed {seed}  {arm}: error {figures['error']:.4f}", flush=True)
+def trained(study: Study) -> Iterator[tuple[str, int]]:
+    """Arm and seed of each run, once it has ended: seed by seed, so that a study cut short still compares all arms."""
+    each = [(arm, seed) for seed in study.seeds for arm in study.arms]
+    if study.collect:
+        yield from each
+        return
+    if study.labels is not None:
+        for seed in study.seeds:
+            draw_labels(study, seed)
+    with ThreadPoolExecutor(study.jobs) as pool:
+        started = [(run, pool.submit(train, study, *run)) for run in each]
+        try:
+            for run, training in started:
+                training.result()
+                yield run
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def collect(study: Study) -> Runs:
+    """Trains what is to be trained and gives the figures of all runs; those that are missing are named."""
+    runs: Runs = {arm: {} for arm in study.arms}
+    for arm, seed in trained(study):
+        folder = study.folder(arm, seed)
+        if (figures := figures_of(folder)) is None:
+            print(f"seed {seed}  {arm}: missing, {folder} has no result.json", flush=True)
+            continue
+        runs[arm][seed] = figures
+        print(f"seed {seed}  {arm}: error {figures['error']:.4f}", flush=True)
     return runs
 
 
@@ -155,20 +253,29 @@ def tables(runs: Runs, against: str) -> list[Table]:
 
 
 def main() -> int:
-    """The exit code: 0."""
+    """The exit code: 0, 1 when a run failed, 2 for a study that cannot be."""
     arguments = parse()
-    study = parse_yaml(arguments.study.read_text())
-    against = arguments.against or next(iter(study["arms"]))
-    if against not in study["arms"]:
-        print(f"--against: {against!r} is no arm of {arguments.study}; choose one of {', '.join(study['arms'])}")
+    values = parse_yaml(arguments.study.read_text())
+    try:
+        study = read_study(arguments, values)
+    except (ValueError, LookupError) as error:
+        print(f"{arguments.study}: {error}", file=sys.stderr)
         return 2
-    runs = collect(arguments, study, arguments.seeds or list(range(study["seeds"])))
+    against = arguments.against or next(iter(study.arms))
+    if against not in study.arms:
+        print(f"--against: {against!r} is no arm of {arguments.study}; choose one of {', '.join(study.arms)}")
+        return 2
+    try:
+        runs = collect(study)
+    except subprocess.CalledProcessError as error:
+        print(f"a run ended with code {error.returncode}; the same command goes on: {error}", file=sys.stderr)
+        return 1
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     for table in tables(runs, against):
         console.print(table)
     if arguments.json:
         listed = {arm: [{"seed": seed, **result} for seed, result in results.items()] for arm, results in runs.items()}
-        arguments.json.write_text(json.dumps({"study": study, "against": against, "runs": listed}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"study": values, "against": against, "runs": listed}, indent=2) + "\n")
     return 0
 
 

@@ -22,6 +22,8 @@ from kornia.enhance import (
 )
 from torch import Tensor
 
+from fastaug.recipe.operation_files import Operation
+
 Colour = Sequence[float]  # red, green, blue in [0, 1]
 Fill = Colour | Literal["border", "reflect"]  # what is shown outside of an image: a colour, its border, its mirror
 BLACK: Colour = (0.0, 0.0, 0.0)
@@ -38,7 +40,8 @@ class Transform(NamedTuple):
 
     `pixels`: the matrix is in pixels from the centre (a rotation, on images that are not square; a shift by pixels).
     `projective`: its last row is not 0 0 1. `free`: that many of its numbers, the last, are not scaled by the magnitude
-    (a place). `fixed`: its magnitude is 1 and is not learned (a mirror, or whatever is to act in full).
+    (a place). `fixed`: its magnitude is 1 and is not learned (a mirror, or whatever is to act in full). `entry`: what
+    a file of operations says to make it, where it comes from one.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Transform(NamedTuple):
     projective: bool = False
     free: int = 0
     fixed: bool = False
+    entry: Operation | None = None
 
 
 def moving(

@@ -58,7 +58,7 @@ def _transform(entry: Operation, fill: Fill) -> Transform:
     low, high = _amounts(entry)
     reach = max(abs(low), abs(high))
     noise = (low / reach, high / reach)
-    return _acting(entry, reach, fill)._replace(name=entry.name, noise=noise, fixed=entry.fixed)
+    return _acting(entry, reach, fill)._replace(name=entry.name, noise=noise, fixed=entry.fixed, entry=entry)
 
 
 def _amounts(entry: Operation) -> tuple[float, float]:

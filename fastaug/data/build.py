@@ -38,6 +38,13 @@ class DataParts:
     splits: Splits
     index: Index | None
     folder_labels: Ids | None = None
+    learned_on: str | None = None  # the fingerprint that they had while something was learned; see `with_meta`
+
+    def with_meta(self) -> "DataParts":
+        """The same data with the meta split in the training split, as where nothing is learned from it any more."""
+        splits, none = self.splits, self.splits.meta[:0]
+        joined = replace(splits, train=np.sort(np.concatenate([splits.train, splits.meta])), meta=none)
+        return replace(self, splits=joined, learned_on=self.fingerprint(learns=True))
 
     def held_out(self) -> list[str]:
         """The splits that can be evaluated."""
@@ -51,7 +58,7 @@ class DataParts:
         outputs, names = outputs_of(self.classes, trained), tuple(trained)
         index = None if self.index is None else replace(self.index, classes=names, labels=outputs[self.index.labels])
         given = None if self.folder_labels is None else outputs[self.folder_labels]
-        return DataParts(names, self.splits, index, given)
+        return replace(self, classes=names, index=index, folder_labels=given)
 
     def unseen_classes(self) -> dict[str, list[str]]:
         """The classes of which train, or test, has no image that can be read, by split."""

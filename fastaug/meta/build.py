@@ -1,5 +1,6 @@
 """The meta step of a recipe, built from the parts of its run."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from fastaug.meta.in_pass import FusedStep, InstantStep
 from fastaug.meta.learned_part import Setting
 from fastaug.meta.one_step import OneStep
 from fastaug.meta.parameters import LearnedParts, build_parts
+from fastaug.meta.reuse import StateOf, reused_parts
 from fastaug.meta.step import MetaStep, Training
 from fastaug.meta.unrolled import UnrolledSteps
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests
@@ -24,11 +26,30 @@ from fastaug.recipe.schema import SMALLEST_BATCH, Meta, Recipe
 
 
 def build_learned(
-    recipe: Recipe, accelerator: Accelerator, parts: DataParts, optimizer: torch.optim.Optimizer
+    recipe: Recipe,
+    accelerator: Accelerator,
+    parts: DataParts,
+    optimizer: torch.optim.Optimizer,
+    state_of: StateOf,
+    say: Callable[[str], None],
 ) -> LearnedParts | None:
-    """The learned parts of a recipe, None if it learns nothing; DataError without a meta split that is large enough."""
-    if not recipe.meta.learn:
+    """The learned parts of a recipe, None if it has none; DataError without a meta split that is large enough.
+
+    `state_of` reads the newest checkpoint of a run that meta.reuse names.
+    """
+    if not recipe.meta.learn and recipe.meta.reuse is None:
         return None
+    if not recipe.meta.acts_frozen:
+        check_meta_split(recipe, accelerator, parts)
+    assert parts.index is not None
+    images, classes = len(parts.index.labels), len(parts.classes)
+    trained = torch.from_numpy(parts.splits.train)
+    setting = Setting(recipe, images, classes, optimizer, accelerator.device, trained)
+    return build_parts(setting) if recipe.meta.reuse is None else reused_parts(setting, parts.learned_on, state_of, say)
+
+
+def check_meta_split(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> None:
+    """DataError or RecipeError unless there are meta images enough to learn from, of two classes or more."""
     available = len(parts.splits.meta)
     if available < recipe.meta.batch_size:
         raise DataError(
@@ -44,10 +65,6 @@ def build_learned(
             ]
         )
     check_meta_classes(parts)
-    assert parts.index is not None
-    images, classes = len(parts.index.labels), len(parts.classes)
-    trained = torch.from_numpy(parts.splits.train)
-    return build_parts(Setting(recipe, images, classes, optimizer, accelerator.device, trained))
 
 
 def check_meta_classes(parts: DataParts) -> None:

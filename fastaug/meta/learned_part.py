@@ -4,12 +4,14 @@ A part from outside of the package is a subclass of LearnedPart, named as `modul
 (docs/learned_parts.md).
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastaug.augment.learned_effects import LearnedEffects
+from fastaug.augment.plain_values import load_plain_values, plain_values
 from fastaug.hypergrad.problem import Cotangent
 from fastaug.meta.sample_tables import SampleTable
 from fastaug.recipe.schema import Recipe
@@ -86,6 +88,27 @@ class LearnedPart(LearnedEffects, nn.Module):
     def revise(self, revision: Revision) -> Revision:
         """Revises the target of a micro-batch (instant parts only)."""
         return revision
+
+    # ---- taking it elsewhere: policy.json, meta.reuse ----
+
+    def settings(self) -> dict[str, Any]:
+        """What its values mean nothing without, in plain numbers, texts, lists and mappings (JSON)."""
+        return {}
+
+    def export(self) -> dict[str, Any] | None:
+        """Its settings and the values of its parameters by name, as JSON has them; None where it has none.
+
+        Numbers of single images are not among them: they stay in checkpoints.
+        """
+        values = plain_values(self)
+        return {"settings": self.settings(), "values": values} if values else None
+
+    def load_export(self, piece: Mapping[str, Any]) -> None:
+        """Takes back what `export` gave, of this part or of another run's; ValueError names what does not fit."""
+        for key, value in self.settings().items():
+            if piece["settings"].get(key) != value:
+                raise ValueError(f"settings.{key}: is {piece['settings'].get(key)!r:.100}, and {value!r:.100} here")
+        load_plain_values(self, piece["values"])
 
     # ---- regularisation, log, alarms ----
 

@@ -40,9 +40,10 @@ _RENAMED = {
 class LearnedParts(LearnedEffects, nn.Module):
     """The learned parts of a run, by name; they act on a batch one after the other."""
 
-    def __init__(self, parts: Mapping[str, LearnedPart]) -> None:
+    def __init__(self, parts: Mapping[str, LearnedPart], kinds: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(parts)
+        self.kinds = dict(kinds or {name: name for name in parts})  # as meta.learn has them
         self.acts_on_images = any(part.acts_on_images for part in parts.values())
         self.acts_on_updates = any(not part.on_batch for part in parts.values())
         names = [name for part in parts.values() for name in part.tables()]
@@ -174,7 +175,8 @@ def build_parts(setting: Setting) -> LearnedParts:
     names = [name.rpartition(":")[2] for name in order]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError([f"meta.learn: {meta.learn} has two parts called {twice[0]}; rename one of the classes"])
-    return LearnedParts({name: build_part(own, setting) for name, own in zip(names, order, strict=True)})
+    kinds = dict(zip(names, order, strict=True))
+    return LearnedParts({name: build_part(kind, setting) for name, kind in kinds.items()}, kinds)
 
 
 def build_part(name: str, setting: Setting) -> LearnedPart:

@@ -96,6 +96,10 @@ class NoMetaStep:
         """Damaged meta images so far, by id, with the reason."""
         return {}
 
+    def start(self) -> dict[str, Tensor]:
+        """The shared parameters' values where learning began, by name; none where nothing learns."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """All that continuing needs."""
         return {}
@@ -229,6 +233,10 @@ class MetaStep(NoMetaStep):
     def skipped(self) -> dict[int, str]:
         """Damaged meta images so far, by id, with the reason."""
         return self.validation.skipped
+
+    def start(self) -> dict[str, Tensor]:
+        """The shared parameters' values where learning began, by name."""
+        return self._start
 
     def state_dict(self) -> dict[str, Any]:
         """All that continuing needs."""

@@ -36,10 +36,15 @@ def _needs_images(recipe: Recipe) -> bool:
     return _learns(recipe, "policy") and (recipe.meta.magnitudes or recipe.meta.probabilities == "gumbel")
 
 
+def _moves(recipe: Recipe) -> bool:
+    """Whether anything is learned, rather than only used."""
+    return bool(recipe.meta.learn) and not recipe.meta.acts_frozen
+
+
 def _idle_keys(recipe: Recipe) -> list[str]:
-    """Keys of the section that were set although nothing is learned."""
-    default = Meta()
-    return [f.name for f in fields(Meta) if getattr(recipe.meta, f.name) != getattr(default, f.name)]
+    """Keys of the section that were set although nothing is learned; what is reused has its settings with it."""
+    default, keys = Meta(), [f.name for f in fields(Meta) if f.name not in ("reuse", "frozen")]
+    return [key for key in keys if getattr(recipe.meta, key) != getattr(default, key)]
 
 
 # (broken when, message), as in rules.py
@@ -58,8 +63,13 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.learn: {r.meta.learn} has two parts of one name; rename the class of one from outside",
     ),
     (
-        lambda r: bool(r.meta.learn) and r.meta.start_epochs >= r.train.epochs,
+        lambda r: _moves(r) and r.meta.start_epochs >= r.train.epochs,
         "meta.start_epochs: {r.meta.start_epochs} leaves nothing of train.epochs = {r.train.epochs}",
+    ),
+    (
+        lambda r: _learns(r, *INSTANT_PARTS) and r.meta.acts_frozen,
+        "meta.learn: {r.meta.learn} has instant parts, which keep nothing that could be frozen or reused; leave them "
+        "out",
     ),
     (
         lambda r: _learns(r, *INSTANT_PARTS) and not set(r.meta.learn) <= set(INSTANT_PARTS),
@@ -71,11 +81,11 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "and meta.renew above 1 to save time",
     ),
     (
-        lambda r: bool(r.meta.learn) and r.augment.published_weighting,
+        lambda r: _moves(r) and r.augment.published_weighting,
         "augment.published_weighting: gives every sample the mean weight, which leaves nothing to learn; turn it off",
     ),
     (
-        lambda r: bool(r.meta.learn) and r.augment.mix_layer is not None,
+        lambda r: _moves(r) and r.augment.mix_layer is not None,
         "augment.mix_layer: cannot be differentiated by the meta step; mix images instead, or empty meta.learn",
     ),
     (

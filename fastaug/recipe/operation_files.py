@@ -207,6 +207,23 @@ def _number(entry: dict[str, Any], key: str, name: str) -> float:
     return float(value)
 
 
+# ---- single entries, for policy.json ----
+
+
+def as_entry(operation: Operation) -> dict[str, Any]:
+    """The entry that `as_operation` makes this operation of."""
+    found = {"name": operation.name, "function": operation.function}
+    if FUNCTIONS[operation.function].neutral is None:
+        return found
+    given = {"min": operation.low, "max": operation.high, "absolute": operation.absolute, "fixed": operation.fixed}
+    return found | given
+
+
+def as_operation(entry: Any) -> Operation:
+    """The operation of an entry; ValueError says what is wrong with it."""
+    return _operation(entry)
+
+
 # ---- the schema of smart_augmentation ----
 
 _AXES = {"flip": "flip", "translate": "translate", "shear": "shear"}

@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 from fastaug.errors import RecipeError
 from fastaug.recipe.key_table import BOUNDS, choices, length_limits, number_in_words, type_name
 from fastaug.recipe.operation_files import read_entries
+from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.rules import key_of, validate
 from fastaug.recipe.schema import SCHEMA, Recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
@@ -188,7 +189,17 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     recipe = _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
     if "policy" in recipe.meta.learn:
         read_entries(recipe.meta.operations)
+    if recipe.meta.reuse is not None:
+        _check_reused(recipe.meta.reuse)
     return recipe
+
+
+def _check_reused(path: str) -> None:
+    """RecipeError where what meta.reuse names is no policy file that this version reads."""
+    try:
+        read_policy_file(Path(path))
+    except RecipeError as error:
+        raise RecipeError([f"meta.reuse: {problem}" for problem in error.problems]) from None
 
 
 def read_stored(path: Path) -> tuple[Recipe, int]:
@@ -214,7 +225,7 @@ def _read(values: Any, path: Path, overrides: list[str], unnumbered: int) -> tup
     if recipe.run.dir is None:
         recipe.run.dir = str(Path("runs") / path.stem)
     if _turns_off_meta(values):
-        recipe.meta = type(recipe.meta)()
+        recipe.meta = type(recipe.meta)(reuse=recipe.meta.reuse, frozen=recipe.meta.frozen)
     problems += validate(recipe, unusable={key_of(text) for text in problems})
     if problems:
         raise RecipeError(problems)
@@ -222,7 +233,10 @@ def _read(values: Any, path: Path, overrides: list[str], unnumbered: int) -> tup
 
 
 def _turns_off_meta(values: Any) -> bool:
-    """Whether `meta.learn: []` is written out: the control of a recipe that learns, so that other keys may stay."""
+    """Whether `meta.learn: []` is written out: the control of a recipe that learns, so that other keys may stay.
+
+    What is reused then comes with its own settings, and meta.frozen still adds the meta split to the training split.
+    """
     meta = values.get("meta") if isinstance(values, dict) else None
     return isinstance(meta, dict) and meta.get("learn") == []
 

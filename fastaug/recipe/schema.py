@@ -336,6 +336,17 @@ class Meta:
     labels_temperature: Positive = key(1.0, "instant labels: larger stays nearer to uniform")
     labels_trust: NonNegative = key(5.0, "instant labels: how much the given label counts")
     operations: Text = key("eight", "operations that the policy learns to use: a packaged set or a file of them")
+    reuse: Text | None = key(
+        None, "run folder, or the policy.json of one, whose learned parts act here as they are; frozen, as below"
+    )
+    frozen: bool = key(
+        False, "parts, if any, act with the values they have: no meta step, and the meta split is trained on"
+    )
+
+    @property
+    def acts_frozen(self) -> bool:
+        """Whether learned parts act and nothing learns."""
+        return self.frozen or self.reuse is not None
 
 
 @dataclass(config=STRICT)

@@ -2,6 +2,7 @@
 
 from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,16 +18,18 @@ from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
 from fastaug.distributed import step_on_host
-from fastaug.errors import RecipeError
+from fastaug.errors import RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
 from fastaug.losses import Objective, build_objective, sample_losses
 from fastaug.meta.build import build_learned, build_meta, build_validation
+from fastaug.meta.frozen import FrozenParts
 from fastaug.meta.step import NoMetaStep, Training
 from fastaug.nets.check_names import check_shapes
 from fastaug.nets.model import build_ema, build_model
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
+from fastaug.training import checkpoint
 from fastaug.training.build_data import evaluation_loader, find_data, meta_loader, training_loader
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.train_meter import TrainMeter
@@ -111,6 +114,17 @@ def build_network(recipe: Recipe, classes: int, accelerator: Accelerator) -> nn.
     return build_model(recipe.model, outputs).to(accelerator.device)
 
 
+def newest_state(run: Path) -> dict[str, Any]:
+    """The state in the newest sound checkpoint of the run folder `run`, which is another run's; RecipeError without."""
+    try:
+        path, _ = checkpoint.latest(run / "checkpoints")
+        if path is not None:
+            return checkpoint.load(path).state
+    except StorageError as error:
+        raise RecipeError([str(error)]) from error
+    raise RecipeError([f"{run}: has no checkpoint; name the folder of a run that has one"])
+
+
 def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
     """The Trainer of a recipe, at step 0."""
     parts = find_data(recipe, accelerator)
@@ -118,7 +132,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     network = build_network(recipe, len(parts.classes), accelerator)
     hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
     optimizer = build_optimizer(recipe.optim, network)
-    learned = build_learned(recipe, accelerator, parts, optimizer)
+    learned = build_learned(recipe, accelerator, parts, optimizer, newest_state, console.print)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     augment = BatchAugment(recipe, len(parts.classes), hidden, learned, dtype)
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
@@ -130,6 +144,10 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     model, prepared = accelerator.prepare(network, optimizer)
     meta: NoMetaStep = NoMetaStep()
     if learned is not None:
+        set_rate = learned.scheduled(set_rate, optimizer)
+    if learned is not None and recipe.meta.acts_frozen:
+        meta = FrozenParts(learned)
+    elif learned is not None:
         training = Training(
             recipe=recipe,
             accelerator=accelerator,
@@ -146,7 +164,6 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         )
         validation = build_validation(training, parts, meta_loader(recipe, accelerator, parts), augment)
         meta = build_meta(training, augment, learned, validation)
-        set_rate = learned.scheduled(set_rate, optimizer)
     tested = evaluation_loader(recipe, accelerator, parts, held_out_ids(parts))
     return Trainer(
         recipe=recipe,

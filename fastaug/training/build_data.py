@@ -22,6 +22,8 @@ from fastaug.recipe.schema import Recipe
 def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     """Index and splits; one process of each machine makes them first, the others there read its cache.
 
+    Where learned parts only act (meta.frozen, meta.reuse), the meta split is trained on.
+
     DataError when two processes do not see the same images: a machine's copy of the set may be another one.
     """
     data = recipe.data
@@ -43,7 +45,7 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
         index = with_labels(index, splits, Path(data.labels))
     parts = DataParts(index.classes, splits, index, given)
     check_same_data(recipe, accelerator, parts)
-    return parts
+    return parts.with_meta() if recipe.meta.acts_frozen else parts
 
 
 def check_same_data(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> None:

@@ -16,6 +16,7 @@ from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_
 from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
+from fastaug.training.policy_files import write_policy
 from fastaug.training.result import write_result
 from fastaug.training.timing import Awaited, Clock
 
@@ -176,6 +177,7 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
         except NoImageError as error:
             problems.append(error)
     collect_skipped(trainer)
+    write_policy(trainer)
     write_result(trainer, figures)
     for name, split, _ in final:
         if name in figures:

@@ -205,7 +205,10 @@ class RunFolder:
 
 
 _OWN_LOGS = ("metrics.jsonl", "skipped.jsonl")
-_FILES = ("recipe.yaml", "status.json", "result.json", "classes.json", "samples.csv", "batch.png", "errors.log")
+_FILES = (
+    *("recipe.yaml", "status.json", "result.json", "classes.json", "samples.csv", "batch.png", "errors.log"),
+    *("policy.json", "policy.py"),
+)
 
 
 def _is_log(name: str) -> bool:

@@ -9,9 +9,10 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from fastaug.data.class_names import some
-from fastaug.errors import DataError, StorageError
+from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.training import checkpoint
 from fastaug.training.build import Progress, Trainer
+from fastaug.training.policy_files import write_policy
 
 
 def save(trainer: Trainer) -> None:
@@ -40,6 +41,7 @@ def save(trainer: Trainer) -> None:
     }
     checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state)
     checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
+    write_policy(trainer)
     trainer.folder.finished = False
     trainer.folder.write_status(None, "running", progress.step)
 
@@ -54,7 +56,7 @@ def restore(trainer: Trainer) -> None:
     if accelerator.is_main_process:
         try:
             found[0] = _load_newest(trainer)
-        except (DataError, StorageError) as error:
+        except (DataError, RecipeError, StorageError) as error:
             found[1] = error
     broadcast_object_list(found)
     path, problem = found

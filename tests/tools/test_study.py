@@ -89,3 +89,61 @@ def test_labels_and_splits_are_drawn_for_every_seed_and_common_overrides_reach_a
         assert f"split_seed: {seed}" in recipe
         assert "lr: 0.01" in recipe
         assert "loss_auroc" in json.loads((tmp_path / f"runs/tiny-control-{seed}/result.json").read_text())["samples"]
+
+
+def tiny(folder, text):
+    """A study over a folder of noise; a run takes seconds."""
+    images, draw = folder / "images", np.random.default_rng(0)
+    for name in ("a", "b"):
+        for split in ("train", "val"):
+            (images / split / name).mkdir(parents=True)
+            for i in range(4):
+                noise = draw.integers(0, 255, (8, 8, 3), np.uint8)
+                Image.fromarray(noise).save(images / split / name / f"{i}.png")
+    (folder / "recipe.yaml").write_text(
+        f"data: {{root: {folder}/images, img_size: 8, threads: 1}}\nmodel: {{name: test_resnet}}\n"
+        "train: {epochs: 1, batch_size: 4}\neval: {every: 0}\n"
+    )
+    (folder / "tiny.yaml").write_text(f"recipe: {folder}/recipe.yaml\nseeds: 1\n{text}\n")
+
+
+def written(folder):
+    return {path.parent.name: path.stat().st_mtime_ns for path in (folder / "runs").glob("*/result.json")}
+
+
+def test_a_grid_is_a_run_for_every_combination_and_goes_on_where_it_was(tmp_path):
+    tiny(tmp_path, "grid: {optim.lr: [.1, 1e-3], augment.aa: [null, ta_wide]}")
+    done = study(tmp_path, "--jobs", "2", "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    names = {f"optim.lr={lr},augment.aa={aa}" for lr in ("0.1", "0.001") for aa in ("null", "ta_wide")}
+    assert json.loads((tmp_path / "out.json").read_text())["runs"].keys() == names
+    first = written(tmp_path)
+    assert first.keys() == {f"tiny-{name}-0" for name in names}
+    recipe = (tmp_path / "runs/tiny-optim.lr=0.001,augment.aa=ta_wide-0/recipe.yaml").read_text()
+    assert "lr: 0.001" in recipe
+    assert "aa: ta_wide" in recipe
+
+    lost = "tiny-optim.lr=0.1,augment.aa=null-0"  # as after a kill: no result, no end
+    (tmp_path / "runs" / lost / "result.json").unlink()
+    (tmp_path / "runs" / lost / "status.json").write_text('{"code": null, "reason": "running", "step": 2}')
+    assert study(tmp_path).returncode == 0
+    again = written(tmp_path)
+    assert {name for name in first if again[name] != first[name]} == {lost}
+
+    done = study(tmp_path, "train.epochs=2")  # ended, but under other settings: not taken for these
+    assert done.returncode == 1
+    assert "a run ended with code 2" in done.stderr
+
+
+def test_a_grid_multiplies_arms_and_names_are_file_names():
+    from tools.study import arms_of
+
+    arms = arms_of({"plain": [], "shift": ["augment.shift=0.1"]}, {"data.labels": ["../a b", None]})
+    assert arms == {
+        "plain,data.labels=.._a_b": ["data.labels=../a b"],
+        "plain,data.labels=null": ["data.labels=null"],
+        "shift,data.labels=.._a_b": ["augment.shift=0.1", "data.labels=../a b"],
+        "shift,data.labels=null": ["augment.shift=0.1", "data.labels=null"],
+    }
+    with pytest.raises(ValueError, match="2 combinations have 1 names"):
+        arms_of({}, {"data.labels": ["a b", "a/b"]})

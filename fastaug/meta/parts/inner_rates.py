@@ -55,6 +55,10 @@ class InnerRates(LearnedPart):
             found.append(group | learned | ({"momentum": values["momentum"]} if "momentum" in values else {}))
         return found
 
+    def settings(self) -> dict[str, Any]:
+        """The bounds."""
+        return {"factors": list(FACTORS), "momentum": [0.0, LARGEST_MOMENTUM]}
+
     def summary(self) -> dict[str, float]:
         """Each number, and how near it is to a bound."""
         found: dict[str, float] = {}

@@ -2,12 +2,15 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from fastaug.augment.learned_effects import View
 from fastaug.augment.operation_sets import read_operations
+from fastaug.augment.plain_values import load_plain_values
+from fastaug.augment.policy_settings import policy_of, settings_of
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.meta.learned_part import SATURATED, LearnedPart, Setting
 
@@ -83,6 +86,15 @@ class SharedPolicyPart(PolicyPart):
     def chance(self, draws: Any) -> Tensor:
         """The log probability [N] of the drawn operations."""
         return self.policy.log_probability(draws)
+
+    def settings(self) -> dict[str, Any]:
+        """Slots, and the operations in full."""
+        return settings_of(self.policy)
+
+    def load_export(self, piece: Mapping[str, Any]) -> None:
+        """Takes the operations of `piece` with their probabilities and magnitudes."""
+        self.policy = policy_of(piece["settings"], fill=self.policy.fill)
+        load_plain_values(self, piece["values"])
 
     def penalty(self, kind: str) -> Tensor | None:
         """entropy: what the probabilities lack of being uniform, in nats a slot; magnitude: (1 - m)^2, their mean."""

@@ -1,5 +1,7 @@
 """Learned label smoothing (Szegedy et al. 2016, section 7)."""
 
+from typing import Any
+
 from torch import Tensor
 
 from fastaug.meta.bounded import Bounded
@@ -17,6 +19,10 @@ class Smoothing(LearnedPart):
     def smoothing(self, smoothing: float | Tensor) -> Tensor:  # noqa: ARG002
         """The learned share in place of the recipe's."""
         return self.share()
+
+    def settings(self) -> dict[str, Any]:
+        """The bounds."""
+        return {"bounds": [0.0, LARGEST_SMOOTHING]}
 
     def summary(self) -> dict[str, float]:
         """The share, and how near it is to a bound."""

@@ -1,6 +1,7 @@
 """Learned exponent k of the softening curve s(v) = 1 - (1 - v)^k of Soft Augmentation."""
 
 from dataclasses import replace
+from typing import Any
 
 from fastaug.augment.learned_effects import Soften
 from fastaug.meta.bounded import Bounded
@@ -18,6 +19,10 @@ class Softness(LearnedPart):
     def soften(self, soften: Soften) -> Soften:
         """The recipe's rule with the learned exponent."""
         return replace(soften, k=self.k())
+
+    def settings(self) -> dict[str, Any]:
+        """The bounds."""
+        return {"bounds": list(EXPONENTS)}
 
     def summary(self) -> dict[str, float]:
         """The exponent, and how near it is to a bound."""

@@ -1,0 +1,54 @@
+"""A learned policy in a loop of one's own: a callable on float batches, read from the policy.json that a run wrote.
+
+    policy = fastaug.augment.load_policy("runs/learned/policy.json")
+    images = policy(images, ids, epoch)          # float [N,3,S,S] in [0, 1], before normalisation
+
+Every draw is a function of (seed, epoch, id), as in a run.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastaug.augment.plain_values import load_plain_values
+from fastaug.augment.policy_settings import policy_of
+from fastaug.augment.shared_policy import SharedPolicy
+from fastaug.errors import RecipeError
+from fastaug.recipe.policy_file import read_policy_file
+from fastaug.seeding import Key, Stream
+
+PART = "policy"  # the name of the shared policy in a policy file
+
+
+class LearnedPolicy:
+    """A frozen shared policy as a function of a batch."""
+
+    def __init__(self, policy: SharedPolicy, seed: int = 0) -> None:
+        self.policy, self.seed = policy.requires_grad_(False), seed
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
+        """Augmented float images [N,3,S,S] in [0, 1]; `ids` [N]: the images' numbers in their set, on the host."""
+        return self.policy.apply(images, self.policy.sample(Key(self.seed, epoch, Stream.LEARNED), ids))
+
+
+def read_learned_policy(path: str | Path, seed: int = 0) -> LearnedPolicy:
+    """The shared policy in a policy file or run folder; what warps uncover has the mean colour of the file's data.
+
+    RecipeError says what of the file is wrong.
+    """
+    file = read_policy_file(Path(path))
+    if PART not in file.pieces:
+        found = ", ".join((*file.pieces, *file.tables)) or "nothing"
+        raise RecipeError([f"{file.path}: parts.{PART}: is missing, {found} is there; learn with meta.learn=[policy]"])
+    piece, mean = file.pieces[PART], file.data.get("mean")
+    try:
+        if not (isinstance(mean, list) and len(mean) == 3 and all(type(x) in (int, float) for x in mean)):
+            raise ValueError(f"data.mean: must be three numbers, found {mean!r}")
+        policy = policy_of(piece.settings, fill=tuple(mean))
+        load_plain_values(nn.ModuleDict({PART: policy}), piece.values)
+    except ValueError as error:
+        where = "" if str(error).startswith("data.") else f"parts.{PART}."
+        raise RecipeError([f"{file.path}: {where}{error}"]) from None
+    return LearnedPolicy(policy, seed)

@@ -1,0 +1,115 @@
+"""Parts that another run has learned, to act here as they are: what meta.reuse names, a run folder or a policy.json."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastaug.errors import RecipeError
+from fastaug.meta.learned_part import LearnedPart, Setting
+from fastaug.meta.parameters import PARTS, LearnedParts, build_parts
+from fastaug.recipe.policy_file import PolicyFile, read_policy_file
+from fastaug.recipe.rules import validate
+
+StateOf = Callable[[Path], Mapping[str, Any]]  # run folder -> state of its newest checkpoint
+
+
+def reused_parts(
+    setting: Setting, learned_on: str | None, state_of: StateOf, say: Callable[[str], None]
+) -> LearnedParts:
+    """The parts that meta.learn names, or all there are if it names none, with the values that meta.reuse has.
+
+    `learned_on`: the fingerprint of these data while something is learned, which numbers of single images have to be
+    of; `state_of` reads them. RecipeError names each key that does not fit, and why.
+    """
+    reuse = setting.recipe.meta.reuse
+    assert reuse is not None
+    try:
+        file = read_policy_file(Path(reuse))
+        named = setting.recipe.meta.learn
+        setting = setting if named else setting._replace(recipe=_with_parts_of(file, setting))
+        learned = build_parts(setting)
+        problems = _tables_misfit(learned, Path(reuse), learned_on, state_of)
+        for name, part in learned.each().items():
+            if part.export() is not None:
+                problems += _fill_part(name, part, file, given=bool(named))
+        if problems:
+            raise RecipeError(problems)
+    except RecipeError as error:
+        raise RecipeError([f"meta.reuse: {problem}" for problem in error.problems]) from error
+    left = sorted({*file.pieces, *(kind.rpartition(":")[2] for kind in file.tables)} - learned.each().keys())
+    if left:
+        say(f"meta.reuse: {', '.join(left)} of {file.path} is not in meta.learn and does not act here")
+    say(f"meta.reuse: {', '.join(learned.each())} as learned in {file.path}; nothing learns in this run")
+    return learned
+
+
+def _with_parts_of(file: PolicyFile, setting: Setting) -> Any:
+    """The recipe with all parts of the file in meta.learn; RecipeError where a part has no effect in it."""
+    kinds = [*(piece.kind for piece in file.pieces.values()), *file.tables]
+    if outside := [kind for kind in kinds if kind not in PARTS]:
+        raise RecipeError(
+            [f"{file.path}: parts: {outside[0]!r:.100} does not come with fastaug; name it in meta.learn if yours"]
+        )
+    if not kinds:
+        raise RecipeError([f"{file.path}: parts: there is none; name a run that has learned something"])
+    recipe = replace(setting.recipe, meta=replace(setting.recipe.meta, learn=kinds))
+    if problems := validate(recipe):
+        raise RecipeError([f"{file.path} holds {', '.join(kinds)}, and {problem}" for problem in problems])
+    return recipe
+
+
+def _fill_part(name: str, part: LearnedPart, file: PolicyFile, *, given: bool) -> list[str]:
+    """Gives a part its values; what does not fit. `given`: the recipe has settings, which have to be the file's."""
+    if name not in file.pieces:
+        found = ", ".join((*file.pieces, *file.tables)) or "nothing"
+        return [f"{file.path}: parts.{name}: is missing, {found} is there; take it out of meta.learn"]
+    piece = file.pieces[name]
+    own = part.settings()
+    apart = [key for key in own if given and piece.settings.get(key) != own[key]]
+    if apart:
+        return [
+            f"{file.path}: parts.{name}.settings.{key}: is {_short(piece.settings.get(key))}, and the recipe makes it "
+            f"{_short(own[key])}; set the recipe's key to it, or meta.learn to [] to take all from the file"
+            for key in apart
+        ]
+    try:
+        part.load_export({"settings": piece.settings, "values": piece.values})
+    except ValueError as error:
+        return [f"{file.path}: parts.{name}.{error}"]
+    return []
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+# ---- numbers of single images ----
+
+
+def _tables_misfit(learned: LearnedParts, reuse: Path, learned_on: str | None, state_of: StateOf) -> list[str]:
+    """Gives every part with tables its whole state, from the newest checkpoint; what does not fit."""
+    kept = {name: part for name, part in learned.each().items() if part.tables()}
+    if not kept:
+        return []
+    names = ", ".join(kept)
+    if not reuse.is_dir():
+        return [f"{reuse}: {names}: numbers of single images are in no policy file; name the run's folder instead"]
+    state = state_of(reuse)
+    if state["data"] != learned_on:
+        return [
+            f"{reuse}: {names}: belongs to that run's images, labels and splits, which this recipe's are not; set them "
+            "to those, or take it out of meta.learn"
+        ]
+    stored: Mapping[str, Any] = state["meta"]["learned"]
+    problems = []
+    for name, part in kept.items():
+        start = f"parts.{name}."
+        own = {key.removeprefix(start): value for key, value in stored.items() if key.startswith(start)}
+        try:
+            part.load_state_dict(own)
+        except RuntimeError as error:
+            problems.append(f"{reuse}: {name}: {' '.join(str(error).split())}; take it out of meta.learn")
+    return problems

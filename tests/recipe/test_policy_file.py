@@ -1,0 +1,132 @@
+"""Policy files that are not ours, damaged or hostile: each named by file, key and remedy, nothing of them executed."""
+
+import json
+import os
+
+import pytest
+
+from fastaug.augment import load_policy
+from fastaug.errors import RecipeError
+from fastaug.recipe.policy_file import LARGEST, read_policy_file
+
+GOOD = {
+    "fastaug_policy": 1,
+    "version": "0.1.0",
+    "data": {"img_size": 8, "mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]},
+    "parts": {
+        "policy": {
+            "kind": "policy",
+            "settings": {"slots": 1, "operations": [{"name": "turn", "function": "rotate", "max": 30, "min": -30}]},
+            "values": {"policy.logits": [[0.5, 0.25]], "policy.strengths": [0.0]},
+        }
+    },
+}
+
+
+def changed(path, value):
+    """GOOD as text with the value at `path` replaced; None takes it out."""
+    whole = json.loads(json.dumps(GOOD))
+    *parents, last = path
+    at = whole
+    for step in parents:
+        at = at[step]
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    return json.dumps(whole)
+
+
+POLICY, SETTINGS = ["parts", "policy"], ["parts", "policy", "settings"]
+VALUES = ["parts", "policy", "values"]
+OPERATION = [*SETTINGS, "operations", 0]
+BAD = {
+    "empty": ("", "is no JSON, or was cut off"),
+    "cut off": (json.dumps(GOOD)[:-40], "is no JSON, or was cut off"),
+    "not ours": ("{}", "fastaug_policy: is missing: this is no policy file of fastaug"),
+    "a list": ("[]", "fastaug_policy: is missing"),
+    "a picture": (b"\x89PNG\r\n\x1a\n\xff\xfe", "is no JSON"),
+    "NUL": (b"\0", "is no JSON"),
+    "tomorrow": (changed(["fastaug_policy"], 2), "fastaug_policy: 2 is not the version that this fastaug reads, 1"),
+    "true": (changed(["fastaug_policy"], True), "fastaug_policy: True is not the version"),
+    "deep": ('{"fastaug_policy": 1, "data": {}, "parts": ' + 100_000 * "[", "too deeply nested"),
+    "nested": (changed([*VALUES, "policy.strengths"], eval(30 * "[" + "1" + 30 * "]")), "more than 20 lists"),
+    "twice": ('{"fastaug_policy": 1, "fastaug_policy": 1}', "key 'fastaug_policy' stands twice"),
+    "NaN": (changed([*VALUES, "policy.strengths"], [float("nan")]), "NaN stands in it"),
+    "infinity": (changed([*VALUES, "policy.strengths"], [float("inf")]), "Infinity stands in it"),
+    "overflow": (json.dumps(GOOD).replace("0.25", "1e999"), "values.policy.logits[0][1]: inf is out of range"),
+    "huge": (json.dumps(GOOD).replace("0.25", "1e39"), "values.policy.logits[0][1]: 1e+39 is out of range"),
+    "digits": (json.dumps(GOOD).replace("0.25", 5000 * "1"), "is no JSON"),
+    "300 digits": (json.dumps(GOOD).replace("0.25", 400 * "1"), "values.policy.logits[0][1]: 1111"),
+    "text": (changed([*VALUES, "policy.strengths"], ["1"]), "values.policy.strengths[0]: '1' is no number"),
+    "yes": (changed([*VALUES, "policy.strengths"], [True]), "values.policy.strengths[0]: True is no number"),
+    "null": (json.dumps(GOOD).replace("0.25", "null"), "values.policy.logits[0][1]: None is no number"),
+    "no parts": (changed(["parts"], None), "parts: must be an object, found None"),
+    "no data": (changed(["data"], 3), "data: must be an object, found 3"),
+    "no mean": (changed(["data", "mean"], None), "data.mean: must be three numbers, found None"),
+    "tables": (changed(["tables"], 3), "tables: must be a list of names"),
+    "path as a part": (changed(["parts", "../../x"], {}), "parts: '../../x' is no name of a learned part"),
+    "code as a part": (changed(["parts", "__import__('os')"], {}), "is no name of a learned part"),
+    "no kind": (changed([*POLICY, "kind"], 7), "parts.policy.kind: must be a text, found 7"),
+    "no values": (changed([*POLICY, "values"], []), "parts.policy.values: must be an object, found []"),
+    "missing": (changed([*VALUES, "policy.strengths"], None), "parts.policy.values.policy.strengths: is missing"),
+    "unknown": (
+        changed([*VALUES, "policy.more"], [1]),
+        "parts.policy.values.policy.more: is no parameter of this part",
+    ),
+    "shape": (
+        changed([*VALUES, "policy.strengths"], [1, 2]),
+        "values.policy.strengths: has shape [2], and [1] is needed",
+    ),
+    "ragged": (changed([*VALUES, "policy.logits"], [[1, 2], [1]]), "values.policy.logits: "),
+    "slots": (changed([*SETTINGS, "slots"], 9), "parts.policy.settings.slots: 9 must be a whole number from 1 to 8"),
+    "half a slot": (changed([*SETTINGS, "slots"], 1.5), "settings.slots: 1.5 must be"),
+    "setting": (changed([*SETTINGS, "exec"], 1), "parts.policy.settings.exec: is no setting of a policy"),
+    "no operations": (changed([*SETTINGS, "operations"], []), "settings.operations: must be a list of 1 to"),
+    "function": (
+        changed([*OPERATION, "function"], "os.system"),
+        "settings.operations[0]: unknown function 'os.system'",
+    ),
+    "close": (changed([*OPERATION, "function"], "rotat"), "did you mean rotate?"),
+    "range": (
+        changed([*OPERATION, "max"], 1e9),
+        "settings.operations[0]: turn: -30 to 1e+09 is outside of -180 to 180",
+    ),
+    "name": (changed([*OPERATION, "name"], "a\nb"), "settings.operations[0]: name 'a\\nb' must be a text"),
+    "long name": (changed([*OPERATION, "name"], 100 * "a"), "settings.operations[0]: name 'aaaa"),
+    "operation": (changed(OPERATION, "rotate"), "settings.operations[0]: must be a mapping"),
+    "identity": (changed([*OPERATION], {"function": "identity"}), "settings.operations[0]: identity does nothing"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_with_a_file_is_told(tmp_path, name):
+    content, said = BAD[name]
+    path = tmp_path / "policy.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RecipeError) as raised:
+        load_policy(path)
+    (problem,) = raised.value.problems
+    assert problem.startswith(f"{path}: ")
+    assert said in problem
+    assert len(problem) < 600
+
+
+def test_a_good_one_loads(tmp_path):
+    (tmp_path / "policy.json").write_text(json.dumps(GOOD))
+    assert load_policy(tmp_path).policy.slots == 1
+    assert load_policy(tmp_path / "policy.json").policy.transforms[0].name == "turn"
+
+
+def test_what_is_no_file_is_told(tmp_path):
+    with pytest.raises(RecipeError, match=r"has no policy.json; name the folder of a run"):
+        read_policy_file(tmp_path)
+    with pytest.raises(RecipeError, match="No such file"):
+        read_policy_file(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RecipeError, match="Not a regular file"):
+        read_policy_file(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(LARGEST + 1)
+    with pytest.raises(RecipeError, match="is larger than 32 MiB"):
+        read_policy_file(tmp_path / "large")

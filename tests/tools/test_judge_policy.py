@@ -1,0 +1,110 @@
+"""The judge as a person starts it: intervals and verdict of known figures, what it refuses; and once a real judgement."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+PIECE = {
+    "kind": "policy",
+    "settings": {"slots": 1, "operations": [{"name": "turn", "function": "rotate", "max": 30}]},
+    "values": {"policy.logits": [[0.5, 0.25]], "policy.strengths": [1.0]},
+    "start": {"policy.logits": [[0.0, 0.0]], "policy.strengths": [0.0]},
+}
+FILE = {"fastaug_policy": 1, "data": {"mean": [0, 0, 0]}, "parts": {"policy": PIECE}}
+ARMS = ("none", "randaugment", "trivialaugment", "start", "learned")
+
+
+def judge(folder, *words, code=0):
+    command = [sys.executable, str(REPO / "tools/judge_policy.py"), str(folder / "tiny.yaml")]
+    command += ["--policy", str(folder / "policy.json"), "--runs", str(folder / "runs"), *words]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """ended(errors by arm): a judgement whose runs have ended; `select` is 1 point worse everywhere."""
+    (tmp_path / "policy.json").write_text(json.dumps(FILE))
+    (tmp_path / "tiny.yaml").write_text("data: {root: images}")
+
+    def make(errors, select=True):
+        for arm, values in errors.items():
+            for seed, error in enumerate(values):
+                folder = tmp_path / "runs" / f"judge-tiny-{arm}-{seed}"
+                folder.mkdir(parents=True)
+                result = {"top1": 1 - error, "ece": 0.1, "nll": 0.7, "commit": "abc"}
+                result["select"] = {"top1": 1 - error - 0.01} if select else None
+                (folder / "result.json").write_text(json.dumps(result))
+        return tmp_path
+
+    return make
+
+
+WORSE = {"none": [0.2, 0.21, 0.22], "randaugment": [0.12, 0.13, 0.12], "start": [0.115, 0.125, 0.115]}
+
+
+def test_a_difference_beyond_its_interval_is_a_verdict(ended):
+    folder = ended(WORSE | {"trivialaugment": [0.11, 0.12, 0.11], "learned": [0.10, 0.1, 0.1]})
+    said = judge(folder, "--collect", "--seeds", "0", "1", "2", "--json", str(folder / "out.json"))
+    # 0.01 0.02 0.01: mean 4/3 points, sd .577, t(2) 4.303: 1.43
+    assert "keep ta_wide: no difference is shown, +1.33 ± 1.43 points of select error less" in said
+    assert "Learning is worth +1.83 ± 1.43 points against the policy that it began with." in said
+    written = json.loads((folder / "out.json").read_text())
+    assert written["gates"] == {"all_runs": True, "better_than_fixed": False, "better_than_start": True}
+    assert written["figures"]["trivialaugment_gain"] == pytest.approx(0.04 / 3)
+    assert written["best_fixed"] == "trivialaugment"
+    assert written["runs"].keys() == set(ARMS)
+    assert {"machine", "versions", "commit"} <= written.keys()
+
+
+@pytest.mark.parametrize(
+    ("learned", "said"),
+    [
+        ([0.09, 0.10, 0.09], "use the learned policy: against ta_wide, +2.00 ± 0.00 points of test error less"),
+        ([0.13, 0.14, 0.13], "keep ta_wide: the learned policy is worse, -2.00 ± 0.00 points of test error less"),
+    ],
+)
+def test_the_verdict_follows_the_sign(ended, learned, said):
+    folder = ended(WORSE | {"trivialaugment": [0.11, 0.12, 0.11], "learned": learned}, select=False)
+    assert said in judge(folder, "--collect", "--seeds", "0", "1", "2")
+    assert "--on: there is no select split" in judge(folder, "--collect", "--on", "select", code=2)
+
+
+def test_one_seed_is_no_verdict_and_nothing_is_not_judged(ended):
+    folder = ended({"none": [0.2], "learned": [0.1]})
+    assert "no verdict from 1 seed: give more --seeds (+10.00 points against no policy)" in judge(folder, "--collect")
+    (folder / "runs/judge-tiny-learned-0/result.json").unlink()
+    assert "nothing to judge" in judge(folder, "--collect", code=1)
+
+
+def test_a_file_that_is_none_or_another_is_refused(ended):
+    folder = ended({"learned": [0.1]})
+    (folder / "runs/judge-tiny-learned-0/policy.json").write_text(
+        json.dumps(FILE | {"parts": {"policy": PIECE | {"values": PIECE["start"]}}})
+    )
+    assert "was trained with another policy; choose another --name" in judge(folder, "--collect", code=2)
+    (folder / "policy.json").write_text("{}")
+    assert "fastaug_policy: is missing" in judge(folder, "--collect", code=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_real_judgement_goes_on_and_trains_nothing_twice(tmp_path, jpeg_folder):
+    (tmp_path / "policy.json").write_text(json.dumps(FILE))
+    (tmp_path / "tiny.yaml").write_text(
+        f"data: {{root: {jpeg_folder(images=12)}, img_size: 16, threads: 1, test_fraction: 0.2, meta_fraction: 0.2, "
+        "select_fraction: 0.2}\nmodel: {name: test_resnet}\ntrain: {epochs: 1, batch_size: 4}\neval: {every: 0}\n"
+    )
+    said = judge(tmp_path, "--seeds", "0", "1", "--jobs", "2")
+    assert "points of select error less with the learned policy, 2 seeds" in said
+    results = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/result.json")}
+    assert len(results) == 10
+    images = {json.loads(path.read_text())["images_seen"] for path in results}
+    assert len(images) == 1  # all train on train + meta
+    assert judge(tmp_path, "--seeds", "0", "1").splitlines()[-1] == said.splitlines()[-1]
+    assert results == {path: path.stat().st_mtime_ns for path in results}

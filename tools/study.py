@@ -184,7 +184,7 @@ def figures_of(folder: Path) -> dict[str, Any] | None:
         return None
     figures = {"error": 1 - result["top1"], "ece": result["ece"], "nll": result["nll"]}
     if result["select"]:
-        figures["select_error"] = 1 - result["select"]["top1"]
+        figures |= {"select_error": 1 - result["select"]["top1"], "select_nll": result["select"]["nll"]}
     return figures | result.get("samples", {}) | {"commit": result["commit"]}
 
 

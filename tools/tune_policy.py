@@ -1,0 +1,214 @@
+"""Finds out how many operations of a policy to apply to an image, and how strong, by short trainings on your data.
+
+    python tools/tune_policy.py RECIPE --run runs/learned --out policy.json
+    python fastaug/train.py RECIPE meta.learn=[] meta.reuse=policy.json        # train + meta, the policy as it is
+
+What harms and what does not, a meta step sees while a network trains; what helps most in the end, it does not
+(docs/experiments.md). That takes trainings, and two numbers decide most of it, as in RandAugment: the number of
+operations applied to an image (slots) and their strength (factor on the learned magnitudes). Every pair of --slots and
+--strengths is trained on the training split for a part of the recipe's epochs, under the same seed and draws, with a
+whole schedule of its own, and measured by its mean loss on the meta split, which it does not train on; the better half
+goes on to trainings of twice the length (successive halving, Jamieson and Talwalkar 2016) until one is left. Probabilities
+and operations stay as learned. Test images play no part. The same command goes on after a kill. The price is printed.
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from fastaug.errors import FastaugError, RecipeError
+from fastaug.recipe.policy_file import read_policy_file
+from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import Recipe
+from tools.study import WIDE, Runs, Study, collect
+
+PART = "policy"
+LOGITS, STRENGTHS = "policy.logits", "policy.strengths"
+WEAKEST, STRONGEST = 0.02, 0.98  # magnitudes of a variant
+
+
+class Variant(NamedTuple):
+    """A policy to try: `slots` operations an image, magnitudes times `strength`."""
+
+    slots: int
+    strength: float
+
+    @property
+    def name(self) -> str:
+        """Its name as an arm."""
+        return f"slots{self.slots}-strength{self.strength:g}"
+
+
+class Rung(NamedTuple):
+    """Variants that are trained for `epochs`, and how many of them go on."""
+
+    epochs: int
+    kept: int
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path, help="YAML file; recipes/ has examples")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every training")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--policy", type=Path, metavar="FILE", help="the policy.json to vary")
+    which.add_argument("--run", type=Path, help="or the run folder that holds it")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 3, 4], metavar="N", help="default 1 2 3 4")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[1.0, 2.0], metavar="F", help="default 1 2")
+    parser.add_argument("--share", type=float, default=0.25, help="of train.epochs in the first rung (default .25)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of every training (default 0)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
+    parser.add_argument("--name", help="what their names begin with (default tune-RECIPE)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the policy file of the best variant")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every repetition here")
+    arguments = parser.parse_intermixed_args()
+    if not 0 < arguments.share <= 1:
+        parser.error(f"--share must be above 0 and at most 1, found {arguments.share}")
+    if min(arguments.slots) < 1 or not min(arguments.strengths) > 0:
+        parser.error("--slots must be 1 or more, and --strengths above 0")
+    return arguments
+
+
+# ---- variants ----
+
+
+def varied(whole: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    """The policy file `whole` with the slots and magnitudes of a variant; probabilities are the mean over its slots."""
+    whole = copy.deepcopy(whole)
+    piece = whole["parts"][PART]
+    rows = [softmax(row) for row in piece["values"][LOGITS]]
+    mean = [statistics.mean(column) for column in zip(*rows, strict=True)]
+    piece["settings"]["slots"] = variant.slots
+    magnitudes = [1 / (1 + math.exp(-raw)) * variant.strength for raw in piece["values"][STRENGTHS]]
+    piece["values"][LOGITS] = [[math.log(max(p, 1e-12)) for p in mean]] * variant.slots
+    piece["values"][STRENGTHS] = [logit(min(max(m, WEAKEST), STRONGEST)) for m in magnitudes]
+    for told in ("start", "summary"):
+        piece.pop(told, None)
+    return whole
+
+
+def softmax(row: list[float]) -> list[float]:
+    """The probabilities of a row of logits."""
+    powers = [math.exp(value - max(row)) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def logit(share: float) -> float:
+    """The number whose sigmoid is `share`."""
+    return math.log(share / (1 - share))
+
+
+def rungs(count: int, epochs: int, share: float) -> Iterator[Rung]:
+    """The rungs for `count` variants: half of them go on, to trainings of twice the length, at most `epochs`."""
+    length = max(1, round(share * epochs))
+    while count > 1:
+        yield Rung(length, count := -(-count // 2))
+        length = min(2 * length, epochs)
+
+
+# ---- trainings ----
+
+
+def write_lists(recipe: Recipe, folder: Path) -> int:
+    """Lists of splits in which the meta split is what selects; the number of its images."""
+    from fastaug.distributed import build_accelerator
+    from fastaug.training.build_data import find_data
+
+    splits = find_data(recipe, build_accelerator(recipe)).splits
+    if not len(splits.meta):
+        raise RecipeError(["data.meta_fraction: there is no meta split to measure by; set it, or add a meta/ folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    lists = {"train": splits.train, "meta": [], "select": splits.meta, "test": splits.test}
+    for name, members in lists.items():
+        (folder / f"{name}.txt").write_text("".join(f"{member}\n" for member in members))
+    return len(splits.meta)
+
+
+def trained(arguments: argparse.Namespace, name: str, files: dict[Variant, Path], rung: Rung) -> Runs:
+    """The figures of all variants in a rung."""
+    lists = arguments.runs / f"{name}-splits"
+    held_out = [f"data.splits={lists}", *(f"data.{role}_fraction=0" for role in ("test", "select", "meta"))]
+    short = [f"train.epochs={rung.epochs}", "eval.every=0", "run.keep=1"]
+    study = Study(
+        name=f"{name}-{rung.epochs}",
+        recipe=arguments.recipe.resolve(),
+        arms={variant.name: ["meta.learn=[]", f"meta.reuse={file}"] for variant, file in files.items()},
+        seeds=arguments.seeds,
+        overrides=[],
+        last=[*arguments.overrides, *held_out, *short],
+        runs=arguments.runs,
+        jobs=arguments.jobs,
+    )
+    return collect(study)
+
+
+def table(rung: Rung, runs: Runs, order: list[str]) -> Table:
+    """A row for each variant of a rung, the best first."""
+    found = Table(f"variant, {rung.epochs} epochs", "loss on the meta split", "error on it", "goes on")
+    for place, name in enumerate(order):
+        figures = runs[name].values()
+        means = [f"{statistics.mean(f[figure] for f in figures):.4f}" for figure in ("select_nll", "select_error")]
+        found.add_row(name, *means, "yes" if place < rung.kept else "")
+    return found
+
+
+def tune(arguments: argparse.Namespace) -> int:
+    """Trains, tells and writes; the exit code."""
+    recipe = read_recipe(arguments.recipe, arguments.overrides)
+    file = read_policy_file(arguments.policy or arguments.run)
+    if PART not in file.pieces:
+        raise RecipeError([f"{file.path}: parts.{PART}: is missing; name a run with meta.learn=[{PART}]"])
+    whole, name = json.loads(file.path.read_bytes()), arguments.name or f"tune-{arguments.recipe.stem}"
+    write_lists(recipe, arguments.runs / f"{name}-splits")
+    files = {}
+    for variant in (Variant(n, s) for n in dict.fromkeys(arguments.slots) for s in dict.fromkeys(arguments.strengths)):
+        files[variant] = arguments.runs / f"{name}-{variant.name}.json"
+        files[variant].write_text(json.dumps(varied(whole, variant)))
+    console, told, spent = Console(width=None if sys.stdout.isatty() else WIDE), [], 0
+    for rung in rungs(len(files), recipe.train.epochs, arguments.share):
+        runs = trained(arguments, name, files, rung)
+        spent += rung.epochs * len(files) * len(arguments.seeds)
+        loss = {arm: statistics.mean(f["select_nll"] for f in runs[arm].values()) for arm in runs}
+        order = sorted(loss, key=loss.__getitem__)
+        console.print(table(rung, runs, order))
+        told.append({"epochs": rung.epochs, "runs": runs})
+        files = {variant: path for variant, path in files.items() if variant.name in order[: rung.kept]}
+    (best, path), price = next(iter(files.items())), spent / recipe.train.epochs
+    arguments.out.write_bytes(path.read_bytes())
+    print(f"{arguments.out}: {best.name}, at the price of {price:.1f} trainings")
+    if arguments.json:
+        figures = {"slots": best.slots, "strength": best.strength, "trainings": price}
+        arguments.json.write_text(json.dumps({"rungs": told, "figures": figures}, indent=2) + "\n")
+    return 0
+
+
+def main() -> int:
+    """The exit code: 0, 1 when a run failed, 2 for a policy or recipe that cannot be used."""
+    try:
+        return tune(parse())
+    except FastaugError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except subprocess.CalledProcessError as error:
+        print(f"a run ended with code {error.returncode}; the same command goes on: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

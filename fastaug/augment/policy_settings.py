@@ -7,10 +7,13 @@ never brings one.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fastaug.augment.differentiable_ops import BLACK, Fill
 from fastaug.augment.operation_sets import transforms_of
-from fastaug.augment.shared_policy import SharedPolicy
-from fastaug.recipe.operation_files import MOST_OPERATIONS, Operation, as_entry, as_operation
+from fastaug.augment.shared_policy import Draws, SharedPolicy
+from fastaug.recipe.operation_files import FUNCTIONS, MOST_OPERATIONS, Operation, as_entry, as_operation
 
 MOST_SLOTS = 8
 _KEYS = {"slots", "operations"}
@@ -27,6 +30,25 @@ def entries_of(policy: SharedPolicy) -> list[Operation]:
     if None in entries:
         raise ValueError(f"the operation {policy.transforms[entries.index(None)].name} is not made of a file's entry")
     return entries  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def drawn_values(policy: SharedPolicy, draws: Draws) -> dict[str, Tensor]:
+    """What was drawn of each operation, in a file's values: "name, unit" -> [N,slots], NaN where it was not drawn.
+
+    Of operations with several numbers the first one.
+    """
+    amounts, found = policy.amounts(draws)[..., 0].double().cpu(), {}
+    for number, entry in enumerate(entries_of(policy), 1):
+        kind = FUNCTIONS[entry.function]
+        if kind.neutral is None:
+            values = torch.ones_like(amounts)
+        else:
+            values = kind.neutral * amounts.exp() if kind.log else kind.neutral + amounts
+        unit = "pixels" if entry.absolute else kind.unit
+        name = entry.name if unit == "none" else f"{entry.name}, {unit}"
+        found[name] = torch.where(draws.op == number, values, torch.nan)
+    return found
 
 
 def policy_of(settings: Mapping[str, Any], fill: Fill = BLACK) -> SharedPolicy:

@@ -1,4 +1,4 @@
-"""The judge as a person starts it: intervals and verdict of known figures, what it refuses; and once a real judgement."""
+"""The judge as a person starts it: intervals and verdict of known figures, what it refuses; once a real judgement."""
 
 import json
 import subprocess

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastaug.augment.learned_effects import View
 from fastaug.augment.operation_sets import read_operations
 from fastaug.augment.plain_values import load_plain_values
-from fastaug.augment.policy_settings import policy_of, settings_of
+from fastaug.augment.policy_settings import drawn_values, policy_of, settings_of
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.meta.learned_part import SATURATED, LearnedPart, Setting
 
@@ -38,6 +38,10 @@ class PolicyPart(LearnedPart):
     def chance(self, draws: Any) -> Tensor | None:  # noqa: ARG002
         """Log probability [N] of each sample's draw, where probabilities learn by score function; None: they do not."""
         return None
+
+    def drawn(self, draws: Any) -> dict[str, Tensor]:  # noqa: ARG002
+        """What was drawn in numbers, for pictures: name with unit -> [N,k], NaN where it was not drawn."""
+        return {}
 
     def images(self, images: Tensor, view: View) -> Tensor:
         """The images under what is drawn for them."""
@@ -85,6 +89,10 @@ class SharedPolicyPart(PolicyPart):
     def chance(self, draws: Any) -> Tensor:
         """The log probability [N] of the drawn operations."""
         return self.policy.log_probability(draws)
+
+    def drawn(self, draws: Any) -> dict[str, Tensor]:
+        """The values of each operation, by slot."""
+        return drawn_values(self.policy, draws)
 
     def settings(self) -> dict[str, Any]:
         """Slots, and the operations in full."""

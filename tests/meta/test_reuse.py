@@ -108,7 +108,7 @@ def test_weights_of_single_images_come_from_a_run_on_the_same_images(train):
 MISFITS = [
     (
         ["meta.learn=[policy]", "meta.sequence=true"],
-        "parts.policy.settings.sequence: is false, and the recipe makes it",
+        "parts.policy.settings.sequence: is false, and the recipe makes",
     ),
     (["meta.learn=[policy]", "meta.slots=3"], "parts.policy.settings.slots: is 2, and the recipe makes it 3"),
     (["meta.learn=[policy]", "meta.operations=base"], "parts.policy.settings.operations: is [{"),

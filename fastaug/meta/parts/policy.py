@@ -140,6 +140,10 @@ class SharedPolicyPart(PolicyPart):
         """Slots, the operations in full, and the form of probabilities and magnitudes."""
         return settings_of(self.policy, self.padding)
 
+    def export(self) -> dict[str, Any] | None:
+        """Its settings and values; None of operations that no file can name, made by hand in a part of one's own."""
+        return super().export() if all(transform.entry for transform in self.policy.transforms) else None
+
     def load_export(self, piece: Mapping[str, Any]) -> None:
         """Takes the operations of `piece` with their probabilities and magnitudes."""
         self.policy, self.padding = policy_of(piece["settings"], self.mean), piece["settings"]["padding"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastaug.augment.erasing import Cutout, RandomErasing
 from fastaug.augment.feature_cutmix import HiddenCutMix
+from fastaug.augment.known_shifts import known_shift
 from fastaug.augment.learned_effects import LearnedEffects, Part, View
 from fastaug.batch import Batch
 from fastaug.ops.crop_mix import (
@@ -171,8 +172,10 @@ class BatchAugment:
         return torch.cat([images, images.new_zeros(missing, 3, *self.size)]), SoftTarget(*joined)  # type: ignore[arg-type]
 
     def evaluation(self, batch: Batch) -> Tensor:
-        """Normalised images [N, 3, S, S] float32, channels last."""
+        """Normalised images [N, 3, S, S] float32, channels last, under the recipe's known shift."""
         data = self.recipe.data
-        params = identity_params(len(batch.ids), torch.zeros(3))
-        images, _ = crop_mix(batch.images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std)
+        params, images = identity_params(len(batch.ids), torch.zeros(3)), batch.images
+        if data.known_shift != "none":
+            images = known_shift(images.permute(0, 3, 1, 2) / 255, data.known_shift, data.mean)
+        images, _ = crop_mix(images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std)
         return images

@@ -15,8 +15,14 @@ from pydantic.dataclasses import dataclass
 from fastaug.recipe.policy_names import parse_policy
 
 SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
-META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
-SHARED_PARTS = ("policy", "softness", "smoothing", "optim")  # one value for all samples, moved by the meta-optimizer
+META_PARTS = ("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
+SHARED_PARTS = (
+    "policy",
+    "augmenter",
+    "softness",
+    "smoothing",
+    "optim",
+)  # one value for all samples, moved by the meta-optimizer
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
@@ -138,6 +144,11 @@ class Data:
     splits: Text | None = key(None, "folder with train.txt, meta.txt, select.txt, test.txt of ids or paths")
     synthetic_images: Annotated[int, Field(ge=1, le=10**7)] = key(4096, "loader=synthetic: number of images")
     synthetic_classes: Annotated[int, Field(ge=2, le=10**6)] = key(1000, "loader=synthetic: number of classes")
+    known_shift: Literal["none", "rotate45", "shift4px", "zoom1.5", "zoom0.75"] = key(
+        "none",
+        "a shift of meta, select and test images that training images do not have, for a learned augmentation to find: "
+        "turned by 45 degrees, moved right and down by 4 pixels, 1.5 or 0.75 times as large",
+    )
 
 
 @dataclass(config=STRICT)
@@ -335,6 +346,13 @@ class Meta:
     )
     labels_temperature: Positive = key(1.0, "instant labels: larger stays nearer to uniform")
     labels_trust: NonNegative = key(5.0, "instant labels: how much the given label counts")
+    augmenter: Literal["affine", "translation", "scale", "rotation", "affine_color"] = key(
+        "affine", "augmenter: what its network draws; affine: all of the geometry, affine_color: with colours"
+    )
+    conditioned: bool = key(False, "augmenter: its network sees the image too, not noise alone")
+    augmenter_lr: NonNegative = key(0.003, "learning rate of the augmenter's network")
+    momentum: ShareBelowOne = key(0.0, "momentum of the meta-optimizers sgd and rmsprop")
+    weight_decay: NonNegative = key(0.0, "decay of the meta-optimizer, added to the gradient")
 
 
 @dataclass(config=STRICT)

@@ -45,6 +45,7 @@ class BatchAugment:
     ) -> None:
         self.recipe, self.classes, self.hidden, self.dtype = recipe, classes, hidden, dtype
         self.learned = LearnedEffects() if learned is None else learned
+        self.shifts = recipe.data.known_shift != "none" and recipe.data.known_shift_train
         augment, side = recipe.augment, recipe.data.img_size
         self.outputs = classes + augment.other_class  # of the network
         self.size = (side, side)
@@ -105,7 +106,7 @@ class BatchAugment:
             mean=data.mean,
             std=data.std,
             strength=self.strength(epoch),
-            white=1 if self.learned.acts_on_images else 255,
+            white=1 if self.learned.acts_on_images or self.shifts else 255,
         )
 
     @torch.no_grad()
@@ -137,9 +138,9 @@ class BatchAugment:
     def _apply(self, view: View, epoch: int, dtype: torch.dtype) -> tuple[Tensor, SoftTarget]:
         """Images of type `dtype` and targets: learned policy, fused op, erasing, feature CutMix, learned targets."""
         batch, data, seed = view.batch, self.recipe.data, self.recipe.run.seed
-        images = batch.images
+        images = self._shifted(batch.images) if self.shifts else batch.images
         if self.learned.acts_on_images:
-            images = self.learned.images(images.permute(0, 3, 1, 2) / 255, view)
+            images = self.learned.images(images if self.shifts else images.permute(0, 3, 1, 2) / 255, view)
         images, target = crop_mix(
             images,
             batch.labels,
@@ -174,8 +175,11 @@ class BatchAugment:
     def evaluation(self, batch: Batch) -> Tensor:
         """Normalised images [N, 3, S, S] float32, channels last, under the recipe's known shift."""
         data = self.recipe.data
-        params, images = identity_params(len(batch.ids), torch.zeros(3)), batch.images
-        if data.known_shift != "none":
-            images = known_shift(images.permute(0, 3, 1, 2) / 255, data.known_shift, data.mean)
+        params = identity_params(len(batch.ids), torch.zeros(3))
+        images = batch.images if data.known_shift == "none" else self._shifted(batch.images)
         images, _ = crop_mix(images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std)
         return images
+
+    def _shifted(self, images: Tensor) -> Tensor:
+        """uint8 images [N, S, S, 3] under the recipe's known shift, as floats [N, 3, S, S]."""
+        return known_shift(images.permute(0, 3, 1, 2) / 255, self.recipe.data.known_shift, self.recipe.data.mean)

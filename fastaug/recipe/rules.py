@@ -25,6 +25,10 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "data.root: has no use with data.loader=synthetic; remove one of them",
     ),
     (
+        lambda r: r.data.known_shift_train and r.data.known_shift == "none",
+        "data.known_shift_train: there is no shift; set data.known_shift",
+    ),
+    (
         lambda r: r.train.batch_size % r.train.accumulate != 0,
         "train.accumulate: {r.train.accumulate} does not divide train.batch_size = {r.train.batch_size}",
     ),

@@ -149,6 +149,7 @@ class Data:
         "a shift of meta, select and test images that training images do not have, for a learned augmentation to find: "
         "turned by 45 degrees, moved right and down by 4 pixels, 1.5 or 0.75 times as large",
     )
+    known_shift_train: bool = key(False, "training images are shifted too: the control that knows the shift")
 
 
 @dataclass(config=STRICT)

@@ -194,3 +194,13 @@ def test_held_out_images_are_shifted_and_training_images_are_not(name):
     torch.testing.assert_close(shifted.evaluation(batch), expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(shifted.evaluation(batch), shifted.evaluation(batch))
     assert not torch.allclose(shifted.evaluation(batch), plain.evaluation(batch), atol=0.1)
+
+
+def test_training_images_can_be_shifted_too():
+    """The control that knows the shift: what it trains on is what is evaluated."""
+    ids = torch.arange(4)
+    batch = Batch((images(4, dtype=torch.float32) * 255).round().byte().permute(0, 2, 3, 1), ids, ids, ids)
+    data = Data(img_size=16, known_shift="zoom1.5", known_shift_train=True)
+    augment = BatchAugment(Recipe(data=data, augment=Augment(hflip=0.0)), 4)
+    torch.testing.assert_close(augment.training(batch, 0)[0], augment.evaluation(batch))
+    torch.testing.assert_close(augment.part(batch, 0, ids).images, augment.evaluation(batch))

@@ -89,6 +89,8 @@ class Augmenter(nn.Module):
     `seed` draws its initial weights, no generator is touched. `fill` is the colour of what a warp uncovers.
     """
 
+    reach: Tensor  # [d]
+
     def __init__(self, kind: str, *, conditioned: bool = False, fill: Colour = BLACK, seed: int = 0) -> None:
         super().__init__()
         if kind not in KINDS:

@@ -174,11 +174,20 @@ class BatchAugment:
 
     def evaluation(self, batch: Batch) -> Tensor:
         """Normalised images [N, 3, S, S] float32, channels last, under the recipe's known shift."""
-        data = self.recipe.data
-        params = identity_params(len(batch.ids), torch.zeros(3))
-        images = batch.images if data.known_shift == "none" else self._shifted(batch.images)
-        images, _ = crop_mix(images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std)
-        return images
+        shifts = self.recipe.data.known_shift != "none"
+        return self._normalised(self._shifted(batch.images) if shifts else batch.images, batch, torch.float32)
+
+    @torch.no_grad()
+    def unaugmented(self, batch: Batch) -> tuple[Tensor, SoftTarget]:
+        """Normalised training images [N, 3, S, S] `dtype`, channels last, as they were decoded; hard targets."""
+        images = self._normalised(self._shifted(batch.images) if self.shifts else batch.images, batch, self.dtype)
+        return self._padded(images, hard_target(batch.labels))
+
+    def _normalised(self, images: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
+        data, params = self.recipe.data, identity_params(len(batch.ids), torch.zeros(3))
+        return crop_mix(images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std, dtype=dtype)[
+            0
+        ]
 
     def _shifted(self, images: Tensor) -> Tensor:
         """uint8 images [N, S, S, 3] under the recipe's known shift, as floats [N, 3, S, S]."""

@@ -214,6 +214,7 @@ class Train:
     drop_last: bool = key(False, "leave out the smaller last batch of an epoch")
     cudnn_benchmark: bool = key(True, "let cuDNN time its convolution algorithms and keep the fastest (GPU only)")
     tf32: bool = key(True, "TensorFloat-32 for matrix products and convolutions in float32 (GPU only)")
+    plain_step: bool = key(False, "a second step of the optimizer in every update, on the images as they were decoded")
 
 
 @dataclass(config=STRICT)

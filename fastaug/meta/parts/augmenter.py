@@ -45,7 +45,7 @@ class AugmenterPart(LearnedPart):
             return {}
         amounts = amounts.double().cpu()
         shares = amounts / self.net.reach.cpu()
-        found = {}
+        found: dict[str, float] = {}
         for name, column in zip(self.net.names, amounts.unbind(1), strict=True):
             plain = NUMBERS[name].plain(column)
             found |= {f"augmenter_mean/{name}": plain.mean().item(), f"augmenter_sd/{name}": plain.std().item()}

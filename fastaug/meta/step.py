@@ -189,6 +189,8 @@ class MetaStep(NoMetaStep):
         steps = self._with_penalty(shared, parameters)
         if steps and all(bool(g.isfinite().all()) for g in steps.values()):  # host sync
             assert self.meta_optimizer is not None
+            if self.meta.anneal:
+                self._anneal(self.meta_optimizer)
             for name, parameter in parameters.items():
                 parameter.grad = steps[name]
             self.meta_optimizer.step()
@@ -196,6 +198,12 @@ class MetaStep(NoMetaStep):
         for name, table in self.learned.tables().items():
             if name in rows:
                 table.move(*gathered(self.accelerator, ids, rows[name]))
+
+    def _anneal(self, meta_optimizer: torch.optim.Optimizer) -> None:
+        """Sets the meta-optimizer's rates to the share of their own that the network's has of its peak."""
+        share = float(self.optimizer.param_groups[0]["lr"]) / self.training.recipe.optim.lr
+        for group, given in zip(meta_optimizer.param_groups, self.learned.groups(), strict=True):
+            group["lr"] = share * given["lr"]
 
     def _with_penalty(self, shared: dict[str, Tensor], parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The hypergradient in the shared parameters plus that of meta.regulariser, times its weight."""

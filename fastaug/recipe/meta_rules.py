@@ -219,7 +219,7 @@ META_NEEDS: list[Need] = [
     (
         _learns_shared,
         "a shared part (policy, augmenter, softness, smoothing, optim, or one from outside) is learned",
-        ["optimizer", "momentum", "weight_decay"],
+        ["optimizer", "momentum", "weight_decay", "anneal"],
     ),
     (
         lambda r: _learns(r, "augmenter"),

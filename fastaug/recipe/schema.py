@@ -355,6 +355,7 @@ class Meta:
     augmenter_lr: NonNegative = key(0.003, "learning rate of the augmenter's network")
     momentum: ShareBelowOne = key(0.0, "momentum of the meta-optimizers sgd and rmsprop")
     weight_decay: NonNegative = key(0.0, "decay of the meta-optimizer, added to the gradient")
+    anneal: bool = key(False, "the meta-optimizer's learning rates rise and fall with the network's")
 
 
 @dataclass(config=STRICT)

@@ -81,13 +81,11 @@ def pictures_of_draws(trainer: "Trainer", images: int, draws: int) -> dict[str, 
     """Distributions of what is drawn, and the grid of images; none where nothing acts on images."""
     import torch
 
-    from fastaug.meta.parts.policy import PolicyPart
     from fastaug.reports import policy_page
 
     learned = trainer.meta.learned
     assert learned is not None
-    parts = [part for part in learned.each().values() if isinstance(part, PolicyPart)]
-    if not parts:
+    if not learned.acts_on_images:
         return {}
     found = {}
     with torch.no_grad():
@@ -97,11 +95,14 @@ def pictures_of_draws(trainer: "Trainer", images: int, draws: int) -> dict[str, 
         after, texts = [], []
         for epoch in range(max(epochs, draws)):
             view = _view(trainer, batch, epoch)
-            drawn = {name: values for part in parts for name, values in part.drawn(part.draw(view)).items()}
+            loaded = batch.images.permute(0, 3, 1, 2) / 255
+            drawn = {
+                name: values for part in learned.each().values() for name, values in part.drawn(loaded, view).items()
+            }
             for name, values in drawn.items():
                 every.setdefault(name, []).append(values.flatten())
             if epoch < draws:
-                changed = learned.images(batch.images.permute(0, 3, 1, 2) / 255, view)
+                changed = learned.images(loaded, view)
                 after.append(policy_page.as_bytes(changed)[:images])
                 texts.append([policy_page.sample_texts(drawn, i) for i in range(min(images, len(batch.ids)))])
         chart = policy_page.parameters({name: torch.cat(values) for name, values in every.items()})

@@ -34,7 +34,7 @@ def _learns_policy(recipe: Recipe) -> bool:
 def _needs_images(recipe: Recipe) -> bool:
     """Whether the hypergradient has to pass through pixels."""
     gumbel = recipe.meta.learn_probabilities and recipe.meta.probabilities == "gumbel"
-    return _learns(recipe, "policy") and (recipe.meta.magnitudes or gumbel)
+    return _learns(recipe, "augmenter") or (_learns(recipe, "policy") and (recipe.meta.magnitudes or gumbel))
 
 
 def _moves(recipe: Recipe) -> bool:
@@ -107,13 +107,13 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: r.meta.engine == "difference" and _needs_images(r),
-        "meta.engine: difference is wrong for images in networks with kinks (ReLU); choose another engine, or set "
-        "meta.magnitudes=false with meta.probabilities=score",
+        "meta.engine: difference is wrong for images in networks with kinks (ReLU); choose another engine, or learn no "
+        "augmenter and set meta.magnitudes=false with meta.probabilities=score",
     ),
     (
-        lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _learns(r, "policy", "optim")),
+        lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _learns(r, "policy", "augmenter", "optim")),
         "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, and learn targets only, "
-        "not policy or optim",
+        "not policy, augmenter or optim",
     ),
     (
         lambda r: r.meta.engine == "fused" and r.model.compile,
@@ -222,8 +222,8 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: r.meta.regulariser == "start" and bool(r.meta.learn) and not _learns_shared(r),
-        "meta.regulariser: start needs a shared part in meta.learn (policy, softness, smoothing, optim, or one from "
-        "outside); set it to none",
+        "meta.regulariser: start needs a shared part in meta.learn (policy, augmenter, softness, smoothing, optim, "
+        "or one from outside); set it to none",
     ),
     (
         lambda r: bool(r.meta.learn) and r.meta.weights == "ema" and not r.model.ema,
@@ -268,9 +268,15 @@ META_NEEDS: list[Need] = [
     ),
     (
         _learns_shared,
-        "a shared part (policy, softness, smoothing, optim, or one from outside) is learned",
-        ["optimizer"],
+        "a shared part (policy, augmenter, softness, smoothing, optim, or one from outside) is learned",
+        ["optimizer", "momentum", "weight_decay", "anneal"],
     ),
+    (
+        lambda r: _learns(r, "augmenter"),
+        "augmenter is in meta.learn",
+        ["augmenter", "conditioned", "augmenter_lr"],
+    ),
+    (lambda r: r.meta.optimizer != "adam", "meta.optimizer is sgd or rmsprop", ["momentum"]),
     (lambda r: r.meta.regulariser != "none", "meta.regulariser is not none", ["regulariser_weight"]),
     (lambda r: r.meta.engine == "implicit", "meta.engine is implicit", ["solver", "alpha", "terms", "damping"]),
 ]

@@ -15,8 +15,14 @@ from pydantic.dataclasses import dataclass
 from fastaug.recipe.policy_names import parse_policy
 
 SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
-META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
-SHARED_PARTS = ("policy", "softness", "smoothing", "optim")  # one value for all samples, moved by the meta-optimizer
+META_PARTS = ("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
+SHARED_PARTS = (
+    "policy",
+    "augmenter",
+    "softness",
+    "smoothing",
+    "optim",
+)  # one value for all samples, moved by the meta-optimizer
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
@@ -138,6 +144,12 @@ class Data:
     splits: Text | None = key(None, "folder with train.txt, meta.txt, select.txt, test.txt of ids or paths")
     synthetic_images: Annotated[int, Field(ge=1, le=10**7)] = key(4096, "loader=synthetic: number of images")
     synthetic_classes: Annotated[int, Field(ge=2, le=10**6)] = key(1000, "loader=synthetic: number of classes")
+    known_shift: Literal["none", "rotate45", "shift4px", "zoom1.5", "zoom0.75"] = key(
+        "none",
+        "a shift of meta, select and test images that training images do not have, for a learned augmentation to find: "
+        "turned by 45 degrees, moved right and down by 4 pixels, 1.5 or 0.75 times as large",
+    )
+    known_shift_train: bool = key(False, "training images are shifted too: the control that knows the shift")
 
 
 @dataclass(config=STRICT)
@@ -202,6 +214,7 @@ class Train:
     drop_last: bool = key(False, "leave out the smaller last batch of an epoch")
     cudnn_benchmark: bool = key(True, "let cuDNN time its convolution algorithms and keep the fastest (GPU only)")
     tf32: bool = key(True, "TensorFloat-32 for matrix products and convolutions in float32 (GPU only)")
+    plain_step: bool = key(False, "a second step of the optimizer in every update, on the images as they were decoded")
 
 
 @dataclass(config=STRICT)
@@ -352,6 +365,14 @@ class Meta:
     sequence: bool = key(False, "the policy learns a probability for every sequence of operations, not for each slot")
     tau: NonNegative = key(1.0, "the policy's probabilities are softmax(tau * logits); 0: uniform")
     mix: Share = key(1.0, "the policy's probabilities are (1 - mix) * uniform + mix * softmax(logits); 0: uniform")
+    augmenter: Literal["affine", "translation", "scale", "rotation", "affine_color"] = key(
+        "affine", "augmenter: what its network draws; affine: all of the geometry, affine_color: with colours"
+    )
+    conditioned: bool = key(False, "augmenter: its network sees the image too, not noise alone")
+    augmenter_lr: NonNegative = key(0.003, "learning rate of the augmenter's network")
+    momentum: ShareBelowOne = key(0.0, "momentum of the meta-optimizers sgd and rmsprop")
+    weight_decay: NonNegative = key(0.0, "decay of the meta-optimizer, added to the gradient")
+    anneal: bool = key(False, "the meta-optimizer's learning rates rise and fall with the network's")
     reuse: Text | None = key(
         None, "run folder, or the policy.json of one, whose learned parts act here as they are; frozen, as below"
     )

@@ -43,10 +43,6 @@ class PolicyPart(LearnedPart):
         """Log probability [N] of each sample's draw, where probabilities learn by score function; None: they do not."""
         return None
 
-    def drawn(self, draws: Any) -> dict[str, Tensor]:  # noqa: ARG002
-        """What was drawn in numbers, for pictures: name with unit -> [N,k], NaN where it was not drawn."""
-        return {}
-
     def images(self, images: Tensor, view: View) -> Tensor:
         """The images under what is drawn for them."""
         return self.augmented(images, self.draw(view))
@@ -132,9 +128,9 @@ class SharedPolicyPart(PolicyPart):
         weight = torch.where(_mixed(view).to(own.device), (own + partner) / 2, own)
         return target._replace(weight=target.weight * weight)
 
-    def drawn(self, draws: Any) -> dict[str, Tensor]:
+    def drawn(self, images: Tensor, view: View) -> dict[str, Tensor]:  # noqa: ARG002
         """The values of each operation, by slot."""
-        return drawn_values(self.policy, draws)
+        return drawn_values(self.policy, self.draw(view))
 
     def settings(self) -> dict[str, Any]:
         """Slots, the operations in full, and the form of probabilities and magnitudes."""

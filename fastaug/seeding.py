@@ -39,6 +39,8 @@ class Stream(IntEnum):
     LEARNED = 13
     META = 14
     NOISE = 15
+    AUGMENTER = 20
+    PLAIN_STEP = 21
 
 
 class Key(NamedTuple):

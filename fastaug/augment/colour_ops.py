@@ -6,7 +6,7 @@ says how it is differentiated. Where it has steps, its gradient in the images is
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as V
+from torchvision.transforms.v2 import functional as V  # type: ignore[import-untyped]
 
 SOLARIZE_WIDTH = 0.1  # of the sigmoid whose gradient stands in for that of solarize's step
 
@@ -70,7 +70,7 @@ def equalize(images: Tensor, amount: Tensor) -> Tensor:
     """
     with torch.no_grad():
         flat = V.equalize(images) - images
-    return (images + amount[:, None, None, None] * flat).clamp(0, 1)
+    return images + amount[:, None, None, None] * flat
 
 
 def autocontrast(images: Tensor, amount: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def autocontrast(images: Tensor, amount: Tensor) -> Tensor:
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = high == low
     stretched = torch.where(flat, images, (images - low) / torch.where(flat, 1, high - low))
-    return (images + amount[:, None, None, None] * (stretched - images)).clamp(0, 1)
+    return images + amount[:, None, None, None] * (stretched - images)
 
 
 def invert(images: Tensor, amount: Tensor) -> Tensor:

@@ -167,6 +167,11 @@ def translation_y(share: Tensor) -> Tensor:
     return _affine(share, y=-2 * share)
 
 
+def scaling(width: Tensor, height: Tensor) -> Tensor:
+    """The matrix [...,3,3] that makes what is shown wider and higher by factors [...] around the centre."""
+    return _affine(width, xx=1 / width, yy=1 / height)
+
+
 def shearing_x(tangent: Tensor) -> Tensor:
     """The matrix [...,3,3] of a horizontal shear: what lies h below the centre moves h * tangent to the right."""
     return _affine(tangent, xy=-tangent)
@@ -244,6 +249,17 @@ def contrast(images: Tensor, amount: Tensor) -> Tensor:
 def saturation(images: Tensor, amount: Tensor) -> Tensor:
     """Saturation: each pixel's difference from its grey times 1 + amount [n], clamped to [0, 1]."""
     return adjust_saturation_with_gray_subtraction(images, 1 + amount)
+
+
+def hue(images: Tensor, amount: Tensor) -> Tensor:
+    """Hue: colours turned around the grey axis by `amount` [n] degrees (red to green), clamped to [0, 1].
+
+    Linear in the image, so that greys have a gradient, which the hue of HSV has not.
+    """
+    angle = (amount * (math.pi / 180))[:, None, None, None]
+    across = (images.roll(1, 1) - images.roll(-1, 1)) / math.sqrt(3)  # the colour crossed with the grey axis
+    chroma = images - images.mean(1, keepdim=True)
+    return (images + (angle.cos() - 1) * chroma + angle.sin() * across).clamp(0, 1)
 
 
 def sharpness(images: Tensor, amount: Tensor) -> Tensor:

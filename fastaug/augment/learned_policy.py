@@ -34,7 +34,7 @@ class LearnedPolicy:
 
 
 def read_learned_policy(path: str | Path, seed: int = 0) -> LearnedPolicy:
-    """The shared policy in a policy file or run folder; what warps uncover has the mean colour of the file's data.
+    """The shared policy in a policy file or run folder; a padding of mean colour takes that of the file's data.
 
     RecipeError says what of the file is wrong.
     """
@@ -44,11 +44,17 @@ def read_learned_policy(path: str | Path, seed: int = 0) -> LearnedPolicy:
         raise RecipeError([f"{file.path}: parts.{PART}: is missing, {found} is there; learn with meta.learn=[policy]"])
     piece, mean = file.pieces[PART], file.data.get("mean")
     try:
-        if not (isinstance(mean, list) and len(mean) == 3 and all(type(x) in (int, float) for x in mean)):
+        if not (
+            isinstance(mean, list) and len(mean) == 3 and all(type(x) in (int, float) and abs(x) <= 1e3 for x in mean)
+        ):
             raise ValueError(f"data.mean: must be three numbers, found {mean!r}")
-        policy = policy_of(piece.settings, fill=tuple(mean))
+        policy = policy_of(piece.settings, mean)
         load_plain_values(nn.ModuleDict({PART: policy}), piece.values)
     except ValueError as error:
         where = "" if str(error).startswith("data.") else f"parts.{PART}."
         raise RecipeError([f"{file.path}: {where}{error}"]) from None
     return LearnedPolicy(policy, seed)
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e3

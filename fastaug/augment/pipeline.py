@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastaug.augment.erasing import Cutout, RandomErasing
 from fastaug.augment.feature_cutmix import HiddenCutMix
+from fastaug.augment.known_shifts import known_shift
 from fastaug.augment.learned_effects import LearnedEffects, Part, View
 from fastaug.batch import Batch
 from fastaug.ops.crop_mix import (
@@ -45,6 +46,7 @@ class BatchAugment:
     ) -> None:
         self.recipe, self.classes, self.hidden, self.dtype = recipe, classes, hidden, dtype
         self.learned = LearnedEffects() if learned is None else learned
+        self.shifts = recipe.data.known_shift != "none" and recipe.data.known_shift_train
         augment, side = recipe.augment, recipe.data.img_size
         self.outputs = classes + augment.other_class  # of the network
         self.size = (side, side)
@@ -105,7 +107,7 @@ class BatchAugment:
             mean=data.mean,
             std=data.std,
             strength=self.strength(epoch),
-            white=1 if self.learned.acts_on_images else 255,
+            white=1 if self.learned.acts_on_images or self.shifts else 255,
         )
 
     @torch.no_grad()
@@ -138,9 +140,9 @@ class BatchAugment:
     def _apply(self, view: View, epoch: int, dtype: torch.dtype) -> tuple[Tensor, SoftTarget]:
         """Images of type `dtype` and targets: learned policy, fused op, erasing, feature CutMix, learned targets."""
         batch, data, seed = view.batch, self.recipe.data, self.recipe.run.seed
-        images = batch.images
+        images = self._shifted(batch.images) if self.shifts else batch.images
         if self.learned.acts_on_images:
-            images = self.learned.images(images.permute(0, 3, 1, 2) / 255, view)
+            images = self.learned.images(images if self.shifts else images.permute(0, 3, 1, 2) / 255, view)
         images, target = crop_mix(
             images,
             batch.labels,
@@ -183,8 +185,22 @@ class BatchAugment:
         return torch.cat([images, images.new_zeros(missing, 3, *self.size)]), SoftTarget(*joined)  # type: ignore[arg-type]
 
     def evaluation(self, batch: Batch) -> Tensor:
-        """Normalised images [N, 3, S, S] float32, channels last."""
-        data = self.recipe.data
-        params = identity_params(len(batch.ids), torch.zeros(3))
-        images, _ = crop_mix(batch.images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std)
-        return images
+        """Normalised images [N, 3, S, S] float32, channels last, under the recipe's known shift."""
+        shifts = self.recipe.data.known_shift != "none"
+        return self._normalised(self._shifted(batch.images) if shifts else batch.images, batch, torch.float32)
+
+    @torch.no_grad()
+    def unaugmented(self, batch: Batch) -> tuple[Tensor, SoftTarget]:
+        """Normalised training images [N, 3, S, S] `dtype`, channels last, as they were decoded; hard targets."""
+        images = self._normalised(self._shifted(batch.images) if self.shifts else batch.images, batch, self.dtype)
+        return self._padded(images, hard_target(batch.labels))
+
+    def _normalised(self, images: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
+        data, params = self.recipe.data, identity_params(len(batch.ids), torch.zeros(3))
+        return crop_mix(images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std, dtype=dtype)[
+            0
+        ]
+
+    def _shifted(self, images: Tensor) -> Tensor:
+        """uint8 images [N, S, S, 3] under the recipe's known shift, as floats [N, 3, S, S]."""
+        return known_shift(images.permute(0, 3, 1, 2) / 255, self.recipe.data.known_shift, self.recipe.data.mean)

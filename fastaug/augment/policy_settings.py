@@ -7,18 +7,36 @@ never brings one.
 from collections.abc import Mapping
 from typing import Any
 
-from fastaug.augment.differentiable_ops import BLACK, Fill
+import torch
+from torch import Tensor
+
+from fastaug.augment.differentiable_ops import BLACK, Colour, Fill
 from fastaug.augment.operation_sets import transforms_of
-from fastaug.augment.shared_policy import SharedPolicy
-from fastaug.recipe.operation_files import MOST_OPERATIONS, Operation, as_entry, as_operation
+from fastaug.augment.sequence_policy import SequencePolicy
+from fastaug.augment.shared_policy import Draws, SharedPolicy
+from fastaug.recipe.operation_files import FUNCTIONS, MOST_OPERATIONS, Operation, as_entry, as_operation
 
 MOST_SLOTS = 8
-_KEYS = {"slots", "operations"}
+LARGEST_TAU = 1e30
+PADDINGS = ("mean", "black", "white", "border", "reflect")
+WHITE: Colour = (1.0, 1.0, 1.0)
+_KEYS = {"slots", "sequence", "shared_magnitude", "tau", "mix", "padding", "operations"}
 
 
-def settings_of(policy: SharedPolicy) -> dict[str, Any]:
-    """What `policy_of` needs to build a policy of the same operations; ValueError for operations that no file has."""
-    return {"slots": policy.slots, "operations": [as_entry(entry) for entry in entries_of(policy)]}
+def settings_of(policy: SharedPolicy, padding: str) -> dict[str, Any]:
+    """What `policy_of` needs to build a policy of this form; ValueError for operations that no file has.
+
+    `padding` is the word for what its operations show outside of an image: a mean colour goes with the data.
+    """
+    return {
+        "slots": policy.slots,
+        "sequence": isinstance(policy, SequencePolicy),
+        "shared_magnitude": len(policy.strengths) < len(policy.transforms),
+        "tau": policy.tau,
+        "mix": policy.mix,
+        "padding": padding,
+        "operations": [as_entry(entry) for entry in entries_of(policy)],
+    }
 
 
 def entries_of(policy: SharedPolicy) -> list[Operation]:
@@ -29,14 +47,63 @@ def entries_of(policy: SharedPolicy) -> list[Operation]:
     return entries  # type: ignore[return-value]
 
 
-def policy_of(settings: Mapping[str, Any], fill: Fill = BLACK) -> SharedPolicy:
-    """The policy of `settings` with probabilities and magnitudes of its own; ValueError names the key that is wrong."""
+@torch.no_grad()
+def drawn_values(policy: SharedPolicy, draws: Draws) -> dict[str, Tensor]:
+    """What was drawn of each operation, in a file's values: "name, unit" -> [N,slots], NaN where it was not drawn.
+
+    Of operations with several numbers the first one.
+    """
+    amounts, found = policy.amounts(draws)[..., 0].double().cpu(), {}
+    for number, entry in enumerate(entries_of(policy), 1):
+        kind = FUNCTIONS[entry.function]
+        if kind.neutral is None:
+            values = torch.ones_like(amounts)
+        else:
+            values = kind.neutral * amounts.exp() if kind.log else kind.neutral + amounts
+        unit = "pixels" if entry.absolute else kind.unit
+        name = entry.name if unit == "none" else f"{entry.name}, {unit}"
+        found[name] = torch.where(draws.op == number, values, torch.nan)
+    return found
+
+
+def policy_of(settings: Mapping[str, Any], mean: Colour) -> SharedPolicy:
+    """The policy of `settings`, for images of mean colour `mean`; ValueError names the key that is wrong."""
     if unknown := settings.keys() ^ _KEYS:
         key = min(unknown)
         raise ValueError(f"settings.{key[:100]}: is {'missing' if key in _KEYS else 'no setting of a policy'}")
-    slots, operations = settings["slots"], settings["operations"]
+    slots, padding = settings["slots"], settings["padding"]
     if type(slots) is not int or not 1 <= slots <= MOST_SLOTS:
         raise ValueError(f"settings.slots: {slots!r:.100} must be a whole number from 1 to {MOST_SLOTS}")
+    if padding not in PADDINGS:
+        raise ValueError(f"settings.padding: {padding!r:.100} is not one of {', '.join(PADDINGS)}")
+    for key in ("sequence", "shared_magnitude"):
+        if not isinstance(settings[key], bool):
+            raise ValueError(f"settings.{key}: {settings[key]!r:.100} must be true or false")
+    fill, entries = fill_of(padding, mean), _entries(settings["operations"])
+    forms = {key: _form(settings, key, most) for key, most in (("tau", LARGEST_TAU), ("mix", 1.0))}
+    kind = SequencePolicy if settings["sequence"] else SharedPolicy
+    shared: bool = settings["shared_magnitude"]
+    try:
+        return kind(transforms_of(entries, fill), slots, fill=fill, shared_magnitude=shared, **forms)
+    except ValueError as error:
+        raise ValueError(f"settings: {error}") from None
+
+
+def fill_of(padding: str, mean: Colour) -> Fill:
+    """What is shown outside of an image by the word of meta.padding."""
+    fills: dict[str, Fill] = {"mean": tuple(mean), "black": BLACK, "white": WHITE, "border": "border"}
+    return fills.get(padding, "reflect")
+
+
+def _form(settings: Mapping[str, Any], key: str, most: float) -> float:
+    value = settings[key]
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise ValueError(f"settings.{key}: {value!r:.100} must be a number from 0 to {most:g}")
+    return float(value)
+
+
+def _entries(operations: Any) -> list[Operation]:
+    """The entries of a list of operations."""
     if not isinstance(operations, list) or not 1 <= len(operations) <= MOST_OPERATIONS:
         raise ValueError(f"settings.operations: must be a list of 1 to {MOST_OPERATIONS}, found {operations!r:.100}")
     entries: list[Operation] = []
@@ -50,4 +117,4 @@ def policy_of(settings: Mapping[str, Any], fill: Fill = BLACK) -> SharedPolicy:
     names = [entry.name for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"settings.operations: two are called {twice[0]!r:.100}; give each a name of its own")
-    return SharedPolicy(transforms_of(entries, fill), slots, fill=fill)
+    return entries

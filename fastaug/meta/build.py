@@ -45,7 +45,10 @@ def build_learned(
     images, classes = len(parts.index.labels), len(parts.classes)
     trained = torch.from_numpy(parts.splits.train)
     setting = Setting(recipe, images, classes, optimizer, accelerator.device, trained)
-    return build_parts(setting) if recipe.meta.reuse is None else reused_parts(setting, parts.learned_on, state_of, say)
+    if recipe.meta.reuse is None:
+        return build_parts(setting)
+    data = {parts.fingerprint(learns=True), parts.learned_on or ""}
+    return reused_parts(setting, data, state_of, say)
 
 
 def check_meta_split(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastaug.augment.learned_effects import LearnedEffects
+from fastaug.augment.learned_effects import LearnedEffects, View
 from fastaug.augment.plain_values import load_plain_values, plain_values
 from fastaug.hypergrad.problem import Cotangent
 from fastaug.meta.sample_tables import SampleTable
@@ -118,6 +118,13 @@ class LearnedPart(LearnedEffects, nn.Module):
 
     def summary(self) -> dict[str, float]:
         """Learned values for the log; host sync."""
+        return {}
+
+    def drawn(self, images: Tensor, view: View) -> dict[str, Tensor]:
+        """What `images` draws, for pictures: "name, unit" -> numbers [N,k], NaN where it is not drawn.
+
+        A name without a unit is of what happens or not.
+        """
         return {}
 
     def per_sample(self) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from fastaug.targets import SoftTarget
 PARTS: Mapping[str, str] = MappingProxyType(
     {
         "policy": "fastaug.meta.parts.policy:SharedPolicyPart",
+        "augmenter": "fastaug.meta.parts.augmenter:AugmenterPart",
         "softness": "fastaug.meta.parts.softness:Softness",
         "smoothing": "fastaug.meta.parts.smoothing:Smoothing",
         "optim": "fastaug.meta.parts.inner_rates:InnerRates",

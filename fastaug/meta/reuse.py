@@ -15,12 +15,10 @@ from fastaug.recipe.rules import validate
 StateOf = Callable[[Path], Mapping[str, Any]]  # run folder -> state of its newest checkpoint
 
 
-def reused_parts(
-    setting: Setting, learned_on: str | None, state_of: StateOf, say: Callable[[str], None]
-) -> LearnedParts:
+def reused_parts(setting: Setting, data: set[str], state_of: StateOf, say: Callable[[str], None]) -> LearnedParts:
     """The parts that meta.learn names, or all there are if it names none, with the values that meta.reuse has.
 
-    `learned_on`: the fingerprint of these data while something is learned, which numbers of single images have to be
+    `data`: fingerprints of these data, with the meta split or without, one of which numbers of single images have to be
     of; `state_of` reads them. RecipeError names each key that does not fit, and why.
     """
     reuse = setting.recipe.meta.reuse
@@ -30,7 +28,7 @@ def reused_parts(
         named = setting.recipe.meta.learn
         setting = setting if named else setting._replace(recipe=_with_parts_of(file, setting))
         learned = build_parts(setting)
-        problems = _tables_misfit(learned, Path(reuse), learned_on, state_of)
+        problems = _tables_misfit(learned, Path(reuse), data, state_of)
         for name, part in learned.each().items():
             if part.export() is not None:
                 problems += _fill_part(name, part, file, given=bool(named))
@@ -89,7 +87,7 @@ def _short(value: Any) -> str:
 # ---- numbers of single images ----
 
 
-def _tables_misfit(learned: LearnedParts, reuse: Path, learned_on: str | None, state_of: StateOf) -> list[str]:
+def _tables_misfit(learned: LearnedParts, reuse: Path, data: set[str], state_of: StateOf) -> list[str]:
     """Gives every part with tables its whole state, from the newest checkpoint; what does not fit."""
     kept = {name: part for name, part in learned.each().items() if part.tables()}
     if not kept:
@@ -98,7 +96,7 @@ def _tables_misfit(learned: LearnedParts, reuse: Path, learned_on: str | None, s
     if not reuse.is_dir():
         return [f"{reuse}: {names}: numbers of single images are in no policy file; name the run's folder instead"]
     state = state_of(reuse)
-    if state["data"] != learned_on:
+    if state["data"] not in data:
         return [
             f"{reuse}: {names}: belongs to that run's images, labels and splits, which this recipe's are not; set them "
             "to those, or take it out of meta.learn"

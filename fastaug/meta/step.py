@@ -30,7 +30,7 @@ from fastaug.meta.engine_choice import EngineChoice
 from fastaug.meta.log import MetaLog, alarms, held_back_alarm
 from fastaug.meta.parameters import LearnedParts
 from fastaug.meta.validation_gradient import ValidationGradient
-from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
+from fastaug.recipe.schema import SMALLEST_BATCH, Meta, Recipe
 from fastaug.targets import SoftTarget
 
 # First updates without a meta step where the optimizer divides by a root D of second moments: its first step is the
@@ -121,7 +121,7 @@ class MetaStep(NoMetaStep):
         self.network, self.optimizer = training.network, training.optimizer
         self.first_step = max(round(self.meta.start_epochs * training.steps_per_epoch), self.unsettled())
         self.engine = EngineChoice(training.recipe, training.say)
-        self.meta_optimizer = build_meta_optimizer(self.meta.optimizer, learned.groups())
+        self.meta_optimizer = build_meta_optimizer(self.meta, learned.groups())
         self.names: list[str] | None = None  # of the weights that v is in; None: all
         self.log = MetaLog()
         self._told = 0  # of the validation gradients left out
@@ -193,6 +193,8 @@ class MetaStep(NoMetaStep):
         steps = self._with_penalty(shared, parameters)
         if steps and all(bool(g.isfinite().all()) for g in steps.values()):  # host sync
             assert self.meta_optimizer is not None
+            if self.meta.anneal:
+                self._anneal(self.meta_optimizer)
             for name, parameter in parameters.items():
                 parameter.grad = steps[name]
             self.meta_optimizer.step()
@@ -200,6 +202,12 @@ class MetaStep(NoMetaStep):
         for name, table in self.learned.tables().items():
             if name in rows:
                 table.move(*gathered(self.accelerator, ids, rows[name]))
+
+    def _anneal(self, meta_optimizer: torch.optim.Optimizer) -> None:
+        """Sets the meta-optimizer's rates to the share of their own that the network's has of its peak."""
+        share = float(self.optimizer.param_groups[0]["lr"]) / self.training.recipe.optim.lr
+        for group, given in zip(meta_optimizer.param_groups, self.learned.groups(), strict=True):
+            group["lr"] = share * given["lr"]
 
     def _with_penalty(self, shared: dict[str, Tensor], parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The hypergradient in the shared parameters plus that of meta.regulariser, times its weight."""
@@ -262,13 +270,14 @@ class MetaStep(NoMetaStep):
         self._told = self.validation.left_out
 
 
-def build_meta_optimizer(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
+def build_meta_optimizer(meta: Meta, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
     """The optimizer of the shared parameters, each group with its own learning rate; None where there are none."""
     if not groups:
         return None
-    if name == "adam":
-        return torch.optim.Adam(groups, betas=(0.9, 0.99))
-    return torch.optim.SGD(groups) if name == "sgd" else torch.optim.RMSprop(groups)
+    if meta.optimizer == "adam":
+        return torch.optim.Adam(groups, betas=(0.9, 0.99), weight_decay=meta.weight_decay)
+    kind = torch.optim.SGD if meta.optimizer == "sgd" else torch.optim.RMSprop
+    return kind(groups, momentum=meta.momentum, weight_decay=meta.weight_decay)
 
 
 def samples_of(part: Part) -> Samples:

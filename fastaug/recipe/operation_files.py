@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 from ruamel.yaml.error import YAMLError
 
 from fastaug.errors import RecipeError
+from fastaug.recipe.schema import Meta
 from fastaug.recipe.strict_yaml import parse_yaml
 
 SETS = Path(__file__).parents[1] / "augment" / "sets"  # the packaged ones
+LARGEST_TABLE = 20_000  # sequences whose probabilities a policy may learn one by one
 LARGEST_FILE, MOST_OPERATIONS, LONGEST_NAME = 2**16, 200, 60
 _KEYS = ("name", "function", "min", "max", "absolute", "fixed")
 
@@ -119,6 +121,18 @@ def read_entries(name_or_path: str) -> tuple[Operation, ...]:
     if not acting:
         raise RecipeError([f"meta.operations: {where}: has no operation that does anything; add one"])
     return acting
+
+
+def check_operations(meta: Meta) -> None:
+    """RecipeError where the policy's operations cannot be read, or make too many sequences."""
+    count = (1 + len(read_entries(meta.operations))) ** meta.slots
+    if meta.sequence and count > LARGEST_TABLE:
+        raise RecipeError(
+            [
+                f"meta.sequence: {count:,} sequences of {meta.slots} of the operations of {meta.operations}, or none, "
+                f"are more than {LARGEST_TABLE:,}; lower meta.slots or take a smaller set"
+            ]
+        )
 
 
 def _read_list(path: Path, where: str) -> list[Any]:

@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from fastaug.errors import RecipeError
 from fastaug.recipe.key_table import BOUNDS, choices, length_limits, number_in_words, type_name
-from fastaug.recipe.operation_files import read_entries
+from fastaug.recipe.operation_files import check_operations
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.rules import key_of, validate
 from fastaug.recipe.schema import SCHEMA, Recipe
@@ -188,7 +188,7 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     path = Path(path)
     recipe = _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
     if "policy" in recipe.meta.learn:
-        read_entries(recipe.meta.operations)
+        check_operations(recipe.meta)
     if recipe.meta.reuse is not None:
         _check_reused(recipe.meta.reuse)
     return recipe

@@ -25,6 +25,15 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "data.root: has no use with data.loader=synthetic; remove one of them",
     ),
     (
+        lambda r: r.data.known_shift_train and r.data.known_shift == "none",
+        "data.known_shift_train: there is no shift; set data.known_shift",
+    ),
+    (
+        lambda r: r.train.plain_step and (r.train.accumulate > 1 or r.meta.steps > 1),
+        "train.plain_step: takes one micro-batch, and meta.steps do not unroll it; set train.accumulate and meta.steps "
+        "to 1, or train.plain_step to false",
+    ),
+    (
         lambda r: r.train.batch_size % r.train.accumulate != 0,
         "train.accumulate: {r.train.accumulate} does not divide train.batch_size = {r.train.batch_size}",
     ),

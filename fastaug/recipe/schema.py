@@ -15,8 +15,14 @@ from pydantic.dataclasses import dataclass
 from fastaug.recipe.policy_names import parse_policy
 
 SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
-META_PARTS = ("policy", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
-SHARED_PARTS = ("policy", "softness", "smoothing", "optim")  # one value for all samples, moved by the meta-optimizer
+META_PARTS = ("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
+SHARED_PARTS = (
+    "policy",
+    "augmenter",
+    "softness",
+    "smoothing",
+    "optim",
+)  # one value for all samples, moved by the meta-optimizer
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
@@ -138,6 +144,12 @@ class Data:
     splits: Text | None = key(None, "folder with train.txt, meta.txt, select.txt, test.txt of ids or paths")
     synthetic_images: Annotated[int, Field(ge=1, le=10**7)] = key(4096, "loader=synthetic: number of images")
     synthetic_classes: Annotated[int, Field(ge=2, le=10**6)] = key(1000, "loader=synthetic: number of classes")
+    known_shift: Literal["none", "rotate45", "shift4px", "zoom1.5", "zoom0.75"] = key(
+        "none",
+        "a shift of meta, select and test images that training images do not have, for a learned augmentation to find: "
+        "turned by 45 degrees, moved right and down by 4 pixels, 1.5 or 0.75 times as large",
+    )
+    known_shift_train: bool = key(False, "training images are shifted too: the control that knows the shift")
 
 
 @dataclass(config=STRICT)
@@ -202,6 +214,7 @@ class Train:
     drop_last: bool = key(False, "leave out the smaller last batch of an epoch")
     cudnn_benchmark: bool = key(True, "let cuDNN time its convolution algorithms and keep the fastest (GPU only)")
     tf32: bool = key(True, "TensorFloat-32 for matrix products and convolutions in float32 (GPU only)")
+    plain_step: bool = key(False, "a second step of the optimizer in every update, on the images as they were decoded")
 
 
 @dataclass(config=STRICT)
@@ -322,7 +335,11 @@ class Meta:
         "unbounded parameters from where they started",
     )
     regulariser_weight: Positive = key(0.001, "factor of the regulariser")
-    probabilities: Literal["score", "gumbel"] = key("score", "how operations' probabilities learn")
+    probabilities: Literal["score", "gumbel", "weight"] = key(
+        "score",
+        "how operations' probabilities learn. score: score function, exact in the mean; gumbel: straight-through; "
+        "weight: as factors on the loss of who drew them (smart_augmentation)",
+    )
     temperature: Positive = key(0.5, "gumbel: lower is nearer to the hard choice")
     magnitudes: bool = key(True, "the policy's magnitudes learn too")
     slots: Annotated[int, Field(ge=1, le=8)] = key(2, "operations of the policy one after the other")
@@ -336,6 +353,26 @@ class Meta:
     labels_temperature: Positive = key(1.0, "instant labels: larger stays nearer to uniform")
     labels_trust: NonNegative = key(5.0, "instant labels: how much the given label counts")
     operations: Text = key("eight", "operations that the policy learns to use: a packaged set or a file of them")
+    padding: Literal["mean", "black", "white", "border", "reflect"] = key(
+        "mean", "what the policy's operations show outside of the image: a colour, its border or its mirror image"
+    )
+    learn_probabilities: bool = key(True, "the policy's probabilities learn")
+    magnitude: PositiveShare = key(0.5, "the policy's magnitudes at the start, a share of their range")
+    shared_magnitude: bool = key(False, "one magnitude for all operations of the policy")
+    identity: Annotated[float, Field(gt=0, lt=1)] | None = key(
+        0.2, "the policy's probability of drawing no operation at the start; null: the same as each operation's"
+    )
+    sequence: bool = key(False, "the policy learns a probability for every sequence of operations, not for each slot")
+    tau: NonNegative = key(1.0, "the policy's probabilities are softmax(tau * logits); 0: uniform")
+    mix: Share = key(1.0, "the policy's probabilities are (1 - mix) * uniform + mix * softmax(logits); 0: uniform")
+    augmenter: Literal["affine", "translation", "scale", "rotation", "affine_color"] = key(
+        "affine", "augmenter: what its network draws; affine: all of the geometry, affine_color: with colours"
+    )
+    conditioned: bool = key(False, "augmenter: its network sees the image too, not noise alone")
+    augmenter_lr: NonNegative = key(0.003, "learning rate of the augmenter's network")
+    momentum: ShareBelowOne = key(0.0, "momentum of the meta-optimizers sgd and rmsprop")
+    weight_decay: NonNegative = key(0.0, "decay of the meta-optimizer, added to the gradient")
+    anneal: bool = key(False, "the meta-optimizer's learning rates rise and fall with the network's")
     reuse: Text | None = key(
         None, "run folder, or the policy.json of one, whose learned parts act here as they are; frozen, as below"
     )

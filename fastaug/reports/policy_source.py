@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
+
 from fastaug.augment.differentiable_ops import Transform
 from fastaug.augment.local_ops import GREY
 from fastaug.augment.policy_settings import entries_of
+from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.recipe.operation_files import Operation
 
@@ -127,7 +130,7 @@ BODY = """
 class LearnedPolicy(torch.nn.Module):
     def draw(self):  # for each slot the number of an operation, or none, and its amounts
         picked = torch.multinomial(torch.tensor(PROBABILITIES), 1)[:, 0].tolist()
-        amounts = lambda reach, low, high: [r * (low + (high - low) * torch.rand(()).item()) for r in reach]
+{unravel}        amounts = lambda reach, low, high: [r * (low + (high - low) * torch.rand(()).item()) for r in reach]
         return [(k - 1, amounts(*OPERATIONS[k - 1][1:4])) for k in picked if k > 0]
 
     def forward(self, image, draws=None):
@@ -169,12 +172,14 @@ def policy_source(policy: SharedPolicy, size: tuple[int, int]) -> Source:
         f"FILL = {_numbers(GREY if isinstance(policy.fill, str) else policy.fill)}\n",
         "OPERATIONS = [  # name, largest amounts, low and high of what they are times, matrix, change\n",
         *(_line(policy.transforms[number], magnitudes[number], entries[number]) for number in kept),
-        "]\nPROBABILITIES = [  # of doing nothing and of each operation, a list for each slot\n",
+        "]\nPROBABILITIES = [  # of doing nothing and of each operation, a list for each slot\n"
+        if not isinstance(policy, SequencePolicy)
+        else "]\nPROBABILITIES = [  # of each sequence: nothing or an operation in each slot, the last slot fastest\n",
         *(_row(row) for row in _probabilities(policy, kept)),
         "]\n",
         *(helper for function, helper in HELPERS.items() if function in functions),
         PLACES.format(look_up=FILLED if padding == 0 else PADDED.format(padding=padding)),
-        BODY,
+        BODY.replace("{unravel}", _unravelled(policy, 1 + len(kept))),
     ]
     return Source("".join(text), left)
 
@@ -200,9 +205,25 @@ def _line(transform: Transform, magnitude: float, entry: Operation) -> str:
 
 
 def _probabilities(policy: SharedPolicy, kept: Sequence[int]) -> list[list[float]]:
-    """Of doing nothing and of each kept operation, by slot."""
-    rows = policy.probabilities().detach().double()[:, [number + 1 for number in kept]].tolist()
-    return [[max(0.0, 1 - sum(row)), *row] for row in rows]
+    """Of doing nothing and of each kept operation, by slot; of a SequencePolicy those of all sequences of them."""
+    table = policy.scores().detach().double().softmax(1)
+    sequences = isinstance(policy, SequencePolicy)
+    if sequences:
+        table = table.view([policy.kinds] * policy.slots)
+    own = torch.tensor([number + 1 for number in kept], dtype=torch.int64)
+    left = torch.tensor([k for k in range(policy.kinds) if k not in own.tolist()])  # 0, nothing, among them
+    for slot in range(policy.slots) if sequences else [1]:
+        nothing = table.index_select(slot, left).sum(slot, keepdim=True)
+        table = torch.cat([nothing, table.index_select(slot, own)], slot)
+    rows: list[list[float]] = (table.flatten()[None] if sequences else table).tolist()
+    return rows
+
+
+def _unravelled(policy: SharedPolicy, kinds: int) -> str:
+    """The line that makes an operation for each slot of the number of a sequence."""
+    if not isinstance(policy, SequencePolicy):
+        return ""
+    return f"        picked = [picked[0] // {kinds}**s % {kinds} for s in reversed(range({policy.slots}))]\n"
 
 
 def _row(numbers: Sequence[float]) -> str:

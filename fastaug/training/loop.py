@@ -12,6 +12,7 @@ from fastaug.distributed import any_process, stop_if_not_finite
 from fastaug.errors import NoImageError, Stopped
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training.build import Trainer
+from fastaug.training.plain_step import plain_step
 from fastaug.training.reporting import (
     check_epoch,
     collect_skipped,
@@ -123,6 +124,8 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
         trainer.ema.update(trainer.network, step + 1)
     meta.after_update(batch, logits.detach(), step, seed)
     trainer.optimizer.zero_grad()
+    if trainer.recipe.train.plain_step:
+        plain_step(trainer, batch, images)
 
     # ---- count ----
     trainer.meter.add(total, norm)

@@ -29,7 +29,7 @@ def write_policy(trainer: Trainer) -> None:
         return
     trainer.folder.write(FILE, legible(policy_file(trainer, pieces, tables)).encode())
     shared = learned.each().get(PART)
-    if isinstance(shared, SharedPolicyPart):
+    if isinstance(shared, SharedPolicyPart) and PART in pieces:
         source = policy_source(shared.policy, trainer.augment.size)
         trainer.folder.write(PROGRAM, source.text.encode())
         if source.left_out and trainer.progress.step == trainer.last_step:

@@ -42,6 +42,18 @@ def test_sgd_steps_by_rate_times_hypergradient_and_the_others_do_not(train, move
         moves.clear()
 
 
+def test_momentum_decay_and_rates_that_follow_the_networks(train, moves):
+    keys = ["meta.optimizer=sgd", "meta.policy_lr=0.5", "meta.momentum=0.9", "meta.weight_decay=0.1"]
+    folder = train("run", *LEARN, *keys, "meta.anneal=true", "optim.warmup_epochs=0.4")
+    rates = [line["lr"] / 0.02 for line in lines(folder, "train")]
+    assert len(rates) == len(moves) >= 3
+    assert len({round(rate, 3) for rate in rates}) == len(rates)
+    name, kept = "policy.policy.logits", 0.0
+    for rate, (found, before, after) in zip(rates, moves, strict=True):
+        kept = 0.9 * kept + found[name] + 0.1 * before[name]
+        torch.testing.assert_close(after[name], before[name] - 0.5 * rate * kept, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

@@ -5,7 +5,6 @@ import re
 import shutil
 
 import numpy as np
-import pytest
 import torch
 
 from fastaug.augment import load_policy
@@ -106,26 +105,27 @@ def test_weights_of_single_images_come_from_a_run_on_the_same_images(train):
     assert "numbers of single images are in no policy file" in reason(other)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (["meta.learn=[policy]", "meta.slots=3"], "parts.policy.settings.slots: is 2, and the recipe makes it 3"),
-        (["meta.learn=[policy,weights]"], "weights: numbers of single images are in no policy file"),
-        (["meta.learn=[softness]"], "parts.softness: is missing, policy, optim is there; take it out of meta.learn"),
-        (["meta.learn=[optim]", "optim.opt=adamw"], "parts.optim.values.rates.momentum.raw: is no parameter of this"),
-    ],
-)
-def test_what_does_not_fit_the_recipe_is_named(train, overrides, said):
+MISFITS = [
+    (
+        ["meta.learn=[policy]", "meta.sequence=true"],
+        "parts.policy.settings.sequence: is false, and the recipe makes",
+    ),
+    (["meta.learn=[policy]", "meta.slots=3"], "parts.policy.settings.slots: is 2, and the recipe makes it 3"),
+    (["meta.learn=[policy]", "meta.operations=base"], "parts.policy.settings.operations: is [{"),
+    (["meta.learn=[policy,weights]"], "weights: numbers of single images are in no policy file"),
+    (["meta.learn=[softness]"], "parts.softness: is missing, policy, optim is there; take it out of meta.learn"),
+    (["meta.learn=[optim]", "optim.opt=adamw"], "parts.optim.values.rates.momentum.raw: is no parameter of this"),
+]
+
+
+def test_what_does_not_fit_the_recipe_is_named_and_nothing_is_imported(train):
     learned = train("learned", "meta.learn=[policy,optim]", "train.epochs=1")
-    folder = train("other", *overrides, f"meta.reuse={learned / 'policy.json'}", code=2)
-    assert f"meta.reuse: {learned / 'policy.json'}: {said}" in reason(folder)
-
-
-def test_a_file_imports_nothing(train):
-    learned = train("learned", "meta.learn=[softness]", "train.epochs=1")
     file = learned / "policy.json"
-    file.write_text(file.read_text().replace('"kind": "softness"', f'"kind": "{__name__}:Idle"'))
-    folder = train("other", "meta.learn=[]", f"meta.reuse={file}", code=2)
+    for number, (overrides, said) in enumerate(MISFITS):
+        folder = train(f"other{number}", *overrides, f"meta.reuse={file}", code=2)
+        assert f"meta.reuse: {file}: {said}" in reason(folder)
+    file.write_text(file.read_text().replace('"kind": "optim"', f'"kind": "{__name__}:Idle"'))
+    folder = train("hostile", "meta.learn=[]", f"meta.reuse={file}", code=2)
     assert f"parts: '{__name__}:Idle' does not come with fastaug" in reason(folder)
 
 

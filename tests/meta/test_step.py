@@ -22,8 +22,8 @@ from fastaug.training import loop as engine
 from .conftest import RECIPE, assert_same, last, lines
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-EVERYTHING = "meta.learn=[policy,softness,smoothing,weights,optim]"
-RATES = ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")
+EVERYTHING = "meta.learn=[policy,augmenter,softness,smoothing,weights,optim]"
+RATES = ("policy_lr", "augmenter_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")
 STILL = [f"meta.{name}=0" for name in RATES]
 STILL_TOO = ["meta.softness_lr=0", "meta.weights_lr=0"]  # of fewer parts
 FUSED = ["meta.engine=fused", "meta.fraction=1"]
@@ -80,7 +80,7 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
     train("run", EVERYTHING)
     assert [bool(names) for names in seen] == [True, False] * 3
     parts = {name.split(".")[1] for name in seen[-2]}
-    assert parts == {"policy", "softness", "smoothing", "weights", "optim"}
+    assert parts == {"policy", "augmenter", "softness", "smoothing", "weights", "optim"}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,7 @@ def test_every_part_trains_to_a_result(train, settings):
 
 def test_a_continued_run_ends_as_the_uninterrupted_one(train):
     settings = [EVERYTHING, "meta.half_life=3", "meta.renew=2", "meta.every=1", "meta.engine=auto"]
+    settings += ["meta.conditioned=true", "train.plain_step=true", "model.ema=true", "model.ema_decay=0.9"]
     whole = train("whole", *settings)
     shutil.copytree(whole, whole.parent / "cut")
     checkpoints = sorted((whole.parent / "cut" / "checkpoints").glob("step-*"))

@@ -51,6 +51,19 @@ REFUSED = {
     "difference of images": (["meta.learn=[policy]", "meta.engine=difference"], "meta.engine: difference is wrong"),
     "fused part": (["meta.learn=[weights]", "meta.engine=fused"], "meta.engine: fused takes derivatives"),
     "fused policy": (["meta.learn=[policy]", *FUSED], "meta.engine: fused takes derivatives"),
+    "difference of transformed images": (
+        ["meta.learn=[augmenter]", "meta.engine=difference"],
+        "meta.engine: difference is wrong",
+    ),
+    "fused augmenter": (["meta.learn=[augmenter]", *FUSED], "meta.engine: fused takes derivatives"),
+    "augmenter of nothing": (
+        ["meta.learn=[weights]", "meta.conditioned=true"],
+        "meta.conditioned: True does nothing unless augmenter is in meta.learn",
+    ),
+    "momentum of Adam": (
+        ["meta.learn=[augmenter]", "meta.momentum=0.9"],
+        "meta.momentum: 0.9 does nothing unless meta.optimizer is sgd or rmsprop",
+    ),
     "fused, compiled": (["meta.learn=[weights]", *FUSED, "model.compile=true"], "meta.engine: fused runs the training"),
     "fused, accumulated": (
         ["meta.learn=[weights]", *FUSED, "train.accumulate=2"],
@@ -105,8 +118,8 @@ REFUSED = {
     "too many steps": (["meta.learn=[weights]", "meta.steps=65", "meta.fraction=1"], "meta.steps: 65 must be at most"),
     "no such part": (
         ["meta.learn=[polcy]"],
-        "meta.learn: 'polcy' is not one of policy, softness, smoothing, weights, instant_weights, instant_labels, "
-        "optim, nor of the form module:Class",
+        "meta.learn: 'polcy' is not one of policy, augmenter, softness, smoothing, weights, instant_weights, "
+        "instant_labels, optim, nor of the form module:Class",
     ),
     "a part that is no name": (["meta.learn=['a b:C']"], "meta.learn: 'a b:C' is not one of"),
     "a part without its module": (["meta.learn=[':C']"], "meta.learn: ':C' is not one of"),
@@ -179,6 +192,11 @@ def test_refused_for_one_reason(tmp_path, name):
         [OUTSIDE, "meta.optimizer=sgd", "meta.regulariser=start"],
         [OUTSIDE, "meta.parts={'my.parts:ClassWeights': {rate: 0.1, classes: [1, 2]}}"],
         ["meta.learn=['parts:A', weights]", "meta.parts={'parts:A': {}}"],
+        [
+            *("meta.learn=[augmenter]", "meta.augmenter=affine_color", "meta.conditioned=true", "meta.augmenter_lr=1"),
+            *("meta.optimizer=sgd", "meta.momentum=0.9", "meta.weight_decay=0.01", "meta.anneal=true"),
+            *("train.plain_step=true", "data.known_shift=zoom1.5", "data.known_shift_train=true"),
+        ],
     ],
 )
 def test_accepted(tmp_path, overrides):

@@ -16,7 +16,10 @@ GOOD = {
     "parts": {
         "policy": {
             "kind": "policy",
-            "settings": {"slots": 1, "operations": [{"name": "turn", "function": "rotate", "max": 30, "min": -30}]},
+            "settings": {
+                **{"slots": 1, "sequence": False, "shared_magnitude": False, "tau": 1.0, "mix": 1.0, "padding": "mean"},
+                "operations": [{"name": "turn", "function": "rotate", "max": 30, "min": -30}],
+            },
             "values": {"policy.logits": [[0.5, 0.25]], "policy.strengths": [0.0]},
         }
     },
@@ -81,6 +84,25 @@ BAD = {
     "ragged": (changed([*VALUES, "policy.logits"], [[1, 2], [1]]), "values.policy.logits: "),
     "slots": (changed([*SETTINGS, "slots"], 9), "parts.policy.settings.slots: 9 must be a whole number from 1 to 8"),
     "half a slot": (changed([*SETTINGS, "slots"], 1.5), "settings.slots: 1.5 must be"),
+    "padding": (changed([*SETTINGS, "padding"], "../x"), "settings.padding: '../x' is not one of mean, black"),
+    "list as padding": (changed([*SETTINGS, "padding"], ["mean"]), "settings.padding: ['mean'] is not one of"),
+    "sequence": (changed([*SETTINGS, "sequence"], 1), "settings.sequence: 1 must be true or false"),
+    "tau": (changed([*SETTINGS, "tau"], -1), "settings.tau: -1 must be a number from 0 to 1e+30"),
+    "mix": (changed([*SETTINGS, "mix"], 1.5), "settings.mix: 1.5 must be a number from 0 to 1"),
+    "both": (
+        changed(SETTINGS, GOOD["parts"]["policy"]["settings"] | {"tau": 0.5, "mix": 0.5}),
+        "settings: tau must be 0 or more and mix in [0, 1], one of them 1",
+    ),
+    "sequences": (
+        changed(
+            SETTINGS,
+            GOOD["parts"]["policy"]["settings"]
+            | {"slots": 8, "sequence": True}
+            | {"operations": [{"name": f"n{i}", "function": "rotate", "max": 9} for i in range(200)]},
+        ),
+        "sequences are more than",
+    ),
+    "no setting": (changed([*SETTINGS, "tau"], None), "settings.tau: is missing"),
     "setting": (changed([*SETTINGS, "exec"], 1), "parts.policy.settings.exec: is no setting of a policy"),
     "no operations": (changed([*SETTINGS, "operations"], []), "settings.operations: must be a list of 1 to"),
     "function": (

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from fastaug.augment.operation_sets import read_operations, transforms_of
+from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import Draws, SharedPolicy
 from fastaug.recipe.operation_files import FUNCTIONS, Operation, packaged_sets, read_entries
 from fastaug.reports import policy_source as source
@@ -163,6 +164,43 @@ def test_what_cannot_be_written_is_told_and_not_drawn(monkeypatch):
     exec(compile(text, "policy.py", "exec"), space)
     assert len(space["OPERATIONS"]) == 7
     assert space["PROBABILITIES"][0] == pytest.approx([0.3, *[0.1] * 7])
+
+
+def test_sequences_and_other_forms_of_probabilities(monkeypatch):
+    monkeypatch.setattr(source, "MATRICES", {k: v for k, v in source.MATRICES.items() if k != "rotate"})
+    policy = SequencePolicy(read_operations("eight"), 2)
+    with torch.no_grad():
+        policy.logits.normal_(generator=torch.Generator().manual_seed(0))
+    space = {}
+    exec(compile(policy_source(policy, SIZE).text, "policy.py", "exec"), space)
+    table = policy.scores().detach().softmax(1).view(9, 9)
+    given = torch.tensor(space["PROBABILITIES"][0]).view(8, 8)  # without rotate, the first
+    torch.testing.assert_close(given[1:, 1:], table[2:, 2:], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(given[0, 1:], table[:2, 2:].sum(0), rtol=1e-3, atol=1e-4)
+    torch.manual_seed(0)
+    drawn = space["LearnedPolicy"]()
+    pairs = torch.zeros(8, 8)
+    for _ in range(3000):
+        draws = [k for k, _ in drawn.draw()]
+        if len(draws) == 2:
+            pairs[draws[0] + 1, draws[1] + 1] += 1 / 3000
+    assert (pairs[1:, 1:] - given[1:, 1:]).abs().max() < 0.02
+    for form in ({"tau": 0.0}, {"mix": 0.0}):
+        policy = SharedPolicy(read_operations("wide_geom"), 1, identity=0.9, **form)
+        exec(compile(policy_source(policy, SIZE).text, "policy.py", "exec"), space)
+        assert space["PROBABILITIES"][0] == pytest.approx([2 / 8, *[1 / 8] * 6], abs=1e-3)  # without rotate
+
+
+@pytest.mark.parametrize("fill", ["border", "reflect"])
+def test_what_lies_outside_is_as_ours(fill):
+    policy = SharedPolicy(read_operations("wide_geom", fill), 1, magnitude=1.0, fill=fill)
+    draws = Draws(torch.tensor([[k + 1] for k in range(7)]), torch.ones(7, 1, policy.numbers))
+    images = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0)).expand(7, -1, -1, -1)
+    ours = policy.apply(images, draws).detach()
+    space = {}
+    exec(compile(policy_source(policy, SIZE).text, "policy.py", "exec"), space)
+    theirs = [space["LearnedPolicy"]()(image, own) for image, own in zip(images, degrees(policy, draws), strict=True)]
+    assert (torch.stack(theirs) - ours).abs().max() < TOLERANCE
 
 
 def test_names_are_never_code():

@@ -1,4 +1,4 @@
-"""The judge as a person starts it: intervals and verdict of known figures, what it refuses; and once a real judgement."""
+"""The judge as a person starts it: intervals and verdict of known figures, what it refuses; once a real judgement."""
 
 import json
 import subprocess
@@ -10,7 +10,10 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 PIECE = {
     "kind": "policy",
-    "settings": {"slots": 1, "operations": [{"name": "turn", "function": "rotate", "max": 30}]},
+    "settings": {
+        **{"slots": 1, "sequence": False, "shared_magnitude": False, "tau": 1.0, "mix": 1.0, "padding": "mean"},
+        "operations": [{"name": "turn", "function": "rotate", "max": 30}],
+    },
     "values": {"policy.logits": [[0.5, 0.25]], "policy.strengths": [1.0]},
     "start": {"policy.logits": [[0.0, 0.0]], "policy.strengths": [0.0]},
 }

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastaug.recipe.reading import read_recipe, to_yaml
+from tools.study import Study, arms_of, has_ended, settings_of
+
 REPO = Path(__file__).resolve().parents[2]
 ERRORS = {"plain": [0.20, 0.30, 0.40], "better": [0.19, 0.28, 0.39], "apart": [0.5, None, None]}
 
 
 def study(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPO / "tools/study.py"), str(folder / "tiny.yaml"), "--runs", str(folder / "runs")]
-    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.fixture
@@ -111,6 +114,30 @@ def written(folder):
     return {path.parent.name: path.stat().st_mtime_ns for path in (folder / "runs").glob("*/result.json")}
 
 
+def test_what_has_ended_under_the_same_settings_is_not_started_again(tmp_path):
+    tiny(tmp_path, "arms: {a: [], b: [optim.lr=0.01], c: []}")
+    of_a = {"recipe": tmp_path / "recipe.yaml", "seeds": [0], "overrides": [], "runs": tmp_path / "runs"}
+    whole = Study(name="tiny", arms={"a": [], "b": ["optim.lr=0.01"], "c": []}, **of_a)
+    for arm in whole.arms:
+        folder = whole.folder(arm, 0)
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text(to_yaml(read_recipe(whole.recipe, settings_of(whole, arm, 0))))
+        (folder / "status.json").write_text('{"code": 0, "reason": "done", "step": 2}')
+        (folder / "result.json").write_text('{"top1": 0.5, "ece": 0.1, "nll": 0.7, "select": null, "commit": "abc"}')
+    before = written(tmp_path)
+    assert study(tmp_path, "--jobs", "2").returncode == 0
+    assert written(tmp_path) == before
+    assert has_ended(whole, "a", 0)
+    assert not has_ended(whole._replace(last=["optim.lr=0.3"]), "a", 0)
+    assert has_ended(whole._replace(last=["data.threads=2"]), "a", 0)  # changes no number
+    (whole.folder("a", 0) / "status.json").write_text('{"code": null, "reason": "running", "step": 1}')
+    (whole.folder("b", 0) / "result.json").unlink()
+    (whole.folder("c", 0) / "recipe.yaml").unlink()
+    assert not any(has_ended(whole, arm, 0) for arm in whole.arms)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_grid_is_a_run_for_every_combination_and_goes_on_where_it_was(tmp_path):
     tiny(tmp_path, "grid: {optim.lr: [.1, 1e-3], augment.aa: [null, ta_wide]}")
     done = study(tmp_path, "--jobs", "2", "--json", str(tmp_path / "out.json"))
@@ -136,8 +163,6 @@ def test_a_grid_is_a_run_for_every_combination_and_goes_on_where_it_was(tmp_path
 
 
 def test_a_grid_multiplies_arms_and_names_are_file_names():
-    from tools.study import arms_of
-
     arms = arms_of({"plain": [], "shift": ["augment.shift=0.1"]}, {"data.labels": ["../a b", None]})
     assert arms == {
         "plain,data.labels=.._a_b": ["data.labels=../a b"],

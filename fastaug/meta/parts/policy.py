@@ -5,14 +5,18 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastaug.augment.learned_effects import View
-from fastaug.augment.operation_sets import read_operations
+from fastaug.augment.operation_sets import transforms_of
 from fastaug.augment.plain_values import load_plain_values
-from fastaug.augment.policy_settings import policy_of, settings_of
+from fastaug.augment.policy_settings import drawn_values, entries_of, fill_of, policy_of, settings_of
+from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.meta.learned_part import SATURATED, LearnedPart, Setting
+from fastaug.recipe.operation_files import read_entries
+from fastaug.targets import SoftTarget
 
 COLLAPSED = 0.95  # probability of one operation, or of doing nothing, above which a policy has collapsed
 
@@ -49,19 +53,40 @@ class PolicyPart(LearnedPart):
         if own is None:
             return None
         own = own.to(view.batch.labels.device)
-        mixed = ((view.params.pasted() > 0) | (view.params.own_share() < 1)).to(own)
-        return own + mixed * own[view.params.partner.to(own.device)]
+        return own + _mixed(view).to(own) * own[view.params.partner.to(own.device)]
+
+
+def _mixed(view: View) -> Tensor:
+    """Which samples show their mixing partner too, [N] bool."""
+    return (view.params.pasted() > 0) | (view.params.own_share() < 1)
 
 
 class SharedPolicyPart(PolicyPart):
-    """The learned policy `policy`: a SharedPolicy of the operations of a set, the same for all samples."""
+    """The learned policy `policy`: a SharedPolicy of the operations of a set, the same for all samples.
+
+    Where nothing learns it only draws: without the relaxed form and the loss weights by which probabilities may learn.
+    """
 
     def __init__(self, setting: Setting) -> None:
         meta = setting.recipe.meta
         super().__init__(meta.policy_lr)
-        self.probabilities, self.temperature = meta.probabilities, meta.temperature
-        fill = tuple(setting.recipe.data.mean)
-        self.policy = SharedPolicy(read_operations(meta.operations, fill), meta.slots, fill=fill)
+        self.probabilities = meta.probabilities if meta.learn_probabilities and not meta.acts_frozen else None
+        self.temperature = meta.temperature
+        self.mean, self.padding = tuple(setting.recipe.data.mean), meta.padding
+        fill = fill_of(self.padding, self.mean)
+        self.operations = read_entries(meta.operations)
+        self.policy = (SequencePolicy if meta.sequence else SharedPolicy)(
+            transforms_of(self.operations, fill),
+            meta.slots,
+            magnitude=meta.magnitude,
+            identity=meta.identity,
+            fill=fill,
+            tau=meta.tau,
+            mix=meta.mix,
+            shared_magnitude=meta.shared_magnitude,
+        )
+        self.first_logits = self.policy.logits.detach().clone()
+        self.policy.logits.requires_grad_(meta.learn_probabilities)
         self.policy.strengths.requires_grad_(meta.magnitudes)
         self.through_images = meta.magnitudes or meta.probabilities == "gumbel"
 
@@ -87,21 +112,48 @@ class SharedPolicyPart(PolicyPart):
         """The log probability [N] of the drawn operations."""
         return self.policy.log_probability(draws)
 
+    def target(self, target: SoftTarget, view: View) -> SoftTarget:
+        """With probabilities `weight`, the loss weights of smart_augmentation: by them its probabilities learn.
+
+        A sample weighs the mean of its operations' logits (1 at the start), over what that is in the mean of all
+        draws; mixed samples weigh the mean of both. The gradient makes an operation more probable where more weight on
+        those who drew it helps. It is not that of the validation loss in the probabilities (`score` is).
+        """
+        if self.probabilities != "weight":
+            return target
+        values = 1 + self.policy.logits - self.first_logits.to(self.policy.logits)
+        values = values - values.detach().min().clamp_max(0)
+        usual = (self.policy.scores().softmax(1).detach() * values).sum(1).mean()
+        own = (self.policy.drawn_mean(self.draw(view), values) / usual).to(target.weight)
+        partner = own[view.params.partner.to(own.device)]
+        weight = torch.where(_mixed(view).to(own.device), (own + partner) / 2, own)
+        return target._replace(weight=target.weight * weight)
+
+    def drawn(self, images: Tensor, view: View) -> dict[str, Tensor]:  # noqa: ARG002
+        """The values of each operation, by slot."""
+        return drawn_values(self.policy, self.draw(view))
+
     def settings(self) -> dict[str, Any]:
-        """Slots, and the operations in full."""
-        return settings_of(self.policy)
+        """Slots, the operations in full, and the form of probabilities and magnitudes."""
+        return settings_of(self.policy, self.padding)
+
+    def export(self) -> dict[str, Any] | None:
+        """Its settings and values; None of operations that no file can name, made by hand in a part of one's own."""
+        return super().export() if all(transform.entry for transform in self.policy.transforms) else None
 
     def load_export(self, piece: Mapping[str, Any]) -> None:
         """Takes the operations of `piece` with their probabilities and magnitudes."""
-        self.policy = policy_of(piece["settings"], fill=self.policy.fill)
+        self.policy, self.padding = policy_of(piece["settings"], self.mean), piece["settings"]["padding"]
+        self.operations = tuple(entries_of(self.policy))
         load_plain_values(self, piece["values"])
 
     def penalty(self, kind: str) -> Tensor | None:
         """entropy: what the probabilities lack of being uniform, in nats a slot; magnitude: (1 - m)^2, their mean."""
         if kind == "entropy":
-            logs = self.policy.logits.log_softmax(1)
+            logs = self.policy.scores().log_softmax(1)
             return (logs.exp() * (logs + math.log(logs.shape[1]))).sum(1).mean()
-        return (1 - self.policy.magnitudes()).square().mean() if kind == "magnitude" else None
+        learned = self.policy.magnitudes()[~self.policy.fixed()]
+        return (1 - learned).square().mean() if kind == "magnitude" and len(learned) else None
 
     def summary(self) -> dict[str, float]:
         """The summary of SharedPolicy, names prefixed by "policy_"."""
@@ -115,7 +167,9 @@ class SharedPolicyPart(PolicyPart):
             raised.append(f"the policy has collapsed to identity; {remedy}")
         elif summary["policy_largest"] > COLLAPSED:
             raised.append(f"a slot of the policy draws one operation in {summary['policy_largest']:.1%}; {remedy}")
-        for name, value in summary.items():
-            if name.startswith("policy_magnitude/") and abs(2 * value - 1) > 2 * SATURATED - 1:
+        learned = [] if not self.policy.strengths.requires_grad else self.policy.transforms
+        for name in (f"policy_magnitude/{t.name}" for t in learned if not t.fixed):
+            value = summary[name]
+            if abs(2 * value - 1) > 2 * SATURATED - 1:
                 raised.append(f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate")
         return raised

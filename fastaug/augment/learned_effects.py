@@ -4,6 +4,7 @@ The pipeline knows these methods and nothing of how their numbers are learned; f
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -32,6 +33,14 @@ class View(NamedTuple):
     def pairs(self, values: Tensor) -> Tensor:
         """Values [N, ...] of every sample and of its mixing partner: [N, 2, ...]."""
         return torch.stack([values, values[self.params.partner.to(values.device)]], 1)
+
+    def behind(self, first: int) -> "View":
+        """The view of the samples from position `first` on, none of which is mixed with another."""
+        params = {name: tensor[first:] for name, tensor in self.params.tensors().items()}
+        params["partner"] = torch.arange(len(self.params) - first)
+        batch = Batch(*(field[first:] for field in self.batch))
+        rows = {name: row[first:] for name, row in self.rows.items()}
+        return View(batch, replace(self.params, **params), self.key, rows)  # type: ignore[arg-type]
 
 
 class LearnedEffects:

@@ -4,6 +4,7 @@ Every draw is keyed by (seed, epoch, id): the same sample looks the same in any 
 part of a batch can be made a second time, on autograd's graph of what the meta step learns.
 """
 
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -23,7 +24,7 @@ from fastaug.ops.crop_mix import (
     some_samples,
 )
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
-from fastaug.seeding import Key, Stream
+from fastaug.seeding import Key, Stream, are_first
 from fastaug.targets import SoftTarget, hard_target, smoothed
 
 
@@ -46,6 +47,7 @@ class BatchAugment:
         self.learned = LearnedEffects() if learned is None else learned
         augment, side = recipe.augment, recipe.data.img_size
         self.outputs = classes + augment.other_class  # of the network
+        self.views = 1 + augment.copies  # of an image in a batch; the first, where there are more, is not augmented
         self.size = (side, side)
         self.erasing: list[RandomErasing | Cutout] = []
         if augment.reprob:
@@ -96,7 +98,7 @@ class BatchAugment:
     def sample(self, batch: Batch, epoch: int) -> CropMixParams:
         """The op's parameters for a batch."""
         key, data = Key(self.recipe.run.seed, epoch, Stream.MIX), self.recipe.data
-        return sample_crop_mix(
+        params = sample_crop_mix(
             key,
             batch.draws,
             self.size,
@@ -106,6 +108,19 @@ class BatchAugment:
             strength=self.strength(epoch),
             white=1 if self.learned.acts_on_images else 255,
         )
+        return params if self.views == 1 else _spared(params, torch.from_numpy(are_first(batch.draws)))
+
+    def spared(self, batch: Batch) -> int:
+        """How many samples of a batch, its first, are images without augmentation: none but where copies come beside.
+
+        RuntimeError where an image's copies are not all there.
+        """
+        if self.views == 1:
+            return 0
+        images = len(batch.ids) // self.views
+        if not torch.equal(batch.ids, batch.ids[:images].repeat(self.views)):
+            raise RuntimeError(f"a batch of {len(batch.ids)} samples does not hold {self.views} views of each image")
+        return images
 
     @torch.no_grad()
     def training(self, batch: Batch, epoch: int) -> tuple[Tensor, SoftTarget]:
@@ -126,7 +141,7 @@ class BatchAugment:
         rows = {name: leaf[position.to(leaf.device)] for name, leaf in leaves.items()}
         view = self._view(batch, epoch, params, rows)
         images, target = self._apply(view, epoch, torch.float32)
-        chance = self.learned.log_probability(view)
+        chance = self._log_probability(view, epoch)
         first = SoftTarget(*(None if field is None else field[:n] for field in target))  # type: ignore[arg-type]
         return Part(images[:n], first, None if chance is None else chance[:n], ids, leaves)
 
@@ -136,9 +151,9 @@ class BatchAugment:
     def _apply(self, view: View, epoch: int, dtype: torch.dtype) -> tuple[Tensor, SoftTarget]:
         """Images of type `dtype` and targets: learned policy, fused op, erasing, feature CutMix, learned targets."""
         batch, data, seed = view.batch, self.recipe.data, self.recipe.run.seed
-        images = batch.images
+        images, spared = batch.images, self.spared(batch)
         if self.learned.acts_on_images:
-            images = self.learned.images(images.permute(0, 3, 1, 2) / 255, view)
+            images = self._learned_images(images.permute(0, 3, 1, 2) / 255, view, epoch)
         images, target = crop_mix(
             images,
             batch.labels,
@@ -150,16 +165,34 @@ class BatchAugment:
             dtype=dtype,
         )
         for erasing in self.erasing:
-            images = erasing.apply(images, erasing.sample(Key(seed, epoch, Stream.ERASE), batch.draws))
+            drawn = erasing.sample(Key(seed, epoch, Stream.ERASE), batch.draws[spared:])
+            erasing.apply(images[spared:], drawn)
         if self.hidden is not None:
             target = self.hidden.draw(Key(seed, epoch, Stream.MIX), batch, self.classes)
         target = self.learned.target(target, view)
         smoothing = self.learned.smoothing(self.recipe.augment.smoothing)
         return images, smoothed(target, smoothing) if isinstance(smoothing, Tensor) or smoothing else target
 
+    def _learned_images(self, images: Tensor, view: View, epoch: int) -> Tensor:
+        """Float images under what is learned, once that acts; images that copies come beside are left as they are."""
+        if epoch < self.recipe.augment.start_epochs:
+            return images
+        if not (spared := self.spared(view.batch)):
+            return self.learned.images(images, view)
+        return torch.cat([images[:spared], self.learned.images(images[spared:], view.behind(spared))])
+
+    def _log_probability(self, view: View, epoch: int) -> Tensor | None:
+        """Log probability [N] of the operations drawn, 0 where none could be; None if none are drawn."""
+        if epoch < self.recipe.augment.start_epochs:
+            return None
+        if not (spared := self.spared(view.batch)):
+            return self.learned.log_probability(view)
+        chance = self.learned.log_probability(view.behind(spared))
+        return None if chance is None else torch.cat([chance.new_zeros(spared), chance])
+
     def _padded(self, images: Tensor, target: SoftTarget) -> tuple[Tensor, SoftTarget]:
         """Adds blank images without weight where damage left fewer than BatchNorm needs."""
-        missing = SMALLEST_BATCH - len(images)
+        missing = max(SMALLEST_BATCH, self.views) - len(images)
         if missing <= 0:
             return images, target
         device = images.device
@@ -176,3 +209,9 @@ class BatchAugment:
         params = identity_params(len(batch.ids), torch.zeros(3))
         images, _ = crop_mix(batch.images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std)
         return images
+
+
+def _spared(params: CropMixParams, first: Tensor) -> CropMixParams:
+    """The parameters without shift and flip for the samples `first` [N] bool, and without partners for all."""
+    still = {name: torch.where(first, 0, getattr(params, name)) for name in ("dy", "dx")}
+    return replace(params, **still, flip=params.flip & ~first, partner=torch.arange(len(params)))  # type: ignore[arg-type]

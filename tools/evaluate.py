@@ -72,7 +72,10 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     figures: dict[str, Any] = {"weights": recipe.eval.weights, **evaluator.run(network, arguments.split)}
     for sample, reason in loader.skipped.items():
         print(f"skipped: damaged image {shown(parts.name_of(sample))}: {reason}")
-    console.summary(f"{path}, {arguments.split}", {name: str(value) for name, value in figures.items()})
+    console.summary(
+        f"{path}, {arguments.split}",
+        {name: str(value) for name, value in figures.items() if not isinstance(value, list)},
+    )
     if arguments.json and accelerator.is_main_process:
         result = {"checkpoint": str(path), "split": arguments.split, "figures": figures, "versions": versions()}
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

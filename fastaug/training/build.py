@@ -39,6 +39,7 @@ class Progress:
     step: int = 0  # updates done
     images_seen: int = 0
     train_seconds: float = 0.0
+    epoch_began: float = 0.0  # train_seconds at the start of the present epoch
     best_step: int | None = None
     best_top1: float | None = None
     skipped: dict[int, str] = field(default_factory=dict)  # damaged images met by any process

@@ -17,7 +17,7 @@ from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
 from fastaug.training.result import write_result
-from fastaug.training.timing import Awaited, Clock
+from fastaug.training.timing import Awaited, Clock, peak_memory
 
 AUROC_IMAGES = 10_000  # of a log line's figure, whose cost grows with them; the final one is of all
 
@@ -49,6 +49,11 @@ def log_training(trainer: Trainer, rate: float, clock: Clock) -> None:
         f"waits {waiting:.1%}"
     )
     log_meta(trainer)
+
+
+def log_epoch(trainer: Trainer, clock: Clock) -> None:
+    """A line at the end of an epoch: its training time, and the most memory that the process has had so far."""
+    report(trainer, "epoch", {"epoch_seconds": clock.epoch(), **peak_memory(trainer.accelerator.device)})
 
 
 def log_meta(trainer: Trainer) -> None:

@@ -1,10 +1,10 @@
 """Copies of an image beside itself in real runs: what trains, and that the meta step repeats it."""
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
 from fastaug.meta.one_step import OneStep
+from fastaug.training.checkpoint import name_of
 
 from .conftest import assert_same, last, lines
 
@@ -12,8 +12,7 @@ COPIES = ["augment.cutmix=0", "augment.copies=2", "augment.consistency_detach=tr
 POLICY = "meta.learn=[policy]"
 
 
-@pytest.mark.parametrize("learn", ["meta.learn=[policy,weights,smoothing,optim]", "meta.learn=[policy]"])
-def test_a_meta_step_makes_the_copies_again(train, monkeypatch, learn):
+def test_a_meta_step_makes_the_copies_again(train, monkeypatch):
     """Bit for bit, whole groups of a half of the images; and everything learned moves."""
     given, met = [], []
     seen, problem = OneStep.before_forward, OneStep.problem
@@ -29,7 +28,7 @@ def test_a_meta_step_makes_the_copies_again(train, monkeypatch, learn):
 
     monkeypatch.setattr(OneStep, "before_forward", before_forward)
     monkeypatch.setattr(OneStep, "problem", watched)
-    folder = train("run", learn, *COPIES)
+    folder = train("run", "meta.learn=[policy,weights,smoothing,optim]", *COPIES)
     assert len(met) == 3
     for made, (images, target) in met:
         n = len(images) // 3  # 8, or 6 in the last update of an epoch
@@ -46,27 +45,22 @@ def test_a_meta_step_makes_the_copies_again(train, monkeypatch, learn):
 
 
 def test_at_rate_zero_training_goes_on_as_without(train):
-    """With a fixed policy in the loader's threads too, and with K = 1 and K = 2."""
-    still = [*COPIES, POLICY, "meta.policy_lr=0", "augment.aa=ra-n2-m9"]
-    ran = train("ran", *still)
-    unrolled = train("unrolled", *still, "meta.steps=2", "meta.fraction=1", "meta.engine=auto")
+    """With a fixed policy in the loader's threads too, and over two updates."""
+    still = [*COPIES, POLICY, "meta.policy_lr=0", "augment.aa=ra-n2-m9", "meta.fraction=1", "meta.engine=auto"]
+    unrolled = train("unrolled", *still, "meta.steps=2")
     never = train("never", *still, "meta.start_epochs=1.99")
-    assert len(lines(ran, "meta")) == len(lines(unrolled, "meta")) == 3
-    for other in (ran, unrolled):
-        assert_same(last(other)[0], last(never)[0])
+    assert len(lines(unrolled, "meta")) == 3
+    assert_same(last(unrolled)[0], last(never)[0])
 
 
-def test_policies_begin_when_told(train, monkeypatch):
+def test_policies_begin_when_told(train):
     """Until then training is that without them."""
-    late = ["meta.start_epochs=1.99", "augment.aa=ra-n2-m9", "run.keep=9"]
-    without = train("without", POLICY, "meta.start_epochs=1.99", "meta.slots=1", "augment.start_epochs=1", "run.keep=9")
-    begun = train("begun", POLICY, *late, "augment.start_epochs=1")
-    at_once = train("at_once", POLICY, *late)
-    first = [last_of_epoch(folder, 3) for folder in (without, begun, at_once)]
-    assert_same(first[0], first[1])
-    assert (first[2]["conv1.weight"] != first[1]["conv1.weight"]).any()
-    assert (last(without)[0]["conv1.weight"] != last(begun)[0]["conv1.weight"]).any()
+    settings = [POLICY, "meta.start_epochs=1.99", "run.keep=9"]
+    without = train("without", *settings, "meta.slots=1", "augment.start_epochs=1")
+    begun = train("begun", *settings, "augment.aa=ra-n2-m9", "augment.start_epochs=1")
+    assert_same(weights_at(begun, 3), weights_at(without, 3))
+    assert (weights_at(begun, 6)["conv1.weight"] != weights_at(without, 6)["conv1.weight"]).any()
 
 
-def last_of_epoch(folder, step):
-    return load_file(folder / "checkpoints" / f"step-{step:09}" / "model.safetensors")
+def weights_at(folder, step):
+    return load_file(folder / "checkpoints" / name_of(step) / "model.safetensors")

@@ -127,12 +127,12 @@ class _OneSided(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, log_p: Tensor, log_q: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, log_p: Tensor, log_q: Tensor) -> Tensor:
         ctx.save_for_backward(log_p)
         return divergence(log_p, log_q)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (log_p,) = ctx.saved_tensors
         return None, -gradient[:, None] * log_p.exp()
 

@@ -210,6 +210,15 @@ class BatchAugment:
         images, _ = crop_mix(batch.images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std)
         return images
 
+    def under_policy(self, batch: Batch, epoch: int) -> Tensor:
+        """`evaluation` of images under what is learned, as `epoch` draws it, without crop, flip or mixing."""
+        if not self.learned.acts_on_images:
+            return self.evaluation(batch)
+        params = identity_params(len(batch.ids), torch.zeros(3))
+        view = self._view(batch, epoch, params, self.learned.rows(batch.ids))
+        images = self.learned.images(batch.images.permute(0, 3, 1, 2) / 255, view)
+        return self.evaluation(batch._replace(images=images))
+
 
 def _spared(params: CropMixParams, first: Tensor) -> CropMixParams:
     """The parameters without shift and flip for the samples `first` [N] bool, and without partners for all."""

@@ -148,10 +148,13 @@ def evaluate(trainer: Trainer, split: str, weights: str | None = None) -> dict[s
     return figures
 
 
-def measure(trainer: Trainer, split: str, weights: str | None = None) -> dict[str, Any]:
-    """Figures of one split by the network's `weights`; DataError when none of its images can be decoded."""
+def measure(trainer: Trainer, split: str, weights: str | None = None, copies: int = 0) -> dict[str, Any]:
+    """Figures of one split by the network's `weights`; DataError when none of its images can be decoded.
+
+    `copies`: of test-time augmentation, whose figures stand beside them.
+    """
     weights = weights or trainer.recipe.eval.weights
-    return {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split)}
+    return {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split, copies)}
 
 
 def tell(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
@@ -159,6 +162,9 @@ def tell(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
     report(trainer, split, figures)
     numbers = f"{split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}  ({figures['weights']} weights)"
     trainer.console.print(f"epoch {trainer.progress.step / trainer.order.steps_per_epoch:.0f}  {numbers}")
+    if (tta := figures.get("tta")) is not None:
+        numbers = f"top-1 {tta['top1']:.4f}  NLL {tta['nll']:.4f}  ECE {tta['ece']:.4f}, without {figures['ece']:.4f}"
+        trainer.console.print(f"    averaged over {tta['copies']} copies: {numbers}")
 
 
 def evaluate_end(trainer: Trainer) -> dict[str, Any]:
@@ -177,7 +183,7 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
         final.append((f"test_{other}", "test", other))
     for name, split, weights in final:
         try:
-            figures[name] = measure(trainer, split, weights)
+            figures[name] = measure(trainer, split, weights, trainer.recipe.eval.tta)
         except NoImageError as error:
             problems.append(error)
     collect_skipped(trainer)

@@ -4,6 +4,7 @@ Its bookkeeping is slower than that of `forward`. GroupNorm and SiLU, for two, a
 over reverse mode exists.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -37,9 +38,9 @@ def functional(problem: Problem, direction: Weights, *, images: bool) -> Cotange
         return gradient, logits
 
     def pulled_at(weights: Weights, gradient: Tensor) -> Tensor:
-        _, pull = vjp(lambda pixels: network_logits(problem, weights, pixels), inputs)
-        (found,) = pull(gradient)
-        return found  # type: ignore[no-any-return]
+        pull: Callable[[Tensor], tuple[Tensor]]
+        _, pull = vjp(lambda pixels: network_logits(problem, weights, pixels), inputs)  # type: ignore[misc]
+        return pull(gradient)[0]
 
     image_tangent = None
     if images and not problem.one_sided:

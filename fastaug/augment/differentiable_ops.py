@@ -1,16 +1,17 @@
 """Operations on float images that are differentiable in how strongly they act, and the way to apply many at once.
 
-Eight of them: the continuous operations of AutoAugment and RandAugment (Cubuk et al. 2019, 2020), whose ranges these
-are, but for shear_y, which to first order is a rotation with a shear_x. An amount of 0 leaves an image exactly as it
-is, and amounts of both signs mean something, so a magnitude can be learned from 0 up. Images are float32 or float64
-[n,3,S,S] in [0, 1], in any memory format; amounts are [n,d], d numbers for each image, one for each of the eight.
-Gradients are finite everywhere; second ones are not there.
+Here are the geometric ones and those of the default set of eight: the continuous operations of AutoAugment and
+RandAugment (Cubuk et al. 2019, 2020), whose ranges these are, but for shear_y, which to first order is a rotation with
+a shear_x. `colour_ops.py` and `local_ops.py` have the others, `operation_sets.py` makes sets of them all. An amount of
+0 leaves an image exactly as it is, and amounts of both signs mean something, so a magnitude can be learned from 0 up.
+Images are float32 or float64 [n,3,H,W] in [0, 1], in any memory format; amounts are [n,d], d numbers for each image,
+one for each of the eight. Gradients are finite everywhere; second ones are not there.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +23,22 @@ from kornia.enhance import (
 from torch import Tensor
 
 Colour = Sequence[float]  # red, green, blue in [0, 1]
+Fill = Colour | Literal["border", "reflect"]  # what is shown outside of an image: a colour, its border, its mirror
 BLACK: Colour = (0.0, 0.0, 0.0)
+_PADDING = {"border": "border", "reflect": "reflection"}  # grid_sample's words
 
 
 class Transform(NamedTuple):
-    """A differentiable operation apply(images [n,3,S,S], amount [n,d]) -> images; `reach`: the largest amounts, [d].
+    """A differentiable operation apply(images [n,3,H,W], amount [n,d]) -> images; `reach`: the largest amounts, [d].
 
     What it is drawn with is amount = reach * magnitude * u, with u uniform in `noise` = (low, high): (-1, 1) acts both
     ways, (0, 1) one way, (1, 1) always by its whole magnitude (a known shift). One that only moves pixels also has
     matrix(amount [...,d]) -> [...,3,3] as `warp` wants it: a sample's operations of that kind then share one
     resampling. An operation that knows one direction only takes the absolute amount.
+
+    `pixels`: the matrix is in pixels from the centre (a rotation, on images that are not square; a shift by pixels).
+    `projective`: its last row is not 0 0 1. `free`: that many of its numbers, the last, are not scaled by the magnitude
+    (a place). `fixed`: its magnitude is 1 and is not learned (a mirror, or whatever is to act in full).
     """
 
     name: str
@@ -39,11 +46,28 @@ class Transform(NamedTuple):
     apply: Callable[[Tensor, Tensor], Tensor]
     matrix: Callable[[Tensor], Tensor] | None = None
     noise: tuple[float, float] = (-1.0, 1.0)
+    pixels: bool = False
+    projective: bool = False
+    free: int = 0
+    fixed: bool = False
 
 
-def moving(name: str, reach: Sequence[float], matrix: Callable[..., Tensor]) -> Transform:
-    """A geometric operation (only moves pixels), by matrix(first amount [...], second [...], ...) -> [...,3,3]."""
-    return Transform(name, tuple(reach), partial(_warped, matrix), partial(_of_amounts, matrix))
+def moving(
+    name: str,
+    reach: Sequence[float],
+    matrix: Callable[..., Tensor],
+    *,
+    pixels: bool = False,
+    projective: bool = False,
+    fill: Fill = BLACK,
+) -> Transform:
+    """A geometric operation (only moves pixels), by matrix(first amount [...], second [...], ...) -> [...,3,3].
+
+    `fill` is for its own `apply`; many at once take that of `apply_drawn`.
+    """
+    apply = partial(_warped, matrix, pixels, projective, fill)
+    own = partial(_of_amounts, matrix)
+    return Transform(name, tuple(reach), apply, own, pixels=pixels, projective=projective)
 
 
 def colouring(name: str, reach: float, change: Callable[[Tensor, Tensor], Tensor]) -> Transform:
@@ -55,8 +79,12 @@ def _of_amounts(matrix: Callable[..., Tensor], amount: Tensor) -> Tensor:
     return matrix(*amount.unbind(-1))
 
 
-def _warped(matrix: Callable[..., Tensor], images: Tensor, amount: Tensor) -> Tensor:
-    return warp(images, _of_amounts(matrix, amount))
+def _warped(
+    matrix: Callable[..., Tensor], pixels: bool, projective: bool, fill: Fill, images: Tensor, amount: Tensor
+) -> Tensor:
+    own = _of_amounts(matrix, amount)
+    height, width = images.shape[2:]
+    return warp(images, of_sides(own, height, width) if pixels else own, fill, projective=projective)
 
 
 def _coloured(change: Callable[[Tensor, Tensor], Tensor], images: Tensor, amount: Tensor) -> Tensor:
@@ -66,27 +94,51 @@ def _coloured(change: Callable[[Tensor, Tensor], Tensor], images: Tensor, amount
 # ---- moving pixels ----
 
 
-def warp(images: Tensor, matrix: Tensor, fill: Colour = BLACK) -> Tensor:
+def warp(images: Tensor, matrix: Tensor, fill: Fill = BLACK, *, projective: bool = False) -> Tensor:
     """Bilinear warp: output pixel p is the image at matrix [n,3,3] times (p, 1), and `fill` outside the image.
 
-    p = (x to the right, y down), from -1 to 1 between the outer edges of the image. Where the matrix is the identity
-    the output is exactly the image. No gradient in the images is computed unless they ask for one.
+    p = (x to the right, y down), from -1 to 1 between the outer edges of the image; of the product (x, y, w) the place
+    is (x, y) / w if `projective`, else w is taken to be 1. Where the matrix is the identity the output is exactly the
+    image. No gradient in the images is computed unless they ask for one.
     """
-    side = images.shape[-1]
-    matrix = matrix[:, :2].to(images.device, images.dtype, non_blocking=True)
-    still = (matrix == _identity(matrix)[:2]).flatten(1).all(1)[:, None, None, None]
-    centres = (2 * torch.arange(side, device=images.device, dtype=images.dtype) + 1) / side - 1
-    columns = (matrix[:, :, :1] * centres + matrix[:, :, 2:])[:, :, None]
-    lines = (matrix[:, :, 1:2] * centres)[..., None]
-    grid = (columns + lines).permute(0, 2, 3, 1)  # x and y each in one plane: 10 times faster than F.affine_grid
-    if any(fill):
+    matrix = matrix.to(images.device, images.dtype, non_blocking=True)
+    still = (matrix == _identity(matrix)).flatten(1).all(1)
+    height, width = images.shape[2:]
+    columns = (matrix[:, :, :1] * centres(width, images) + matrix[:, :, 2:])[:, :, None]
+    lines = (matrix[:, :, 1:2] * centres(height, images))[..., None]
+    if not projective:
+        columns, lines = columns[:, :2], lines[:, :2]
+    places = columns + lines  # x and y each in one plane: 10 times faster than F.affine_grid
+    if projective:
+        places = places[:, :2] / places[:, 2:]
+    return resample(images, places, still, fill)
+
+
+def centres(count: int, like: Tensor) -> Tensor:
+    """The centres of `count` pixels side by side, from -1 to 1 between the outer edges: [count]."""
+    return (2 * torch.arange(count, device=like.device, dtype=like.dtype) + 1) / count - 1
+
+
+def resample(images: Tensor, places: Tensor, still: Tensor, fill: Fill) -> Tensor:
+    """Images read at `places` [n,2,H,W] (x and y, as in `warp`), bilinear; exactly as they are where `still` [n]."""
+    grid = places.permute(0, 2, 3, 1)
+    if isinstance(fill, str):
+        warped = F.grid_sample(images, grid, padding_mode=_PADDING[fill], align_corners=False)
+    elif any(fill):
         colour = torch.tensor(fill, dtype=images.dtype).to(images.device, non_blocking=True)[:, None, None]
         warped = F.grid_sample(images - colour, grid, align_corners=False) + colour
     else:
         warped = F.grid_sample(images, grid, align_corners=False)
     with torch.no_grad():  # a correction of rounding only: the derivative stays that of the resampling
-        torch.where(still, images, warped, out=warped.detach())
+        torch.where(still[:, None, None, None], images, warped, out=warped.detach())
     return warped
+
+
+def of_sides(matrix: Tensor, height: int, width: int) -> Tensor:
+    """A matrix [...,3,3] in pixels from the centre as `warp` wants it: in halves of the sides. Exact on squares."""
+    x, y = width / 2, height / 2
+    factors = [[1.0, y / x, 1 / x], [x / y, 1.0, 1 / y], [x, y, 1.0]]
+    return matrix * torch.tensor(factors, dtype=matrix.dtype).to(matrix.device, non_blocking=True)
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
@@ -114,6 +166,55 @@ def translation_y(share: Tensor) -> Tensor:
 def shearing_x(tangent: Tensor) -> Tensor:
     """The matrix [...,3,3] of a horizontal shear: what lies h below the centre moves h * tangent to the right."""
     return _affine(tangent, xy=-tangent)
+
+
+def shearing_y(tangent: Tensor) -> Tensor:
+    """The matrix [...,3,3] of a vertical shear: what lies w right of the centre moves w * tangent down."""
+    return _affine(tangent, yx=-tangent)
+
+
+def translation_x_pixels(pixels: Tensor) -> Tensor:
+    """The matrix [...,3,3], in pixels, of a translation to the right."""
+    return _affine(pixels, x=-pixels)
+
+
+def translation_y_pixels(pixels: Tensor) -> Tensor:
+    """The matrix [...,3,3], in pixels, of a translation down."""
+    return _affine(pixels, y=-pixels)
+
+
+def zoom(logarithm: Tensor) -> Tensor:
+    """The matrix [...,3,3] of a zoom about the centre by a factor of e^logarithm: above 0 things get larger."""
+    inverse = (-logarithm).exp()
+    return _affine(logarithm, xx=inverse, yy=inverse)
+
+
+def zoom_x(logarithm: Tensor) -> Tensor:
+    """The matrix [...,3,3] of a horizontal stretch by a factor of e^logarithm."""
+    return _affine(logarithm, xx=(-logarithm).exp())
+
+
+def zoom_y(logarithm: Tensor) -> Tensor:
+    """The matrix [...,3,3] of a vertical stretch by a factor of e^logarithm."""
+    return _affine(logarithm, yy=(-logarithm).exp())
+
+
+def tilt(x: Tensor, y: Tensor) -> Tensor:
+    """The matrix [...,3,3] of a perspective: what is right of (below) the centre is read nearer to it, x (y) above 0.
+
+    Projective: (x, y, 1) is read at (x, y) / (1 + x tilt_x + y tilt_y).
+    """
+    return torch.cat([_affine(x)[..., :2, :], torch.stack([x, y, torch.ones_like(x)], -1)[..., None, :]], -2)
+
+
+def mirror_x(amount: Tensor) -> Tensor:
+    """The matrix [...,3,3] that exchanges left and right wherever the amount is not 0; no gradient."""
+    return _affine(amount, xx=torch.where(amount == 0, 1.0, -1.0).to(amount))
+
+
+def mirror_y(amount: Tensor) -> Tensor:
+    """The matrix [...,3,3] that exchanges top and bottom wherever the amount is not 0; no gradient."""
+    return _affine(amount, yy=torch.where(amount == 0, 1.0, -1.0).to(amount))
 
 
 def _affine(amount: Tensor, **entries: Tensor) -> Tensor:
@@ -155,10 +256,10 @@ def sharpness(images: Tensor, amount: Tensor) -> Tensor:
 # ---- the set ----
 
 EIGHT = (
-    moving("rotate", [30.0], rotation),
+    moving("rotate", [30.0], rotation, pixels=True),
     moving("translate_x", [0.33], translation_x),
     moving("translate_y", [0.33], translation_y),
-    moving("shear_x", [0.3], shearing_x),
+    moving("shear_x", [0.3], shearing_x, pixels=True),
     colouring("brightness", 0.9, brightness),
     colouring("contrast", 0.9, contrast),
     colouring("saturation", 0.9, saturation),
@@ -170,9 +271,9 @@ EIGHT = (
 
 
 def apply_drawn(
-    images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Transform] = EIGHT, fill: Colour = BLACK
+    images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Transform] = EIGHT, fill: Fill = BLACK
 ) -> Tensor:
-    """Operation op[i,s] by amount[i,s] on image i, s = 0, 1, ...: contiguous [N,3,S,S], or the images if nothing acts.
+    """Operation op[i,s] by amount[i,s] on image i, s = 0, 1, ...: contiguous [N,3,H,W], or the images if nothing acts.
 
     `op` [N,slots] int64 on the host: 0 is none, k is transforms[k - 1]. `amount` [N,slots,d]: an operation of fewer
     numbers takes the first ones. What moves pixels acts first, as one warp of
@@ -187,23 +288,25 @@ def apply_drawn(
     return images
 
 
-def _move(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Transform], fill: Colour) -> Tensor:
+def _move(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Transform], fill: Fill) -> Tensor:
     """One warp of the rows that drew an operation with a matrix; the matrices are computed where `amount` is."""
     matrix = _identity(amount).expand(*op.shape, 3, 3)
-    moved = torch.zeros(len(op), dtype=torch.bool)
+    moved, projective = torch.zeros(len(op), dtype=torch.bool), False
     for number, transform in enumerate(transforms, 1):
         mine = op == number
         if transform.matrix is not None and mine.any():
             moved |= mine.any(1)
+            projective |= transform.projective
             mine = mine.to(amount.device, non_blocking=True)
             own = transform.matrix(torch.where(mine[..., None], amount, 0)[..., : len(transform.reach)])
+            own = of_sides(own, *images.shape[2:]) if transform.pixels else own
             matrix = torch.where(mine[..., None, None], own, matrix)
     rows = moved.nonzero()[:, 0]
     if not len(rows):
         return images
     whole = reduce(compose, matrix.index_select(0, rows.to(matrix.device, non_blocking=True)).unbind(1))
     rows = rows.to(images.device, non_blocking=True)
-    return images.index_copy(0, rows, warp(images.index_select(0, rows), whole, fill))
+    return images.index_copy(0, rows, warp(images.index_select(0, rows), whole, fill, projective=projective))
 
 
 def _recolour(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Transform]) -> Tensor:
@@ -222,9 +325,9 @@ def _recolour(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[T
 def _check(images: Tensor, op: Tensor, amount: Tensor, transforms: Sequence[Transform]) -> None:
     """ValueError unless shapes and types are what `apply_drawn` says."""
     if images.dtype not in (torch.float32, torch.float64) or images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must be float32 or float64 [N,3,S,S], found {images.dtype} {tuple(images.shape)}")
-    if images.shape[2] != images.shape[3] or images.shape[2] < 3:
-        raise ValueError(f"images must be square with a side of 3 or more, found {tuple(images.shape[2:])}; crop first")
+        raise ValueError(f"images must be float32 or float64 [N,3,H,W], found {images.dtype} {tuple(images.shape)}")
+    if min(images.shape[2:]) < 3:
+        raise ValueError(f"images must have sides of 3 pixels or more, found {tuple(images.shape[2:])}")
     if op.device.type != "cpu" or op.dtype != torch.int64 or op.ndim != 2:
         raise ValueError(f"op must be int64 [N,slots] on the host, found {op.dtype} {tuple(op.shape)} on {op.device}")
     most = max(len(transform.reach) for transform in transforms)

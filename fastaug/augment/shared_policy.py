@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastaug.augment.differentiable_ops import BLACK, EIGHT, Colour, Transform, apply_drawn
+from fastaug.augment.differentiable_ops import BLACK, EIGHT, Fill, Transform, apply_drawn
 from fastaug.errors import NonFiniteError
 from fastaug.seeding import IdArray, Key, Stream, uniform
 
+STRENGTH_OF_ONE = 18.0  # its sigmoid is 1 in float32
 NEAR_BOUND = 0.02  # a magnitude this close to 0 or 1 counts as saturated
 
 
@@ -38,8 +39,12 @@ class SharedPolicy(nn.Module):
 
     `slots` operations are applied to each sample, one after the other.
 
-    `magnitude` in (0, 1) is every operation's at first, `identity` in (0, 1) the probability of drawing none; the
-    operations share the rest equally. `fill` is the colour of what a warp uncovers.
+    `magnitude` in (0, 1] is every operation's at first (from 1 there is no way to learn), `identity` in (0, 1) the
+    probability of drawing none, None for an equal share; the operations share the rest equally. `fill` is what a warp
+    uncovers. With `shared_magnitude` there is one for all operations.
+
+    Probabilities are softmax(tau * logits) or (1 - mix) * uniform + mix * softmax(logits): both are uniform at 0 and
+    plain softmax at 1. `identity` is that of the plain softmax.
     """
 
     def __init__(
@@ -48,57 +53,110 @@ class SharedPolicy(nn.Module):
         slots: int = 2,
         *,
         magnitude: float = 0.5,
-        identity: float = 0.2,
-        fill: Colour = BLACK,
+        identity: float | None = 0.2,
+        fill: Fill = BLACK,
+        tau: float = 1.0,
+        mix: float = 1.0,
+        shared_magnitude: bool = False,
     ) -> None:
         super().__init__()
         if not transforms or len({t.name for t in transforms}) < len(transforms):
             raise ValueError(f"transforms must have different names, found {[t.name for t in transforms]}")
         if slots < 1:
             raise ValueError(f"slots must be at least 1, found {slots}")
-        for name, value in (("magnitude", magnitude), ("identity", identity)):
-            if not 0 < value < 1:
-                raise ValueError(
-                    f"the initial {name} must be between 0 and 1, found {value}; learning never leaves them"
-                )
-        self.transforms, self.slots, self.fill = tuple(transforms), slots, tuple(fill)
+        if not 0 < magnitude <= 1:
+            raise ValueError(f"the initial magnitude must be above 0 and at most 1, found {magnitude}")
+        if identity is not None and not 0 < identity < 1:
+            raise ValueError(
+                f"the initial identity must be between 0 and 1, found {identity}; learning never leaves them"
+            )
+        if not (tau >= 0 and 0 <= mix <= 1) or (tau != 1 and mix != 1):
+            raise ValueError(f"tau must be 0 or more and mix in [0, 1], one of them 1; found tau {tau}, mix {mix}")
+        self.transforms, self.slots, self.tau, self.mix = tuple(transforms), slots, tau, mix
+        self.fill: Fill = fill if isinstance(fill, str) else tuple(fill)
+        self.kinds = 1 + len(transforms)
         self.numbers = max(len(t.reach) for t in transforms)  # d
-        others = math.log((1 - identity) / len(transforms))
-        self.logits = nn.Parameter(torch.tensor([math.log(identity)] + [others] * len(transforms)).repeat(slots, 1))
-        self.strengths = nn.Parameter(torch.full((len(transforms),), math.log(magnitude / (1 - magnitude))))
+        self.logits = nn.Parameter(self.first_logits(1 / self.kinds if identity is None else identity))
+        strength = math.log(magnitude / (1 - magnitude)) if magnitude < 1 else STRENGTH_OF_ONE
+        self.strengths = nn.Parameter(torch.full((1 if shared_magnitude else len(transforms),), strength))
+
+    def first_logits(self, identity: float) -> Tensor:
+        """The logits at the start, a row for each slot: `identity` for none, an equal share of the rest for others."""
+        others = math.log((1 - identity) / len(self.transforms))
+        return torch.tensor([math.log(identity)] + [others] * len(self.transforms)).repeat(self.slots, 1)
+
+    # ---- probabilities ----
+
+    def scores(self, logits: Tensor | None = None) -> Tensor:
+        """What the probabilities are the softmax of, by row: `logits`, our own unless given, under tau or mix."""
+        logits = self.logits if logits is None else logits
+        if self.mix < 1:
+            return ((1 - self.mix) / logits.shape[1] + self.mix * logits.softmax(1)).log()
+        return logits if self.tau == 1 else self.tau * logits
 
     def probabilities(self) -> Tensor:
         """Probabilities of no operation and of each one, by slot: [slots, 1 + operations]."""
-        return self.logits.softmax(1)
+        return self.scores().softmax(1)
+
+    def untouched(self) -> Tensor:
+        """The probability of drawing none in every slot."""
+        return self.probabilities()[:, 0].prod()
+
+    def log_probability(self, draws: Draws) -> Tensor:
+        """Log probability of each sample's operations, [N], on the graph of the logits and on their device."""
+        chosen = self._one_hot(draws.op)
+        return (chosen * self.scores().log_softmax(1)).sum((1, 2))
+
+    def drawn_mean(self, draws: Draws, values: Tensor) -> Tensor:
+        """Mean over the slots of what `values`, one for each logit, are for the operations drawn: [N]."""
+        return (self._one_hot(draws.op) * values).sum((1, 2)) / self.slots
+
+    # ---- magnitudes ----
 
     def magnitudes(self) -> Tensor:
-        """The magnitude of each operation, in (0, 1): [operations]."""
-        return self.strengths.sigmoid()
+        """The magnitude of each operation, in (0, 1), or 1 where it is fixed: [operations]."""
+        learned = self.strengths.sigmoid().expand(len(self.transforms))
+        if not any(t.fixed for t in self.transforms):
+            return learned
+        return torch.where(self.fixed().to(learned.device), 1, learned)
+
+    def fixed(self) -> Tensor:
+        """Which operations have a magnitude that is not learned, on the host: [operations] bool."""
+        return torch.tensor([t.fixed for t in self.transforms])
 
     def sample(self, key: Key, ids: IdArray) -> Draws:
         """Draws of each id by the current probabilities (inverse CDF): a function of (seed, epoch, id) and of them."""
         u = uniform(key.on(Stream.LEARNED), ids, self.slots * (1 + self.numbers))
-        bounds = self._host_logits().softmax(1).cumsum(1)[:, :-1].numpy()
-        op = (u[:, : self.slots, None] >= bounds).sum(2)
-        return Draws(torch.from_numpy(op), self._noise(u))
+        bounds = self.scores(self._host_logits()).softmax(1).cumsum(1)[:, :-1].numpy()
+        return Draws(torch.from_numpy(self._chosen(u[:, : self.slots], bounds)), self._noise(u))
+
+    def _chosen(self, u: npt.NDArray[np.float64], bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """Operations [N,slots] by uniform numbers of that shape and the inner bounds of the cumulated probabilities."""
+        chosen: npt.NDArray[np.int64] = (u[:, :, None] >= bounds).sum(2)
+        return chosen
 
     def amounts(self, draws: Draws) -> Tensor:
         """Amounts of the drawn operations, in their units: [N,slots,d], on the graph of the magnitudes."""
         reach = [(0.0,) * self.numbers] + [t.reach + (0.0,) * (self.numbers - len(t.reach)) for t in self.transforms]
-        scale = self.strengths.new_tensor(reach) * F.pad(self.magnitudes(), (1, 0))[:, None]
+        factor = F.pad(self.magnitudes(), (1, 0))[:, None]
+        if any(t.free for t in self.transforms):
+            factor = torch.where(self._free().to(factor.device), 1, factor)
+        scale = self.strengths.new_tensor(reach) * factor
         low, high = self.strengths.new_tensor([(-1.0, 1.0)] + [t.noise for t in self.transforms]).unbind(1)
         chosen = self._one_hot(draws.op)
         middle, half = ((chosen * side).sum(2)[..., None] for side in ((low + high) / 2, (high - low) / 2))
         return (chosen[..., None] * scale).sum(2) * (middle + half * self._beside(draws.noise))
 
+    def _free(self) -> Tensor:
+        """Which numbers are not scaled by the magnitude, on the host: [1 + operations, d] bool."""
+        free = torch.zeros(1 + len(self.transforms), self.numbers, dtype=torch.bool)
+        for k, t in enumerate(self.transforms, 1):
+            free[k, len(t.reach) - t.free : len(t.reach)] = True
+        return free
+
     def apply(self, images: Tensor, draws: Draws) -> Tensor:  # type: ignore[override]  # as every policy's
         """Augmented float images [N,3,S,S] in [0, 1], see `apply_drawn`; on the graph of the magnitudes."""
         return apply_drawn(images, draws.op, self.amounts(draws), self.transforms, self.fill)
-
-    def log_probability(self, draws: Draws) -> Tensor:
-        """Log probability of each sample's operations, [N], on the graph of the logits and on their device."""
-        chosen = self._one_hot(draws.op)
-        return (chosen * self.logits.log_softmax(1)).sum((1, 2))
 
     def relaxed(self, images: Tensor, key: Key, ids: IdArray, temperature: float = 1.0) -> Tensor:
         """`apply`'s images with a gradient in the logits too: straight-through Gumbel-softmax (Jang et al. 2017, 2.2).
@@ -136,26 +194,27 @@ class SharedPolicy(nn.Module):
         first = self.slots * (1 + self.numbers)
         u = uniform(key.on(Stream.LEARNED), ids, first + self.slots * self.logits.shape[1])[:, first:]
         gumbel = -np.log(-np.log(np.maximum(u, 2.0**-54)))  # u is at most 1 - 2**-53: finite
-        return self.logits + self._beside(torch.from_numpy(gumbel).view(-1, *self.logits.shape))
+        return self.scores() + self._beside(torch.from_numpy(gumbel).view(-1, *self.logits.shape))
 
     @torch.no_grad()
     def summary(self) -> dict[str, float]:
         """Figures of the policy for the log and its alarms; host sync.
 
         identity: probability of drawing none, mean over slots; untouched: in all slots; largest of all probabilities;
-        entropy of the operations, 1 is uniform, mean over slots; magnitude: their mean; saturated: share of them within
-        NEAR_BOUND of 0 or 1; and
-        probability/NAME (mean over slots) and magnitude/NAME of each operation.
+        entropy of the operations, 1 is uniform, mean over slots; magnitude: mean of those that are not fixed;
+        saturated: share of these within NEAR_BOUND of 0 or 1; and probability/NAME (mean over slots) and magnitude/NAME
+        of each operation.
         """
         p, magnitudes = self.probabilities().double().cpu(), self.magnitudes().double().cpu()
-        near = torch.minimum(magnitudes, 1 - magnitudes) <= NEAR_BOUND
+        free = magnitudes[~self.fixed()]
+        near = torch.minimum(free, 1 - free) <= NEAR_BOUND
         found = {
             "identity": float(p[:, 0].mean()),
-            "untouched": float(p[:, 0].prod()),
+            "untouched": float(self.untouched()),
             "largest": float(p.max()),
             "entropy": float(torch.special.entr(p).sum(1).mean()) / math.log(p.shape[1]),
-            "magnitude": float(magnitudes.mean()),
-            "saturated": float(near.double().mean()),
+            "magnitude": float(free.mean()) if len(free) else 1.0,
+            "saturated": float(near.double().mean()) if len(free) else 0.0,
         }
         for k, transform in enumerate(self.transforms):
             found[f"probability/{transform.name}"] = float(p[:, k + 1].mean())
@@ -176,7 +235,7 @@ class SharedPolicy(nn.Module):
 
     def _one_hot(self, op: Tensor) -> Tensor:
         """[N,slots,1 + operations] beside the parameters; sums over it are exact, and the same on every run."""
-        return self._beside(F.one_hot(op, self.logits.shape[1]))
+        return self._beside(F.one_hot(op, self.kinds))
 
     def _beside(self, values: Tensor) -> Tensor:
         return values.to(self.logits.device, self.logits.dtype, non_blocking=True)

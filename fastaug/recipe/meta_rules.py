@@ -40,7 +40,8 @@ def has_policy(recipe: Recipe) -> bool:
 
 def _needs_images(recipe: Recipe) -> bool:
     """Whether the hypergradient has to pass through pixels."""
-    return _learns(recipe, "policy") and (recipe.meta.magnitudes or recipe.meta.probabilities == "gumbel")
+    gumbel = recipe.meta.learn_probabilities and recipe.meta.probabilities == "gumbel"
+    return _learns(recipe, "policy") and (recipe.meta.magnitudes or gumbel)
 
 
 def _idle_keys(recipe: Recipe) -> list[str]:
@@ -199,8 +200,34 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "or add the parts there",
     ),
     (
-        lambda r: r.meta.regulariser == "entropy" and bool(r.meta.learn) and not _learns_policy(r),
-        "meta.regulariser: entropy is of the policy's probabilities; add policy to meta.learn or set it to none",
+        lambda r: _learns(r, "policy") and not r.meta.learn_probabilities and not r.meta.magnitudes,
+        "meta.learn_probabilities: without it and meta.magnitudes the policy learns nothing; turn one of them on",
+    ),
+    (
+        lambda r: _learns(r, "policy") and r.meta.magnitudes and r.meta.magnitude == 1,
+        "meta.magnitude: from 1, where a bounded number has no slope, magnitudes cannot learn; lower it, or set "
+        "meta.magnitudes to false",
+    ),
+    (
+        lambda r: _learns(r, "policy") and r.meta.tau != 1 and r.meta.mix != 1,
+        "meta.tau: {r.meta.tau} and meta.mix = {r.meta.mix} are two forms of one thing; leave one of them out",
+    ),
+    (
+        lambda r: _learns(r, "policy") and r.meta.learn_probabilities and r.meta.tau * r.meta.mix == 0,
+        "meta.learn_probabilities: meta.tau or meta.mix of 0 keeps the policy uniform; set it to false or raise that",
+    ),
+    (
+        lambda r: _learns(r, "policy") and r.meta.sequence and r.meta.probabilities == "gumbel",
+        "meta.probabilities: gumbel would mix all sequences of meta.sequence; set it to score",
+    ),
+    (
+        lambda r: (
+            r.meta.regulariser == "entropy"
+            and bool(r.meta.learn)
+            and not (_learns_policy(r) and r.meta.learn_probabilities)
+        ),
+        "meta.regulariser: entropy is of the policy's probabilities; add policy to meta.learn and set "
+        "meta.learn_probabilities to true, or set it to none",
     ),
     (
         lambda r: (
@@ -229,8 +256,22 @@ META_NEEDS: list[Need] = [
     (
         lambda r: _learns(r, "policy"),
         "policy is in meta.learn",
-        ["probabilities", "temperature", "magnitudes", "slots", "policy_lr"],
+        [
+            *(
+                "probabilities",
+                "temperature",
+                "magnitudes",
+                "slots",
+                "policy_lr",
+                "operations",
+                "padding",
+                "tau",
+                "mix",
+            ),
+            *("learn_probabilities", "magnitude", "shared_magnitude", "identity", "sequence"),
+        ],
     ),
+    (lambda r: r.meta.learn_probabilities, "meta.learn_probabilities is true", ["probabilities", "temperature"]),
     (lambda r: r.meta.probabilities == "gumbel", "meta.probabilities is gumbel", ["temperature"]),
     (lambda r: _learns(r, "softness"), "softness is in meta.learn", ["softness_lr"]),
     (lambda r: _learns(r, "smoothing"), "smoothing is in meta.learn", ["smoothing_lr"]),

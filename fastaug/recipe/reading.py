@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from fastaug.errors import RecipeError
 from fastaug.recipe.key_table import BOUNDS, choices, length_limits, number_in_words, type_name
+from fastaug.recipe.operation_files import check_operations
 from fastaug.recipe.rules import key_of, validate
 from fastaug.recipe.schema import SCHEMA, Recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
@@ -184,7 +185,10 @@ def _in_this_schema(values: Any, number: int) -> None:
 def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe in file `path` with `overrides` ("section.key=value") applied; RecipeError names every problem."""
     path = Path(path)
-    return _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
+    recipe = _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
+    if "policy" in recipe.meta.learn:
+        check_operations(recipe.meta)
+    return recipe
 
 
 def read_stored(path: Path) -> tuple[Recipe, int]:

@@ -339,7 +339,11 @@ class Meta:
         "unbounded parameters from where they started",
     )
     regulariser_weight: Positive = key(0.001, "factor of the regulariser")
-    probabilities: Literal["score", "gumbel"] = key("score", "how operations' probabilities learn")
+    probabilities: Literal["score", "gumbel", "weight"] = key(
+        "score",
+        "how operations' probabilities learn. score: score function, exact in the mean; gumbel: straight-through; "
+        "weight: as factors on the loss of who drew them (smart_augmentation)",
+    )
     temperature: Positive = key(0.5, "gumbel: lower is nearer to the hard choice")
     magnitudes: bool = key(True, "the policy's magnitudes learn too")
     slots: Annotated[int, Field(ge=1, le=8)] = key(2, "operations of the policy one after the other")
@@ -352,6 +356,19 @@ class Meta:
     )
     labels_temperature: Positive = key(1.0, "instant labels: larger stays nearer to uniform")
     labels_trust: NonNegative = key(5.0, "instant labels: how much the given label counts")
+    operations: Text = key("eight", "operations that the policy learns to use: a packaged set or a file of them")
+    padding: Literal["mean", "black", "white", "border", "reflect"] = key(
+        "mean", "what the policy's operations show outside of the image: a colour, its border or its mirror image"
+    )
+    learn_probabilities: bool = key(True, "the policy's probabilities learn")
+    magnitude: PositiveShare = key(0.5, "the policy's magnitudes at the start, a share of their range")
+    shared_magnitude: bool = key(False, "one magnitude for all operations of the policy")
+    identity: Annotated[float, Field(gt=0, lt=1)] | None = key(
+        0.2, "the policy's probability of drawing no operation at the start; null: the same as each operation's"
+    )
+    sequence: bool = key(False, "the policy learns a probability for every sequence of operations, not for each slot")
+    tau: NonNegative = key(1.0, "the policy's probabilities are softmax(tau * logits); 0: uniform")
+    mix: Share = key(1.0, "the policy's probabilities are (1 - mix) * uniform + mix * softmax(logits); 0: uniform")
 
 
 @dataclass(config=STRICT)

@@ -276,8 +276,8 @@ def test_an_operation_of_several_numbers_takes_its_own_beside_those_of_one():
 
 def test_wrong_input_is_refused():
     images, op, amount = noise(3), torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2, 1)
-    for wrong in (images.half(), images.byte(), images[0], images[:, :1], images.expand(3, 3, 32, 32)[..., :30]):
-        with pytest.raises(ValueError, match="images must be"):
+    for wrong in (images.half(), images.byte(), images[0], images[:, :1], images[..., :2]):
+        with pytest.raises(ValueError, match="images must"):
             apply_drawn(wrong, op, amount)
     for wrong in (op.int(), op[0], op.to("meta")):
         with pytest.raises(ValueError, match="op must be int64"):

@@ -19,6 +19,7 @@ from fastaug.augment.differentiable_ops import (
     translation_y,
     warp,
 )
+from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import Draws, SharedPolicy
 from fastaug.errors import NonFiniteError
 from fastaug.hypergrad.problem import Cotangent, Samples, pull_back
@@ -302,6 +303,81 @@ def test_the_relaxed_gradient_is_finite_at_any_temperature(temperature):
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), list(policy.parameters())))
 
 
+# ---- forms ----
+
+
+@pytest.mark.parametrize("form", [{"tau": 0.0}, {"mix": 0.0}, {"identity": None}])
+def test_at_0_a_policy_is_exactly_uniform_whatever_its_logits(form):
+    policy = SharedPolicy(**form)
+    if "identity" not in form:
+        with torch.no_grad():
+            policy.logits.copy_(torch.randn(policy.logits.shape, generator=torch.Generator().manual_seed(0)))
+    p = policy.probabilities()
+    assert (p == p[0, 0]).all()
+    if "identity" not in form:
+        (found,) = torch.autograd.grad(policy.log_probability(policy.sample(KEY, range(9))).sum(), policy.logits)
+        assert not found.any()
+
+
+@pytest.mark.parametrize("kind", [SharedPolicy, SequencePolicy])
+@pytest.mark.parametrize("form", [{}, {"tau": 0.5}, {"mix": 0.3}])
+def test_every_form_draws_as_probable_as_it_says(kind, form):
+    policy, n = kind(EIGHT[:3], identity=0.3, **form), 20_000
+    with torch.no_grad():
+        policy.logits += torch.randn(policy.logits.shape, generator=torch.Generator().manual_seed(1))
+    pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    chance = policy.log_probability(Draws(pairs, torch.zeros(16, 2, 1))).exp().detach()
+    assert float(chance.sum()) == pytest.approx(1)
+    op = policy.sample(KEY, np.arange(n)).op
+    counts = np.bincount((op[:, 0] * 4 + op[:, 1]).numpy(), minlength=16)
+    assert stats.chisquare(counts, n * chance.double().numpy() / float(chance.double().sum())).pvalue > 1e-3
+    for slot in range(2):
+        marginal = torch.stack([chance[pairs[:, slot] == k].sum() for k in range(4)])
+        torch.testing.assert_close(policy.probabilities()[slot].detach(), marginal)
+    plain = (policy.logits / 2 if form.get("tau") else policy.logits).softmax(1).detach()
+    mixed = 0.7 / plain.shape[1] + 0.3 * plain if form.get("mix") else plain
+    torch.testing.assert_close(policy.scores().softmax(1).detach(), mixed)
+
+
+def test_sequences_start_as_independent_slots_and_then_learn_what_follows_what():
+    apart, policy = SharedPolicy(EIGHT[:3], slots=3), SequencePolicy(EIGHT[:3], slots=3)
+    assert policy.logits.shape == (1, 64)
+    torch.testing.assert_close(policy.probabilities(), apart.probabilities())
+    draws = Draws(torch.tensor([[1, 3, 0], [0, 0, 0], [2, 2, 1]]), torch.zeros(3, 3, 1))
+    torch.testing.assert_close(policy.log_probability(draws), apart.log_probability(draws))
+    assert policy.summary()["untouched"] == pytest.approx(0.2**3)
+    with torch.no_grad():
+        policy.logits[0, 1 * 16 + 3 * 4] = 50.0
+    assert policy.sample(KEY, range(20)).op.eq(draws.op[0]).all()
+    with pytest.raises(ValueError, match="100,000 sequences are more than 20,000"):
+        SequencePolicy((*EIGHT[:8], EIGHT[0]._replace(name="again")), slots=5)
+    with pytest.raises(ValueError, match="no relaxed form"):
+        policy.relaxed(images(2), KEY, [0, 1])
+
+
+def test_one_magnitude_may_be_shared_or_full_and_fixed_ones_are_left_out():
+    transforms = (*EIGHT[:3], EIGHT[3]._replace(fixed=True))
+    policy = SharedPolicy(transforms, magnitude=0.3, shared_magnitude=True)
+    assert policy.strengths.shape == (1,)
+    torch.testing.assert_close(policy.magnitudes().detach(), torch.tensor([0.3, 0.3, 0.3, 1.0]))
+    assert policy.summary()["magnitude"] == pytest.approx(0.3)
+    assert policy.summary()["saturated"] == 0
+    draws = Draws(torch.tensor([[4], [4]]), torch.tensor([[[0.5]], [[-1.0]]]))
+    torch.testing.assert_close(policy.amounts(draws).detach().flatten(), torch.tensor([0.15, -0.3]))
+    assert (SharedPolicy(transforms, magnitude=1.0).magnitudes() == 1).all()
+    own = SharedPolicy(transforms)
+    own.magnitudes().sum().backward()
+    assert own.strengths.grad.tolist() == [0.25, 0.25, 0.25, 0.0]
+
+
+def test_a_free_number_is_not_scaled_by_the_magnitude():
+    placed = EIGHT[4]._replace(reach=(0.5, 1.0, 2.0), free=2)
+    policy = SharedPolicy([EIGHT[0], placed], slots=1, magnitude=0.1)
+    draws = Draws(torch.tensor([[2], [1]]), torch.tensor([[[1.0, 0.4, -0.3]], [[0.5, 0.4, -0.3]]]))
+    expected = torch.tensor([[[0.05, 0.4, -0.6]], [[1.5, 0.0, 0.0]]])
+    torch.testing.assert_close(policy.amounts(draws).detach(), expected)
+
+
 # ---- state and summary ----
 
 
@@ -352,14 +428,18 @@ def test_the_summary_measures_collapse_and_saturation():
 def test_wrong_values_are_refused():
     with pytest.raises(ValueError, match="slots must be at least 1, found 0"):
         SharedPolicy(slots=0)
-    for wrong in (0.0, 1.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="initial magnitude must be between"):
+    for wrong in (0.0, 1.1, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="initial magnitude must be above 0"):
             SharedPolicy(magnitude=wrong)
+    for wrong in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="initial identity must be between"):
             SharedPolicy(identity=wrong)
     for transforms in ((), (EIGHT[0], EIGHT[0])):
         with pytest.raises(ValueError, match="different names"):
             SharedPolicy(transforms)
+    for wrong in ({"tau": -1.0}, {"mix": 1.1}, {"mix": float("nan")}, {"tau": 0.5, "mix": 0.5}):
+        with pytest.raises(ValueError, match="tau must be 0 or more and mix"):
+            SharedPolicy(**wrong)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         SharedPolicy().relaxed(images(2), KEY, [0, 1], 0.0)
     policy = SharedPolicy()

@@ -2,13 +2,20 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fastaug.augment.differentiable_ops import BLACK, Fill
 from fastaug.augment.learned_effects import View
+from fastaug.augment.operation_sets import transforms_of
+from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.meta.learned_part import SATURATED, LearnedPart, Setting
+from fastaug.recipe.operation_files import read_entries
+from fastaug.targets import SoftTarget
 
 COLLAPSED = 0.95  # probability of one operation, or of doing nothing, above which a policy has collapsed
 
@@ -45,18 +52,42 @@ class PolicyPart(LearnedPart):
         if own is None:
             return None
         own = own.to(view.batch.labels.device)
-        mixed = ((view.params.pasted() > 0) | (view.params.own_share() < 1)).to(own)
-        return own + mixed * own[view.params.partner.to(own.device)]
+        return own + _mixed(view).to(own) * own[view.params.partner.to(own.device)]
+
+
+def _mixed(view: View) -> Tensor:
+    """Which samples show their mixing partner too, [N] bool."""
+    return (view.params.pasted() > 0) | (view.params.own_share() < 1)
+
+
+def _fill(padding: str, mean: Sequence[float]) -> Fill:
+    """What `meta.padding` names."""
+    fills: dict[str, Fill] = {"mean": tuple(mean), "black": BLACK, "white": (1.0, 1.0, 1.0)}
+    return {**fills, "border": "border", "reflect": "reflect"}[padding]
 
 
 class SharedPolicyPart(PolicyPart):
-    """The learned policy `policy`: a SharedPolicy of eight differentiable operations, the same for all samples."""
+    """The learned policy `policy`: a SharedPolicy of the operations of a set, the same for all samples."""
 
     def __init__(self, setting: Setting) -> None:
         meta = setting.recipe.meta
         super().__init__(meta.policy_lr)
-        self.probabilities, self.temperature = meta.probabilities, meta.temperature
-        self.policy = SharedPolicy(slots=meta.slots, fill=tuple(setting.recipe.data.mean))
+        self.probabilities = meta.probabilities if meta.learn_probabilities else None
+        self.temperature = meta.temperature
+        fill = _fill(meta.padding, setting.recipe.data.mean)
+        self.operations = read_entries(meta.operations)
+        self.policy = (SequencePolicy if meta.sequence else SharedPolicy)(
+            transforms_of(self.operations, fill),
+            meta.slots,
+            magnitude=meta.magnitude,
+            identity=meta.identity,
+            fill=fill,
+            tau=meta.tau,
+            mix=meta.mix,
+            shared_magnitude=meta.shared_magnitude,
+        )
+        self.first_logits = self.policy.logits.detach().clone()
+        self.policy.logits.requires_grad_(meta.learn_probabilities)
         self.policy.strengths.requires_grad_(meta.magnitudes)
 
     def draw(self, view: View) -> Any:
@@ -81,12 +112,30 @@ class SharedPolicyPart(PolicyPart):
         """The log probability [N] of the drawn operations."""
         return self.policy.log_probability(draws)
 
+    def target(self, target: SoftTarget, view: View) -> SoftTarget:
+        """With probabilities `weight`, the loss weights of smart_augmentation: by them its probabilities learn.
+
+        A sample weighs the mean of its operations' logits (1 at the start), over what that is in the mean of all
+        draws; mixed samples weigh the mean of both. The gradient makes an operation more probable where more weight on
+        those who drew it helps. It is not that of the validation loss in the probabilities (`score` is).
+        """
+        if self.probabilities != "weight":
+            return target
+        values = 1 + self.policy.logits - self.first_logits.to(self.policy.logits)
+        values = values - values.detach().min().clamp_max(0)
+        usual = (self.policy.scores().softmax(1).detach() * values).sum(1).mean()
+        own = (self.policy.drawn_mean(self.draw(view), values) / usual).to(target.weight)
+        partner = own[view.params.partner.to(own.device)]
+        weight = torch.where(_mixed(view).to(own.device), (own + partner) / 2, own)
+        return target._replace(weight=target.weight * weight)
+
     def penalty(self, kind: str) -> Tensor | None:
         """entropy: what the probabilities lack of being uniform, in nats a slot; magnitude: (1 - m)^2, their mean."""
         if kind == "entropy":
-            logs = self.policy.logits.log_softmax(1)
+            logs = self.policy.scores().log_softmax(1)
             return (logs.exp() * (logs + math.log(logs.shape[1]))).sum(1).mean()
-        return (1 - self.policy.magnitudes()).square().mean() if kind == "magnitude" else None
+        learned = self.policy.magnitudes()[~self.policy.fixed()]
+        return (1 - learned).square().mean() if kind == "magnitude" and len(learned) else None
 
     def summary(self) -> dict[str, float]:
         """The summary of SharedPolicy, names prefixed by "policy_"."""
@@ -100,7 +149,9 @@ class SharedPolicyPart(PolicyPart):
             raised.append(f"the policy has collapsed to identity; {remedy}")
         elif summary["policy_largest"] > COLLAPSED:
             raised.append(f"a slot of the policy draws one operation in {summary['policy_largest']:.1%}; {remedy}")
-        for name, value in summary.items():
-            if name.startswith("policy_magnitude/") and abs(2 * value - 1) > 2 * SATURATED - 1:
+        learned = [] if not self.policy.strengths.requires_grad else self.policy.transforms
+        for name in (f"policy_magnitude/{t.name}" for t in learned if not t.fixed):
+            value = summary[name]
+            if abs(2 * value - 1) > 2 * SATURATED - 1:
                 raised.append(f"{name} is {value:.3f}: at the bound of what it may be; lower its learning rate")
         return raised

@@ -146,12 +146,12 @@ class BatchAugment:
         return Part(images[:n], first, None if chance is None else chance[:n], ids, leaves)
 
     def _view(self, batch: Batch, epoch: int, params: CropMixParams, rows: dict[str, Tensor]) -> View:
-        return View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), rows)
+        return View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), rows, self.spared(batch))
 
     def _apply(self, view: View, epoch: int, dtype: torch.dtype) -> tuple[Tensor, SoftTarget]:
         """Images of type `dtype` and targets: learned policy, fused op, erasing, feature CutMix, learned targets."""
         batch, data, seed = view.batch, self.recipe.data, self.recipe.run.seed
-        images, spared = batch.images, self.spared(batch)
+        images, spared = batch.images, view.spared
         if self.learned.acts_on_images:
             images = self._learned_images(images.permute(0, 3, 1, 2) / 255, view, epoch)
         images, target = crop_mix(
@@ -177,18 +177,15 @@ class BatchAugment:
         """Float images under what is learned, once that acts; images that copies come beside are left as they are."""
         if epoch < self.recipe.augment.start_epochs:
             return images
-        if not (spared := self.spared(view.batch)):
-            return self.learned.images(images, view)
-        return torch.cat([images[:spared], self.learned.images(images[spared:], view.behind(spared))])
+        changed = self.learned.images(images[view.spared :], view.without_spared())
+        return torch.cat([images[: view.spared], changed]) if view.spared else changed
 
     def _log_probability(self, view: View, epoch: int) -> Tensor | None:
         """Log probability [N] of the operations drawn, 0 where none could be; None if none are drawn."""
         if epoch < self.recipe.augment.start_epochs:
             return None
-        if not (spared := self.spared(view.batch)):
-            return self.learned.log_probability(view)
-        chance = self.learned.log_probability(view.behind(spared))
-        return None if chance is None else torch.cat([chance.new_zeros(spared), chance])
+        chance = self.learned.log_probability(view.without_spared())
+        return chance if chance is None or not view.spared else torch.cat([chance.new_zeros(view.spared), chance])
 
     def _padded(self, images: Tensor, target: SoftTarget) -> tuple[Tensor, SoftTarget]:
         """Adds blank images without weight where damage left fewer than BatchNorm needs."""
@@ -215,7 +212,7 @@ class BatchAugment:
         if not self.learned.acts_on_images:
             return self.evaluation(batch)
         params = identity_params(len(batch.ids), torch.zeros(3))
-        view = self._view(batch, epoch, params, self.learned.rows(batch.ids))
+        view = View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), self.learned.rows(batch.ids))
         images = self.learned.images(batch.images.permute(0, 3, 1, 2) / 255, view)
         return self.evaluation(batch._replace(images=images))
 

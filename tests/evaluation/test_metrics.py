@@ -82,6 +82,7 @@ def test_uneven_and_empty_batches_count_each_image_once(accelerator: Accelerator
     logits, labels = logits_and_labels(100, 7)
     whole = measured(accelerator, logits, labels, [100], 15)
     parts = measured(accelerator, logits, labels, [1, 0, 60, 7, 32], 15)
+    assert parts.pop("f1_by_class") == pytest.approx(whole.pop("f1_by_class"))
     assert parts == pytest.approx(whole, abs=1e-6)
 
 
@@ -159,6 +160,9 @@ def test_two_processes_give_the_figures_of_one(accelerator: Accelerator, tmp_pat
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(30, 6, generator=generator), torch.randint(6, (30,), generator=generator)
     whole = measured(accelerator, logits, labels, [30], 15)
+    for figures in (uneven, lone):
+        assert figures.pop("f1_by_class") == pytest.approx(whole["f1_by_class"])
+    del whole["f1_by_class"]
     assert uneven == pytest.approx(whole, abs=1e-6)
     assert lone == pytest.approx(whole, abs=1e-6)
     assert loss == {"loss": (1 + 2 + 2 * 3) / 2, "grad_norm": 0.5}

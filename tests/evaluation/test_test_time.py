@@ -30,7 +30,7 @@ RECIPES = {
 }
 
 
-def test_time(name: str, copies: int) -> TestTimeAugmentation:
+def averaging(name: str, copies: int) -> TestTimeAugmentation:
     recipe = RECIPES[name]
     learned = build_parts(Setting(recipe, 40, 3, SGD, torch.device("cpu"))) if recipe.meta.learn else None
     return TestTimeAugmentation(recipe, BatchAugment(recipe, 3, learned=learned), copies)
@@ -48,7 +48,7 @@ def batch(ids: list[int]) -> Batch:
 def test_the_mean_probability_of_copies_that_are_the_same_in_any_batch(name: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
-    averaged = test_time(name, copies=3)
+    averaged = averaging(name, copies=3)
     whole = averaged.logits(network, batch(list(range(12))), classes=3)
     apart = [averaged.logits(network, batch(ids), classes=3) for ids in ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11])]
     torch.testing.assert_close(torch.cat(apart), whole)

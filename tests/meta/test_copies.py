@@ -41,6 +41,8 @@ def test_a_meta_step_makes_the_copies_again(train, monkeypatch):
     learned = last(folder)[1]["meta"]["learned"]
     moved = [name for name, value in learned.items() if value.is_floating_point() and value.unique().numel() > 1]
     assert {"parts.policy.policy.logits", "parts.policy.policy.strengths"} <= set(moved)
+    for name in ("optim.rates.lr.raw", "optim.rates.weight_decay.raw"):
+        assert learned[f"parts.{name}"] != 0
     assert all(line["hypergradient"] > 0 for line in lines(folder, "meta"))
 
 

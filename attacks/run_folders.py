@@ -27,7 +27,7 @@ optim: {lr: 0.01}
 train: {epochs: 2, batch_size: 8}
 eval: {batch_size: 16}
 """
-TIMES = ("images_per_second", "wait_share")
+TIMES = ("images_per_second", "wait_share", "epoch_seconds", "peak_memory_mib", "peak_cuda_mib")
 NEWEST = "checkpoints/step-00000004"
 Damage = Callable[[Path], Any]
 

@@ -7,6 +7,7 @@ every target, one-hot and uniform ones included.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,67 @@ def published_weighting(losses: Tensor, weight: Tensor) -> Tensor:
     return weight.mean() * losses.mean()
 
 
+# ---- copies of an image beside itself ----
+
+
+class _OneSided(torch.autograd.Function):
+    """KL(p || q) [N] of log p and log q [N,C], whose gradient takes p for a constant.
+
+    `detach` would say the same to a first derivative, and hide from a second one that p moves with the weights: the
+    hypergradient is that of the gradient that training follows, wherever p comes from.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor, log_q: Tensor) -> Tensor:
+        ctx.save_for_backward(log_p)
+        return divergence(log_p, log_q)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        (log_p,) = ctx.saved_tensors
+        return None, -gradient[:, None] * log_p.exp()
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) = sum_c p_c (log p_c - log q_c) of log probabilities [N,C]: [N]."""
+    return (log_p.exp() * torch.where(log_p == -torch.inf, 0, log_p - log_q)).sum(1)
+
+
+def mixed_losses(
+    logits: Tensor,
+    target: SoftTarget,
+    reduction: Reduction = "mean",
+    *,
+    loss: Callable[..., Tensor] = soft_cross_entropy,
+    copies: int = 1,
+    clean: float = 1.0,
+    copied: float = 1.0,
+    consistency: float = 1.0,
+    detach: bool = False,
+) -> Tensor:
+    """Loss of images beside `copies` augmented copies of each: clean l(image) + copied l(copy) + consistency KL.
+
+    Rows are all images, then the first copy of each, then the second. A copy's row has a `copies`-th of its terms, so
+    that an image's rows add up to its loss, the mean over its copies in it. KL(p of the image || p of the copy) is the
+    consistency loss of UDA (Xie et al. 2020, eq. 1), which takes the first for a constant (`detach`);
+    smart_augmentation, whose mixed loss this is, does not. ValueError unless there are 1 + `copies` rows an image.
+    """
+    images, left = divmod(len(logits), 1 + copies)
+    if left:
+        raise ValueError(
+            f"{len(logits)} rows are no images with {copies} copies of each; pass all of an image together"
+        )
+    losses = loss(logits, target._replace(weight=torch.ones_like(target.weight)), reduction="none")
+    if consistency:
+        logs = log_probabilities(logits, target)
+        between: Callable[[Tensor, Tensor], Tensor] = _OneSided.apply if detach else divergence
+        apart = between(logs[:images].repeat(copies, 1), logs[images:])
+    else:
+        apart = torch.zeros_like(losses[images:])
+    rows = torch.cat([clean * losses[:images], (copied * losses[images:] + consistency * apart) / copies])
+    return reduce_losses(rows, target.weight, reduction)
+
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "ce": soft_cross_entropy,
     "kl": soft_kl,
@@ -136,6 +198,21 @@ def sample_losses(augment: Augment) -> Objective:
 
 
 def _loss(augment: Augment) -> Callable[..., Tensor]:
+    """That of the recipe, with what it says of copies."""
+    if not augment.copies:
+        return _named(augment)
+    return partial(
+        mixed_losses,
+        loss=_named(augment),
+        copies=augment.copies,
+        clean=augment.clean_loss,
+        copied=augment.copies_loss,
+        consistency=augment.consistency,
+        detach=augment.consistency_detach,
+    )
+
+
+def _named(augment: Augment) -> Callable[..., Tensor]:
     if augment.loss == "focal":
         return partial(soft_focal, gamma=augment.focal_gamma)
     if augment.loss == "bce":
@@ -165,5 +242,5 @@ def validation_loss(name: Loss, augment: Augment) -> Callable[[Tensor, Tensor], 
     """The loss `name`, with the arguments of the recipe's training loss, against hard labels: logits, labels -> sum."""
     if name == "ce":
         return partial(F.cross_entropy, reduction="sum")
-    loss = _loss(replace(augment, loss=name))
+    loss = _named(replace(augment, loss=name))
     return lambda logits, labels: loss(logits, hard_target(labels), reduction="sum")

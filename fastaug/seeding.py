@@ -134,6 +134,11 @@ def copies_of(ids: npt.NDArray[np.int64], copies: npt.NDArray[np.int64]) -> npt.
     return ids | (copies << 32)
 
 
+def are_first(draws: IdArray) -> npt.NDArray[np.bool_]:
+    """Which of `draws` [N] are of copy 0 of their image: [N] bool."""
+    return np.asarray(draws) >> 32 == 0
+
+
 def scalar_seed(key: Key, number: int) -> int:
     """A 63-bit seed for a library that wants one (torch.manual_seed), unique to (key, number)."""
     return int(words(key, [number], 1)[0, 0] >> np.uint64(1))

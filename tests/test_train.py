@@ -74,7 +74,7 @@ def lines(path: Path) -> list[dict]:
 
 def without_times(folder: Path) -> list[dict]:
     """The lines of metrics.jsonl that two equal runs share."""
-    times = ("images_per_second", "wait_share")
+    times = ("images_per_second", "wait_share", "epoch_seconds", "peak_memory_mib")
     return [{k: v for k, v in line.items() if k not in times} for line in lines(folder / "metrics.jsonl")]
 
 
@@ -260,7 +260,12 @@ def test_a_run_ends_with_its_result(recipe, tmp_path):
     assert result["images_per_second"] == pytest.approx(40 / result["train_seconds"])
     assert "test top1" in output
     assert list((folder / "fastaug").glob("events.out.tfevents.*"))
-    assert len(lines(folder / "metrics.jsonl")) == 6
+    found = lines(folder / "metrics.jsonl")
+    assert len(found) == 7
+    (epoch,) = [line for line in found if line["event"] == "epoch"]
+    assert epoch["epoch_seconds"] == pytest.approx(result["train_seconds"], rel=0.2)
+    assert 100 < epoch["peak_memory_mib"] <= result["peak_memory_mib"]
+    assert result["f1_macro"] == pytest.approx(sum(result["test"]["f1_by_class"]) / 2)
 
 
 def test_a_loss_that_is_not_finite_stops_all_processes_before_the_update(recipe, tmp_path):

@@ -8,11 +8,18 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastaug.errors import FastaugError, StorageError
-from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.reading import read_recipe, read_stored
 from fastaug.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fastaug.data.build import DataParts
+    from fastaug.meta.parameters import LearnedParts
 
 
 def parse() -> argparse.Namespace:
@@ -24,6 +31,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the run's recipe")
     parser.add_argument("--split", default="test", choices=("train", "meta", "select", "test"))
     parser.add_argument("--weights", choices=("raw", "ema"), help="default: as the recipe's headline")
+    parser.add_argument(
+        "--tta", type=int, metavar="A", help="also average over A copies under the run's policy (eval.tta)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return parser.parse_intermixed_args()
 
@@ -38,9 +48,45 @@ def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:
     if path is None or not (run / "recipe.yaml").is_file():
         raise StorageError(f"{arguments.path}: neither a run folder with a checkpoint nor a checkpoint of a run")
     weights = [f"eval.weights={arguments.weights}"] if arguments.weights else []
+    copies = [] if arguments.tta is None else [f"eval.tta={arguments.tta}"]
     untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null"]
-    untrained += ["meta.learn=[]", "meta.reuse=null"]  # nothing of them acts on images that are evaluated
-    return path, read_recipe(run / "recipe.yaml", [*arguments.overrides, *weights, *untrained])
+    untrained += parts_that_act(arguments, run)
+    return path, read_recipe(run / "recipe.yaml", [*arguments.overrides, *weights, *copies, *untrained])
+
+
+def parts_that_act(arguments: argparse.Namespace, run: Path) -> list[str]:
+    """Overrides that leave learned parts out where none acts, and take reused ones from the run itself where they do."""
+    stored, _ = read_stored(run / "recipe.yaml")
+    if not (stored.eval.tta if arguments.tta is None else arguments.tta):
+        return ["meta.learn=[]", "meta.reuse=null"]
+    return [] if stored.meta.reuse is None else [f"meta.reuse={run}"]
+
+
+def learned_policy(
+    path: Path, recipe: Recipe, parts: "DataParts", network: "nn.Module", state: dict[str, Any], device: "torch.device"
+) -> "LearnedParts | None":
+    """What the checkpoint's run has learned that acts on images; None if nothing does."""
+    from fastaug.meta.learned_part import Setting
+    from fastaug.meta.parameters import parts_on_images
+    from fastaug.meta.reuse import reused_parts
+    from fastaug.nets.optim import build_optimizer
+
+    if not recipe.meta.learn and recipe.meta.reuse is None:
+        return None
+    images = 0 if parts.index is None else len(parts.index.labels)
+    setting = Setting(recipe, images, len(parts.classes), build_optimizer(recipe.optim, network), device)
+    if recipe.meta.reuse is not None:
+        return reused_parts(setting, {state["data"]}, lambda _: state, lambda _: None)
+    try:
+        return parts_on_images(setting, state["meta"]["learned"])
+    except (LookupError, RuntimeError) as error:
+        raise StorageError(f"{path}: does not hold the policy that its recipe learns ({error})") from error
+
+
+def shown_figures(figures: dict[str, Any]) -> dict[str, str]:
+    """The figures that are one number or word, those of test-time augmentation among them."""
+    tta = {f"tta {name}": value for name, value in figures.get("tta", {}).items()}
+    return {name: str(value) for name, value in (figures | tta).items() if not isinstance(value, (list, dict))}
 
 
 def evaluate_path(arguments: argparse.Namespace) -> None:
@@ -69,11 +115,14 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     network = build_network(recipe, len(parts.classes), accelerator)
     load_weights(network, weights["ema" if recipe.eval.weights == "ema" else "model"])
     loader = evaluation_loader(recipe, accelerator, parts, parts.splits.of(arguments.split))
-    evaluator = Evaluator(recipe, accelerator, parts, loader, BatchAugment(recipe, len(parts.classes)))
-    figures: dict[str, Any] = {"weights": recipe.eval.weights, **evaluator.run(network, arguments.split)}
+    learned = learned_policy(path, recipe, parts, network, state, accelerator.device) if recipe.eval.tta else None
+    augment = BatchAugment(recipe, len(parts.classes), learned=learned)
+    evaluator = Evaluator(recipe, accelerator, parts, loader, augment)
+    figures: dict[str, Any] = evaluator.run(network, arguments.split, recipe.eval.tta)
+    figures = {"weights": recipe.eval.weights, **figures}
     for sample, reason in loader.skipped.items():
         print(f"skipped: damaged image {shown(parts.name_of(sample))}: {reason}")
-    console.summary(f"{path}, {arguments.split}", {name: str(value) for name, value in figures.items()})
+    console.summary(f"{path}, {arguments.split}", shown_figures(figures))
     if arguments.json and accelerator.is_main_process:
         result = {"checkpoint": str(path), "split": arguments.split, "figures": figures, "versions": versions()}
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

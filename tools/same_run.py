@@ -16,7 +16,13 @@ import json
 from itertools import zip_longest
 from typing import Any
 
-TIMES = ("images_per_second", "wait_share")  # keys of metrics.jsonl that no two runs share
+TIMES = (
+    "images_per_second",
+    "wait_share",
+    "epoch_seconds",
+    "peak_memory_mib",
+    "peak_cuda_mib",
+)  # keys of metrics.jsonl that no two runs share
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

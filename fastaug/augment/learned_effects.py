@@ -4,6 +4,7 @@ The pipeline knows these methods and nothing of how their numbers are learned; f
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,17 +22,29 @@ class View(NamedTuple):
     """The view that a learned part has of a batch of N samples on its way through the augmentation.
 
     `params`: flips, shifts and mixing partners of the fused op. `key`: (seed, epoch) on the stream of learned draws.
-    `rows`: what `LearnedEffects.rows` gave for the batch's ids, one row a sample: name -> [N, ...].
+    `rows`: what `LearnedEffects.rows` gave for the batch's ids, one row a sample: name -> [N, ...]. `spared`: so many
+    samples, the first, are images that no policy changes, because copies of them come beside.
     """
 
     batch: Batch
     params: CropMixParams
     key: Key
     rows: Mapping[str, Tensor]
+    spared: int = 0
 
     def pairs(self, values: Tensor) -> Tensor:
         """Values [N, ...] of every sample and of its mixing partner: [N, 2, ...]."""
         return torch.stack([values, values[self.params.partner.to(values.device)]], 1)
+
+    def without_spared(self) -> "View":
+        """The view of the other samples; none of them is mixed with another."""
+        if not (first := self.spared):
+            return self
+        params = {name: tensor[first:] for name, tensor in self.params.tensors().items()}
+        params["partner"] = torch.arange(len(self.params) - first)
+        batch = Batch(*(field[first:] for field in self.batch))
+        rows = {name: row[first:] for name, row in self.rows.items()}
+        return View(batch, replace(self.params, **params), self.key, rows)  # type: ignore[arg-type]
 
 
 class LearnedEffects:

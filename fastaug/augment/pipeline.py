@@ -4,6 +4,7 @@ Every draw is keyed by (seed, epoch, id): the same sample looks the same in any 
 part of a batch can be made a second time, on autograd's graph of what the meta step learns.
 """
 
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -25,7 +26,7 @@ from fastaug.ops.crop_mix import (
     some_samples,
 )
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
-from fastaug.seeding import Key, Stream
+from fastaug.seeding import Key, Stream, are_first
 from fastaug.targets import SoftTarget, hard_target, smoothed
 
 
@@ -49,6 +50,7 @@ class BatchAugment:
         self.shifts = recipe.data.known_shift != "none" and recipe.data.known_shift_train
         augment, side = recipe.augment, recipe.data.img_size
         self.outputs = classes + augment.other_class  # of the network
+        self.views = 1 + augment.copies  # of an image in a batch; the first, where there are more, is not augmented
         self.size = (side, side)
         self.erasing: list[RandomErasing | Cutout] = []
         if augment.reprob:
@@ -99,7 +101,7 @@ class BatchAugment:
     def sample(self, batch: Batch, epoch: int) -> CropMixParams:
         """The op's parameters for a batch."""
         key, data = Key(self.recipe.run.seed, epoch, Stream.MIX), self.recipe.data
-        return sample_crop_mix(
+        params = sample_crop_mix(
             key,
             batch.draws,
             self.size,
@@ -109,6 +111,19 @@ class BatchAugment:
             strength=self.strength(epoch),
             white=1 if self.learned.acts_on_images or self.shifts else 255,
         )
+        return params if self.views == 1 else _spared(params, torch.from_numpy(are_first(batch.draws)))
+
+    def spared(self, batch: Batch) -> int:
+        """How many samples of a batch, its first, are images without augmentation: none but where copies come beside.
+
+        RuntimeError where an image's copies are not all there.
+        """
+        if self.views == 1:
+            return 0
+        images = len(batch.ids) // self.views
+        if not torch.equal(batch.ids, batch.ids[:images].repeat(self.views)):
+            raise RuntimeError(f"a batch of {len(batch.ids)} samples does not hold {self.views} views of each image")
+        return images
 
     @torch.no_grad()
     def training(self, batch: Batch, epoch: int) -> tuple[Tensor, SoftTarget]:
@@ -130,19 +145,20 @@ class BatchAugment:
         rows = {name: leaf[position.to(leaf.device)] for name, leaf in leaves.items()}
         view = self._view(batch, epoch, params, rows)
         images, target = self._apply(view, epoch, torch.float32) if with_images else (None, self._target(view, epoch))
-        chance = self.learned.log_probability(view)
+        chance = self._log_probability(view, epoch)
         first = SoftTarget(*(None if field is None else field[:n] for field in target))  # type: ignore[arg-type]
         return Part(None if images is None else images[:n], first, None if chance is None else chance[:n], ids, leaves)
 
     def _view(self, batch: Batch, epoch: int, params: CropMixParams, rows: dict[str, Tensor]) -> View:
-        return View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), rows)
+        return View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), rows, self.spared(batch))
 
     def _apply(self, view: View, epoch: int, dtype: torch.dtype) -> tuple[Tensor, SoftTarget]:
         """Images of type `dtype` and targets: learned policy, fused op, erasing, feature CutMix, learned targets."""
         batch, data, seed = view.batch, self.recipe.data, self.recipe.run.seed
-        images = self._shifted(batch.images) if self.shifts else batch.images
+        images, spared = self._shifted(batch.images) if self.shifts else batch.images, view.spared
         if self.learned.acts_on_images:
-            images = self.learned.images(images if self.shifts else images.permute(0, 3, 1, 2) / 255, view)
+            images = images if self.shifts else images.permute(0, 3, 1, 2) / 255
+            images = self._learned_images(images, view, epoch)
         images, target = crop_mix(
             images,
             batch.labels,
@@ -154,7 +170,8 @@ class BatchAugment:
             dtype=dtype,
         )
         for erasing in self.erasing:
-            images = erasing.apply(images, erasing.sample(Key(seed, epoch, Stream.ERASE), batch.draws))
+            drawn = erasing.sample(Key(seed, epoch, Stream.ERASE), batch.draws[spared:])
+            erasing.apply(images[spared:], drawn)
         return images, self._learned_target(target, view, epoch)
 
     def _target(self, view: View, epoch: int) -> SoftTarget:
@@ -171,9 +188,23 @@ class BatchAugment:
         smoothing = self.learned.smoothing(self.recipe.augment.smoothing)
         return smoothed(target, smoothing) if isinstance(smoothing, Tensor) or smoothing else target
 
+    def _learned_images(self, images: Tensor, view: View, epoch: int) -> Tensor:
+        """Float images under what is learned, once that acts; images that copies come beside are left as they are."""
+        if epoch < self.recipe.augment.start_epochs:
+            return images
+        changed = self.learned.images(images[view.spared :], view.without_spared())
+        return torch.cat([images[: view.spared], changed]) if view.spared else changed
+
+    def _log_probability(self, view: View, epoch: int) -> Tensor | None:
+        """Log probability [N] of the operations drawn, 0 where none could be; None if none are drawn."""
+        if epoch < self.recipe.augment.start_epochs:
+            return None
+        chance = self.learned.log_probability(view.without_spared())
+        return chance if chance is None or not view.spared else torch.cat([chance.new_zeros(view.spared), chance])
+
     def _padded(self, images: Tensor, target: SoftTarget) -> tuple[Tensor, SoftTarget]:
         """Adds blank images without weight where damage left fewer than BatchNorm needs."""
-        missing = SMALLEST_BATCH - len(images)
+        missing = max(SMALLEST_BATCH, self.views) - len(images)
         if missing <= 0:
             return images, target
         device = images.device
@@ -204,3 +235,19 @@ class BatchAugment:
     def _shifted(self, images: Tensor) -> Tensor:
         """uint8 images [N, S, S, 3] under the recipe's known shift, as floats [N, 3, S, S]."""
         return known_shift(images.permute(0, 3, 1, 2) / 255, self.recipe.data.known_shift, self.recipe.data.mean)
+
+    def under_policy(self, batch: Batch, epoch: int) -> Tensor:
+        """`evaluation` of images under what is learned, as `epoch` draws it, without crop, flip or mixing."""
+        if not self.learned.acts_on_images:
+            return self.evaluation(batch)
+        params = identity_params(len(batch.ids), torch.zeros(3))
+        view = View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), self.learned.rows(batch.ids))
+        shifts = self.recipe.data.known_shift != "none"
+        images = self._shifted(batch.images) if shifts else batch.images.permute(0, 3, 1, 2) / 255
+        return self._normalised(self.learned.images(images, view), batch, torch.float32)
+
+
+def _spared(params: CropMixParams, first: Tensor) -> CropMixParams:
+    """The parameters without shift and flip for the samples `first` [N] bool, and without partners for all."""
+    still = {name: torch.where(first, 0, getattr(params, name)) for name in ("dy", "dx")}
+    return replace(params, **still, flip=params.flip & ~first, partner=torch.arange(len(params)))  # type: ignore[arg-type]

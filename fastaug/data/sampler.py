@@ -25,7 +25,7 @@ class Request(NamedTuple):
 
     epoch: int
     ids: Ids
-    copies: Ids | None = None  # with repeated augmentation: which copy of its image each one is
+    copies: Ids | None = None  # with repeated augmentation or several views: which copy of its image each one is
 
     def draws(self) -> Ids:
         """The numbers [N] that keyed draws are made for: the ids, told apart where an image is repeated."""
@@ -51,6 +51,8 @@ class Order:
     of them do last does not depend on their number. Mixing partners stay inside `group` positions.
     `repeats` > 1 is repeated augmentation (Hoffer et al., arXiv:1901.09335): every update holds that many copies of
     each of its images, and an epoch has the images of a `repeats`-th of the split.
+    `views` > 1: all views of an image are in one micro-batch, itself as copy 0 and `views` - 1 others: first all
+    images, then all first copies, and so on. Everything but `requests`, `spread` and `largest_piece` counts images.
     """
 
     ids: Ids
@@ -62,6 +64,7 @@ class Order:
     drop_last: bool = False
     group: int = 1
     repeats: int = 1
+    views: int = 1
 
     @property
     def samples_per_epoch(self) -> int:
@@ -111,8 +114,8 @@ class Order:
         return min(self.batch_size, self.samples_per_epoch - step % self.steps_per_epoch * self.batch_size)
 
     def largest_piece(self) -> int:
-        """Images of the largest micro-batch of any process."""
-        return int(np.diff(piece_bounds(self.batch_size, self.world * self.accumulate, self.group)).max())
+        """Images of the largest micro-batch of any process, all views counted."""
+        return self.views * int(np.diff(piece_bounds(self.batch_size, self.world * self.accumulate, self.group)).max())
 
     def epoch_ids(self, epoch: int) -> Ids:
         """The ids of one epoch in the order they are consumed, every update's copies one after the other."""
@@ -132,12 +135,14 @@ class Order:
     def spread(self, step: int, share: float, least: int) -> Ids:
         """The draws of a share of the last micro-batches of update `step`, `least` or more, the same at any world size.
 
-        They are as far apart as can be, so that every process has its part of them.
+        They are as far apart as can be, so that every process has its part of them; those of an image's views stay
+        together.
         """
         batch = self.update(step)
         draws = batch.draws()[int(piece_bounds(len(batch.ids), self.accumulate, self.group)[-2]) :]
         n = min(len(draws), max(least, round(share * len(draws))))
-        return draws[(np.arange(n) * len(draws) + len(draws) // 2) // n] if n else draws[:0]
+        chosen = draws[(np.arange(n) * len(draws) + len(draws) // 2) // n] if n else draws[:0]
+        return chosen if self.views == 1 else in_views(Request(batch.epoch, chosen), self.views).draws()
 
     def requests(self, first_step: int, last_step: int) -> Iterator[Request]:
         """This process's micro-batches of the updates in [first_step, last_step), `accumulate` for each."""
@@ -145,7 +150,14 @@ class Order:
             batch = self.update(step)
             bounds = piece_bounds(len(batch.ids), self.world * self.accumulate, self.group)
             for piece in range(self.rank, self.world * self.accumulate, self.world):
-                yield batch.keep(slice(bounds[piece], bounds[piece + 1]))
+                own = batch.keep(slice(bounds[piece], bounds[piece + 1]))
+                yield own if self.views == 1 else in_views(own, self.views)
+
+
+def in_views(request: Request, views: int) -> Request:
+    """The request for `views` copies of each of its images, one after the other; copy 0 is the image itself."""
+    copies = np.repeat(np.arange(views), len(request.ids))
+    return Request(request.epoch, np.tile(request.ids, views), copies)
 
 
 @lru_cache(maxsize=2)  # a loader may be an epoch ahead of the training

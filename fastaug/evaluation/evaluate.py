@@ -15,6 +15,7 @@ from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import evaluation_requests
 from fastaug.errors import NoImageError
 from fastaug.evaluation.metrics import Evaluation
+from fastaug.evaluation.test_time import TestTimeAugmentation
 from fastaug.recipe.schema import Recipe
 
 
@@ -29,15 +30,17 @@ class Evaluator:
     augment: BatchAugment
 
     @torch.no_grad()
-    def run(self, network: nn.Module, split: str) -> dict[str, Any]:
+    def run(self, network: nn.Module, split: str, copies: int = 0) -> dict[str, Any]:
         """Figures of `network` on a split, every image counted once; every process must call this.
 
-        NoImageError when not one of its images can be decoded.
+        With `copies` also "tta", those of predictions averaged over so many copies under the policy. NoImageError when
+        not one of its images can be decoded.
         """
         accelerator, recipe, classes = self.accelerator, self.recipe, len(self.parts.classes)
         share_buffers(network)
         ids = self.parts.splits.of(split)
-        meter = Evaluation(classes, recipe.eval.ece_bins, accelerator.device)
+        meter, averaged = (Evaluation(classes, recipe.eval.ece_bins, accelerator.device) for _ in range(2))
+        test_time = TestTimeAugmentation(recipe, self.augment, copies)
         world, rank = accelerator.num_processes, accelerator.process_index
         network.eval()
         for batch in self.loader.batches(evaluation_requests(ids, recipe.eval.batch_size, world, rank)):
@@ -45,6 +48,8 @@ class Evaluator:
                 continue
             with accelerator.autocast():
                 logits = network(self.augment.evaluation(batch))
+                if copies:
+                    averaged.add(test_time.logits(network, batch, classes), batch.labels)
             meter.add(logits[:, :classes], batch.labels)  # without the "other" class
         network.train()
         try:
@@ -53,6 +58,8 @@ class Evaluator:
             damaged = ((self.parts.name_of(i), why) for i, why in self.loader.skipped.items() if i in ids)
             first = next((f", the first {name}: {why}" for name, why in damaged), "")
             raise NoImageError(f"{split}: {error}, of {len(ids)}{first}; repair them or change data.root") from None
+        if copies:
+            figures["tta"] = {"copies": copies, **averaged.result(accelerator)}
         return {"skipped": len(ids) - figures["images"], **figures}
 
 

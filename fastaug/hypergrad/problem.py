@@ -42,7 +42,9 @@ class Problem:
     `network`: the bare module in training mode; engines leave its weights, buffers and .grad alone. `weights`: w before
     the update, not on any graph. `total`: samples of all processes that L is divided by. `seed`: of dropout masks in
     the forward pass; those of the update if the samples are its whole (last) micro-batch. `autocast`: opened around
-    the forward pass.
+    the forward pass. `views` > 1: losses couple the rows of an image, of which there are so many: all images, then
+    all first copies, and so on. `one_sided`: something that moves with w counts as a constant in the gradient that
+    training follows, so that grad_w L is not the derivative of L's values.
     """
 
     network: nn.Module
@@ -52,6 +54,8 @@ class Problem:
     total: int
     seed: int = 0
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    views: int = 1
+    one_sided: bool = False
 
 
 class Cotangent(NamedTuple):
@@ -126,8 +130,9 @@ def pull_back(
         (samples.target.rows, cotangent.rows),
     ]
     if samples.log_probability is not None:
-        share = samples.target.weight.detach() * cotangent.weight
-        total, count = over_processes(torch.stack([share.sum(), share.new_tensor(len(share))]))
+        drawn = samples.log_probability.detach() < 0  # the others' operations were certain: no share of chance in them
+        share = torch.where(drawn.to(cotangent.weight.device), samples.target.weight.detach() * cotangent.weight, 0)
+        total, count = over_processes(torch.stack([share.sum(), drawn.sum().to(share)]))
         pairs.append((samples.log_probability, share - (total - share) / (count - 1).clamp_min(1)))
     reached = [(t, c.to(t.dtype)) for t, c in pairs if t is not None and c is not None and t.requires_grad]
     if not reached:

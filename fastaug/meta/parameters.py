@@ -180,6 +180,17 @@ def build_parts(setting: Setting) -> LearnedParts:
     return LearnedParts({name: build_part(kind, setting) for name, kind in kinds.items()}, kinds)
 
 
+def parts_on_images(setting: Setting, state: Mapping[str, Any]) -> LearnedParts | None:
+    """The parts of a recipe that change images, with their values in `state`, which is that of all parts."""
+    parts = {name: part for name, part in build_parts(setting).each().items() if part.acts_on_images}
+    if not parts:
+        return None
+    renamed = {name if name.startswith("parts.") else _present_name(name): value for name, value in state.items()}
+    found = LearnedParts(parts)
+    found.load_state_dict({name: value for name, value in renamed.items() if name.split(".")[1] in parts})
+    return found
+
+
 def build_part(name: str, setting: Setting) -> LearnedPart:
     """The part called `name` in meta.learn; RecipeError where a class from outside cannot be found or built."""
     module, _, kind = PARTS.get(name, name).partition(":")

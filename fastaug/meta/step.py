@@ -47,7 +47,7 @@ class Training:
     `network`: the bare module; `model`: the network as training calls it; `average`: its moving average if that is
     validated, and `average_decay(step)` its factor in update `step`. `losses`: those of single samples.
     `update_size(step)`: images of an update over all processes; `differentiated(step)`: draws of those that a meta step
-    differentiates, in the last micro-batch of each process.
+    differentiates, in the last micro-batch of each process. `views`, `one_sided`: of its losses, see `Problem`.
     """
 
     recipe: Recipe
@@ -62,6 +62,8 @@ class Training:
     update_size: Callable[[int], int]
     differentiated: Callable[[int], npt.NDArray[np.int64]]
     say: Callable[[str], None]
+    views: int = 1
+    one_sided: bool = False
 
 
 class NoMetaStep:
@@ -170,10 +172,21 @@ class MetaStep(NoMetaStep):
 
     def problem(self, weights: Weights, samples: Samples, seed: int) -> Problem:
         """The training loss of `samples` at `weights`, as engines take it."""
-        count = len(samples.images)
+        training = self.training
+        count = len(samples.images) // training.views
         if self.accelerator.num_processes > 1:
             count = int(over_processes(torch.tensor(count, device=samples.images.device)).item())
-        return Problem(self.network, weights, samples, self.training.losses, count, seed, self.accelerator.autocast)
+        return Problem(
+            network=self.network,
+            weights=weights,
+            samples=samples,
+            losses=training.losses,
+            total=count,
+            seed=seed,
+            autocast=self.accelerator.autocast,
+            views=training.views,
+            one_sided=training.one_sided,
+        )
 
     def leaves(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """What acts on the training loss, by name: shared parameters, and the rows of tables."""

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from fastaug.recipe.schema import (
     EXPONENTS,
+    IMAGE_PARTS,
     INSTANT_PARTS,
     LARGEST_MOMENTUM,
     LARGEST_SMOOTHING,
@@ -29,6 +30,12 @@ def _learns_shared(recipe: Recipe) -> bool:
 def _learns_policy(recipe: Recipe) -> bool:
     """Whether a policy learns, ours or perhaps one from outside the package."""
     return _learns(recipe, "policy") or any(map(is_outside_part, recipe.meta.learn))
+
+
+def has_policy(recipe: Recipe) -> bool:
+    """Whether a policy acts on images, fixed, learned or perhaps one from outside the package."""
+    fixed = recipe.augment.aa is not None or recipe.augment.color_jitter is not None
+    return fixed or _learns(recipe, *IMAGE_PARTS) or any(map(is_outside_part, recipe.meta.learn))
 
 
 def _needs_images(recipe: Recipe) -> bool:
@@ -73,6 +80,25 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "out",
     ),
     (
+        lambda r: _learns(r, *IMAGE_PARTS) and r.meta.start_epochs < r.augment.start_epochs,
+        "meta.start_epochs: {r.meta.start_epochs} is before augment.start_epochs = {r.augment.start_epochs}, until "
+        "when the policy does not act and cannot learn; raise it",
+    ),
+    (
+        lambda r: bool(r.meta.learn) and r.augment.consistency_detach and r.meta.engine == "difference",
+        "augment.consistency_detach: what is a constant in the gradient is none in differences of the loss; set it to "
+        "false or choose another meta.engine",
+    ),
+    (
+        lambda r: (
+            bool(r.meta.learn)
+            and r.augment.consistency_detach
+            and r.meta.engine == "implicit"
+            and r.meta.solver == "cg"
+        ),
+        "meta.solver: cg needs a symmetric Hessian, which augment.consistency_detach takes away; choose neumann",
+    ),
+    (
         lambda r: _learns(r, *INSTANT_PARTS) and not set(r.meta.learn) <= set(INSTANT_PARTS),
         "meta.learn: instant parts are set from one pass of every update; learn the others in a run of their own",
     ),
@@ -112,8 +138,8 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _needs_images(r) or _learns(r, "optim")),
-        "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, learn neither augmenter nor "
-        "optim, and of a policy its probabilities only (meta.magnitudes=false, meta.probabilities=score)",
+        "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, learn neither augmenter "
+        "nor optim, and of a policy its probabilities only (meta.magnitudes=false, meta.probabilities=score)",
     ),
     (
         lambda r: r.meta.engine == "fused" and r.model.compile,

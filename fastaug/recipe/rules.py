@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastaug.recipe.meta_rules import META_NEEDS, META_RULES, Need
+from fastaug.recipe.meta_rules import META_NEEDS, META_RULES, Need, has_policy
 from fastaug.recipe.schema import Recipe
 
 _KEYS_OF_OURS = {"checkpoint_path", "pretrained", "num_classes"}
@@ -136,6 +136,32 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "augment.trim: leaves out samples that meta.learn or augment.published_weighting would weigh; set it to 0",
     ),
     (
+        lambda r: r.eval.tta > 0 and not has_policy(r),
+        "eval.tta: {r.eval.tta} copies would all be the image itself; set augment.aa or color_jitter, learn a policy, "
+        "or set it to 0",
+    ),
+    (
+        lambda r: r.augment.start_epochs >= r.train.epochs,
+        "augment.start_epochs: {r.augment.start_epochs} leaves nothing of train.epochs = {r.train.epochs}",
+    ),
+    (
+        lambda r: r.augment.copies > 0 and (r.augment.mixup > 0 or r.augment.cutmix > 0),
+        "augment.copies: a mixed sample is no copy of one image; set augment.mixup and augment.cutmix to 0",
+    ),
+    (
+        lambda r: r.augment.copies > 0 and r.augment.repeats > 1,
+        "augment.copies: comes instead of augment.repeats = {r.augment.repeats}; set that to 1",
+    ),
+    (
+        lambda r: r.augment.copies > 0 and (r.augment.trim > 0 or r.augment.published_weighting),
+        "augment.copies: its loss cannot be trimmed or weighted by the batch's mean; set augment.trim to 0 and "
+        "augment.published_weighting to false",
+    ),
+    (
+        lambda r: r.augment.copies > 0 and r.augment.clean_loss + r.augment.copies_loss == 0,
+        "augment.clean_loss: with augment.copies_loss it is 0, so that no label is learned; raise one of them",
+    ),
+    (
         lambda r: r.run.log_losses and r.data.loader == "synthetic",
         "run.log_losses: synthetic images have no losses worth keeping; turn it off",
     ),
@@ -183,6 +209,13 @@ _NEEDS: list[Need] = [
         ["soften_k", "soften_p_max", "soften_threshold", "soften_visibility", "soften_rule"],
     ),
     (lambda r: r.augment.mix_layer is None, "augment.mix_layer is null", ["soften_p_max"]),
+    (
+        lambda r: r.augment.copies > 0,
+        "augment.copies is above 0",
+        ["clean_loss", "copies_loss", "consistency", "consistency_detach"],
+    ),
+    (has_policy, "augment.aa or augment.color_jitter is set, or a policy learns", ["start_epochs"]),
+    (lambda r: r.augment.consistency > 0, "augment.consistency is above 0", ["consistency_detach"]),
     (lambda r: r.augment.soften in ("both", "target"), "augment.soften is both or target", ["other_class"]),
 ]
 

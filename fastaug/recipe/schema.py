@@ -23,6 +23,7 @@ SHARED_PARTS = (
     "smoothing",
     "optim",
 )  # one value for all samples, moved by the meta-optimizer
+IMAGE_PARTS = ("policy", "augmenter")  # those that change images
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
@@ -285,6 +286,22 @@ class Augment:
     published_weighting: bool = key(
         False, "mean(weight) * mean(loss) of a micro-batch, as the released code of Soft Augmentation"
     )
+    start_epochs: Annotated[int, Field(ge=0, le=10**6)] = key(
+        0, "epochs at the start of training in which no policy acts, fixed or learned"
+    )
+    copies: Annotated[int, Field(ge=0, le=64)] = key(
+        0,
+        "augmented copies of an image in one update, beside the image itself, which is not augmented then; train.batch_"
+        "size counts images. 0: one augmented sample alone",
+    )
+    clean_loss: NonNegative = key(1.0, "copies: factor of the loss of the image itself")
+    copies_loss: NonNegative = key(1.0, "copies: factor of the mean loss of its copies")
+    consistency: NonNegative = key(
+        1.0, "copies: factor of the mean KL(p of the image || p of a copy), the consistency loss of UDA"
+    )
+    consistency_detach: bool = key(
+        False, "p of the image is a constant in the consistency loss, as in UDA; false: it learns too"
+    )
 
 
 @dataclass(config=STRICT)
@@ -395,6 +412,11 @@ class Eval:
     img_size: Pixels | None = key(None, "pixels a side; null: data.img_size")
     weights: Literal["raw", "ema"] = key("raw", "which weights give the headline")
     ece_bins: Annotated[int, Field(ge=2, le=10**4)] = key(15, "bins of the expected calibration error")
+    tta: Annotated[int, Field(ge=0, le=1000)] = key(
+        0,
+        "test-time augmentation, in the final evaluation: copies of an image under the policy, fixed or learned, whose "
+        "predictions are averaged; its figures stand beside the plain ones; 0: none",
+    )
 
 
 @dataclass(config=STRICT)
@@ -414,5 +436,5 @@ class Recipe:
 # Keys that may differ when a run is continued: they change how it runs, not what it computes.
 RESUMABLE = {
     *("run.dir", "data.root", "run.log_every", "run.checkpoint_every", "run.keep", "run.log_ids", "run.trackers"),
-    *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size"),
+    *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size", "eval.tta"),
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.batch import Batch
-from fastaug.ops.crop_mix import CropMixParams, crop_mix, identity_params
+from fastaug.ops.crop_mix import CropMixParams, crop_mix, identity_params, some_samples
 from fastaug.ops.crop_mix.masses import visible_counts
 from fastaug.targets import SoftTarget, confidence, merge_equal, rest, softness
 
@@ -147,15 +147,19 @@ def augmented_grid(
 ) -> Image.Image:
     """The grid of a batch's first images and what `augment.training(batch, epoch)` made of them.
 
-    They are shown as the loader gave them: cropped, and under the fixed policy if there is one.
+    They are shown as the loader gave them: cropped, and under the fixed policy if there is one. The copies of an image
+    follow it.
     """
     inputs, target = augmented
     data = augment.recipe.data
     names = [f"class {name}" if name.isdecimal() else name for name in classes]  # "0.6 7" reads badly
     names += ["(other)"] * (augment.outputs - len(classes))
-    on_host = SoftTarget(*(None if part is None else part.detach().cpu() for part in target))  # type: ignore[arg-type]
-    results = displayed(inputs[:images], data.mean, data.std)
-    return batch_grid(batch.images.cpu(), results, augment.sample(batch, epoch), on_host, names, batch.ids)
+    together = torch.arange(len(batch.ids)).view(augment.views, -1).T.flatten()
+    rows, params = some_samples(augment.sample(batch, epoch), together)
+    parts = (None if part is None else part.detach().cpu()[rows] for part in target)
+    results = displayed(inputs[rows[:images].to(inputs.device)], data.mean, data.std)
+    on_host = SoftTarget(*parts)  # type: ignore[arg-type]
+    return batch_grid(batch.images.cpu()[rows], results, params, on_host, names, batch.ids[rows])
 
 
 # ---- drawing ----

@@ -42,6 +42,7 @@ class Progress:
     step: int = 0  # updates done
     images_seen: int = 0
     train_seconds: float = 0.0
+    epoch_began: float = 0.0  # train_seconds at the start of the present epoch
     best_step: int | None = None
     best_top1: float | None = None
     skipped: dict[int, str] = field(default_factory=dict)  # damaged images met by any process
@@ -97,6 +98,7 @@ def build_order(recipe: Recipe, accelerator: Accelerator, splits: Splits) -> Ord
         group=recipe.augment.mix_group or 1,
         drop_last=recipe.train.drop_last,
         repeats=recipe.augment.repeats,
+        views=1 + recipe.augment.copies,
     )
     order.check(SMALLEST_BATCH)
     return order
@@ -161,6 +163,8 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
             update_size=order.size,
             differentiated=lambda step: order.spread(step, recipe.meta.fraction, SMALLEST_BATCH),
             say=console.print,
+            views=order.views,
+            one_sided=recipe.augment.consistency_detach,
         )
         validation = build_validation(training, parts, meta_loader(recipe, accelerator, parts), augment)
         meta = build_meta(training, augment, learned, validation)

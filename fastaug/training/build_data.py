@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -70,6 +71,7 @@ def training_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, 
     """The loader of the training split; the recipe's fixed policy is applied in its threads."""
     crop = build_crop(recipe, recipe.data.crop, recipe.data.img_size)
     loading = build_loading(recipe, accelerator, order.largest_piece(), fixed_policy(recipe))
+    loading = replace(loading, first_epoch=recipe.augment.start_epochs, spare=order.views > 1)
     return build_loader(parts, parts.splits.train, crop, loading, resident=recipe.data.loader == "resident")
 
 

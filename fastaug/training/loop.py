@@ -19,6 +19,7 @@ from fastaug.training.reporting import (
     evaluate_end,
     evaluate_epoch,
     log_batch,
+    log_epoch,
     log_ids,
     log_meta,
     log_training,
@@ -48,6 +49,7 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
                 log_training(trainer, rate, clock)
             if epoch_ends:
                 check_epoch(trainer, batches)
+                log_epoch(trainer, clock)
             try:
                 improved = epoch_ends and evaluate_epoch(trainer, clock)
             except NoImageError:  # a split without an image ends the run, not what it has learned

@@ -18,7 +18,7 @@ from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
 from fastaug.training.policy_files import write_policy
 from fastaug.training.result import write_result
-from fastaug.training.timing import Awaited, Clock
+from fastaug.training.timing import Awaited, Clock, peak_memory
 
 AUROC_IMAGES = 10_000  # of a log line's figure, whose cost grows with them; the final one is of all
 
@@ -50,6 +50,11 @@ def log_training(trainer: Trainer, rate: float, clock: Clock) -> None:
         f"waits {waiting:.1%}"
     )
     log_meta(trainer)
+
+
+def log_epoch(trainer: Trainer, clock: Clock) -> None:
+    """A line at the end of an epoch: its training time, and the most memory that the process has had so far."""
+    report(trainer, "epoch", {"epoch_seconds": clock.epoch(), **peak_memory(trainer.accelerator.device)})
 
 
 def log_meta(trainer: Trainer) -> None:
@@ -144,10 +149,13 @@ def evaluate(trainer: Trainer, split: str, weights: str | None = None) -> dict[s
     return figures
 
 
-def measure(trainer: Trainer, split: str, weights: str | None = None) -> dict[str, Any]:
-    """Figures of one split by the network's `weights`; DataError when none of its images can be decoded."""
+def measure(trainer: Trainer, split: str, weights: str | None = None, copies: int = 0) -> dict[str, Any]:
+    """Figures of one split by the network's `weights`; DataError when none of its images can be decoded.
+
+    `copies`: of test-time augmentation, whose figures stand beside them.
+    """
     weights = weights or trainer.recipe.eval.weights
-    return {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split)}
+    return {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split, copies)}
 
 
 def tell(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
@@ -155,6 +163,9 @@ def tell(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
     report(trainer, split, figures)
     numbers = f"{split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}  ({figures['weights']} weights)"
     trainer.console.print(f"epoch {trainer.progress.step / trainer.order.steps_per_epoch:.0f}  {numbers}")
+    if (tta := figures.get("tta")) is not None:
+        numbers = f"top-1 {tta['top1']:.4f}  NLL {tta['nll']:.4f}  ECE {tta['ece']:.4f}, without {figures['ece']:.4f}"
+        trainer.console.print(f"    averaged over {tta['copies']} copies: {numbers}")
 
 
 def evaluate_end(trainer: Trainer) -> dict[str, Any]:
@@ -173,7 +184,7 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
         final.append((f"test_{other}", "test", other))
     for name, split, weights in final:
         try:
-            figures[name] = measure(trainer, split, weights)
+            figures[name] = measure(trainer, split, weights, trainer.recipe.eval.tta)
         except NoImageError as error:
             problems.append(error)
     collect_skipped(trainer)

@@ -5,8 +5,9 @@ from typing import Any
 from fastaug.data.shards.layout import ShardIndex
 from fastaug.provenance import commit, versions
 from fastaug.training.build import Trainer
+from fastaug.training.timing import peak_memory
 
-HEADLINE = ("top1", "top5", "nll", "ece", "ece_bins", "weights")
+HEADLINE = ("top1", "top5", "f1_macro", "nll", "ece", "ece_bins", "weights")
 
 
 def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
@@ -24,6 +25,8 @@ def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
         "images_per_second": progress.images_seen / progress.train_seconds,
         "train_seconds": progress.train_seconds,
         "images_seen": progress.images_seen,
+        "seconds_per_epoch": progress.train_seconds / trainer.recipe.train.epochs,
+        **peak_memory(trainer.accelerator.device),
         "skipped_images": len(progress.skipped),
         "loader": trainer.recipe.data.loader,
         "source": source(trainer),
@@ -38,7 +41,7 @@ def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
 def summarise(trainer: Trainer, test: dict[str, Any]) -> None:
     """Prints the figures of the test split and the speed of the run."""
     progress = trainer.progress
-    rows = {f"test {name}": f"{test[name]:.4f}" for name in ("top1", "top5", "nll", "ece")}
+    rows = {f"test {name}": f"{test[name]:.4f}" for name in ("top1", "top5", "f1_macro", "nll", "ece")}
     rows |= {
         "images/s": f"{progress.images_seen / progress.train_seconds:.0f}",
         "training": f"{progress.train_seconds:.1f} s",

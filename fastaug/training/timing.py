@@ -1,7 +1,10 @@
-"""Clocks of a run: how long training takes, and how long it waits for batches."""
+"""What a run takes: how long it trains, how long it waits for batches, how much memory it has had."""
 
+import resource
 import time
 from collections.abc import Iterator
+
+import torch
 
 from fastaug.batch import Batch
 from fastaug.training.build import Progress
@@ -48,6 +51,14 @@ class Clock:
         if self._started is None:
             self._started = time.perf_counter()
 
+    def epoch(self) -> float:
+        """Seconds of training since the last call, or since the present epoch began."""
+        self.pause()
+        self.resume()
+        progress = self._progress
+        seconds, progress.epoch_began = progress.train_seconds - progress.epoch_began, progress.train_seconds
+        return seconds
+
     def lap(self) -> tuple[float, float]:
         """Images per second, and the share of the time spent waiting for batches, since the last call."""
         self.pause()
@@ -57,3 +68,9 @@ class Clock:
         images, seconds, waited = (after - before for after, before in zip(now, self._lap, strict=True))
         self._lap = now
         return images / seconds, waited / seconds
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory of this process so far, in MiB: resident on the host, and allocated by torch on a GPU."""
+    found = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    return found | ({"peak_cuda_mib": torch.cuda.max_memory_allocated(device) / 2**20} if device.type == "cuda" else {})

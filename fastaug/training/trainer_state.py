@@ -133,7 +133,8 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
         trainer.sample_losses.restore(state["sample_losses"], trainer.accelerator.is_main_process)
     trainer.meta.load_state_dict(state["meta"])
     trainer.meter.restore(state["meter"])
-    progress = Progress(**state["progress"])
+    began = {"epoch_began": state["progress"]["train_seconds"]}  # unknown to older versions: counted from here
+    progress = Progress(**began | state["progress"])
     if trainer.order.step(state["position"]) != progress.step or checkpoint.name_of(progress.step) != Path(path).name:
         raise ValueError(f"it is of update {progress.step}, at position {state['position']}")
     progress.skipped = skipped_now(trainer, progress.skipped, state.get("skipped_paths"))

@@ -290,3 +290,43 @@ def test_effects_of_several_parts_add_up():
     parts = LearnedParts({"two": scaled(2.0), "three": scaled(3.0)})
     _, target = BatchAugment(Recipe(data=Data(img_size=SIDE)), CLASSES, learned=parts).training(batch(), 0)
     assert (target.weight == 6).all()
+
+
+def test_images_stand_beside_their_copies():
+    """The first rows are evaluation's; each copy is what its draw gives in a batch without any image beside."""
+    keys = {**EVERYTHING, "mixup": 0.0, "cutmix": 0.0, "mix_group": None}
+    augment, ids = build(**keys, copies=2), torch.arange(4)
+    draws = torch.cat([ids, ids | (1 << 32), ids | (2 << 32)])
+    together = Batch(batch(ids).images.repeat(3, 1, 1, 1), ids.repeat(3) % CLASSES, ids.repeat(3), draws)
+    images, target = augment.training(together, epoch=3)
+    torch.testing.assert_close(images[:4], augment.evaluation(batch(ids)), rtol=0, atol=0)
+    assert (target.weight[:4] == 1).all()
+    for copy in (1, 2):
+        rows = slice(4 * copy, 4 * copy + 4)
+        alone, its_target = build(**keys).training(batch(ids)._replace(draws=draws[rows]), epoch=3)
+        torch.testing.assert_close(images[rows], alone, rtol=0, atol=0)
+        torch.testing.assert_close(target.mass[rows], its_target.mass, rtol=0, atol=0)
+    assert (images[4:8] != images[8:]).any()
+
+
+def test_a_batch_without_all_copies_of_an_image_is_refused():
+    ids = torch.tensor([0, 1, 0])
+    with pytest.raises(RuntimeError, match="3 samples does not hold 2 views of each image"):
+        build(copies=1).training(Batch(batch(ids).images, ids, ids, ids | torch.tensor([0, 0, 1 << 32])), epoch=0)
+
+
+def test_a_learned_policy_leaves_images_beside_copies_alone():
+    recipe = Recipe(
+        data=Data(img_size=SIDE), augment=Augment(hflip=0.0, copies=1), meta=Meta(learn=["policy"], slots=3)
+    )
+    learned = build_parts(Setting(recipe, 100, CLASSES, SGD, torch.device("cpu")))
+    augment, ids = BatchAugment(recipe, CLASSES, learned=learned), torch.arange(6)
+    draws = torch.cat([ids, ids | (1 << 32)])
+    together = Batch(batch(ids).images.repeat(2, 1, 1, 1), ids.repeat(2) % CLASSES, ids.repeat(2), draws)
+    images, _ = augment.training(together, epoch=0)
+    torch.testing.assert_close(images[:6], augment.evaluation(batch(ids)), rtol=1e-5, atol=1e-5)
+    assert (images[6:] != images[:6]).flatten(1).any(1).sum() >= 4
+    part = augment.part(together, 0, torch.tensor([1, 4, 7, 10]))
+    torch.testing.assert_close(part.images.detach(), images[[1, 4, 7, 10]], rtol=0, atol=0)
+    assert (part.log_probability[:2] == 0).all()
+    assert (part.log_probability[2:] < 0).all()

@@ -215,3 +215,26 @@ def test_repeated_augmentation_puts_all_copies_of_an_image_into_one_update(repea
         assert len(set(draws.tolist())) == len(pairs)
         seen += sorted(here)
     assert len(seen) == len(set(seen)) == images // repeats
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (2, 2)])
+def test_all_views_of_an_image_are_in_one_micro_batch(world: int, accumulate: int) -> None:
+    """An epoch and an update count images; what is differentiated has all views too, the same at any world size."""
+    plain = Order(np.arange(20), 5, 8)
+    ranks = [Order(np.arange(20), 5, 8, world, rank, accumulate, views=3) for rank in range(world)]
+    assert ranks[0].steps_per_epoch == plain.steps_per_epoch
+    for step in range(plain.steps_per_epoch):
+        seen = []
+        for order in ranks:
+            for request in order.requests(step, step + 1):
+                images = len(request.ids) // 3
+                np.testing.assert_array_equal(request.ids, np.tile(request.ids[:images], 3))
+                np.testing.assert_array_equal(request.copies, np.repeat([0, 1, 2], images))
+                assert len(request.ids) <= order.largest_piece()
+                seen += request.ids[:images].tolist()
+        assert sorted(seen) == sorted(plain.update(step).ids.tolist())
+        chosen = ranks[0].spread(step, 0.5, 2)
+        images = chosen[: len(chosen) // 3]
+        expected = Order(np.arange(20), 5, 8, world, 0, accumulate).spread(step, 0.5, 2)
+        np.testing.assert_array_equal(images, expected)
+        np.testing.assert_array_equal(chosen, np.concatenate([images, images | (1 << 32), images | (2 << 32)]))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from sklearn.metrics import f1_score
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from fastaug.errors import DataError
@@ -81,6 +82,7 @@ def test_uneven_and_empty_batches_count_each_image_once(accelerator: Accelerator
     logits, labels = logits_and_labels(100, 7)
     whole = measured(accelerator, logits, labels, [100], 15)
     parts = measured(accelerator, logits, labels, [1, 0, 60, 7, 32], 15)
+    assert parts.pop("f1_by_class") == pytest.approx(whole.pop("f1_by_class"))
     assert parts == pytest.approx(whole, abs=1e-6)
 
 
@@ -158,6 +160,23 @@ def test_two_processes_give_the_figures_of_one(accelerator: Accelerator, tmp_pat
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(30, 6, generator=generator), torch.randint(6, (30,), generator=generator)
     whole = measured(accelerator, logits, labels, [30], 15)
+    for figures in (uneven, lone):
+        assert figures.pop("f1_by_class") == pytest.approx(whole["f1_by_class"])
+    del whole["f1_by_class"]
     assert uneven == pytest.approx(whole, abs=1e-6)
     assert lone == pytest.approx(whole, abs=1e-6)
     assert loss == {"loss": (1 + 2 + 2 * 3) / 2, "grad_norm": 0.5}
+
+
+def test_f1_is_scikit_learns_and_a_class_that_nobody_names_has_none(accelerator: Accelerator) -> None:
+    logits, labels = logits_and_labels(300, 6)
+    labels[labels == 4] = 0  # named, but not there
+    logits[:, 5], labels[labels == 5] = -torch.inf, 1  # neither
+    logits[7] = torch.nan  # counts as wrong, for none
+    result = measured(accelerator, logits, labels, [100, 200], 15)
+    named = logits.argmax(1)
+    named[7] = -1
+    expected = f1_score(labels, named, labels=range(5), average=None, zero_division=0)
+    assert result["f1_by_class"][:5] == pytest.approx(expected)
+    assert result["f1_by_class"][5] is None
+    assert result["f1_macro"] == pytest.approx(expected.mean())

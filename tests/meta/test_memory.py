@@ -35,8 +35,12 @@ GROWTH = 4.0  # MiB over all steps; one forgotten copy of the network's gradient
         ["meta.learn=[instant_weights,instant_labels]", "meta.fraction=1", "meta.engine=fused"],
         ["meta.learn=[softness,weights]", "meta.engine=implicit"],
         ["meta.learn=[policy,softness,weights,optim]", "meta.steps=3", "meta.every=3", "meta.fraction=1"],
+        [
+            *("meta.learn=[policy,optim]", "meta.steps=3", "meta.every=3", "meta.fraction=1", "augment.cutmix=0"),
+            *("augment.copies=2", "optim.opt=sgd"),  # through higher
+        ],
     ],
-    ids=["everything", "instant", "implicit", "unrolled"],
+    ids=["everything", "instant", "implicit", "unrolled", "copies"],
 )
 def test_memory_is_flat(tmp_path, jpeg_folder, keys):
     (tmp_path / "recipe.yaml").write_text(RECIPE)

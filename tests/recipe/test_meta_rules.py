@@ -33,6 +33,21 @@ REFUSED = {
         ["meta.learn=[weights]", "augment.mix_layer=layer1", "augment.cutmix=1"],
         "augment.mix_layer: cannot be differentiated",
     ),
+    "policy that is not there yet": (
+        ["meta.learn=[policy]", "augment.start_epochs=5", "meta.start_epochs=4"],
+        "meta.start_epochs: 4.0 is before augment.start_epochs = 5",
+    ),
+    "one-sided differences": (
+        ["meta.learn=[weights]", "meta.engine=difference", "augment.copies=1", "augment.consistency_detach=true"],
+        "augment.consistency_detach: what is a constant",
+    ),
+    "one-sided, cg": (
+        [
+            *("meta.learn=[weights]", "meta.engine=implicit", "meta.solver=cg", "augment.copies=1"),
+            "augment.consistency_detach=true",
+        ],
+        "meta.solver: cg needs a symmetric Hessian",
+    ),
     "rounded": (
         ["meta.learn=[smoothing]", "augment.smoothing=0.1", "augment.loss=bce", "augment.bce_target_thresh=0.2"],
         "augment.bce_target_thresh: rounds targets",

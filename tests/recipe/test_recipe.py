@@ -189,6 +189,15 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         "run.log_losses: synthetic images have no losses",
     ),
     "empty folder": (["run.dir='  '"], "run.dir: is empty"),
+    "policies too late": (["augment.aa=ra-n2-m9", "augment.start_epochs=100"], "augment.start_epochs: 100 leaves"),
+    "copies of mixtures": (["augment.copies=2", "augment.cutmix=1"], "augment.copies: a mixed sample is no copy"),
+    "copies, repeats": (["augment.copies=2", "augment.repeats=2"], "augment.copies: comes instead of augment.repeats"),
+    "copies, trimmed": (["augment.copies=2", "augment.trim=0.1"], "augment.copies: its loss cannot be trimmed"),
+    "copies without labels": (
+        ["augment.copies=2", "augment.clean_loss=0", "augment.copies_loss=0"],
+        "augment.clean_loss: with augment.copies_loss it is 0",
+    ),
+    "copies of nothing": (["eval.tta=8"], "eval.tta: 8 copies would all be the image itself"),
 }
 
 
@@ -229,6 +238,11 @@ IDLE: dict[str, tuple[str, list[str]]] = {
     "mixup_switch_prob": ("0.7", ["mixup=1", "cutmix=1"]),
     "remode": ("pixel", ["reprob=0.1"]),
     "recount": ("2", ["reprob=0.1"]),
+    "start_epochs": ("5", ["aa=ra-n2-m9"]),
+    "clean_loss": ("0.5", ["copies=1"]),
+    "copies_loss": ("0.5", ["copies=1"]),
+    "consistency": ("0.5", ["copies=1"]),
+    "consistency_detach": ("true", ["copies=1"]),
 }
 
 
@@ -257,6 +271,7 @@ def test_a_key_that_does_nothing_is_refused(tmp_path: Path, key: str) -> None:
         (["soften_p_max=0.9", "soften=none"], "augment.soften is not none"),
         (["soften_p_max=0.9", "cutmix=1", "mix_layer=layer1"], "augment.mix_layer is null"),
         (["other_class=true", "soften=weight"], "augment.soften is both or target"),
+        (["copies=1", "consistency=0", "consistency_detach=true"], "augment.consistency is above 0"),
     ],
 )
 def test_what_a_key_lacks_is_named(tmp_path: Path, overrides: list[str], need: str) -> None:

@@ -91,3 +91,5 @@ class Loading:
     threads: int = 1
     prefetch: int = 2  # batches in preparation
     transform: HostTransform | None = None
+    first_epoch: int = 0  # from which the transform acts
+    spare: bool = False  # copy 0 of an image is left as it was cut: the transform is for the others

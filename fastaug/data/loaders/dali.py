@@ -122,7 +122,7 @@ class DaliLoader:
             return partial(self._on_device, output.as_tensor(), task)
         rows = iter(range(len(output)))
         decoded = [np.asarray(output[next(rows)]) if x.ndim == 1 else x for x in task.sources]
-        after = drawn(self.loading.transform, self.crop.seed, task.request)
+        after = drawn(self.loading, self.crop.seed, task.request)
         return self._resizer.start(decoded, task.windows, self.crop.side, after).result
 
     def _on_device(self, made: Any, task: Task) -> Tensor:

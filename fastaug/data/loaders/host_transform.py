@@ -5,19 +5,22 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from fastaug.data.loaders.base import HostTransform, Loading, to_device
+from fastaug.data.loaders.base import Loading, to_device
 from fastaug.data.loaders.cpu_resize import Finish
 from fastaug.data.loaders.prefetch import ahead
 from fastaug.data.sampler import Ids, Request
 from fastaug.seeding import Key, Stream
 
 
-def drawn(transform: HostTransform | None, seed: int, request: Request) -> Finish | None:
-    """The function (position in the request, image) -> image under `transform`, for any thread; None without one."""
-    if transform is None:
+def drawn(loading: Loading, seed: int, request: Request) -> Finish | None:
+    """The function (position in the request, image) -> image under the transform, for any thread; None without one."""
+    transform, copies = loading.transform, request.copies
+    if transform is None or request.epoch < loading.first_epoch:
         return None
     apply_one = transform.apply_one
     values = transform.sample(Key(seed, request.epoch, Stream.POLICY), request.draws())
+    if loading.spare and copies is not None:
+        return lambda row, image: apply_one(image, values[row]) if copies[row] else image
     return lambda row, image: apply_one(image, values[row])
 
 
@@ -31,7 +34,7 @@ def transformed_ahead(
     """
 
     def made(request: Request) -> tuple[Request, Tensor]:
-        images, after = bank.numpy()[places(request.ids)], drawn(loading.transform, seed, request)
+        images, after = bank.numpy()[places(request.ids)], drawn(loading, seed, request)
         if after is not None:
             for row, image in enumerate(images):
                 images[row] = after(row, image)

@@ -75,7 +75,7 @@ class RawShardLoader:
         if not len(request.ids):
             return torch.empty((0, side, side, 3), dtype=torch.uint8)
         windows = self.crop.windows(request, self.index.heights[request.ids], self.index.widths[request.ids])
-        after = drawn(self.loading.transform, self.crop.seed, request)
+        after = drawn(self.loading, self.crop.seed, request)
         images = resizer.batch(_Cuts(self.index, request, windows), windows, side, after)
         return images.pin_memory() if self.loading.device.type == "cuda" else images
 

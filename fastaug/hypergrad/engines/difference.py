@@ -18,8 +18,11 @@ def difference(
 ) -> Cotangent:
     """The cotangent by central differences over w +- step u / |u|.
 
-    One-sided from training `logits` [n, C] of the same samples if given. ValueError when `images` are asked for.
+    One-sided from training `logits` [n, C] of the same samples if given. ValueError when `images` are asked for, and
+    for losses whose gradient is not the derivative of their values.
     """
+    if problem.one_sided:
+        raise ValueError("differences of a one-sided loss are not its gradient: use forward, functional or reverse")
     if images:
         raise ValueError(
             "finite differences of image gradients are wrong in networks with kinks (ReLU, max-pooling): "

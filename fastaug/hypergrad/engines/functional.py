@@ -4,12 +4,13 @@ Its bookkeeping is slower than that of `forward`. GroupNorm and SiLU, for two, a
 over reverse mode exists.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import grad, jvp, vjp
 
 from fastaug.hypergrad.engines.forward import load_formulas, normalised, rescaled, through_loss
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights, detached, network_logits
@@ -36,10 +37,19 @@ def functional(problem: Problem, direction: Weights, *, images: bool) -> Cotange
         gradient, logits = grad(loss_at, has_aux=True)(inputs, weights)
         return gradient, logits
 
+    def pulled_at(weights: Weights, gradient: Tensor) -> Tensor:
+        pull: Callable[[Tensor], tuple[Tensor]]
+        _, pull = vjp(lambda pixels: network_logits(problem, weights, pixels), inputs)  # type: ignore[misc]
+        return pull(gradient)[0]
+
     image_tangent = None
-    if images:
+    if images and not problem.one_sided:
         (_, z), (image_tangent, tangent) = jvp(image_gradient_at, (problem.weights,), (unit,))  # type: ignore[misc]
-    else:
-        with torch.no_grad():
-            z, tangent = jvp(logits_at, (problem.weights,), (unit,))  # type: ignore[misc]
-    return rescaled(through_loss(problem, z, tangent), image_tangent, length)
+        return rescaled(through_loss(problem, z, tangent), image_tangent, length)
+    with torch.no_grad():
+        z, tangent = jvp(logits_at, (problem.weights,), (unit,))  # type: ignore[misc]
+    found = through_loss(problem, z, tangent)
+    if images:  # of the tangent alone, as the tangent of a gradient is not the gradient of the tangent here
+        moves = (unit, found.gradient_tangent)
+        _, image_tangent = jvp(pulled_at, (problem.weights, found.gradient), moves)  # type: ignore[misc]
+    return rescaled(found, image_tangent, length)

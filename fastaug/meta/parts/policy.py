@@ -3,7 +3,7 @@
 import math
 import zlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -144,6 +144,7 @@ class SharedPolicyPart(PolicyPart):
         own = (self.policy.drawn_mean(self.draw(view), values) / usual).to(target.weight)
         partner = own[view.params.partner.to(own.device)]
         weight = torch.where(_mixed(view).to(own.device), (own + partner) / 2, own)
+        weight = torch.where(torch.arange(len(weight), device=weight.device) < view.spared, 1, weight)
         return target._replace(weight=target.weight * weight)
 
     def drawn(self, images: Tensor, view: View) -> dict[str, Tensor]:  # noqa: ARG002

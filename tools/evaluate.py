@@ -55,7 +55,7 @@ def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:
 
 
 def parts_that_act(arguments: argparse.Namespace, run: Path) -> list[str]:
-    """Overrides that leave learned parts out where none acts, and take reused ones from the run itself where they do."""
+    """Overrides that leave learned parts out where none acts, and take reused ones from the run where they act."""
     stored, _ = read_stored(run / "recipe.yaml")
     if not (stored.eval.tta if arguments.tta is None else arguments.tta):
         return ["meta.learn=[]", "meta.reuse=null"]

@@ -8,8 +8,9 @@ What harms and what does not, a meta step sees while a network trains; what help
 operations applied to an image (slots) and their strength (factor on the learned magnitudes). Every pair of --slots and
 --strengths is trained on the training split for a part of the recipe's epochs, under the same seed and draws, with a
 whole schedule of its own, and measured by its mean loss on the meta split, which it does not train on; the better half
-goes on to trainings of twice the length (successive halving, Jamieson and Talwalkar 2016) until one is left. Probabilities
-and operations stay as learned. Test images play no part. The same command goes on after a kill. The price is printed.
+goes on to trainings of twice the length (successive halving, Jamieson and Talwalkar 2016) until one is left.
+Probabilities and operations stay as learned. Test images play no part. The same command goes on after a kill. The price
+is printed.
 """
 
 import os

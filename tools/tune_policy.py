@@ -4,13 +4,14 @@
     python fastaug/train.py RECIPE meta.learn=[] meta.reuse=policy.json        # train + meta, the policy as it is
 
 What harms and what does not, a meta step sees while a network trains; what helps most in the end, it does not
-(docs/experiments.md). That takes trainings, and two numbers decide most of it, as in RandAugment: the number of
-operations applied to an image (slots) and their strength (factor on the learned magnitudes). Every pair of --slots and
---strengths is trained on the training split for a part of the recipe's epochs, under the same seed and draws, with a
-whole schedule of its own, and measured by its mean loss on the meta split, which it does not train on; the better half
-goes on to trainings of twice the length (successive halving, Jamieson and Talwalkar 2016) until one is left.
-Probabilities and operations stay as learned. Test images play no part. The same command goes on after a kill. The price
-is printed.
+(docs/experiments.md). That takes trainings, and little decides most of it: as in RandAugment, the number of operations
+applied to an image (slots) and their strength (factor on the learned magnitudes), and whether to keep all operations
+that learning left or only the harder half of them, by the training loss of who shows them (meta.probabilities:
+evidence), for what is easy teaches nothing new. Every variant is trained on the training split for a part of the
+recipe's epochs, under the same seed and draws, with a whole schedule of its own, and measured by its mean loss on the
+meta split, which it does not train on; the best third goes on to trainings of twice the length (successive halving,
+Jamieson and Talwalkar 2016) until one is left. Test images play no part. The same command goes on after a kill. The
+price is printed.
 """
 
 import os
@@ -20,6 +21,7 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 import copy
+import itertools
 import json
 import math
 import statistics
@@ -39,19 +41,23 @@ from tools.study import WIDE, Runs, Study, collect
 
 PART = "policy"
 LOGITS, STRENGTHS = "policy.logits", "policy.strengths"
+DIFFICULTY = "policy_difficulty/"
 WEAKEST, STRONGEST = 0.02, 0.98  # magnitudes of a variant
+PLAIN = {"sequence": False, "shared_magnitude": False, "tau": 1, "mix": 1}  # forms whose numbers are varied here
+LEAST = 1e-12  # probability of an operation that is left out
 
 
 class Variant(NamedTuple):
-    """A policy to try: `slots` operations an image, magnitudes times `strength`."""
+    """A policy to try: `slots` operations an image, magnitudes times `strength`, all operations or the `hard` half."""
 
     slots: int
     strength: float
+    hard: bool = False
 
     @property
     def name(self) -> str:
         """Its name as an arm."""
-        return f"slots{self.slots}-strength{self.strength:g}"
+        return f"{'hard' if self.hard else 'all'}-slots{self.slots}-strength{self.strength:g}"
 
 
 class Rung(NamedTuple):
@@ -69,9 +75,9 @@ def parse() -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--policy", type=Path, metavar="FILE", help="the policy.json to vary")
     which.add_argument("--run", type=Path, help="or the run folder that holds it")
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 3, 4], metavar="N", help="default 1 2 3 4")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default 1 2 3")
     parser.add_argument("--strengths", type=float, nargs="+", default=[1.0, 2.0], metavar="F", help="default 1 2")
-    parser.add_argument("--share", type=float, default=0.25, help="of train.epochs in the first rung (default .25)")
+    parser.add_argument("--share", type=float, default=0.2, help="of train.epochs in the first rung (default .2)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of every training (default 0)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
     parser.add_argument("--name", help="what their names begin with (default tune-RECIPE)")
@@ -90,18 +96,47 @@ def parse() -> argparse.Namespace:
 
 
 def varied(whole: dict[str, Any], variant: Variant) -> dict[str, Any]:
-    """The policy file `whole` with the slots and magnitudes of a variant; probabilities are the mean over its slots."""
-    whole = copy.deepcopy(whole)
-    piece = whole["parts"][PART]
+    """The policy file `whole` as a variant; the probabilities of each slot are the mean over the learned ones."""
+    piece = copy.deepcopy(whole["parts"][PART])
     rows = [softmax(row) for row in piece["values"][LOGITS]]
-    mean = [statistics.mean(column) for column in zip(*rows, strict=True)]
-    piece["settings"]["slots"] = variant.slots
+    shares = [statistics.mean(column) for column in zip(*rows, strict=True)]
+    if variant.hard:
+        kept = hard_half(piece, shares[1:])
+        operations = [share if name in kept else 0.0 for name, share in zip(names_of(piece), shares[1:], strict=True)]
+        scale = sum(shares[1:]) / sum(operations)
+        shares = [shares[0], *(scale * share for share in operations)]
     magnitudes = [1 / (1 + math.exp(-raw)) * variant.strength for raw in piece["values"][STRENGTHS]]
-    piece["values"][LOGITS] = [[math.log(max(p, 1e-12)) for p in mean]] * variant.slots
+    piece["settings"]["slots"] = variant.slots
+    piece["values"][LOGITS] = [[math.log(max(share, LEAST)) for share in shares]] * variant.slots
     piece["values"][STRENGTHS] = [logit(min(max(m, WEAKEST), STRONGEST)) for m in magnitudes]
     for told in ("start", "summary"):
         piece.pop(told, None)
-    return whole
+    return whole | {"parts": whole["parts"] | {PART: piece}}
+
+
+def names_of(piece: dict[str, Any]) -> list[str]:
+    """The names of a policy's operations."""
+    return [operation["name"] for operation in piece["settings"]["operations"]]
+
+
+def hard_half(piece: dict[str, Any], shares: list[float]) -> set[str]:
+    """Of the operations that learning left, those whose samples have the larger training loss; empty if none is told.
+
+    Left is what has half of the largest probability or more.
+    """
+    summary = piece.get("summary", {})
+    left = [name for name, share in zip(names_of(piece), shares, strict=True) if share >= max(shares) / 2]
+    told = {name: summary[f"{DIFFICULTY}{name}"] for name in left if f"{DIFFICULTY}{name}" in summary}
+    return set(sorted(told, key=told.__getitem__)[len(told) // 2 :])
+
+
+def variants(arguments: argparse.Namespace, piece: dict[str, Any]) -> list[Variant]:
+    """All variants to try, each once."""
+    rows = [softmax(row) for row in piece["values"][LOGITS]]
+    shares = [statistics.mean(column) for column in zip(*rows, strict=True)]
+    halves = [False, True] if hard_half(piece, shares[1:]) else [False]
+    found = itertools.product(arguments.slots, arguments.strengths, halves)
+    return list(dict.fromkeys(Variant(slots, strength, hard) for slots, strength, hard in found))
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -116,10 +151,10 @@ def logit(share: float) -> float:
 
 
 def rungs(count: int, epochs: int, share: float) -> Iterator[Rung]:
-    """The rungs for `count` variants: half of them go on, to trainings of twice the length, at most `epochs`."""
+    """The rungs for `count` variants: a third of them goes on, to trainings of twice the length, at most `epochs`."""
     length = max(1, round(share * epochs))
     while count > 1:
-        yield Rung(length, count := -(-count // 2))
+        yield Rung(length, count := -(-count // 3))
         length = min(2 * length, epochs)
 
 
@@ -175,10 +210,15 @@ def tune(arguments: argparse.Namespace) -> int:
     file = read_policy_file(arguments.policy or arguments.run)
     if PART not in file.pieces:
         raise RecipeError([f"{file.path}: parts.{PART}: is missing; name a run with meta.learn=[{PART}]"])
+    for form, plain in PLAIN.items():
+        if (found := file.pieces[PART].settings.get(form, plain)) != plain:
+            raise RecipeError(
+                [f"{file.path}: parts.{PART}.settings.{form}: {found} cannot be varied; learn it as {plain}"]
+            )
     whole, name = json.loads(file.path.read_bytes()), arguments.name or f"tune-{arguments.recipe.stem}"
     write_lists(recipe, arguments.runs / f"{name}-splits")
     files = {}
-    for variant in (Variant(n, s) for n in dict.fromkeys(arguments.slots) for s in dict.fromkeys(arguments.strengths)):
+    for variant in variants(arguments, whole["parts"][PART]):
         files[variant] = arguments.runs / f"{name}-{variant.name}.json"
         files[variant].write_text(json.dumps(varied(whole, variant)))
     console, told, spent = Console(width=None if sys.stdout.isatty() else WIDE), [], 0

@@ -86,7 +86,7 @@ class Part(NamedTuple):
 
     `images` are None where they were not asked for. `log_probability` [n] of the operations drawn for them, or None.
     `ids` (each once, on the host) and `rows`: the images whose learned numbers it depends on, and these numbers, leaves
-    of the graph by table name.
+    of the graph by table name. `view`: that of the samples and of those they are mixed with, these n first.
     """
 
     images: Tensor | None
@@ -94,6 +94,7 @@ class Part(NamedTuple):
     log_probability: Tensor | None
     ids: Tensor
     rows: dict[str, Tensor]
+    view: View
 
 
 class Augmentation(Protocol):

@@ -147,7 +147,8 @@ class BatchAugment:
         images, target = self._apply(view, epoch, torch.float32) if with_images else (None, self._target(view, epoch))
         chance = self._log_probability(view, epoch)
         first = SoftTarget(*(None if field is None else field[:n] for field in target))  # type: ignore[arg-type]
-        return Part(None if images is None else images[:n], first, None if chance is None else chance[:n], ids, leaves)
+        images, chance = (None if found is None else found[:n] for found in (images, chance))
+        return Part(images, first, chance, ids, leaves, view)
 
     def _view(self, batch: Batch, epoch: int, params: CropMixParams, rows: dict[str, Tensor]) -> View:
         return View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), rows, self.spared(batch))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastaug.batch import Batch
@@ -9,7 +10,8 @@ from fastaug.distributed import over_processes
 from fastaug.hypergrad import ENGINES
 from fastaug.hypergrad.engines.fused import training_pass
 from fastaug.hypergrad.optimizer_jacobians.predicted import direction_ahead
-from fastaug.hypergrad.problem import Cotangent, Samples, pull_back
+from fastaug.hypergrad.problem import Cotangent, Samples, detached, pull_back
+from fastaug.meta.evidence import Observation, observed
 from fastaug.meta.learned_part import Revision
 from fastaug.meta.reweighting import with_rows
 from fastaug.meta.step import MetaStep
@@ -67,9 +69,18 @@ class FusedStep(PassStep):
         images, cotangent = last
         part = self.augment.part(batch, step // self.training.steps_per_epoch, chosen, with_images=False)
         samples = Samples(images, part.target, part.log_probability)
+        self.learned.observe(part.view, self.observation(logits[chosen], part.target, cotangent), over_processes)
         gradients = pull_back(samples, cotangent, self.leaves(part.rows), over_processes)
         shared = self.learned.shared()
         self.move({name: over_processes(g) if name in shared else g for name, g in gradients.items()}, part.ids, step)
+
+    def observation(self, logits: Tensor, target: SoftTarget, cotangent: Cotangent) -> Observation:
+        """What the pass has shown of its samples, for parts that learn from evidence."""
+        z, target = logits.float().requires_grad_(), detached(target)
+        with torch.enable_grad():
+            losses = self.training.losses(z, target)
+            (slope,) = torch.autograd.grad(losses.sum(), z)
+        return observed(target.weight * cotangent.weight, losses.detach(), slope.norm(dim=1))
 
 
 class InstantStep(PassStep):

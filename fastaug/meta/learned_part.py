@@ -4,7 +4,7 @@ A part from outside of the package is a subclass of LearnedPart, named as `modul
 (docs/learned_parts.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastaug.augment.learned_effects import LearnedEffects, View
 from fastaug.augment.plain_values import load_plain_values, plain_values
 from fastaug.hypergrad.problem import Cotangent
+from fastaug.meta.evidence import Observation
 from fastaug.meta.sample_tables import SampleTable
 from fastaug.recipe.schema import Recipe
 from fastaug.targets import SoftTarget
@@ -88,6 +89,9 @@ class LearnedPart(LearnedEffects, nn.Module):
     def revise(self, revision: Revision) -> Revision:
         """Revises the target of a micro-batch (instant parts only)."""
         return revision
+
+    def observe(self, view: View, seen: Observation, over_processes: Callable[[Tensor], Tensor]) -> None:
+        """Told of the first n samples of `view` what an update has shown of them; by the engine `fused` only."""
 
     # ---- taking it elsewhere: policy.json, meta.reuse ----
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastaug.augment.learned_effects import LearnedEffects, Soften, View
 from fastaug.errors import RecipeError
+from fastaug.meta.evidence import Observation
 from fastaug.meta.learned_part import LearnedPart, Revision, Setting
 from fastaug.meta.sample_tables import SampleTable
 from fastaug.targets import SoftTarget
@@ -107,6 +108,11 @@ class LearnedParts(LearnedEffects, nn.Module):
         for part in self.each().values():
             smoothing = part.smoothing(smoothing)
         return smoothing
+
+    def observe(self, view: View, seen: Observation, over_processes: Callable[[Tensor], Tensor]) -> None:
+        """Tells each part what an update has shown of the first n samples of `view`."""
+        for part in self.each().values():
+            part.observe(view, seen, over_processes)
 
     # ---- effect on the update ----
 

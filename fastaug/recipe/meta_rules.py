@@ -44,6 +44,11 @@ def _needs_images(recipe: Recipe) -> bool:
     return _learns(recipe, "augmenter") or (_learns(recipe, "policy") and (recipe.meta.magnitudes or gumbel))
 
 
+def _weighs_evidence(recipe: Recipe) -> bool:
+    """Whether the policy's probabilities learn from evidence of harm."""
+    return _learns(recipe, "policy") and recipe.meta.learn_probabilities and recipe.meta.probabilities == "evidence"
+
+
 def _moves(recipe: Recipe) -> bool:
     """Whether anything is learned, rather than only used."""
     return bool(recipe.meta.learn) and not recipe.meta.acts_frozen
@@ -225,6 +230,14 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: _learns(r, "policy") and r.meta.learn_probabilities and r.meta.tau * r.meta.mix == 0,
         "meta.learn_probabilities: meta.tau or meta.mix of 0 keeps the policy uniform; set it to false or raise that",
+    ),
+    (
+        lambda r: _weighs_evidence(r) and r.meta.engine != "fused",
+        "meta.probabilities: evidence is gathered in the training pass; set meta.engine to fused",
+    ),
+    (
+        lambda r: _weighs_evidence(r) and r.meta.sequence,
+        "meta.probabilities: evidence is of single operations, not of meta.sequence; turn one of them off",
     ),
     (
         lambda r: _learns(r, "policy") and r.meta.sequence and r.meta.probabilities == "gumbel",

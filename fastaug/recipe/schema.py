@@ -352,10 +352,10 @@ class Meta:
         "unbounded parameters from where they started",
     )
     regulariser_weight: Positive = key(0.001, "factor of the regulariser")
-    probabilities: Literal["score", "gumbel", "weight"] = key(
+    probabilities: Literal["score", "gumbel", "weight", "evidence"] = key(
         "score",
         "how operations' probabilities learn. score: score function, exact in the mean; gumbel: straight-through; "
-        "weight: as factors on the loss of who drew them (smart_augmentation)",
+        "weight: as factors on the loss of who drew them (smart_augmentation); evidence: down where harm is shown",
     )
     temperature: Positive = key(0.5, "gumbel: lower is nearer to the hard choice")
     magnitudes: bool = key(True, "the policy's magnitudes learn too")

@@ -3,7 +3,7 @@
 import math
 import zlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,10 +16,12 @@ from fastaug.augment.policy_settings import drawn_values, entries_of, fill_of, p
 from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.errors import RecipeError
+from fastaug.meta.evidence import Evidence, Observation
 from fastaug.meta.learned_part import SATURATED, LearnedPart, Setting
 from fastaug.recipe.operation_files import read_entries
 from fastaug.targets import SoftTarget
 
+DOUBT = 2.0  # standard errors of harm that may be chance
 COLLAPSED = 0.95  # probability of one operation, or of doing nothing, above which a policy has collapsed
 
 
@@ -88,8 +90,9 @@ class SharedPolicyPart(PolicyPart):
             shared_magnitude=meta.shared_magnitude,
         )
         self.first_logits = self.policy.logits.detach().clone()
+        self.evidence = Evidence(len(self.operations)) if self.probabilities == "evidence" else None
         self._keep_fingerprint(meta.operations)
-        self.policy.logits.requires_grad_(meta.learn_probabilities)
+        self.policy.logits.requires_grad_(meta.learn_probabilities and self.evidence is None)
         self.policy.strengths.requires_grad_(meta.magnitudes)
         self.through_images = meta.magnitudes or meta.probabilities == "gumbel"
 
@@ -147,6 +150,21 @@ class SharedPolicyPart(PolicyPart):
         weight = torch.where(torch.arange(len(weight), device=weight.device) < view.spared, 1, weight)
         return target._replace(weight=target.weight * weight)
 
+    def observe(self, view: View, seen: Observation, over_processes: Callable[[Tensor], Tensor]) -> None:
+        """With probabilities `evidence`: an operation's logit falls by 1 for every standard error of harm beyond DOUBT.
+
+        Where there is no evidence of harm it stays: what is left as it was has not been found harmful.
+        """
+        if self.evidence is None:
+            return
+        n, first = len(seen.harm), view.spared
+        op = self.draw(view.without_spared()).op[: n - first]
+        self.evidence.add(op, Observation(*(values[first:] for values in seen)), over_processes)
+        harm, _ = self.evidence.scores()
+        with torch.no_grad():
+            fall = (harm[1:] - DOUBT).clamp_min(0).to(self.policy.logits)
+            self.policy.logits[:, 1:] = self.first_logits[:, 1:].to(fall) - fall
+
     def drawn(self, images: Tensor, view: View) -> dict[str, Tensor]:  # noqa: ARG002
         """The values of each operation, by slot."""
         return drawn_values(self.policy, self.draw(view))
@@ -175,7 +193,12 @@ class SharedPolicyPart(PolicyPart):
 
     def summary(self) -> dict[str, float]:
         """The summary of SharedPolicy, names prefixed by "policy_"."""
-        return {f"policy_{name}": value for name, value in self.policy.summary().items()}
+        found = {f"policy_{name}": value for name, value in self.policy.summary().items()}
+        if self.evidence is not None:
+            for kind, scores in zip(("harm", "difficulty"), self.evidence.scores(), strict=True):
+                names = ("nothing", *(transform.name for transform in self.policy.transforms))
+                found |= {f"policy_{kind}/{name}": float(z) for name, z in zip(names, scores, strict=True)}
+        return found
 
     def alarms(self, summary: dict[str, float]) -> list[str]:
         """Collapse to doing nothing or to one operation, magnitudes at a bound."""

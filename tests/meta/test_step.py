@@ -136,6 +136,19 @@ def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monke
     assert learned["optim_lr"] == pytest.approx(1)
 
 
+def test_fused_and_forward_move_probabilities_alike_in_the_first_update(train):
+    """By the score function: what fused has not made twice, the images, does not matter."""
+    settings = ["meta.learn=[policy]", "meta.magnitudes=false", "meta.every=100", "meta.optimizer=sgd"]
+    settings += ["meta.policy_lr=1e6", "optim.clip_grad=null", "optim.lr=1e-4", "model.drop=0"]
+    runs = [train(kind, *settings, *keys) for kind, keys in (("fused", FUSED), ("forward", ["meta.fraction=1"]))]
+    fused, forward = (last(folder)[1]["meta"] for folder in runs)
+    name = "parts.policy.policy.logits"
+    moves = [state["learned"][name] - state["start"]["policy.policy.logits"] for state in (fused, forward)]
+    assert moves[0].abs().max() > 1e-4
+    cosine = torch.nn.functional.cosine_similarity(moves[0].flatten(), moves[1].flatten(), dim=0)
+    assert cosine == pytest.approx(1, abs=1e-3)
+
+
 def test_fused_and_forward_move_the_table_alike_in_the_first_update(train):
     """Plain gradient descent from the same weights, so slow that v is the same before and after the update."""
     settings = ["meta.learn=[weights]", "meta.every=100", "optim.clip_grad=null", "optim.lr=1e-4", "model.drop=0"]

@@ -1,0 +1,129 @@
+"""Evidence on operations: z of harm and difficulty, and what becomes of them in a policy."""
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from fastaug.errors import RecipeError
+from fastaug.meta.evidence import FLAT, Evidence, Observation, observed
+
+from .conftest import assert_same, last, lines
+
+KEYS = ["meta.learn=[policy]", "meta.probabilities=evidence", "meta.engine=fused", "meta.fraction=1"]
+KEYS += ["meta.magnitudes=false", "meta.every=1", "augment.cutmix=0"]
+
+
+def alone(tensor):
+    return tensor
+
+
+def drawn(n, seed=0, operations=3, slots=2):
+    draw = np.random.default_rng(seed)
+    op = torch.from_numpy(draw.integers(0, operations + 1, (n, slots)))
+    return op, Observation(*torch.from_numpy(draw.normal(size=(2, n))))
+
+
+def test_z_is_the_mean_in_its_standard_errors():
+    op, seen = drawn(400, slots=1)
+    evidence = Evidence(3)
+    evidence.add(op, seen, alone)
+    for scores, values in zip(evidence.scores(), seen, strict=True):
+        scaled = ((values - values.mean()) / values.std(correction=0)).clamp(-3, 3)
+        for k in range(4):
+            mine = scaled[op[:, 0] == k]
+            expected = mine.mean() / (scaled.square().mean().sqrt() / len(mine) ** 0.5)
+            assert scores[k] == pytest.approx(float(expected))
+
+
+def test_a_harmful_and_a_hard_operation_stand_out_and_others_do_not():
+    evidence = Evidence(3)
+    for step in range(50):
+        op, seen = drawn(64, seed=step)
+        harms, hard = (op == 2).any(1), (op == 3).any(1)
+        evidence.add(op, Observation(seen.harm + 0.5 * harms, seen.loss + 0.5 * hard), alone)
+    harm, difficulty = evidence.scores()
+    assert harm[2] > 8 > 4 > harm[3]
+    assert difficulty[3] > 8 > 4 > difficulty[2]
+
+
+def test_a_sample_counts_once_for_what_it_shows_twice():
+    evidence = Evidence(2)
+    evidence.add(torch.tensor([[1, 1], [0, 2]]), Observation(torch.ones(2), torch.zeros(2)), alone)
+    assert evidence.count.tolist() == [1, 1, 1]
+
+
+def test_scale_and_common_part_of_an_update_do_not_count():
+    op, seen = drawn(64)
+    one, other = Evidence(3), Evidence(3)
+    one.add(op, seen, alone)
+    other.add(op, Observation(1e6 * seen.harm + 5, seen.loss / 1e6 - 5), alone)
+    for mine, theirs in zip(one.scores(), other.scores(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_two_processes_gather_what_one_does():
+    op, seen = drawn(64)
+    whole, halves = Evidence(3), [Evidence(3), Evidence(3)]
+    whole.add(op, seen, alone)
+    given, meet = [None, None], threading.Barrier(2, timeout=30)
+
+    def gather(rank):
+        def over_processes(local):
+            given[rank] = local
+            meet.wait()
+            total = given[0] + given[1]
+            meet.wait()
+            return total
+
+        halves[rank].add(op[rank::2], Observation(*(values[rank::2] for values in seen)), over_processes)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(gather, range(2)))
+    for half in halves:
+        for mine, one in zip(half.scores(), whole.scores(), strict=True):
+            torch.testing.assert_close(mine, one)
+
+
+def test_nothing_seen_and_equal_samples_say_nothing():
+    evidence = Evidence(2)
+    assert evidence.scores()[0].tolist() == [0, 0, 0]
+    evidence.add(torch.tensor([[1], [2]]), Observation(torch.ones(2), torch.ones(2)), alone)
+    assert evidence.scores()[0].tolist() == [0, 0, 0]
+
+
+def test_samples_with_steep_losses_do_not_rule():
+    seen = observed(torch.tensor([1.0, 10.0]), torch.tensor([0.1, 3.0]), torch.tensor([0.1, 1.0]) - FLAT)
+    assert seen.harm.tolist() == pytest.approx([10.0, 10.0])
+
+
+def test_a_run_gathers_evidence_and_tells_it(train):
+    gathered = train("gathered", *KEYS, "run.log_every=3")
+    state = last(gathered)[1]["meta"]["learned"]
+    assert float(state["parts.policy.evidence.count"].sum()) > 0
+    told = lines(gathered, "learned")[-1]
+    assert {"policy_harm/rotate", "policy_difficulty/rotate", "policy_harm/nothing"} <= told.keys()
+    assert told["policy_probability/rotate"] == pytest.approx(0.1, abs=0.03)  # one of eight that share .8, no evidence
+    summary = json.loads((gathered / "policy.json").read_text())["parts"]["policy"]["summary"]
+    assert summary["policy_harm/rotate"] == pytest.approx(told["policy_harm/rotate"])
+
+
+def test_a_continued_run_gathers_the_same(train):
+    whole = train("whole", *KEYS)
+    shutil.copytree(whole, whole.parent / "cut")
+    checkpoints = sorted((whole.parent / "cut" / "checkpoints").glob("step-*"))
+    shutil.rmtree(checkpoints[-1])
+    (checkpoints[0].parent / "last").write_text(checkpoints[0].name)
+    cut = train("cut", *KEYS)
+    for a, b in zip(last(whole), last(cut), strict=True):
+        assert_same({**a, "progress": None}, {**b, "progress": None})
+
+
+@pytest.mark.parametrize("key", ["meta.engine=forward", "meta.sequence=true", "meta.fraction=0.5"])
+def test_what_does_not_suit_evidence_is_refused(train, key):
+    with pytest.raises(RecipeError, match=r"meta\.(engine|probabilities): "):
+        train("refused", *KEYS, key)

@@ -1,0 +1,119 @@
+"""The tool that tunes a policy: its variants, its rungs, what it refuses; once for real."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.tune_policy import LOGITS, STRENGTHS, Rung, Variant, hard_half, logit, rungs, softmax, varied
+
+REPO = Path(__file__).resolve().parents[2]
+NAMES = ("turn", "slide", "light", "mirror")
+PIECE = {
+    "kind": "policy",
+    "settings": {
+        **{"slots": 2, "sequence": False, "shared_magnitude": False, "tau": 1.0, "mix": 1.0, "padding": "mean"},
+        "operations": [
+            {"name": "turn", "function": "rotate", "max": 30},
+            {"name": "slide", "function": "translate_x", "max": 0.3},
+            {"name": "light", "function": "brightness", "min": 0.5, "max": 1.5},
+            {"name": "mirror", "function": "flip_x"},
+        ],
+    },
+    "values": {
+        LOGITS: [[math.log(p) for p in row] for row in ([0.2, 0.2, 0.3, 0.25, 0.05], [0.2, 0.4, 0.1, 0.25, 0.05])],
+        STRENGTHS: [0.0, 0.0, logit(0.9), 0.0],
+    },
+    "summary": {f"policy_difficulty/{name}": z for name, z in zip(NAMES, (3.0, 1.0, -4.0, 9.0), strict=True)},
+    "start": {LOGITS: [[0.0] * 5] * 2, STRENGTHS: [0.0] * 4},
+}
+WHOLE = {"fastaug_policy": 1, "data": {"mean": [0, 0, 0]}, "parts": {"policy": PIECE}}
+
+
+def piece_of(variant):
+    return varied(WHOLE, variant)["parts"]["policy"]
+
+
+def test_a_variant_has_the_mean_probabilities_and_stronger_magnitudes():
+    piece = piece_of(Variant(3, 1.5))
+    assert piece["settings"]["slots"] == len(piece["values"][LOGITS]) == 3
+    for row in piece["values"][LOGITS]:
+        assert softmax(row) == pytest.approx([0.2, 0.3, 0.2, 0.25, 0.05])
+    magnitudes = [1 / (1 + math.exp(-raw)) for raw in piece["values"][STRENGTHS]]
+    assert magnitudes == pytest.approx([0.75, 0.75, 0.98, 0.75])  # never beyond the range
+
+
+def test_the_harder_half_is_of_what_learning_left():
+    assert hard_half(PIECE, [0.3, 0.2, 0.25, 0.05]) == {"turn", "slide"}  # mirror is harder, but has been left
+    shares = softmax(piece_of(Variant(1, 1.0, hard=True))["values"][LOGITS][0])
+    assert shares == pytest.approx([0.2, 0.48, 0.32, 0, 0], abs=1e-9)
+    assert hard_half(PIECE | {"summary": {}}, [0.25] * 4) == set()
+
+
+def test_what_was_learned_is_left_as_it_was():
+    before = json.dumps(WHOLE)
+    varied(WHOLE, Variant(1, 2.0, hard=True))
+    assert json.dumps(WHOLE) == before
+
+
+def test_rungs_keep_a_third_and_double_in_length():
+    assert list(rungs(12, 30, 0.2)) == [Rung(6, 4), Rung(12, 2), Rung(24, 1)]
+    assert list(rungs(4, 10, 0.8)) == [Rung(8, 2), Rung(10, 1)]
+    assert list(rungs(1, 10, 0.2)) == []
+
+
+def tune(folder, *words, code=0):
+    command = [sys.executable, str(REPO / "tools/tune_policy.py"), str(folder / "tiny.yaml"), *words]
+    command += ["--runs", str(folder / "runs"), "--out", str(folder / "tuned.json")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def folder(tmp_path):
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 8), ("meta", 4), ("test", 4)):
+        for name in ("dark", "light"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = draw.integers(0, 128, (16, 16, 3)) + 100 * (name == "light")
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / split / name / f"{i}.png")
+    (tmp_path / "tiny.yaml").write_text(
+        f"data: {{root: {tmp_path / 'images'}, img_size: 16, threads: 1}}\nmodel: {{name: test_resnet}}\n"
+        "train: {epochs: 4, batch_size: 8}\naugment: {hflip: 0}\n"
+    )
+    (tmp_path / "policy.json").write_text(json.dumps(WHOLE))
+    return tmp_path
+
+
+def test_policies_that_cannot_be_varied_are_refused(folder):
+    (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {}}))
+    assert "parts.policy: is missing" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
+    settings = PIECE["settings"] | {"shared_magnitude": True}
+    (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {"policy": PIECE | {"settings": settings}}}))
+    assert "settings.shared_magnitude: True" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
+
+
+@pytest.mark.slow
+def test_tunes_for_real_and_goes_on_where_it_was_stopped(folder):
+    words = ("--policy", str(folder / "policy.json"), "--slots", "1", "2", "--strengths", "1", "--share", "0.5")
+    said = tune(folder, *words)
+    assert said.count("error ") >= 6  # four variants, then two
+    tuned = json.loads((folder / "tuned.json").read_text())["parts"]["policy"]
+    assert tuned["settings"]["slots"] in (1, 2)
+    results = sorted((folder / "runs").glob("*/result.json"))
+    assert len(results) == 6
+    stamps = [file.stat().st_mtime_ns for file in results]
+    verdict = next(line for line in said.splitlines() if line.endswith("trainings"))
+    assert verdict in tune(folder, *words).splitlines()
+    assert [file.stat().st_mtime_ns for file in results] == stamps
+    meta = {str(path) for path in (folder / "images" / "meta").rglob("*.png")}
+    lists = folder / "runs" / "tune-tiny-splits"
+    assert len((lists / "select.txt").read_text().split()) == len(meta)
+    assert (lists / "meta.txt").read_text() == ""

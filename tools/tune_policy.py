@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--policy", type=Path, metavar="FILE", help="the policy.json to vary")
     which.add_argument("--run", type=Path, help="or the run folder that holds it")
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="default 1 2 3")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2")
     parser.add_argument("--strengths", type=float, nargs="+", default=[1.0, 2.0], metavar="F", help="default 1 2")
     parser.add_argument("--share", type=float, default=0.2, help="of train.epochs in the first rung (default .2)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of every training (default 0)")

@@ -1,11 +1,11 @@
 """Draws a set to learn from out of font files: a class is a letter or digit, an image one face's drawing of it.
 
 Decorative fonts differ from each other far more than handwriting does, so augmentation matters here. A glyph is drawn
-large, fitted into 24 of 32 pixels (grey on black, centred) and written to OUT/{train,meta,test}/CLASS/FACE.png. Faces of
-one family (files that begin with the same letters) are in one split only, by a hash of the family's name: 40 % train,
-7 % meta, 53 % test. Left out, and counted: faces that lack a character, draw one empty, or draw nearly the same picture
-for many. The same fonts give the same files. Downloads nothing: FONTS is any folder of .ttf and .otf files, searched
-through; the figures of docs/measurements.md are of Debian's packages fonts-aenigma and fonts-dustin:
+large, fitted into 24 of 32 pixels (grey on black, centred) and written to OUT/{train,meta,test}/CLASS/FACE.png. Faces
+of one family (files that begin with the same letters) are in one split only, by a hash of the family's name: 40 %
+train, 7 % meta, 53 % test. Left out, and counted: faces that lack a character, draw one empty, or draw nearly the same
+picture for many. The same fonts give the same files. Downloads nothing: FONTS is any folder of .ttf and .otf files,
+searched through; the figures of docs/policies.md are of Debian's packages fonts-aenigma and fonts-dustin:
 
     apt-get download fonts-aenigma fonts-dustin && for f in fonts-*.deb; do dpkg-deb -x $f fonts; done
     python docs/studies/make_letters.py fonts data/letters

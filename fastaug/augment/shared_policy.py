@@ -100,7 +100,7 @@ class SharedPolicy(nn.Module):
 
     def untouched(self) -> Tensor:
         """The probability of drawing none in every slot."""
-        return self.probabilities()[:, 0].prod()
+        return self.probabilities()[:, 0].double().prod()
 
     def log_probability(self, draws: Draws) -> Tensor:
         """Log probability of each sample's operations, [N], on the graph of the logits and on their device."""

@@ -40,7 +40,7 @@ class Evaluator:
         share_buffers(network)
         ids = self.parts.splits.of(split)
         meter, averaged = (Evaluation(classes, recipe.eval.ece_bins, accelerator.device) for _ in range(2))
-        test_time = TestTimeAugmentation(recipe, self.augment, copies)
+        test_time = TestTimeAugmentation(recipe, self.augment, copies) if copies else None
         world, rank = accelerator.num_processes, accelerator.process_index
         network.eval()
         for batch in self.loader.batches(evaluation_requests(ids, recipe.eval.batch_size, world, rank)):
@@ -48,7 +48,7 @@ class Evaluator:
                 continue
             with accelerator.autocast():
                 logits = network(self.augment.evaluation(batch))
-                if copies:
+                if test_time is not None:
                     averaged.add(test_time.logits(network, batch, classes), batch.labels)
             meter.add(logits[:, :classes], batch.labels)  # without the "other" class
         network.train()

@@ -232,12 +232,19 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
         pytest.param(
             ["meta.learn=[softness,weights]", "meta.engine=fused", "meta.layers=[layer4,fc]"], marks=pytest.mark.slow
         ),
+        pytest.param(
+            [
+                *("meta.learn=[policy,weights]", "meta.fraction=0.5", "augment.cutmix=0", "augment.mix_group=null"),
+                *("augment.copies=2", "augment.consistency_detach=true"),
+            ],
+            marks=pytest.mark.slow,
+        ),
         [
             *("meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.fraction=0.5"),
             *("train.batch_size=16", "train.accumulate=2", "train.drop_last=true", "augment.mix_group=2"),
         ],
     ],
-    ids=["functional", "fused", "a share of accumulated batches"],
+    ids=["functional", "fused", "copies", "a share of accumulated batches"],
 )
 @pytest.mark.usefixtures("train")  # writes the images
 def test_two_processes_learn_what_one_does(tmp_path, parts):

@@ -165,11 +165,11 @@ def test_a_request_without_images_gives_an_empty_batch(make_loader: MakeLoader, 
 def test_the_image_beside_its_copies_and_early_epochs_are_left_alone(make_loader: MakeLoader, kind: str) -> None:
     loader = make_loader(kind, Brighter())
     loader.loading = replace(loader.loading, spare=True, first_epoch=1)  # type: ignore[attr-defined]
-    copies = Request(1, np.tile(np.arange(8), 3), np.repeat(np.arange(3), 8))
+    copies = Request(1, np.tile(np.arange(5), 3), np.repeat(np.arange(3), 5))
     plain, (got,) = next(iter(make_loader(kind).batches([copies]))), loader.batches([copies])
-    changed = (got.images != plain.images).flatten(1).any(1).view(3, 8).sum(1)
+    changed = (got.images != plain.images).flatten(1).any(1).view(3, 5).sum(1)
     assert changed[0] == 0
-    assert changed[1:].min() > 2
+    assert changed[1:].min() > 0
     early = copies._replace(epoch=0)
     assert torch.equal(
         next(iter(loader.batches([early]))).images, next(iter(make_loader(kind).batches([early]))).images

@@ -185,7 +185,7 @@ def wrong(**changes):
 def test_a_piece_that_does_not_fit_is_refused(piece, words):
     part = build()
     before = {name: value.clone() for name, value in part.state_dict().items()}
-    with pytest.raises(ValueError, match="^(settings|values)") as error:
+    with pytest.raises(ValueError, match=r"^(settings|values)") as error:
         part.load_export(piece)
     assert words in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in part.state_dict().items())

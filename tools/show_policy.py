@@ -96,9 +96,8 @@ def pictures_of_draws(trainer: "Trainer", images: int, draws: int) -> dict[str, 
         for epoch in range(max(epochs, draws)):
             view = _view(trainer, batch, epoch)
             loaded = batch.images.permute(0, 3, 1, 2) / 255
-            drawn = {
-                name: values for part in learned.each().values() for name, values in part.drawn(loaded, view).items()
-            }
+            each = [part.drawn(loaded, view) for part in learned.each().values()]
+            drawn = {name: values for own in each for name, values in own.items()}
             for name, values in drawn.items():
                 every.setdefault(name, []).append(values.flatten())
             if epoch < draws:

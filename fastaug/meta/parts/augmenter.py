@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastaug.augment.augmenter import KINDS, NUMBERS, Augmenter
 from fastaug.augment.learned_effects import View
@@ -82,8 +82,9 @@ class AugmenterPart(LearnedPart):
             raise ValueError(f"settings.augmenter: {settings['augmenter']!r:.100} is not one of {', '.join(KINDS)}")
         if not isinstance(settings["conditioned"], bool):
             raise ValueError(f"settings.conditioned: {settings['conditioned']!r:.100} must be true or false")
-        self.net = self._network(settings["augmenter"], conditioned=settings["conditioned"])
-        load_plain_values(self, piece["values"])
+        net = self._network(settings["augmenter"], conditioned=settings["conditioned"])
+        load_plain_values(nn.ModuleDict({"net": net}), piece["values"])
+        self.net = net
 
     def drawn(self, images: Tensor, view: View) -> dict[str, Tensor]:
         """Every number of each image, in plain units."""

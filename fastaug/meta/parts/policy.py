@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastaug.augment.learned_effects import View
 from fastaug.augment.operation_sets import transforms_of
@@ -179,9 +179,10 @@ class SharedPolicyPart(PolicyPart):
 
     def load_export(self, piece: Mapping[str, Any]) -> None:
         """Takes the operations of `piece` with their probabilities and magnitudes."""
-        self.policy, self.padding = policy_of(piece["settings"], self.mean), piece["settings"]["padding"]
-        self.operations = tuple(entries_of(self.policy))
-        load_plain_values(self, piece["values"])
+        policy = policy_of(piece["settings"], self.mean)
+        load_plain_values(nn.ModuleDict({"policy": policy}), piece["values"])
+        self.policy, self.padding = policy, piece["settings"]["padding"]
+        self.operations = tuple(entries_of(policy))
 
     def penalty(self, kind: str) -> Tensor | None:
         """entropy: what the probabilities lack of being uniform, in nats a slot; magnitude: (1 - m)^2, their mean."""

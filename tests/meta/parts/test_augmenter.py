@@ -10,7 +10,6 @@ from torch.func import functional_call
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.batch import Batch
-from fastaug.errors import RecipeError
 from fastaug.hypergrad import hypergradient
 from fastaug.hypergrad.problem import Problem, Samples
 from fastaug.losses import soft_cross_entropy
@@ -172,22 +171,29 @@ def wrong(**changes):
 @pytest.mark.parametrize(
     ("piece", "words"),
     [
-        (wrong(kind="policy"), "meta.reuse: 'policy' is not the piece of an augmenter"),
-        (wrong(settings=None), "is not the piece of an augmenter"),
-        (wrong(settings={"augmenter": "rotation"}), "meta.augmenter: affine is not what the policy was learned with"),
-        (wrong(settings={"conditioned": True}), "meta.conditioned: False is not what the policy was learned with"),
-        (wrong(values={"last.more": []}), "the values of an augmenter are first.weight"),
-        (wrong(values=[1.0]), "the values of an augmenter are first.weight"),
-        (wrong(values={"last.bias": [float("nan")] * 6}), "last.bias must be finite numbers [6]"),
-        (wrong(values={"last.bias": [0.0] * 5}), "last.bias must be finite numbers [6], found [5]"),
-        (wrong(values={"last.bias": "rm -rf"}), "last.bias is no list of numbers"),
-        (wrong(values={"last.bias": [[0.0], 1.0]}), "last.bias is no list of numbers"),
+        (wrong(settings={"more": 1}), "settings: must be augmenter and conditioned"),
+        (wrong(settings={"augmenter": ["affine"]}), "settings.augmenter: ['affine'] is not one of affine"),
+        (wrong(settings={"augmenter": "rotation"}), "values.net.last.weight: has shape [6, 32], and [1, 32] is needed"),
+        (wrong(settings={"conditioned": 1}), "settings.conditioned: 1 must be true or false"),
+        (wrong(values={"net.last.more": []}), "values.net.last.more: is no parameter of this part"),
+        (wrong(values={"net.last.bias": [float("nan")] * 6}), "values.net.last.bias: is not finite"),
+        (wrong(values={"net.last.bias": [0.0] * 5}), "values.net.last.bias: has shape [5], and [6] is needed"),
+        (wrong(values={"net.last.bias": "rm -rf"}), "values.net.last.bias: "),
+        (wrong(values={"net.last.bias": [[0.0], 1.0]}), "values.net.last.bias: "),
     ],
 )
 def test_a_piece_that_does_not_fit_is_refused(piece, words):
     part = build()
     before = {name: value.clone() for name, value in part.state_dict().items()}
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(ValueError, match=r"^(settings|values)") as error:
         part.load_export(piece)
     assert words in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in part.state_dict().items())
+
+
+def test_an_export_brings_its_own_settings():
+    part = moved(build(augmenter="rotation", conditioned=True))
+    other = build()
+    other.load_export(part.export())
+    assert other.settings() == {"augmenter": "rotation", "conditioned": True}
+    assert torch.equal(other.net.last.weight, part.net.last.weight)

@@ -165,6 +165,14 @@ REFUSED = {
         ["meta.learn=[policy]", "meta.tau=0.0"],
         "meta.learn_probabilities: meta.tau or meta.mix of 0 keeps the policy uniform",
     ),
+    "evidence from elsewhere": (
+        ["meta.learn=[policy]", "meta.probabilities=evidence", "meta.magnitudes=false"],
+        "meta.probabilities: evidence is gathered in the training pass",
+    ),
+    "evidence on sequences": (
+        ["meta.learn=[policy]", *FUSED, "meta.probabilities=evidence", "meta.magnitudes=false", "meta.sequence=true"],
+        "meta.probabilities: evidence is of single operations",
+    ),
     "relaxed sequences": (
         ["meta.learn=[policy]", "meta.sequence=true", "meta.probabilities=gumbel"],
         "meta.probabilities: gumbel would mix all sequences",

@@ -39,9 +39,9 @@ class Transform(NamedTuple):
     resampling. An operation that knows one direction only takes the absolute amount.
 
     `pixels`: the matrix is in pixels from the centre (a rotation, on images that are not square; a shift by pixels).
-    `projective`: its last row is not 0 0 1. `free`: that many of its numbers, the last, are not scaled by the magnitude
-    (a place). `fixed`: its magnitude is 1 and is not learned (a mirror, or whatever is to act in full). `entry`: what
-    a file of operations says to make it, where it comes from one.
+    `projective`: its last row is not 0 0 1. `free`: that many of its numbers, the last, are a place: from -reach to
+    reach, whatever the magnitude and `noise`. `fixed`: its magnitude is 1 and is not learned (a mirror, or whatever is
+    to act in full). `entry`: what a file of operations says to make it, where it comes from one.
     """
 
     name: str

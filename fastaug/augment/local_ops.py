@@ -65,7 +65,8 @@ def cutout(images: Tensor, amount: Tensor, *, share: bool, fill: Fill = BLACK) -
         covered = torch.minimum(edges + 1, middle + half[:, None]) - torch.maximum(edges, middle - half[:, None])
         covers.append(covered.clamp(0, 1))
     mask = covers[0][:, None, :, None] * covers[1][:, None, None, :]
-    colour = images.new_tensor(GREY if isinstance(fill, str) else fill)[:, None, None]
+    colour = torch.tensor(GREY if isinstance(fill, str) else fill, dtype=images.dtype)[:, None, None]
+    colour = colour.to(images.device, non_blocking=True)
     return images + mask * (colour - images)
 
 

@@ -46,14 +46,14 @@ class SequencePolicy(SharedPolicy):
         """What `values`, one for each logit, are for the sequence drawn: [N]."""
         return values[0][self._number(draws.op)]
 
-    def relaxed(self, images: Tensor, key: Key, ids: IdArray, temperature: float = 1.0) -> Tensor:  # noqa: ARG002
-        """ValueError: the mixture of all sequences is too dear."""
-        raise ValueError("sequences have no relaxed form; learn them by score function")
-
     def _number(self, op: Tensor) -> Tensor:
         """The number of each sequence in the table: [N]."""
         powers = torch.tensor([self.kinds**s for s in reversed(range(self.slots))])
         return (op * powers).sum(1).to(self.logits.device, non_blocking=True)
+
+    def _perturbed(self, key: Key, ids: IdArray) -> Tensor:  # noqa: ARG002
+        """ValueError: the relaxed form, a mixture of all sequences, is too dear."""
+        raise ValueError("sequences have no relaxed form; learn them by score function")
 
     def _chosen(self, u: npt.NDArray[np.float64], bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """One sequence by the first uniform number of each sample."""

@@ -100,7 +100,7 @@ class SharedPolicy(nn.Module):
 
     def untouched(self) -> Tensor:
         """The probability of drawing none in every slot."""
-        return self.probabilities()[:, 0].prod()
+        return self.probabilities()[:, 0].double().prod()
 
     def log_probability(self, draws: Draws) -> Tensor:
         """Log probability of each sample's operations, [N], on the graph of the logits and on their device."""
@@ -118,7 +118,7 @@ class SharedPolicy(nn.Module):
         learned = self.strengths.sigmoid().expand(len(self.transforms))
         if not any(t.fixed for t in self.transforms):
             return learned
-        return torch.where(self.fixed().to(learned.device), 1, learned)
+        return torch.where(self.fixed().to(learned.device, non_blocking=True), 1, learned)
 
     def fixed(self) -> Tensor:
         """Which operations have a magnitude that is not learned, on the host: [operations] bool."""
@@ -138,21 +138,22 @@ class SharedPolicy(nn.Module):
     def amounts(self, draws: Draws) -> Tensor:
         """Amounts of the drawn operations, in their units: [N,slots,d], on the graph of the magnitudes."""
         reach = [(0.0,) * self.numbers] + [t.reach + (0.0,) * (self.numbers - len(t.reach)) for t in self.transforms]
-        factor = F.pad(self.magnitudes(), (1, 0))[:, None]
-        if any(t.free for t in self.transforms):
-            factor = torch.where(self._free().to(factor.device), 1, factor)
-        scale = self.strengths.new_tensor(reach) * factor
+        scale = self.strengths.new_tensor(reach) * F.pad(self.magnitudes(), (1, 0))[:, None]
         low, high = self.strengths.new_tensor([(-1.0, 1.0)] + [t.noise for t in self.transforms]).unbind(1)
         chosen = self._one_hot(draws.op)
         middle, half = ((chosen * side).sum(2)[..., None] for side in ((low + high) / 2, (high - low) / 2))
-        return (chosen[..., None] * scale).sum(2) * (middle + half * self._beside(draws.noise))
+        noise = self._beside(draws.noise)
+        amounts = (chosen[..., None] * scale).sum(2) * (middle + half * noise)
+        if not any(t.free for t in self.transforms):
+            return amounts
+        free = [(0.0,) * self.numbers] + [self._free_reach(t) for t in self.transforms]
+        places = (chosen[..., None] * self.strengths.new_tensor(free)).sum(2)
+        return torch.where(places == 0, amounts, places * noise)
 
-    def _free(self) -> Tensor:
-        """Which numbers are not scaled by the magnitude, on the host: [1 + operations, d] bool."""
-        free = torch.zeros(1 + len(self.transforms), self.numbers, dtype=torch.bool)
-        for k, t in enumerate(self.transforms, 1):
-            free[k, len(t.reach) - t.free : len(t.reach)] = True
-        return free
+    def _free_reach(self, transform: Transform) -> tuple[float, ...]:
+        """The reach of those of an operation's numbers that the magnitude does not scale, 0 for the others: d."""
+        scaled = len(transform.reach) - transform.free
+        return (0.0,) * scaled + transform.reach[scaled:] + (0.0,) * (self.numbers - len(transform.reach))
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:  # type: ignore[override]  # as every policy's
         """Augmented float images [N,3,S,S] in [0, 1], see `apply_drawn`; on the graph of the magnitudes."""

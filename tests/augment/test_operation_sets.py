@@ -76,6 +76,15 @@ def test_magnitude_0_is_the_image_and_1_the_whole_range():
         assert float(amounts.min()) == pytest.approx(-transform.reach[0], rel=0.01)
 
 
+def test_a_blank_square_may_be_anywhere_whatever_its_size():
+    (transform,) = (t for t in read_operations("inv_scale_wide_cutout") if t.name == "cutout")
+    policy = SharedPolicy([transform], slots=1, magnitude=0.2, identity=1e-9)
+    amounts = policy.amounts(policy.sample(KEY, np.arange(3000))).detach()[:, 0]
+    assert (float(amounts[:, 0].min()), float(amounts[:, 0].max())) == pytest.approx((0, 0.1), abs=1e-3)
+    for place in amounts[:, 1:].unbind(1):
+        assert (float(place.min()), float(place.max())) == pytest.approx((-1, 1), abs=5e-3)
+
+
 def test_the_json_of_smart_augmentation_is_read_as_the_packaged_set(tmp_path):
     def entry(name, function, low, high, inverse=False, **more):
         return {"name": name, "function": function, "param": {"min": low, "max": high, "invScale": inverse, **more}}

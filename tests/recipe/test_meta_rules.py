@@ -137,6 +137,35 @@ REFUSED = {
         "meta.optimizer: sgd does nothing unless a shared part",
     ),
     "entropy of nothing": (["meta.learn=[optim]", "meta.regulariser=entropy"], "meta.regulariser: entropy is of"),
+    "policy that stays": (
+        ["meta.learn=[policy]", "meta.learn_probabilities=false", "meta.magnitudes=false"],
+        "meta.learn_probabilities: without it and meta.magnitudes",
+    ),
+    "full magnitude": (["meta.learn=[policy]", "meta.magnitude=1.0"], "meta.magnitude: from 1, where a bounded number"),
+    "two forms": (
+        ["meta.learn=[policy]", "meta.tau=0.5", "meta.mix=0.5"],
+        "meta.tau: 0.5 and meta.mix = 0.5 are two forms of one thing",
+    ),
+    "uniform for ever": (
+        ["meta.learn=[policy]", "meta.tau=0.0"],
+        "meta.learn_probabilities: meta.tau or meta.mix of 0 keeps the policy uniform",
+    ),
+    "relaxed sequences": (
+        ["meta.learn=[policy]", "meta.sequence=true", "meta.probabilities=gumbel"],
+        "meta.probabilities: gumbel would mix all sequences",
+    ),
+    "weights for nothing": (
+        ["meta.learn=[policy]", "meta.learn_probabilities=false", "meta.probabilities=weight"],
+        "meta.probabilities: weight does nothing unless meta.learn_probabilities is true",
+    ),
+    "entropy that stays": (
+        ["meta.learn=[policy]", "meta.learn_probabilities=false", "meta.regulariser=entropy"],
+        "meta.regulariser: entropy is of the policy's",
+    ),
+    "operations of nothing": (
+        ["meta.learn=[optim]", "meta.operations=wide"],
+        "meta.operations: wide does nothing unless policy is in meta.learn",
+    ),
     "magnitude of nothing": (["meta.learn=[optim]", "meta.regulariser=magnitude"], "meta.regulariser: magnitude is"),
     "magnitude that stays": (
         ["meta.learn=[policy]", "meta.regulariser=magnitude", "meta.magnitudes=false"],
@@ -189,6 +218,10 @@ def test_refused_for_one_reason(tmp_path, name):
         ["meta.learn=[optim]", "meta.optimizer=rmsprop", "meta.regulariser=start", "meta.regulariser_weight=1e-2"],
         ["meta.learn=[policy]", "meta.regulariser=magnitude"],
         ["meta.learn=[policy]", "meta.regulariser=entropy"],
+        ["meta.learn=[policy]", "meta.operations=bad_tf", "meta.probabilities=weight", "meta.identity=null"],
+        ["meta.learn=[policy]", "meta.operations=wide", "meta.sequence=true", "meta.mix=0.5", "meta.padding=reflect"],
+        ["meta.learn=[policy]", "meta.learn_probabilities=false", "meta.tau=0.0", "meta.shared_magnitude=true"],
+        ["meta.learn=[policy]", "meta.magnitudes=false", "meta.magnitude=1.0"],
         [OUTSIDE, "meta.optimizer=sgd", "meta.regulariser=start"],
         [OUTSIDE, "meta.parts={'my.parts:ClassWeights': {rate: 0.1, classes: [1, 2]}}"],
         ["meta.learn=['parts:A', weights]", "meta.parts={'parts:A': {}}"],

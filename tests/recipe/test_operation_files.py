@@ -112,25 +112,3 @@ def test_a_recipe_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(RecipeError, match=r"meta.sequence: 38,416 sequences of 4 of the operations of wide"):
         read_recipe(recipe(tmp_path, operations="wide", sequence=True, slots=4))
     assert read_recipe(recipe(tmp_path, operations="wide", sequence=True, slots=3)).meta.sequence
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        (
-            {"learn_probabilities": False, "magnitudes": False},
-            "meta.learn_probabilities: without it and meta.magnitudes",
-        ),
-        ({"magnitude": 1.0}, "meta.magnitude: from 1, where a bounded number has no slope"),
-        ({"tau": 0.5, "mix": 0.5}, "meta.tau: 0.5 and meta.mix = 0.5 are two forms of one thing"),
-        ({"tau": 0.0}, "meta.learn_probabilities: meta.tau or meta.mix of 0 keeps the policy uniform"),
-        ({"sequence": True, "probabilities": "gumbel"}, "meta.probabilities: gumbel would mix all sequences"),
-        ({"learn_probabilities": False, "probabilities": "weight"}, "meta.probabilities: weight does nothing unless"),
-        ({"learn_probabilities": False, "regulariser": "entropy"}, "meta.regulariser: entropy is of the policy's"),
-        ({"learn": ["softness"], "operations": "wide"}, "meta.operations: wide does nothing unless policy is in"),
-    ],
-)
-def test_forms_that_do_not_go_together_are_refused(keys, message, tmp_path):
-    with pytest.raises(RecipeError) as caught:
-        read_recipe(recipe(tmp_path, **keys))
-    assert any(problem.startswith(message) for problem in caught.value.problems), caught.value.problems

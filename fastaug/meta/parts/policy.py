@@ -1,6 +1,7 @@
 """Learned augmentation policies as parts of the meta step: what every policy shares, and the one for all samples."""
 
 import math
+import zlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from fastaug.augment.plain_values import load_plain_values
 from fastaug.augment.policy_settings import drawn_values, entries_of, fill_of, policy_of, settings_of
 from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import SharedPolicy
+from fastaug.errors import RecipeError
 from fastaug.meta.learned_part import SATURATED, LearnedPart, Setting
 from fastaug.recipe.operation_files import read_entries
 from fastaug.targets import SoftTarget
@@ -86,8 +88,23 @@ class SharedPolicyPart(PolicyPart):
             shared_magnitude=meta.shared_magnitude,
         )
         self.first_logits = self.policy.logits.detach().clone()
+        self._keep_fingerprint(meta.operations)
         self.policy.logits.requires_grad_(meta.learn_probabilities)
         self.policy.strengths.requires_grad_(meta.magnitudes)
+
+    def _keep_fingerprint(self, source: str) -> None:
+        """Keeps in the state what the operations of a set are, so that a run does not go on with another file's."""
+        if source == "eight":  # part of the package from the start, and states of then have no fingerprint
+            return
+        own = zlib.crc32(repr(self.operations).encode())
+        self.register_buffer("fingerprint", torch.tensor(own))
+
+        def check(_: Any, state: Mapping[str, Tensor], prefix: str, *__: Any) -> None:
+            if int(state.get(f"{prefix}fingerprint", torch.tensor(own))) != own:
+                begun = f"{source} does not hold the operations that were learned before"
+                raise RecipeError([f"meta.operations: {begun}; put the file back as it was, or begin a new run"])
+
+        self.register_load_state_dict_pre_hook(check)
 
     def draw(self, view: View) -> Any:
         """Operations and noise."""
@@ -161,7 +178,7 @@ class SharedPolicyPart(PolicyPart):
 
     def alarms(self, summary: dict[str, float]) -> list[str]:
         """Collapse to doing nothing or to one operation, magnitudes at a bound."""
-        raised = super().alarms(summary)
+        raised: list[str] = []  # not LearnedPart's: "saturation" is the name of an operation here
         remedy = "raise meta.start_epochs, lower meta.policy_lr, or set meta.regulariser to entropy"
         if summary["policy_identity"] > COLLAPSED:
             raised.append(f"the policy has collapsed to identity; {remedy}")

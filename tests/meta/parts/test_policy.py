@@ -10,14 +10,19 @@ from torch import nn
 from fastaug.augment.differentiable_ops import rotation, translation_x, warp
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.batch import Batch
+from fastaug.errors import RecipeError
 from fastaug.hypergrad import hypergradient
 from fastaug.hypergrad.problem import Problem
 from fastaug.losses import soft_cross_entropy
 from fastaug.meta.learned_part import Setting
 from fastaug.meta.one_step import samples_of
+from fastaug.meta.parameters import LearnedParts
 from fastaug.meta.parts.policy import PolicyPart, SharedPolicyPart
 from fastaug.recipe.schema import Augment, Data, Meta, Recipe
+from fastaug.recipe.strict_yaml import parse_yaml
 from fastaug.seeding import Key, Stream, uniform
+
+from ..conftest import last
 
 SIDE, N, CLASSES = 16, 10, 3
 RECIPE = Recipe(data=Data(img_size=SIDE), augment=Augment(hflip=0.0, cutmix=1.0, mixup_mode="elem"))
@@ -126,6 +131,129 @@ def test_a_network_of_noise_starts_at_the_identity_and_gets_a_gradient_by_name()
 def shared(**keys):
     recipe = Recipe(data=Data(img_size=SIDE), meta=Meta(learn=["policy"], **keys))
     return SharedPolicyPart(Setting(recipe, 10, CLASSES, SimpleNamespace(param_groups=[{}]), torch.device("cpu")))
+
+
+SETS = ["wide", "inv_scale_wide_cutout", "geometry", "bad_tf"]
+
+
+@pytest.mark.parametrize("operations", SETS)
+@pytest.mark.parametrize("padding", ["mean", "border", "reflect"])
+def test_a_part_of_a_batch_is_made_again_bit_for_bit_by_every_set(operations, padding):
+    learned = shared(operations=operations, padding=padding, identity=None, probabilities="weight")
+    with torch.no_grad():
+        learned.policy.logits += torch.randn(learned.policy.logits.shape, generator=torch.Generator().manual_seed(0))
+    augment, given = BatchAugment(RECIPE, CLASSES, learned=LearnedParts({"policy": learned})), batch()
+    images, target = augment.training(given, 2)
+    part = augment.part(given, 2, torch.tensor([1, 4, 7]))
+    assert torch.equal(part.images, images[[1, 4, 7]])
+    assert torch.equal(part.target.weight, target.weight[[1, 4, 7]])
+    assert part.target.weight.requires_grad
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_loss_weights_have_mean_1_start_at_1_and_move_what_was_drawn_only(sequence):
+    learned = shared(probabilities="weight", sequence=sequence)
+    augment, given = BatchAugment(Recipe(data=Data(img_size=SIDE)), CLASSES, learned=learned), batch()
+    target = augment.part(given, 0, torch.arange(N)).target
+    torch.testing.assert_close(target.weight.detach(), torch.ones(N))
+    assert learned.log_probability(None) is None
+    policy = learned.policy
+    draws = policy.sample(Key(0, 0, Stream.LEARNED), range(N))
+    (found,) = torch.autograd.grad(target.weight[3], policy.logits)
+    chosen = policy.log_probability(draws)[3]
+    (drawn,) = torch.autograd.grad(chosen, policy.logits)
+    assert ((found > 0) == (drawn > 0)).all()  # the sample's own up, all others down by what the mean weighs
+    with torch.no_grad():
+        policy.logits += 0.3 * torch.randn(policy.logits.shape, generator=torch.Generator().manual_seed(0))
+        many = policy.sample(Key(0, 1, Stream.LEARNED), range(20_000))
+        values = 1 + policy.logits - learned.first_logits
+        mean = policy.drawn_mean(many, values).mean()
+        usual = (policy.scores().softmax(1) * values).sum(1).mean()
+    assert float(mean / usual) == pytest.approx(1, abs=0.02)
+
+
+def test_a_mixed_sample_weighs_the_mean_of_both():
+    learned = shared(probabilities="weight")
+    with torch.no_grad():
+        learned.policy.logits += 0.2 * torch.randn(
+            learned.policy.logits.shape, generator=torch.Generator().manual_seed(0)
+        )
+    given, plain = batch(), Recipe(data=Data(img_size=SIDE))
+    own = BatchAugment(plain, CLASSES, learned=learned).training(given, 3)[1].weight
+    augment = BatchAugment(RECIPE, CLASSES, learned=learned)
+    params = augment.sample(given, 3)
+    mixed = (params.pasted() > 0) | (params.own_share() < 1)
+    assert mixed.any()
+    expected = torch.where(mixed, (own + own[params.partner]) / 2, own)
+    torch.testing.assert_close(augment.training(given, 3)[1].weight, expected)
+
+
+def test_switches_leave_alone_what_they_name():
+    for keys, names in (
+        ({}, {"policy.logits", "policy.strengths"}),
+        ({"learn_probabilities": False}, {"policy.strengths"}),
+        ({"magnitudes": False}, {"policy.logits"}),
+    ):
+        part = shared(**keys)
+        assert {name for name, p in part.named_parameters() if p.requires_grad} == names
+    assert shared(shared_magnitude=True).policy.strengths.shape == (1,)
+    assert shared(padding="white").policy.fill == (1.0, 1.0, 1.0)
+    assert shared(padding="reflect").policy.fill == "reflect"
+    assert shared(learn_probabilities=False).log_probability(None) is None
+    full = shared(magnitudes=False, magnitude=1.0)
+    assert (full.policy.magnitudes() == 1).all()
+    assert full.alarms(full.summary()) == []
+
+
+def test_fixed_magnitudes_raise_no_alarm_and_are_not_drawn_to_1():
+    part = shared(operations="wide_geom")
+    assert part.alarms(part.summary()) == []
+    expected = (1 - part.policy.magnitudes()[~part.policy.fixed()]).square().mean()
+    assert float(part.penalty("magnitude").detach()) == pytest.approx(float(expected.detach()))
+
+
+def test_a_state_does_not_go_on_with_other_operations(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("- {function: rotate, max: 30}\n")
+    state = shared(operations=str(path)).state_dict()
+    shared(operations=str(path)).load_state_dict(state)
+    path.write_text("- {function: rotate, max: 40}\n")
+    with pytest.raises(
+        RecipeError, match=r"meta.operations: .*mine.yaml does not hold the operations that were learned"
+    ):
+        shared(operations=str(path)).load_state_dict(state)
+    assert set(shared().state_dict()) == {"policy.logits", "policy.strengths"}  # as 0.1.0 had it
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("operations=inv_scale_wide_cutout", "sequence=true", "mix=0.5", "shared_magnitude=true", "engine=forward"),
+        pytest.param(
+            ("operations=bad_tf", "probabilities=weight", "identity=null", "engine=reverse", "padding=border"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("operations=geometry", "learn_probabilities=false", "tau=0.5", "slots=3"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["sequence", "weight", "magnitude"],
+)
+def test_every_form_trains_and_learns(train, keys):
+    folder = train(
+        "run",
+        "meta.learn=[policy]",
+        "train.epochs=1",
+        "data.loader=resident",
+        "data.crop=whole",
+        "meta.policy_lr=0.1",
+        *(f"meta.{k}" for k in keys),
+    )
+    learned = last(folder)[1]["meta"]["learned"]
+    fresh = shared(**parse_yaml("{" + ", ".join(k.replace("=", ": ") for k in keys) + "}")).state_dict()
+    changed = {name for name in fresh if not torch.equal(learned[f"parts.policy.{name}"], fresh[name])}
+    expected = {"policy.strengths"} if "learn_probabilities=false" in keys else {"policy.logits", "policy.strengths"}
+    assert changed == expected
 
 
 def test_alarms_for_a_policy_that_does_nothing_or_is_at_a_bound():

@@ -20,7 +20,7 @@ from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.recipe.operation_files import Operation
 
-WIDTH = 118  # columns
+WIDTH = 120  # columns
 TOLERANCE = 0.002  # of [0, 1]: how far pixels may be from ours at the same draws, half of a grey value
 PADDINGS = {"border": 1, "reflect": 2}  # of torch.grid_sampler; 0 is for a colour
 PIXELS = " (pixels)"  # behind the name of a function whose values are pixels
@@ -197,15 +197,14 @@ def _line(transform: Transform, magnitude: float, entry: Operation) -> str:
         (each * magnitude * low * unit, each * magnitude * high * unit) if place < scaled else (-each, each)
         for place, each in enumerate(transform.reach)
     ]
-    amounts = ", ".join(f"({least:.6g}, {most:.6g})" for least, most in ranges)
-    if len(ranges) > 3 and len(set(ranges)) == 1:
-        amounts = f"({ranges[0][0]:.6g}, {ranges[0][1]:.6g})] * {len(ranges)}"
-    amounts, label = f"[{amounts}" if amounts[-1].isdigit() else f"[{amounts}]", _label(entry)
+    same = len(ranges) > 3 and len(set(ranges)) == 1  # as of elastic distortion
+    shown = ", ".join(f"({least:.4g}, {most:.4g})" for least, most in (ranges[:1] if same else ranges))
+    amounts, label = f"[{shown}] * {len(ranges)}" if same else f"[{shown}]", _label(entry)
     matrix = f"lambda {MATRICES[label]}" if label in MATRICES else "None"
     change = f"lambda {CHANGES[label]}".replace("{most}", f"{transform.reach[0]:.6g}") if label in CHANGES else "None"
     start = f"    ({json.dumps(transform.name)}, {amounts}, "
     whole = f"{start}{matrix}, {change}),\n"
-    return whole if len(whole) <= WIDTH else f"{start.rstrip()}\n     {matrix}, {change}),\n"
+    return whole if len(whole) <= WIDTH + 1 else f"{start.rstrip()}\n     {matrix}, {change}),\n"
 
 
 def _probabilities(policy: SharedPolicy, kept: Sequence[int]) -> list[list[float]]:

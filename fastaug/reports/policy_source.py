@@ -20,7 +20,7 @@ from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.recipe.operation_files import Operation
 
-WIDTH = 118  # columns
+WIDTH = 120  # columns
 TOLERANCE = 0.002  # of [0, 1]: how far pixels may be from ours at the same draws, half of a grey value
 PADDINGS = {"border": 1, "reflect": 2}  # of torch.grid_sampler; 0 is for a colour
 PIXELS = " (pixels)"  # behind the name of a function whose values are pixels
@@ -130,13 +130,13 @@ BODY = """
 class LearnedPolicy(torch.nn.Module):
     def draw(self):  # for each slot the number of an operation, or none, and its amounts
         picked = torch.multinomial(torch.tensor(PROBABILITIES), 1)[:, 0].tolist()
-{unravel}        amounts = lambda reach, low, high: [r * (low + (high - low) * torch.rand(()).item()) for r in reach]
-        return [(k - 1, amounts(*OPERATIONS[k - 1][1:4])) for k in picked if k > 0]
+{unravel}        uniform = lambda low, high: low + (high - low) * torch.rand(()).item()
+        return [(k - 1, [uniform(*each) for each in OPERATIONS[k - 1][1]]) for k in picked if k > 0]
 
     def forward(self, image, draws=None):
         x = image if isinstance(image, torch.Tensor) else F.to_image(image.convert("RGB"))
         kind, x = x.dtype, F.to_dtype(x, torch.float32, scale=True)
-        drawn = [(*OPERATIONS[k][4:], amounts) for k, amounts in (self.draw() if draws is None else draws)]
+        drawn = [(*OPERATIONS[k][2:], amounts) for k, amounts in (self.draw() if draws is None else draws)]
         whole = torch.eye(3)
         for matrix, _, amounts in drawn:  # what moves pixels acts first, and once
             if matrix:
@@ -170,7 +170,7 @@ def policy_source(policy: SharedPolicy, size: tuple[int, int]) -> Source:
         *(f"# LEFT OUT, its probability goes to doing nothing: {name!a}\n" for name in left),
         IMPORTS,
         f"FILL = {_numbers(GREY if isinstance(policy.fill, str) else policy.fill)}\n",
-        "OPERATIONS = [  # name, largest amounts, low and high of what they are times, matrix, change\n",
+        "OPERATIONS = [  # name, ranges of its amounts, matrix, change\n",
         *(_line(policy.transforms[number], magnitudes[number], entries[number]) for number in kept),
         "]\nPROBABILITIES = [  # of doing nothing and of each operation, a list for each slot\n"
         if not isinstance(policy, SequencePolicy)
@@ -191,17 +191,20 @@ def _label(entry: Operation) -> str:
 def _line(transform: Transform, magnitude: float, entry: Operation) -> str:
     """The line of an operation."""
     scaled = len(transform.reach) - transform.free
-    reach = [each * (magnitude if place < scaled else 1) for place, each in enumerate(transform.reach)]
-    if entry.function == "rotate":
-        reach = [math.radians(each) for each in reach]  # what the program's matrix takes
-    same = len(reach) > 3 and len(set(reach)) == 1
-    amounts = f"[{reach[0]:.6g}] * {len(reach)}" if same else _numbers(reach)
-    label, (low, high) = _label(entry), transform.noise
+    low, high = transform.noise
+    unit = math.pi / 180 if entry.function == "rotate" else 1.0  # what the program's matrix takes
+    ranges = [
+        (each * magnitude * low * unit, each * magnitude * high * unit) if place < scaled else (-each, each)
+        for place, each in enumerate(transform.reach)
+    ]
+    same = len(ranges) > 3 and len(set(ranges)) == 1  # as of elastic distortion
+    shown = ", ".join(f"({least:.4g}, {most:.4g})" for least, most in (ranges[:1] if same else ranges))
+    amounts, label = f"[{shown}] * {len(ranges)}" if same else f"[{shown}]", _label(entry)
     matrix = f"lambda {MATRICES[label]}" if label in MATRICES else "None"
     change = f"lambda {CHANGES[label]}".replace("{most}", f"{transform.reach[0]:.6g}") if label in CHANGES else "None"
-    start = f"    ({json.dumps(transform.name)}, {amounts}, {low:.6g}, {high:.6g}, "
+    start = f"    ({json.dumps(transform.name)}, {amounts}, "
     whole = f"{start}{matrix}, {change}),\n"
-    return whole if len(whole) <= WIDTH else f"{start.rstrip()}\n     {matrix}, {change}),\n"
+    return whole if len(whole) <= WIDTH + 1 else f"{start.rstrip()}\n     {matrix}, {change}),\n"
 
 
 def _probabilities(policy: SharedPolicy, kept: Sequence[int]) -> list[list[float]]:

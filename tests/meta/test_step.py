@@ -235,7 +235,7 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
         pytest.param(
             [
                 *("meta.learn=[policy,weights]", "meta.fraction=0.5", "augment.cutmix=0", "augment.mix_group=null"),
-                *("augment.copies=2", "augment.consistency_detach=true"),
+                *("augment.copies=2", "augment.consistency_detach=true", "meta.engine=functional"),
             ],
             marks=pytest.mark.slow,
         ),

@@ -25,6 +25,10 @@ REFUSED = {
         ["meta.learn=[instant_weights,weights]", "meta.every=1", "meta.fraction=1"],
         "meta.learn: instant parts are set from one pass",
     ),
+    "instant, frozen": (
+        [*INSTANT, "meta.frozen=true"],
+        "meta.learn: ['instant_weights'] has instant parts, which keep",
+    ),
     "instant now and then": (["meta.learn=[instant_weights]"], "meta.every: instant parts need every update"),
     "instant, implicit": ([*INSTANT, "meta.engine=implicit"], "meta.engine: implicit needs an update that is known"),
     "instant, frozen": ([*INSTANT, "meta.frozen=true"], "meta.learn: ['instant_weights'] has instant parts, which"),

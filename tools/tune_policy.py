@@ -1,17 +1,18 @@
-"""Finds out how many operations of a policy to apply to an image, and how strong, by short trainings on your data.
+"""Finishes a learned policy for use: drops its easy operations, and on request tries how many to apply and how strong.
 
     python tools/tune_policy.py RECIPE --run runs/learned --out policy.json
     python fastaug/train.py RECIPE meta.learn=[] meta.reuse=policy.json        # train + meta, the policy as it is
 
-What harms and what does not, a meta step sees while a network trains; what helps most in the end, it does not
-(docs/experiments.md). That takes trainings, and little decides most of it: as in RandAugment, the number of operations
-applied to an image (slots) and their strength (factor on the learned magnitudes), and whether to keep all operations
-that learning left or only the harder half of them, by the training loss of who shows them (meta.probabilities:
-evidence), for what is easy teaches nothing new. Every variant is trained on the training split for a part of the
-recipe's epochs, under the same seed and draws, with a whole schedule of its own, and measured by its mean loss on the
-meta split, which it does not train on; the best third goes on to trainings of twice the length (successive halving,
-Jamieson and Talwalkar 2016) until one is left. Test images play no part. The same command goes on after a kill. The
-price is printed.
+Evidence that a training has gathered (meta.probabilities: evidence) says which operations harm, and their probabilities
+have fallen; and it says which are easy, by the training loss of the images that show them. What is as easy as the image
+itself teaches nothing new, so of the operations that are left the harder half is kept. That trains nothing.
+
+Further values of --slots, --strengths (factors on the magnitudes) and --keep are variants to try: each is trained on
+the training split for a part of the recipe's epochs, under the same seed and draws, with a whole schedule of its own,
+and measured by its mean loss on the meta split, which it does not train on; the best third goes on to trainings of
+twice the length (successive halving, Jamieson and Talwalkar 2016) until one is left. Short trainings favour weak
+policies: raise --share before believing them (docs/policies.md). Test images play no part. The same command goes on
+after a kill. The price is printed.
 """
 
 import os
@@ -75,8 +76,9 @@ def parse() -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--policy", type=Path, metavar="FILE", help="the policy.json to vary")
     which.add_argument("--run", type=Path, help="or the run folder that holds it")
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2], metavar="N", help="default 1 2")
-    parser.add_argument("--strengths", type=float, nargs="+", default=[1.0, 2.0], metavar="F", help="default 1 2")
+    parser.add_argument("--slots", type=int, nargs="+", metavar="N", help="operations an image (default: as learned)")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[1.0], metavar="F", help="default 1")
+    parser.add_argument("--keep", choices=("hard", "all"), nargs="+", default=["hard"], help="default hard")
     parser.add_argument("--share", type=float, default=0.2, help="of train.epochs in the first rung (default .2)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of every training (default 0)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
@@ -87,7 +89,7 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_intermixed_args()
     if not 0 < arguments.share <= 1:
         parser.error(f"--share must be above 0 and at most 1, found {arguments.share}")
-    if min(arguments.slots) < 1 or not min(arguments.strengths) > 0:
+    if (arguments.slots and min(arguments.slots) < 1) or not min(arguments.strengths) > 0:
         parser.error("--slots must be 1 or more, and --strengths above 0")
     return arguments
 
@@ -130,13 +132,17 @@ def hard_half(piece: dict[str, Any], shares: list[float]) -> set[str]:
     return set(sorted(told, key=told.__getitem__)[len(told) // 2 :])
 
 
-def variants(arguments: argparse.Namespace, piece: dict[str, Any]) -> list[Variant]:
-    """All variants to try, each once."""
+def variants(arguments: argparse.Namespace, file: Path, piece: dict[str, Any]) -> list[Variant]:
+    """All variants to try, each once; RecipeError where the harder half is asked for and nothing says which that is."""
     rows = [softmax(row) for row in piece["values"][LOGITS]]
     shares = [statistics.mean(column) for column in zip(*rows, strict=True)]
-    halves = [False, True] if hard_half(piece, shares[1:]) else [False]
-    found = itertools.product(arguments.slots, arguments.strengths, halves)
-    return list(dict.fromkeys(Variant(slots, strength, hard) for slots, strength, hard in found))
+    if "hard" in arguments.keep and not hard_half(piece, shares[1:]):
+        raise RecipeError(
+            [f"{file}: tells of no operation how hard it is; learn it with meta.probabilities=evidence, or --keep all"]
+        )
+    slots = arguments.slots or [piece["settings"]["slots"]]
+    found = itertools.product(slots, arguments.strengths, [kept == "hard" for kept in arguments.keep])
+    return list(dict.fromkeys(Variant(*values) for values in found))
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -216,9 +222,11 @@ def tune(arguments: argparse.Namespace) -> int:
                 [f"{file.path}: parts.{PART}.settings.{form}: {found} cannot be varied; learn it as {plain}"]
             )
     whole, name = json.loads(file.path.read_bytes()), arguments.name or f"tune-{arguments.recipe.stem}"
-    write_lists(recipe, arguments.runs / f"{name}-splits")
-    files = {}
-    for variant in variants(arguments, whole["parts"][PART]):
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    tried, files = variants(arguments, file.path, whole["parts"][PART]), {}
+    if len(tried) > 1:
+        write_lists(recipe, arguments.runs / f"{name}-splits")
+    for variant in tried:
         files[variant] = arguments.runs / f"{name}-{variant.name}.json"
         files[variant].write_text(json.dumps(varied(whole, variant)))
     console, told, spent = Console(width=None if sys.stdout.isatty() else WIDE), [], 0

@@ -31,7 +31,6 @@ REFUSED = {
     ),
     "instant now and then": (["meta.learn=[instant_weights]"], "meta.every: instant parts need every update"),
     "instant, implicit": ([*INSTANT, "meta.engine=implicit"], "meta.engine: implicit needs an update that is known"),
-    "instant, frozen": ([*INSTANT, "meta.frozen=true"], "meta.learn: ['instant_weights'] has instant parts, which"),
     "trimmed": ([*INSTANT, "augment.trim=0.1"], "augment.trim: leaves out samples"),
     "weighting": (["meta.learn=[weights]", "augment.published_weighting=true"], "augment.published_weighting: gives"),
     "mixed inside": (

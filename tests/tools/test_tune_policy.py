@@ -100,9 +100,23 @@ def test_policies_that_cannot_be_varied_are_refused(folder):
     assert "settings.shared_magnitude: True" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
 
 
+def test_by_default_the_harder_half_is_kept_and_nothing_trained(folder):
+    said = tune(folder, "--policy", str(folder / "policy.json"))
+    assert "hard-slots2-strength1, at the price of 0.0 trainings" in said
+    tuned = json.loads((folder / "tuned.json").read_text())["parts"]["policy"]
+    assert tuned == json.loads(json.dumps(piece_of(Variant(2, 1.0, hard=True))))
+    assert not list((folder / "runs").glob("*/"))
+
+
+def test_without_evidence_there_is_no_harder_half(folder):
+    (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {"policy": PIECE | {"summary": {}}}}))
+    assert "meta.probabilities=evidence" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
+    assert "all-slots2" in tune(folder, "--policy", str(folder / "policy.json"), "--keep", "all")
+
+
 @pytest.mark.slow
 def test_tunes_for_real_and_goes_on_where_it_was_stopped(folder):
-    words = ("--policy", str(folder / "policy.json"), "--slots", "1", "2", "--strengths", "1", "--share", "0.5")
+    words = ("--policy", str(folder / "policy.json"), "--slots", "1", "2", "--keep", "hard", "all", "--share", "0.5")
     said = tune(folder, *words)
     assert said.count("error ") >= 6  # four variants, then two
     tuned = json.loads((folder / "tuned.json").read_text())["parts"]["policy"]

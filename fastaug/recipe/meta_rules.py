@@ -44,6 +44,11 @@ def _needs_images(recipe: Recipe) -> bool:
     return _learns(recipe, "augmenter") or (_learns(recipe, "policy") and (recipe.meta.magnitudes or gumbel))
 
 
+def _policy_moves(recipe: Recipe) -> bool:
+    """Whether our policy learns, rather than only acts."""
+    return _learns(recipe, "policy") and not recipe.meta.acts_frozen
+
+
 def _weighs_evidence(recipe: Recipe) -> bool:
     """Whether the policy's probabilities learn from evidence of harm."""
     return _learns(recipe, "policy") and recipe.meta.learn_probabilities and recipe.meta.probabilities == "evidence"
@@ -215,11 +220,11 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "or add the parts there",
     ),
     (
-        lambda r: _learns(r, "policy") and not r.meta.learn_probabilities and not r.meta.magnitudes,
+        lambda r: _policy_moves(r) and not r.meta.learn_probabilities and not r.meta.magnitudes,
         "meta.learn_probabilities: without it and meta.magnitudes the policy learns nothing; turn one of them on",
     ),
     (
-        lambda r: _learns(r, "policy") and r.meta.magnitudes and r.meta.magnitude == 1,
+        lambda r: _policy_moves(r) and r.meta.magnitudes and r.meta.magnitude == 1,
         "meta.magnitude: from 1, where a bounded number has no slope, magnitudes cannot learn; lower it, or set "
         "meta.magnitudes to false",
     ),
@@ -228,7 +233,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.tau: {r.meta.tau} and meta.mix = {r.meta.mix} are two forms of one thing; leave one of them out",
     ),
     (
-        lambda r: _learns(r, "policy") and r.meta.learn_probabilities and r.meta.tau * r.meta.mix == 0,
+        lambda r: _policy_moves(r) and r.meta.learn_probabilities and r.meta.tau * r.meta.mix == 0,
         "meta.learn_probabilities: meta.tau or meta.mix of 0 keeps the policy uniform; set it to false or raise that",
     ),
     (

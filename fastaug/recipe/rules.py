@@ -34,6 +34,10 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "to 1, or train.plain_step to false",
     ),
     (
+        lambda r: r.train.plain_step and r.augment.copies > 0,
+        "train.plain_step: augment.copies = {r.augment.copies} has the image itself in every update; turn one of them off",
+    ),
+    (
         lambda r: r.train.batch_size % r.train.accumulate != 0,
         "train.accumulate: {r.train.accumulate} does not divide train.batch_size = {r.train.batch_size}",
     ),

@@ -249,6 +249,7 @@ def test_refused_for_one_reason(tmp_path, name):
         ["meta.learn=[policy]", "meta.operations=wide", "meta.sequence=true", "meta.mix=0.5", "meta.padding=reflect"],
         ["meta.learn=[policy]", "meta.learn_probabilities=false", "meta.tau=0.0", "meta.shared_magnitude=true"],
         ["meta.learn=[policy]", "meta.magnitudes=false", "meta.magnitude=1.0"],
+        ["meta.learn=[policy]", "meta.frozen=true", "meta.magnitude=1.0", "meta.tau=0.0"],  # RandAugment's way
         [OUTSIDE, "meta.optimizer=sgd", "meta.regulariser=start"],
         [OUTSIDE, "meta.parts={'my.parts:ClassWeights': {rate: 0.1, classes: [1, 2]}}"],
         ["meta.learn=['parts:A', weights]", "meta.parts={'parts:A': {}}"],

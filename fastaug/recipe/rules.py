@@ -35,7 +35,7 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: r.train.plain_step and r.augment.copies > 0,
-        "train.plain_step: augment.copies = {r.augment.copies} has the image itself in every update; turn one of them off",
+        "train.plain_step: augment.copies = {r.augment.copies} has the image itself in every update; turn one off",
     ),
     (
         lambda r: r.train.batch_size % r.train.accumulate != 0,

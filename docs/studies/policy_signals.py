@@ -188,8 +188,8 @@ class Notes:
         self.kept.setdefault(name, []).append(values.detach().numpy())
 
     def validation_gradient(self, network: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """v on 256 meta images, in training mode."""
-        rows = self.draw.choice(len(self.meta[0]), 256, replace=False)
+        """v on 256 meta images (all, if they are fewer), in training mode."""
+        rows = self.draw.choice(len(self.meta[0]), min(256, len(self.meta[0])), replace=False)
         leaves = {name: w.clone().requires_grad_() for name, w in weights.items()}
         logits = functional_call(network, {**leaves, **buffers(network)}, (as_input(self.meta[0][rows]),))
         loss = F.cross_entropy(logits, self.meta[1][rows])

@@ -206,10 +206,14 @@ class Notes:
         """The derivative of the logits [n, C] along the direction, taken to length 1."""
         length = math.sqrt(sum(float(d.square().sum()) for d in direction.values())) or 1.0
         unit = {name: d / length for name, d in direction.items()}
-        at = buffers(network)
+
+        def logits_at(moved: dict[str, Tensor]) -> Tensor:
+            found: Tensor = functional_call(network, {**moved, **buffers(network)}, (inputs,))
+            return found
+
         with torch.no_grad():
-            found: Tensor = jvp(lambda w: functional_call(network, {**w, **at}, (inputs,)), (weights,), (unit,))[1]
-        return found
+            tangent: Tensor = jvp(logits_at, (weights,), (unit,))[1]
+        return tangent
 
 
 def buffers(network: nn.Module) -> dict[str, Tensor]:

@@ -18,18 +18,17 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from fastaug.errors import FastaugError, RecipeError
+from fastaug.errors import RecipeError
 from fastaug.provenance import commit, versions
 from fastaug.recipe.policy_file import FILE, PolicyFile, read_policy_file
 from fastaug.recipe.reading import read_recipe
-from tools.study import WIDE, Runs, Study, cell, collect, differences
+from tools.study import WIDE, Runs, Study, cell, collect, differences, told
 
 NOTHING = ["meta.learn=[]", "meta.reuse=null", "meta.frozen=true"]  # train + meta, and nothing learned acts
 FIXED = {
@@ -231,14 +230,7 @@ def judge(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     """The exit code: 0, 1 when a run failed, 2 for a policy or recipe that cannot be used."""
-    try:
-        return judge(parse())
-    except FastaugError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    except subprocess.CalledProcessError as error:
-        print(f"a run ended with code {error.returncode}; the same command goes on: {error}", file=sys.stderr)
-        return 1
+    return told(lambda: judge(parse()))
 
 
 if __name__ == "__main__":

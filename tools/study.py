@@ -24,7 +24,7 @@ import json
 import re
 import statistics
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from fastaug.errors import EXIT_DONE, RecipeError
+from fastaug.errors import EXIT_DONE, FastaugError, RecipeError
 from fastaug.recipe import reading
 from fastaug.recipe.reading import as_begun, read_recipe, read_stored
 from fastaug.recipe.schema import RESUMABLE
@@ -220,6 +220,18 @@ def collect(study: Study) -> Runs:
     return runs
 
 
+def told(work: Callable[[], int]) -> int:
+    """What `work` returns, or the exit code of what it ended with, which is told."""
+    try:
+        return work()
+    except FastaugError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except subprocess.CalledProcessError as error:
+        print(f"a run ended with code {error.returncode}; the same command goes on: {error}", file=sys.stderr)
+        return 1
+
+
 # ---- tables ----
 
 
@@ -265,11 +277,12 @@ def main() -> int:
     if against not in study.arms:
         print(f"--against: {against!r} is no arm of {arguments.study}; choose one of {', '.join(study.arms)}")
         return 2
-    try:
-        runs = collect(study)
-    except subprocess.CalledProcessError as error:
-        print(f"a run ended with code {error.returncode}; the same command goes on: {error}", file=sys.stderr)
-        return 1
+    return told(lambda: report(arguments, values, study, against))
+
+
+def report(arguments: argparse.Namespace, values: dict[str, Any], study: Study, against: str) -> int:
+    """Trains, tells and writes; the exit code."""
+    runs = collect(study)
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     for table in tables(runs, against):
         console.print(table)

@@ -26,7 +26,6 @@ import itertools
 import json
 import math
 import statistics
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,11 +33,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from fastaug.errors import FastaugError, RecipeError
+from fastaug.errors import RecipeError
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
-from tools.study import WIDE, Runs, Study, collect
+from tools.study import WIDE, Runs, Study, collect, told
 
 PART = "policy"
 LOGITS, STRENGTHS = "policy.logits", "policy.strengths"
@@ -249,14 +248,7 @@ def tune(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     """The exit code: 0, 1 when a run failed, 2 for a policy or recipe that cannot be used."""
-    try:
-        return tune(parse())
-    except FastaugError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    except subprocess.CalledProcessError as error:
-        print(f"a run ended with code {error.returncode}; the same command goes on: {error}", file=sys.stderr)
-        return 1
+    return told(lambda: tune(parse()))
 
 
 if __name__ == "__main__":

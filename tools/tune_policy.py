@@ -110,8 +110,8 @@ def varied(whole: dict[str, Any], variant: Variant) -> dict[str, Any]:
     piece["settings"]["slots"] = variant.slots
     piece["values"][LOGITS] = [[math.log(max(share, LEAST)) for share in shares]] * variant.slots
     piece["values"][STRENGTHS] = [logit(min(max(m, WEAKEST), STRONGEST)) for m in magnitudes]
-    for told in ("start", "summary"):
-        piece.pop(told, None)
+    for said in ("start", "summary"):
+        piece.pop(said, None)
     return whole | {"parts": whole["parts"] | {PART: piece}}
 
 
@@ -228,21 +228,21 @@ def tune(arguments: argparse.Namespace) -> int:
     for variant in tried:
         files[variant] = arguments.runs / f"{name}-{variant.name}.json"
         files[variant].write_text(json.dumps(varied(whole, variant)))
-    console, told, spent = Console(width=None if sys.stdout.isatty() else WIDE), [], 0
+    console, rows, spent = Console(width=None if sys.stdout.isatty() else WIDE), [], 0
     for rung in rungs(len(files), recipe.train.epochs, arguments.share):
         runs = trained(arguments, name, files, rung)
         spent += rung.epochs * len(files) * len(arguments.seeds)
         loss = {arm: statistics.mean(f["select_nll"] for f in runs[arm].values()) for arm in runs}
         order = sorted(loss, key=loss.__getitem__)
         console.print(table(rung, runs, order))
-        told.append({"epochs": rung.epochs, "runs": runs})
+        rows.append({"epochs": rung.epochs, "runs": runs})
         files = {variant: path for variant, path in files.items() if variant.name in order[: rung.kept]}
     (best, path), price = next(iter(files.items())), spent / recipe.train.epochs
     arguments.out.write_bytes(path.read_bytes())
     print(f"{arguments.out}: {best.name}, at the price of {price:.1f} trainings")
     if arguments.json:
         figures = {"slots": best.slots, "strength": best.strength, "trainings": price}
-        arguments.json.write_text(json.dumps({"rungs": told, "figures": figures}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"rungs": rows, "figures": figures}, indent=2) + "\n")
     return 0
 
 

@@ -41,7 +41,7 @@ def ended(tmp_path):
                 folder = tmp_path / "runs" / f"judge-tiny-{arm}-{seed}"
                 folder.mkdir(parents=True)
                 result = {"top1": 1 - error, "ece": 0.1, "nll": 0.7, "commit": "abc"}
-                result["select"] = {"top1": 1 - error - 0.01} if select else None
+                result["select"] = {"top1": 1 - error - 0.01, "nll": 0.8} if select else None
                 (folder / "result.json").write_text(json.dumps(result))
         return tmp_path
 

@@ -60,12 +60,13 @@ class LearnedPart(LearnedEffects, nn.Module):
     """
 
     on_batch = True  # whether it acts on the training loss; else on the update itself (`set_rates`)
-    through_images = False  # whether anything it learns acts through the images; probabilities of what is drawn do not
     instant = False  # whether it is set anew in every training pass (`revise`) and nothing is kept
 
     def __init__(self, lr: float | None = None) -> None:
         super().__init__()
         self.lr = lr  # None: a part without parameters of its own
+        # Whether anything that it learns acts through the images, as probabilities of what is drawn do not.
+        self.through_images = self.acts_on_images
 
     # ---- numbers of single images ----
 

@@ -30,7 +30,7 @@ def test_a_packaged_set_acts_with_a_gradient_in_all_magnitudes_that_are_not_fixe
 
 def test_the_sets_are_those_of_smart_augmentation_less_the_identity():
     counts = {"base": 13, "wide": 13, "wide_geom": 7, "inv_scale": 17, "inv_scale_wide": 17, "bad_tf": 21}
-    counts |= {"inv_scale_wide_cutout": 18, "eight": 8, "geometry": 8}
+    counts |= {"inv_scale_wide_cutout": 18, "eight": 8, "geometry": 8, "broad": 23}
     assert {name: len(read_operations(name)) for name in packaged_sets()} == counts
 
 

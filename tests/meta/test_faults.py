@@ -236,4 +236,4 @@ def test_meta_batches_must_leave_every_process_enough_images(tmp_path):
     recipe = read_recipe(tmp_path / "recipe.yaml", ["data.root=x", "meta.learn=[weights]"])
     parts = SimpleNamespace(splits=SimpleNamespace(meta=range(16)))
     with pytest.raises(RecipeError, match=r"meta\.batch_size: 6 is too small for 4 processes"):
-        build_learned(recipe, SimpleNamespace(num_processes=4), parts, None)
+        build_learned(recipe, SimpleNamespace(num_processes=4), parts, None, None, None)

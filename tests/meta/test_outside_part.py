@@ -190,9 +190,9 @@ def test_parts_on_the_optimizer_on_images_and_with_tables_learn_from_outside_too
         (["meta.learn=['others:Instant']", "meta.every=2"], "meta.every: 2 does not suit instant parts"),
         (
             ["meta.learn=['others:Tint']", "meta.engine=fused"],
-            "meta.engine: fused differentiates targets only, and Tint",
+            "meta.engine: fused differentiates targets and probabilities only, and Tint",
         ),
-        (["meta.learn=['others:Rates']", "meta.engine=fused"], "and Rates acts elsewhere"),
+        (["meta.learn=['others:Rates']", "meta.engine=fused"], "and Rates learns elsewhere"),
         (
             ["meta.learn=['others:Tint']", "meta.engine=difference"],
             "meta.engine: difference is wrong for learned images (Tint)",

@@ -33,7 +33,7 @@ class PolicyPart(LearnedPart):
     of its parameters.
     """
 
-    acts_on_images = through_images = True
+    acts_on_images = True
 
     @abstractmethod
     def draw(self, view: View) -> Any:

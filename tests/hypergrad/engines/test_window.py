@@ -183,7 +183,7 @@ def test_the_score_function_over_a_window_counts_each_draw_by_its_share() -> Non
     """Share: its own loss weight times the derivative in it, through all later updates; baseline over all draws."""
     network, optimizer = started("adamw")
     weights = torch.ones(2, N, dtype=torch.float64).requires_grad_()
-    scores = torch.zeros(2, N, dtype=torch.float64).requires_grad_()
+    scores = torch.full((2, N), -1.0, dtype=torch.float64).requires_grad_()  # 0 would be: nothing could be drawn
 
     def drawn(turn: int) -> Samples:
         images, target, _ = Learned().samples(turn)

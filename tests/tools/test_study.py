@@ -31,7 +31,8 @@ def ended(tmp_path):
         for seed, error in enumerate(errors):
             folder = tmp_path / "runs" / f"tiny-{arm}-{seed}"
             folder.mkdir(parents=True)
-            result = {"top1": 1 - (error or 0), "ece": 0.1, "nll": 0.7, "select": {"top1": 0.5, "nll": 0.9}, "commit": "abc"}
+            result = {"top1": 1 - (error or 0), "ece": 0.1, "nll": 0.7, "commit": "abc"}
+            result["select"] = {"top1": 0.5, "nll": 0.9}
             result["samples"] = {"weight_auroc": 0.9, "loss_auroc": 0.8}
             if error is not None:
                 (folder / "result.json").write_text(json.dumps(result))

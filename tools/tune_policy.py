@@ -178,8 +178,18 @@ def write_lists(recipe: Recipe, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     lists = {"train": splits.train, "meta": [], "select": splits.meta, "test": splits.test}
     for name, members in lists.items():
-        (folder / f"{name}.txt").write_text("".join(f"{member}\n" for member in members))
+        write_once(folder / f"{name}.txt", "".join(f"{member}\n" for member in members))
     return len(splits.meta)
+
+
+def write_once(path: Path, text: str) -> None:
+    """Writes a file that trainings depend on; RecipeError where an earlier start had another one of that name."""
+    if path.exists() and path.read_text() != text:
+        raise RecipeError(
+            [f"{path}: is of another policy or other splits, as the runs beside it are; choose another --name, or "
+             "remove them"]
+        )  # fmt: skip
+    path.write_text(text)
 
 
 def trained(arguments: argparse.Namespace, name: str, files: dict[Variant, Path], rung: Rung) -> Runs:
@@ -228,7 +238,7 @@ def tune(arguments: argparse.Namespace) -> int:
         write_lists(recipe, arguments.runs / f"{name}-splits")
     for variant in tried:
         files[variant] = arguments.runs / f"{name}-{variant.name}.json"
-        files[variant].write_text(json.dumps(varied(whole, variant)))
+        write_once(files[variant], json.dumps(varied(whole, variant)))
     console, told, spent = Console(width=None if sys.stdout.isatty() else WIDE), [], 0
     for rung in rungs(len(files), recipe.train.epochs, arguments.share):
         runs = trained(arguments, name, files, rung)

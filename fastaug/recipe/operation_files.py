@@ -26,6 +26,7 @@ from fastaug.recipe.strict_yaml import parse_yaml
 
 SETS = Path(__file__).parents[1] / "augment" / "sets"  # the packaged ones
 LARGEST_TABLE = 20_000  # sequences whose probabilities a policy may learn one by one
+SMALLEST = 1e-9  # distance from what changes nothing that still counts as one
 LARGEST_FILE, MOST_OPERATIONS, LONGEST_NAME = 2**16, 200, 60
 _KEYS = ("name", "function", "min", "max", "absolute", "fixed")
 
@@ -209,16 +210,19 @@ def _range(entry: dict[str, Any], name: str, function: str, absolute: bool) -> t
         raise ValueError(
             f"{name}: {low:g} to {high:g} is outside of {least:g} to {most:g} ({function}, {kind.unit}); narrow it"
         )
-    if low == high == kind.neutral:
+    if max(abs(low - kind.neutral), abs(high - kind.neutral)) < SMALLEST:
         raise ValueError(f"{name}: {low:g} to {high:g} changes nothing ({function}); widen it or use identity")
     return low, high
 
 
 def _number(entry: dict[str, Any], key: str, name: str) -> float:
     value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
         raise ValueError(f"{name}: {key} must be a finite number, found {value!r:.100}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: {key} is a number of hundreds of digits; narrow it") from None
 
 
 # ---- single entries, for policy.json ----

@@ -58,7 +58,8 @@ def parts_that_act(arguments: argparse.Namespace, run: Path) -> list[str]:
     """Overrides that leave learned parts out where none acts, and take reused ones from the run where they act."""
     stored, _ = read_stored(run / "recipe.yaml")
     if not (stored.eval.tta if arguments.tta is None else arguments.tta):
-        return ["meta.learn=[]", "meta.reuse=null"]
+        # A run that learned nothing has trained on its meta split too.
+        return ["meta.learn=[]", "meta.reuse=null", f"meta.frozen={str(stored.meta.acts_frozen).lower()}"]
     return [] if stored.meta.reuse is None else [f"meta.reuse={run}"]
 
 

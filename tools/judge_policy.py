@@ -28,7 +28,7 @@ from fastaug.errors import RecipeError
 from fastaug.provenance import commit, versions
 from fastaug.recipe.policy_file import FILE, PolicyFile, read_policy_file
 from fastaug.recipe.reading import read_recipe
-from tools.study import WIDE, Runs, Study, cell, collect, differences, told
+from tools.study import WIDE, Runs, Study, cell, collect, differences, told, write_once
 
 NOTHING = ["meta.learn=[]", "meta.reuse=null", "meta.frozen=true"]  # train + meta, and nothing learned acts
 FIXED = {
@@ -81,7 +81,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
         print(f"{START}: left out, {file.path} does not say where its parts began: nothing learned in its run")
     else:
         path = arguments.runs / f"{name}-{START}.json"
-        path.write_text(json.dumps(start))
+        write_once(path, json.dumps(start))
         arms[START] = ["meta.learn=[]", f"meta.reuse={path}", "augment.aa=null"]
     arms[LEARNED] = ["meta.learn=[]", f"meta.reuse={given}", "augment.aa=null"]
     study = Study(

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from ruamel.yaml.error import YAMLError
 
 from fastaug.errors import EXIT_DONE, FastaugError, RecipeError
 from fastaug.recipe import reading
@@ -83,6 +84,29 @@ def parse() -> argparse.Namespace:
     if arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, found {arguments.jobs}")
     return arguments
+
+
+def checked(values: Any) -> dict[str, Any]:
+    """The values of a study file; ValueError says what of them is no study."""
+    kinds: dict[str, tuple[type, str]] = {
+        **{"recipe": (str, "the path of a recipe"), "seeds": (int, "how many")},
+        **{"arms": (dict, "names with lists of overrides"), "grid": (dict, "keys with lists of values")},
+        **{"overrides": (list, "a list of overrides"), "labels": (dict, "the arguments of make_noisy_labels.py")},
+    }
+    if not isinstance(values, dict):
+        raise ValueError(f"must be a mapping with {', '.join(kinds)}")
+    for name, (kind, means) in kinds.items():
+        if name in values and not isinstance(values[name], kind):
+            raise ValueError(f"{name}: must be {means}, found {values[name]!r:.100}")
+    for name in ("arms", "grid"):
+        for key, found in values.get(name, {}).items():
+            if not isinstance(found, list):
+                raise ValueError(f"{name}: {key}: must be a list, found {found!r:.100}")
+    if missing := {"recipe", "seeds"} - values.keys():
+        raise ValueError(f"{min(missing)}: is missing")
+    if not (values.get("arms") or values.get("grid")):
+        raise ValueError("arms: there is none, and no grid")
+    return values
 
 
 def read_study(arguments: argparse.Namespace, values: dict[str, Any]) -> Study:
@@ -159,6 +183,10 @@ def has_ended(study: Study, arm: str, seed: int) -> bool:
             return False
         before, schema = read_stored(folder / "recipe.yaml")
         now = as_begun(read_recipe(study.recipe, settings_of(study, arm, seed)), schema)
+        ended = (folder / "status.json").stat().st_mtime
+        files = [now.meta.reuse, now.meta.operations]
+        if any(Path(file).exists() and Path(file).stat().st_mtime > ended for file in files if file is not None):
+            return False  # the run itself says whether it still is what it was
     except (OSError, ValueError, LookupError, TypeError, RecipeError):
         return False  # the run itself says what is wrong
     return not reading.differences(before, now).keys() - RESUMABLE
@@ -220,6 +248,17 @@ def collect(study: Study) -> Runs:
     return runs
 
 
+def write_once(path: Path, text: str) -> None:
+    """Writes a file that trainings depend on; RecipeError where an earlier start had another one of that name."""
+    if path.exists() and path.read_text() != text:
+        raise RecipeError(
+            [f"{path}: is of another policy or other splits, as the runs beside it are; choose another --name, or "
+             "remove them"]
+        )  # fmt: skip
+    if not path.exists():
+        path.write_text(text)
+
+
 def told(work: Callable[[], int]) -> int:
     """What `work` returns, or the exit code of what it ended with, which is told."""
     try:
@@ -267,10 +306,10 @@ def tables(runs: Runs, against: str) -> list[Table]:
 def main() -> int:
     """The exit code: 0, 1 when a run failed, 2 for a study that cannot be."""
     arguments = parse()
-    values = parse_yaml(arguments.study.read_text())
     try:
+        values = checked(parse_yaml(arguments.study.read_text()))
         study = read_study(arguments, values)
-    except (ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, YAMLError) as error:
         print(f"{arguments.study}: {error}", file=sys.stderr)
         return 2
     against = arguments.against or next(iter(study.arms))

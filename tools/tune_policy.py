@@ -33,17 +33,19 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from fastaug.augment import load_policy
 from fastaug.errors import RecipeError
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
-from tools.study import WIDE, Runs, Study, collect, told
+from tools.study import WIDE, Runs, Study, collect, told, write_once
 
 PART = "policy"
 LOGITS, STRENGTHS = "policy.logits", "policy.strengths"
 DIFFICULTY = "policy_difficulty/"
 WEAKEST, STRONGEST = 0.02, 0.98  # magnitudes of a variant
 PLAIN = {"sequence": False, "shared_magnitude": False, "tau": 1, "mix": 1}  # forms whose numbers are varied here
+APART = 2.0  # standard deviation of z over operations from which they differ by more than chance, which is 1
 LEAST = 1e-12  # probability of an operation that is left out
 
 
@@ -106,10 +108,11 @@ def varied(whole: dict[str, Any], variant: Variant) -> dict[str, Any]:
         operations = [share if name in kept else 0.0 for name, share in zip(names_of(piece), shares[1:], strict=True)]
         scale = sum(shares[1:]) / sum(operations)
         shares = [shares[0], *(scale * share for share in operations)]
-    magnitudes = [1 / (1 + math.exp(-raw)) * variant.strength for raw in piece["values"][STRENGTHS]]
     piece["settings"]["slots"] = variant.slots
     piece["values"][LOGITS] = [[math.log(max(share, LEAST)) for share in shares]] * variant.slots
-    piece["values"][STRENGTHS] = [logit(min(max(m, WEAKEST), STRONGEST)) for m in magnitudes]
+    if variant.strength != 1:
+        magnitudes = [variant.strength / (1 + math.exp(-raw)) for raw in piece["values"][STRENGTHS]]
+        piece["values"][STRENGTHS] = [logit(min(max(m, WEAKEST), STRONGEST)) for m in magnitudes]
     for said in ("start", "summary"):
         piece.pop(said, None)
     return whole | {"parts": whole["parts"] | {PART: piece}}
@@ -121,13 +124,15 @@ def names_of(piece: dict[str, Any]) -> list[str]:
 
 
 def hard_half(piece: dict[str, Any], shares: list[float]) -> set[str]:
-    """Of the operations that learning left, those whose samples have the larger training loss; empty if none is told.
+    """Of the operations that learning left, those whose samples have the larger training loss; empty if they do not differ.
 
     Left is what has half of the largest probability or more.
     """
     summary = piece.get("summary", {})
     left = [name for name, share in zip(names_of(piece), shares, strict=True) if share >= max(shares) / 2]
     told = {name: summary[f"{DIFFICULTY}{name}"] for name in left if f"{DIFFICULTY}{name}" in summary}
+    if len(told) < 2 or statistics.stdev(told.values()) < APART:
+        return set()
     return set(sorted(told, key=told.__getitem__)[len(told) // 2 :])
 
 
@@ -137,7 +142,10 @@ def variants(arguments: argparse.Namespace, file: Path, piece: dict[str, Any]) -
     shares = [statistics.mean(column) for column in zip(*rows, strict=True)]
     if "hard" in arguments.keep and not hard_half(piece, shares[1:]):
         raise RecipeError(
-            [f"{file}: tells of no operation how hard it is; learn it with meta.probabilities=evidence, or --keep all"]
+            [
+                f"{file}: does not tell which operations are hard, or from too few images; learn it with "
+                "meta.probabilities=evidence, longer or with a smaller meta.every, or --keep all"
+            ]
         )
     slots = arguments.slots or [piece["settings"]["slots"]]
     found = itertools.product(slots, arguments.strengths, [kept == "hard" for kept in arguments.keep])
@@ -156,11 +164,15 @@ def logit(share: float) -> float:
 
 
 def rungs(count: int, epochs: int, share: float) -> Iterator[Rung]:
-    """The rungs for `count` variants: a third of them goes on, to trainings of twice the length, at most `epochs`."""
+    """The rungs for `count` variants: a third of them goes on, to trainings of twice the length.
+
+    Trainings of all `epochs` decide: of those one is left.
+    """
     length = max(1, round(share * epochs))
     while count > 1:
-        yield Rung(length, count := -(-count // 3))
-        length = min(2 * length, epochs)
+        count = 1 if length >= epochs else -(-count // 3)
+        yield Rung(min(length, epochs), count)
+        length *= 2
 
 
 # ---- trainings ----
@@ -177,7 +189,7 @@ def write_lists(recipe: Recipe, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     lists = {"train": splits.train, "meta": [], "select": splits.meta, "test": splits.test}
     for name, members in lists.items():
-        (folder / f"{name}.txt").write_text("".join(f"{member}\n" for member in members))
+        write_once(folder / f"{name}.txt", "".join(f"{member}\n" for member in members))
     return len(splits.meta)
 
 
@@ -215,6 +227,7 @@ def tune(arguments: argparse.Namespace) -> int:
     file = read_policy_file(arguments.policy or arguments.run)
     if PART not in file.pieces:
         raise RecipeError([f"{file.path}: parts.{PART}: is missing; name a run with meta.learn=[{PART}]"])
+    load_policy(file.path)  # a stranger's file: RecipeError where its numbers do not make a policy
     for form, plain in PLAIN.items():
         if (found := file.pieces[PART].settings.get(form, plain)) != plain:
             raise RecipeError(
@@ -227,7 +240,7 @@ def tune(arguments: argparse.Namespace) -> int:
         write_lists(recipe, arguments.runs / f"{name}-splits")
     for variant in tried:
         files[variant] = arguments.runs / f"{name}-{variant.name}.json"
-        files[variant].write_text(json.dumps(varied(whole, variant)))
+        write_once(files[variant], json.dumps(varied(whole, variant)))
     console, rows, spent = Console(width=None if sys.stdout.isatty() else WIDE), [], 0
     for rung in rungs(len(files), recipe.train.epochs, arguments.share):
         runs = trained(arguments, name, files, rung)

@@ -44,10 +44,8 @@ def read_learned_policy(path: str | Path, seed: int = 0) -> LearnedPolicy:
         raise RecipeError([f"{file.path}: parts.{PART}: is missing, {found} is there; learn with meta.learn=[policy]"])
     piece, mean = file.pieces[PART], file.data.get("mean")
     try:
-        if not (
-            isinstance(mean, list) and len(mean) == 3 and all(type(x) in (int, float) and abs(x) <= 1e3 for x in mean)
-        ):
-            raise ValueError(f"data.mean: must be three numbers, found {mean!r}")
+        if not (isinstance(mean, list) and len(mean) == 3 and all(map(_is_colour, mean))):
+            raise ValueError(f"data.mean: must be three numbers of -1000 to 1000, found {mean!r:.100}")
         policy = policy_of(piece.settings, mean)
         load_plain_values(nn.ModuleDict({PART: policy}), piece.values)
     except ValueError as error:

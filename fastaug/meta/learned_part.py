@@ -108,6 +108,10 @@ class LearnedPart(LearnedEffects, nn.Module):
         values = plain_values(self)
         return {"settings": self.settings(), "values": values} if values else None
 
+    def start(self) -> dict[str, Tensor]:
+        """Where the parameters began, by name, that move without the meta-optimizer."""
+        return {}
+
     def load_export(self, piece: Mapping[str, Any]) -> None:
         """Takes back what `export` gave, of this part or of another run's; ValueError names what does not fit."""
         for key, value in self.settings().items():

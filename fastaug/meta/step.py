@@ -257,7 +257,9 @@ class MetaStep(NoMetaStep):
 
     def start(self) -> dict[str, Tensor]:
         """The shared parameters' values where learning began, by name."""
-        return self._start
+        each = self.learned.each().items()
+        unlearned = {f"{name}.{own}": value for name, part in each for own, value in part.start().items()}
+        return unlearned | self._start
 
     def state_dict(self) -> dict[str, Any]:
         """All that continuing needs."""

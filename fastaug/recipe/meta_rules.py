@@ -149,7 +149,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _needs_images(r) or _learns(r, "optim")),
         "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, learn neither augmenter "
-        "nor optim, and of a policy its probabilities only (meta.magnitudes=false, meta.probabilities=score)",
+        "nor optim, and of a policy its probabilities only (meta.magnitudes=false, meta.probabilities=score or evidence)",
     ),
     (
         lambda r: r.meta.engine == "fused" and r.model.compile,

@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml.error import YAMLError
 
+from fastaug.atomic_files import open_regular
 from fastaug.errors import RecipeError
 from fastaug.recipe.schema import Meta
 from fastaug.recipe.strict_yaml import parse_yaml
 
 SETS = Path(__file__).parents[1] / "augment" / "sets"  # the packaged ones
 LARGEST_TABLE = 20_000  # sequences whose probabilities a policy may learn one by one
+SMALLEST = 1e-9  # distance from what changes nothing that still counts as one
 LARGEST_FILE, MOST_OPERATIONS, LONGEST_NAME = 2**16, 200, 60
 _KEYS = ("name", "function", "min", "max", "absolute", "fixed")
 
@@ -139,7 +141,7 @@ def _read_list(path: Path, where: str) -> list[Any]:
     """The list in a file of YAML or JSON."""
     start = f"meta.operations: {where}"
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
             raise RecipeError([f"{start}: larger than {LARGEST_FILE:,} bytes; leave out what is no operation"])
@@ -209,16 +211,19 @@ def _range(entry: dict[str, Any], name: str, function: str, absolute: bool) -> t
         raise ValueError(
             f"{name}: {low:g} to {high:g} is outside of {least:g} to {most:g} ({function}, {kind.unit}); narrow it"
         )
-    if low == high == kind.neutral:
+    if max(abs(low - kind.neutral), abs(high - kind.neutral)) < SMALLEST:
         raise ValueError(f"{name}: {low:g} to {high:g} changes nothing ({function}); widen it or use identity")
     return low, high
 
 
 def _number(entry: dict[str, Any], key: str, name: str) -> float:
     value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
         raise ValueError(f"{name}: {key} must be a finite number, found {value!r:.100}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: {key} is a number of hundreds of digits; narrow it") from None
 
 
 # ---- single entries, for policy.json ----

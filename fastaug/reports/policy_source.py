@@ -22,6 +22,7 @@ from fastaug.recipe.operation_files import Operation
 
 WIDTH = 120  # columns
 TOLERANCE = 0.002  # of [0, 1]: how far pixels may be from ours at the same draws, half of a grey value
+NEVER = 1e-6  # a probability that needs no line
 PADDINGS = {"border": 1, "reflect": 2}  # of torch.grid_sampler; 0 is for a colour
 PIXELS = " (pixels)"  # behind the name of a function whose values are pixels
 
@@ -162,7 +163,8 @@ def policy_source(policy: SharedPolicy, size: tuple[int, int]) -> Source:
     """The program of a policy that was learned on images of `size` (height, width)."""
     entries, magnitudes = entries_of(policy), policy.magnitudes().detach().tolist()
     left = [entry.name for entry in entries if _label(entry) not in {*MATRICES, *CHANGES}]
-    kept = [number for number, entry in enumerate(entries) if entry.name not in left]
+    drawn = policy.probabilities().detach().max(0).values.tolist()
+    kept = [k for k, entry in enumerate(entries) if entry.name not in left and drawn[k + 1] > NEVER]
     functions = {entries[number].function for number in kept}
     padding = PADDINGS[policy.fill] if isinstance(policy.fill, str) else 0
     text = [

@@ -1,6 +1,7 @@
 """Evidence on operations: z of harm and difficulty, and what becomes of them in a policy."""
 
 import json
+import math
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -108,7 +109,9 @@ def test_a_run_gathers_evidence_and_tells_it(train):
     told = lines(gathered, "learned")[-1]
     assert {"policy_harm/rotate", "policy_difficulty/rotate", "policy_harm/nothing"} <= told.keys()
     assert told["policy_probability/rotate"] == pytest.approx(0.1, abs=0.03)  # one of eight that share .8, no evidence
-    summary = json.loads((gathered / "policy.json").read_text())["parts"]["policy"]["summary"]
+    piece = json.loads((gathered / "policy.json").read_text())["parts"]["policy"]
+    assert piece["start"]["policy.logits"][0][1:] == pytest.approx([math.log(0.1)] * 8)
+    summary = piece["summary"]
     assert summary["policy_harm/rotate"] == pytest.approx(told["policy_harm/rotate"])
 
 

@@ -173,3 +173,23 @@ def test_a_grid_multiplies_arms_and_names_are_file_names():
     }
     with pytest.raises(ValueError, match="2 combinations have 1 names"):
         arms_of({}, {"data.labels": ["a b", "a/b"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2]", "must be a mapping"),
+        ("{recipe: x.yaml, seeds: two, arms: {a: []}}", "seeds: must be how many"),
+        ("{recipe: x.yaml, seeds: 1, arms: [a]}", "arms: must be names"),
+        ("{recipe: x.yaml, seeds: 1, grid: {optim.lr: 0.1}}", "grid: optim.lr: must be a list"),
+        ("{recipe: x.yaml, seeds: 1}", "arms: there is none"),
+        ("{seeds: 1, arms: {a: []}}", "recipe: is missing"),
+        ("{seeds: 1, seeds: 2}", "stands twice"),
+    ],
+)
+def test_what_is_no_study_is_refused(tmp_path, text, words):
+    (tmp_path / "bad.yaml").write_text(text)
+    command = [sys.executable, str(REPO / "tools/study.py"), str(tmp_path / "bad.yaml")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
+    assert words in ended.stderr

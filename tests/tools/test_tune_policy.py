@@ -53,6 +53,8 @@ def test_the_harder_half_is_of_what_learning_left():
     shares = softmax(piece_of(Variant(1, 1.0, hard=True))["values"][LOGITS][0])
     assert shares == pytest.approx([0.2, 0.48, 0.32, 0, 0], abs=1e-9)
     assert hard_half(PIECE | {"summary": {}}, [0.25] * 4) == set()
+    thin = {name: z / 5 for name, z in PIECE["summary"].items()}  # as from a single update
+    assert hard_half(PIECE | {"summary": thin}, [0.25] * 4) == set()
 
 
 def test_what_was_learned_is_left_as_it_was():
@@ -64,6 +66,7 @@ def test_what_was_learned_is_left_as_it_was():
 def test_rungs_keep_a_third_and_double_in_length():
     assert list(rungs(12, 30, 0.2)) == [Rung(6, 4), Rung(12, 2), Rung(24, 1)]
     assert list(rungs(4, 10, 0.8)) == [Rung(8, 2), Rung(10, 1)]
+    assert list(rungs(9, 10, 1.0)) == [Rung(10, 1)]  # trainings of full length decide
     assert list(rungs(1, 10, 0.2)) == []
 
 
@@ -112,6 +115,25 @@ def test_without_evidence_there_is_no_harder_half(folder):
     (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {"policy": PIECE | {"summary": {}}}}))
     assert "meta.probabilities=evidence" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
     assert "all-slots2" in tune(folder, "--policy", str(folder / "policy.json"), "--keep", "all")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({LOGITS: [], STRENGTHS: [0.0] * 4}, "policy.logits"),
+        ({LOGITS: [[0.0] * 5] * 2, STRENGTHS: [0.0]}, "policy.strengths"),
+    ],
+)
+def test_numbers_that_make_no_policy_are_refused(folder, values, words):
+    (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {"policy": PIECE | {"values": values}}}))
+    assert words in tune(folder, "--policy", str(folder / "policy.json"), code=2)
+
+
+def test_an_earlier_start_with_another_policy_is_not_taken_for_this_one(folder):
+    tune(folder, "--policy", str(folder / "policy.json"))
+    other = PIECE | {"values": PIECE["values"] | {STRENGTHS: [1.0] * 4}}
+    (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {"policy": other}}))
+    assert "choose another --name" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
 
 
 @pytest.mark.slow

@@ -177,6 +177,10 @@ class SharedPolicyPart(PolicyPart):
         """Its settings and values; None of operations that no file can name, made by hand in a part of one's own."""
         return super().export() if all(transform.entry for transform in self.policy.transforms) else None
 
+    def start(self) -> dict[str, Tensor]:
+        """The logits that evidence began to lower."""
+        return {} if self.evidence is None else {"policy.logits": self.first_logits}
+
     def load_export(self, piece: Mapping[str, Any]) -> None:
         """Takes the operations of `piece` with their probabilities and magnitudes."""
         policy = policy_of(piece["settings"], self.mean)

@@ -49,7 +49,7 @@ def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:
         raise StorageError(f"{arguments.path}: neither a run folder with a checkpoint nor a checkpoint of a run")
     weights = [f"eval.weights={arguments.weights}"] if arguments.weights else []
     copies = [] if arguments.tta is None else [f"eval.tta={arguments.tta}"]
-    untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null"]
+    untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null", "augment.start_epochs=0"]
     untrained += parts_that_act(arguments, run)
     return path, read_recipe(run / "recipe.yaml", [*arguments.overrides, *weights, *copies, *untrained])
 

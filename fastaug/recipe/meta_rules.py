@@ -33,9 +33,10 @@ def _learns_policy(recipe: Recipe) -> bool:
 
 
 def has_policy(recipe: Recipe) -> bool:
-    """Whether a policy acts on images, fixed, learned or perhaps one from outside the package."""
+    """Whether a policy acts on images, fixed or learned, or perhaps one of meta.reuse or from outside the package."""
     fixed = recipe.augment.aa is not None or recipe.augment.color_jitter is not None
-    return fixed or _learns(recipe, *IMAGE_PARTS) or any(map(is_outside_part, recipe.meta.learn))
+    reused = recipe.meta.reuse is not None and not recipe.meta.learn  # all that is there; its file says what
+    return fixed or reused or _learns(recipe, *IMAGE_PARTS) or any(map(is_outside_part, recipe.meta.learn))
 
 
 def _needs_images(recipe: Recipe) -> bool:

@@ -91,7 +91,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "out",
     ),
     (
-        lambda r: _learns(r, *IMAGE_PARTS) and r.meta.start_epochs < r.augment.start_epochs,
+        lambda r: _moves(r) and _learns(r, *IMAGE_PARTS) and r.meta.start_epochs < r.augment.start_epochs,
         "meta.start_epochs: {r.meta.start_epochs} is before augment.start_epochs = {r.augment.start_epochs}, until "
         "when the policy does not act and cannot learn; raise it",
     ),

@@ -295,4 +295,5 @@ def test_all_that_is_reused_may_be_a_policy() -> None:
     reuse = Recipe(data=Data(root="photos"), meta=Meta(reuse="runs/learned"))
     acting = replace(reuse, augment=Augment(start_epochs=1), eval=Eval(tta=4))
     assert validate(acting) == []
+    assert validate(replace(acting, meta=Meta(learn=["policy"], frozen=True))) == []  # learns nothing that could begin
     assert len(validate(replace(acting, meta=Meta()))) == 2

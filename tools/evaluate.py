@@ -50,7 +50,7 @@ def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:
     weights = [f"eval.weights={arguments.weights}"] if arguments.weights else []
     copies = [] if arguments.tta is None else [f"eval.tta={arguments.tta}"]
     untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null", "augment.start_epochs=0"]
-    untrained += parts_that_act(arguments, run)
+    untrained += parts_that_act(arguments, run) + shift_of(arguments, run)
     return path, read_recipe(run / "recipe.yaml", [*arguments.overrides, *weights, *copies, *untrained])
 
 
@@ -60,6 +60,12 @@ def parts_that_act(arguments: argparse.Namespace, run: Path) -> list[str]:
     if not (stored.eval.tta if arguments.tta is None else arguments.tta):
         return ["meta.learn=[]", "meta.reuse=null"]
     return [] if stored.meta.reuse is None else [f"meta.reuse={run}"]
+
+
+def shift_of(arguments: argparse.Namespace, run: Path) -> list[str]:
+    """Overrides that leave training images as they were trained on, where only those held out are shifted."""
+    data = read_stored(run / "recipe.yaml")[0].data
+    return ["data.known_shift=none"] if arguments.split == "train" and not data.known_shift_train else []
 
 
 def learned_policy(

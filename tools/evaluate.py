@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastaug.errors import FastaugError, StorageError
+from fastaug.errors import FastaugError, RecipeError, StorageError
 from fastaug.recipe.reading import read_recipe, read_stored
 from fastaug.recipe.schema import Recipe
 
@@ -49,8 +49,8 @@ def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:
         raise StorageError(f"{arguments.path}: neither a run folder with a checkpoint nor a checkpoint of a run")
     weights = [f"eval.weights={arguments.weights}"] if arguments.weights else []
     copies = [] if arguments.tta is None else [f"eval.tta={arguments.tta}"]
-    untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null"]
-    untrained += parts_that_act(arguments, run)
+    untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null", "augment.start_epochs=0"]
+    untrained += parts_that_act(arguments, run) + shift_of(arguments, run)
     return path, read_recipe(run / "recipe.yaml", [*arguments.overrides, *weights, *copies, *untrained])
 
 
@@ -58,9 +58,17 @@ def parts_that_act(arguments: argparse.Namespace, run: Path) -> list[str]:
     """Overrides that leave learned parts out where none acts, and take reused ones from the run where they act."""
     stored, _ = read_stored(run / "recipe.yaml")
     if not (stored.eval.tta if arguments.tta is None else arguments.tta):
+        if any(word.startswith("eval.tta=") for word in arguments.overrides):
+            raise RecipeError(["eval.tta: give it as --tta, which also brings the policy back"])
         # A run that learned nothing has trained on its meta split too.
         return ["meta.learn=[]", "meta.reuse=null", f"meta.frozen={str(stored.meta.acts_frozen).lower()}"]
     return [] if stored.meta.reuse is None else [f"meta.reuse={run}"]
+
+
+def shift_of(arguments: argparse.Namespace, run: Path) -> list[str]:
+    """Overrides that leave training images as they were trained on, where only those held out are shifted."""
+    data = read_stored(run / "recipe.yaml")[0].data
+    return ["data.known_shift=none"] if arguments.split == "train" and not data.known_shift_train else []
 
 
 def learned_policy(

@@ -1,7 +1,5 @@
 """What augmenters have found of a known shift: angle, zoom and shift of what they draw, by runs' last checkpoints.
 
-    python tools/known_shift.py RUN_FOLDER...
-
 Of an affine map with shear, the angle is that of the nearest rotation, and the zoom the root of its determinant: other
 shares of shear and scale in the same map do not change them. Means over 1,024 draws (standard deviation of the draws).
 """
@@ -11,6 +9,7 @@ import sys
 
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+import argparse
 import json
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastaug.augment.augmenter import Augmenter, matrix
+from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.reading import read_stored
 
 
@@ -25,7 +25,11 @@ def learned_augmenter(folder: Path) -> Augmenter:
     """The augmenter of a run, as its last checkpoint has it."""
     recipe, _ = read_stored(folder / "recipe.yaml")
     if "augmenter" not in recipe.meta.learn or recipe.meta.conditioned:
-        sys.exit(f"{folder}: has no augmenter of noise alone; name runs with meta.learn=[augmenter], not conditioned")
+        raise StorageError(
+            f"{folder}: has no augmenter of noise alone; name runs with meta.learn=[augmenter], not conditioned"
+        )
+    if not list((folder / "checkpoints").glob("step-*")):
+        raise StorageError(f"{folder}: has no checkpoint yet; wait for the run's first one")
     checkpoint = max((folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     state = torch.load(checkpoint / "state.pt", weights_only=True)["meta"]["learned"]
     net, before = Augmenter(recipe.meta.augmenter), "parts.augmenter.net."
@@ -42,14 +46,21 @@ def found(net: Augmenter) -> dict[str, Tensor]:
     return {"angle": angle, "zoom": zoom, "right": shown[:, 0, 2] / 2, "down": shown[:, 1, 2] / 2}
 
 
-def main() -> None:
-    """Prints a line for each run folder."""
-    for folder in map(Path, sys.argv[1:]):
-        figures = {name: f"{v.mean():.3f} ({v.std():.3f})" for name, v in found(learned_augmenter(folder)).items()}
-        result = json.loads((folder / "result.json").read_text()) if (folder / "result.json").exists() else {}
-        test = {name: f"{result[name]:.4f}" for name in ("top1", "nll") if name in result}
-        print(folder.name, *(f"{name} {value}" for name, value in (figures | test).items()), sep="  ")
+def main() -> int:
+    """Prints a line for each run folder; the exit code, as that of train.py."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders with meta.learn=[augmenter]")
+    try:
+        for folder in parser.parse_args().runs:
+            figures = {name: f"{v.mean():.3f} ({v.std():.3f})" for name, v in found(learned_augmenter(folder)).items()}
+            result = json.loads((folder / "result.json").read_text()) if (folder / "result.json").exists() else {}
+            test = {name: f"{result[name]:.4f}" for name in ("top1", "nll") if name in result}
+            print(folder.name, *(f"{name} {value}" for name, value in (figures | test).items()), sep="  ")
+    except FastaugError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

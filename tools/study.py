@@ -129,6 +129,8 @@ def arms_of(arms: dict[str, list[str]], grid: dict[str, list[Any]]) -> dict[str,
     """The arms, each with every combination of the grid's values if there is a grid."""
     if not grid:
         return arms
+    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+        raise ValueError(f"grid: must be a mapping of keys to lists of values, none of them empty, found {grid!r:.200}")
     found: dict[str, list[str]] = {}
     for (arm, overrides), values in itertools.product((arms or {"": []}).items(), itertools.product(*grid.values())):
         settings = [f"{key}={_written(value)}" for key, value in zip(grid, values, strict=True)]

@@ -124,7 +124,7 @@ def names_of(piece: dict[str, Any]) -> list[str]:
 
 
 def hard_half(piece: dict[str, Any], shares: list[float]) -> set[str]:
-    """Of the operations that learning left, those whose samples have the larger training loss; empty if they do not differ.
+    """Of the operations that learning left, the half with the larger training losses; empty if these do not differ.
 
     Left is what has half of the largest probability or more.
     """
@@ -227,12 +227,12 @@ def tune(arguments: argparse.Namespace) -> int:
     file = read_policy_file(arguments.policy or arguments.run)
     if PART not in file.pieces:
         raise RecipeError([f"{file.path}: parts.{PART}: is missing; name a run with meta.learn=[{PART}]"])
-    load_policy(file.path)  # a stranger's file: RecipeError where its numbers do not make a policy
     for form, plain in PLAIN.items():
         if (found := file.pieces[PART].settings.get(form, plain)) != plain:
             raise RecipeError(
                 [f"{file.path}: parts.{PART}.settings.{form}: {found} cannot be varied; learn it as {plain}"]
             )
+    load_policy(file.path)  # a stranger's file: RecipeError where its numbers do not make a policy
     whole, name = json.loads(file.path.read_bytes()), arguments.name or f"tune-{arguments.recipe.stem}"
     arguments.runs.mkdir(parents=True, exist_ok=True)
     tried, files = variants(arguments, file.path, whole["parts"][PART]), {}

@@ -33,9 +33,10 @@ def _learns_policy(recipe: Recipe) -> bool:
 
 
 def has_policy(recipe: Recipe) -> bool:
-    """Whether a policy acts on images, fixed, learned or perhaps one from outside the package."""
+    """Whether a policy acts on images, fixed or learned, or perhaps one of meta.reuse or from outside the package."""
     fixed = recipe.augment.aa is not None or recipe.augment.color_jitter is not None
-    return fixed or _learns(recipe, *IMAGE_PARTS) or any(map(is_outside_part, recipe.meta.learn))
+    reused = recipe.meta.reuse is not None and not recipe.meta.learn  # all that is there; its file says what
+    return fixed or reused or _learns(recipe, *IMAGE_PARTS) or any(map(is_outside_part, recipe.meta.learn))
 
 
 def _needs_images(recipe: Recipe) -> bool:
@@ -90,7 +91,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "out",
     ),
     (
-        lambda r: _learns(r, *IMAGE_PARTS) and r.meta.start_epochs < r.augment.start_epochs,
+        lambda r: _moves(r) and _learns(r, *IMAGE_PARTS) and r.meta.start_epochs < r.augment.start_epochs,
         "meta.start_epochs: {r.meta.start_epochs} is before augment.start_epochs = {r.augment.start_epochs}, until "
         "when the policy does not act and cannot learn; raise it",
     ),
@@ -149,7 +150,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _needs_images(r) or _learns(r, "optim")),
         "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, learn neither augmenter "
-        "nor optim, and of a policy its probabilities only (meta.magnitudes=false, meta.probabilities=score or evidence)",
+        "nor optim, and of a policy its probabilities only (meta.magnitudes=false, probabilities score or evidence)",
     ),
     (
         lambda r: r.meta.engine == "fused" and r.model.compile,

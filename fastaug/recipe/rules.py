@@ -38,6 +38,14 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "train.plain_step: augment.copies = {r.augment.copies} has the image itself in every update; turn one off",
     ),
     (
+        lambda r: (
+            r.train.plain_step
+            and bool({"weights", "instant_weights", "instant_labels"} & set(r.meta.learn) or r.augment.trim)
+        ),
+        "train.plain_step: trains on every image with its given label and full weight, which undoes learned weights and "
+        "labels and augment.trim; turn one of them off",
+    ),
+    (
         lambda r: r.train.batch_size % r.train.accumulate != 0,
         "train.accumulate: {r.train.accumulate} does not divide train.batch_size = {r.train.batch_size}",
     ),

@@ -1,7 +1,7 @@
 """What of the `meta` section is refused, and in which words."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,8 @@ import pytest
 from fastaug.errors import RecipeError
 from fastaug.recipe.meta_rules import META_NEEDS, META_RULES
 from fastaug.recipe.reading import read_recipe, to_yaml
-from fastaug.recipe.schema import Meta
+from fastaug.recipe.rules import validate
+from fastaug.recipe.schema import Augment, Data, Eval, Meta, Recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 UNROLLED = ["meta.steps=4", "meta.fraction=1"]
@@ -288,3 +289,11 @@ def test_the_control_of_a_recipe_that_learns_is_the_recipe_without_the_section(n
     assert read_recipe(tmp_path / "recipe.yaml") == control
     with pytest.raises(RecipeError, match=r"meta\.every: 0 must be at least 1"):
         read_recipe(RECIPES / f"{name}.yaml", ["meta.learn=[]", "meta.every=0"])
+
+
+def test_all_that_is_reused_may_be_a_policy() -> None:
+    reuse = Recipe(data=Data(root="photos"), meta=Meta(reuse="runs/learned"))
+    acting = replace(reuse, augment=Augment(start_epochs=1), eval=Eval(tta=4))
+    assert validate(acting) == []
+    assert validate(replace(acting, meta=Meta(learn=["policy"], frozen=True))) == []  # learns nothing that could begin
+    assert len(validate(replace(acting, meta=Meta()))) == 2

@@ -173,6 +173,10 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         "augment.anneal_epochs: 100 leaves nothing of",
     ),
     "no shift": (["data.known_shift_train=true"], "data.known_shift_train: there is no shift; set data.known_shift"),
+    "two steps and weights": (
+        ["train.plain_step=true", "meta.learn=[weights]"],
+        "train.plain_step: trains on every image with its given label",
+    ),
     "two steps and copies": (["train.plain_step=true", "augment.copies=1"], "train.plain_step: augment.copies = 1"),
     "two steps": (["train.plain_step=true", "train.accumulate=2"], "train.plain_step: takes one micro-batch"),
     "group": (["augment.cutmix=1", "augment.mix_group=7"], "augment.mix_group: 7 does not divide a micro-batch"),

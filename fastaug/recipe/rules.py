@@ -42,8 +42,8 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
             r.train.plain_step
             and bool({"weights", "instant_weights", "instant_labels"} & set(r.meta.learn) or r.augment.trim)
         ),
-        "train.plain_step: trains on every image with its given label and full weight, which undoes learned weights and "
-        "labels and augment.trim; turn one of them off",
+        "train.plain_step: trains on every image with its given label and full weight, which undoes learned weights, "
+        "learned labels and augment.trim; turn one of them off",
     ),
     (
         lambda r: r.train.batch_size % r.train.accumulate != 0,

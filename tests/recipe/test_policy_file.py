@@ -66,7 +66,7 @@ BAD = {
     "null": (json.dumps(GOOD).replace("0.25", "null"), "values.policy.logits[0][1]: None is no number"),
     "no parts": (changed(["parts"], None), "parts: must be an object, found None"),
     "no data": (changed(["data"], 3), "data: must be an object, found 3"),
-    "no mean": (changed(["data", "mean"], None), "data.mean: must be three numbers, found None"),
+    "no mean": (changed(["data", "mean"], None), "data.mean: must be three numbers of -1000 to 1000, found None"),
     "tables": (changed(["tables"], 3), "tables: must be a list of names"),
     "path as a part": (changed(["parts", "../../x"], {}), "parts: '../../x' is no name of a learned part"),
     "code as a part": (changed(["parts", "__import__('os')"], {}), "is no name of a learned part"),

@@ -151,7 +151,7 @@ def _overrides() -> Iterator[BadRecipe]:
         "meta.every=3": "meta.learn: is empty",
         "meta.reuse=no/such": "meta.reuse: no/such: cannot be read",
         "meta.reuse=.": "meta.reuse: .: has no policy.json; name the folder of a run",
-        "meta.reuse=recipe.yaml": "meta.reuse: recipe.yaml: is no JSON, or was cut off",
+        f"meta.reuse={__file__}": f"meta.reuse: {__file__}: is no JSON, or was cut off",
         'meta.reuse="a\\0b"': "meta.reuse: 'a\\x00b' holds a NUL character",
     }.items():
         yield BadRecipe(text[:40], GOOD.encode(), (text,), expected)

@@ -108,9 +108,12 @@ def test_every_part_trains_to_a_result(train, settings):
     assert any(line["hypergradient"] > 0 for line in lines(folder, "meta"))
 
 
-def test_a_continued_run_ends_as_the_uninterrupted_one(train):
-    settings = [EVERYTHING, "meta.half_life=3", "meta.renew=2", "meta.every=1", "meta.engine=auto"]
-    settings += ["meta.conditioned=true", "train.plain_step=true", "model.ema=true", "model.ema_decay=0.9"]
+@pytest.mark.parametrize(
+    "learned", [[EVERYTHING], ["meta.learn=[augmenter]", "train.plain_step=true"]], ids=["everything", "plain step"]
+)
+def test_a_continued_run_ends_as_the_uninterrupted_one(train, learned):
+    settings = [*learned, "meta.half_life=3", "meta.renew=2", "meta.every=1", "meta.engine=auto"]
+    settings += ["meta.conditioned=true", "model.ema=true", "model.ema_decay=0.9"]
     whole = train("whole", *settings)
     shutil.copytree(whole, whole.parent / "cut")
     checkpoints = sorted((whole.parent / "cut" / "checkpoints").glob("step-*"))

@@ -14,8 +14,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "studies" / "make_letter
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
-def draw(out, *words, code=0):
-    command = [sys.executable, str(SCRIPT), str(FONTS), str(out), *words]
+def draw(out, *words, code=0, fonts=FONTS):
+    command = [sys.executable, str(SCRIPT), str(fonts), str(out), *words]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == code, ended.stdout + ended.stderr
     return ended.stdout
@@ -69,5 +69,8 @@ def test_the_same_fonts_give_the_same_files(letters, tmp_path):
 
 
 def test_no_face_at_all_is_an_error(tmp_path):
-    said = draw(tmp_path / "none", "--characters", "\U000f1234", code=2)
+    (tmp_path / "fonts").mkdir()
+    (tmp_path / "fonts" / "broken.ttf").write_bytes(b"no font")
+    said = draw(tmp_path / "none", code=2, fonts=tmp_path / "fonts")
+    assert "1 faces left out: cannot be read" in said
     assert "no face in" in said

@@ -278,6 +278,7 @@ def test_compiled_training_gives_the_losses_of_eager_training(train):
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 SHRUNK = [
     *("data.loader=dali", "data.test_fraction=0.3", "data.threads=1", "data.img_size=32", "model.name=test_resnet"),
+    "model.pretrained=false",
     *("train.epochs=1", "train.batch_size=8", "train.accumulate=1", "train.precision=no", "eval.batch_size=16"),
     *("augment.anneal_epochs=0", "optim.warmup_epochs=0", "optim.decay_milestones=[1]", "run.log_every=1"),
 ]

@@ -113,8 +113,9 @@ def varied(whole: dict[str, Any], variant: Variant) -> dict[str, Any]:
     if variant.strength != 1:
         magnitudes = [variant.strength / (1 + math.exp(-raw)) for raw in piece["values"][STRENGTHS]]
         piece["values"][STRENGTHS] = [logit(min(max(m, WEAKEST), STRONGEST)) for m in magnitudes]
-    for said in ("start", "summary"):
-        piece.pop(said, None)
+    piece.pop("summary", None)
+    if variant.slots != len(rows):
+        piece.pop("start", None)  # what judge_policy.py compares with has as many slots
     return whole | {"parts": whole["parts"] | {PART: piece}}
 
 

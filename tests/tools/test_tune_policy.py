@@ -57,6 +57,11 @@ def test_the_harder_half_is_of_what_learning_left():
     assert hard_half(PIECE | {"summary": thin}, [0.25] * 4) == set()
 
 
+def test_where_learning_began_is_kept_for_the_judge_as_long_as_it_has_as_many_slots():
+    assert piece_of(Variant(2, 1.0, hard=True))["start"] == PIECE["start"]
+    assert "start" not in piece_of(Variant(1, 1.0))
+
+
 def test_what_was_learned_is_left_as_it_was():
     before = json.dumps(WHOLE)
     varied(WHOLE, Variant(1, 2.0, hard=True))

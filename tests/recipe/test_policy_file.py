@@ -53,7 +53,7 @@ BAD = {
     "tomorrow": (changed(["fastaug_policy"], 2), "fastaug_policy: 2 is not the version that this fastaug reads, 1"),
     "true": (changed(["fastaug_policy"], True), "fastaug_policy: True is not the version"),
     "deep": ('{"fastaug_policy": 1, "data": {}, "parts": ' + 100_000 * "[", "too deeply nested"),
-    "nested": (changed([*VALUES, "policy.strengths"], eval(30 * "[" + "1" + 30 * "]")), "more than 20 lists"),
+    "nested": (changed([*VALUES, "policy.strengths"], json.loads(30 * "[" + "1" + 30 * "]")), "more than 20 lists"),
     "twice": ('{"fastaug_policy": 1, "fastaug_policy": 1}', "key 'fastaug_policy' stands twice"),
     "NaN": (changed([*VALUES, "policy.strengths"], [float("nan")]), "NaN stands in it"),
     "infinity": (changed([*VALUES, "policy.strengths"], [float("inf")]), "Infinity stands in it"),

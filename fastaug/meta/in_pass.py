@@ -69,7 +69,9 @@ class FusedStep(PassStep):
         images, cotangent = last
         part = self.augment.part(batch, step // self.training.steps_per_epoch, chosen, with_images=False)
         samples = Samples(images, part.target, part.log_probability)
-        self.learned.observe(part.view, self.observation(logits[chosen], part.target, cotangent), over_processes)
+        if self.learned.observes:
+            seen = self.observation(logits[chosen], part.target, cotangent)
+            self.learned.observe(part.view, seen, over_processes)
         gradients = pull_back(samples, cotangent, self.leaves(part.rows), over_processes)
         shared = self.learned.shared()
         self.move({name: over_processes(g) if name in shared else g for name, g in gradients.items()}, part.ids, step)

@@ -60,6 +60,7 @@ class LearnedPart(LearnedEffects, nn.Module):
     """
 
     on_batch = True  # whether it acts on the training loss; else on the update itself (`set_rates`)
+    observes = False  # whether it is told what the training pass of the engine `fused` shows (`observe`)
     instant = False  # whether it is set anew in every training pass (`revise`) and nothing is kept
 
     def __init__(self, lr: float | None = None) -> None:

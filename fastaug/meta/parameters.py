@@ -47,6 +47,7 @@ class LearnedParts(LearnedEffects, nn.Module):
         self.parts = nn.ModuleDict(parts)
         self.kinds = dict(kinds or {name: name for name in parts})  # as meta.learn has them
         self.acts_on_images = any(part.acts_on_images for part in parts.values())
+        self.observes = any(part.observes for part in parts.values())
         self.acts_on_updates = any(not part.on_batch for part in parts.values())
         names = [name for part in parts.values() for name in part.tables()]
         if len(set(names)) < len(names):

@@ -91,6 +91,7 @@ class SharedPolicyPart(PolicyPart):
         )
         self.first_logits = self.policy.logits.detach().clone()
         self.evidence = Evidence(len(self.operations)) if self.probabilities == "evidence" else None
+        self.observes = self.evidence is not None
         self._keep_fingerprint(meta.operations)
         self.policy.logits.requires_grad_(meta.learn_probabilities and self.evidence is None)
         self.policy.strengths.requires_grad_(meta.magnitudes)

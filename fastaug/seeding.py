@@ -41,6 +41,7 @@ class Stream(IntEnum):
     NOISE = 15
     AUGMENTER = 20
     PLAIN_STEP = 21
+    PLANT = 40
 
 
 class Key(NamedTuple):

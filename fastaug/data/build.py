@@ -16,6 +16,7 @@ from fastaug.data.loaders.dali import DaliLoader
 from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.loaders.shards import RawShardLoader, shard_loader
 from fastaug.data.loaders.synthetic import SyntheticLoader
+from fastaug.data.planting import Planted
 from fastaug.data.sampler import Ids
 from fastaug.data.shards.layout import ShardIndex, is_shard_folder, open_shards
 from fastaug.data.sources.arrays import KINDS, materialize_arrays
@@ -38,6 +39,7 @@ class DataParts:
     splits: Splits
     index: Index | None
     folder_labels: Ids | None = None
+    planted: Planted | None = None  # labels of training images that were flipped on purpose
     learned_on: str | None = None  # the fingerprint that they had while something was learned; see `with_meta`
 
     def with_meta(self) -> "DataParts":
@@ -45,6 +47,15 @@ class DataParts:
         splits, none = self.splits, self.splits.meta[:0]
         joined = replace(splits, train=np.sort(np.concatenate([splits.train, splits.meta])), meta=none)
         return replace(self, splits=joined, learned_on=self.fingerprint(learns=True))
+
+    def given_labels(self) -> Ids:
+        """The labels of all images as they were given: those of `index` without what was flipped on purpose."""
+        assert self.index is not None
+        if self.planted is None:
+            return self.index.labels
+        labels = self.index.labels.copy()
+        labels[self.planted.ids] = self.planted.given
+        return labels
 
     def held_out(self) -> list[str]:
         """The splits that can be evaluated."""
@@ -58,7 +69,8 @@ class DataParts:
         outputs, names = outputs_of(self.classes, trained), tuple(trained)
         index = None if self.index is None else replace(self.index, classes=names, labels=outputs[self.index.labels])
         given = None if self.folder_labels is None else outputs[self.folder_labels]
-        return replace(self, classes=names, index=index, folder_labels=given)
+        planted = None if self.planted is None else self.planted._replace(given=outputs[self.planted.given])
+        return replace(self, classes=names, index=index, folder_labels=given, planted=planted)
 
     def unseen_classes(self) -> dict[str, list[str]]:
         """The classes of which train, or test, has no image that can be read, by split."""

@@ -15,6 +15,7 @@ from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import evaluation_requests
 from fastaug.errors import NoImageError
 from fastaug.evaluation.metrics import Evaluation
+from fastaug.evaluation.sample_file import SplitRecord
 from fastaug.evaluation.test_time import TestTimeAugmentation
 from fastaug.recipe.schema import Recipe
 
@@ -30,11 +31,11 @@ class Evaluator:
     augment: BatchAugment
 
     @torch.no_grad()
-    def run(self, network: nn.Module, split: str, copies: int = 0) -> dict[str, Any]:
+    def run(self, network: nn.Module, split: str, copies: int = 0, record: SplitRecord | None = None) -> dict[str, Any]:
         """Figures of `network` on a split, every image counted once; every process must call this.
 
-        With `copies` also "tta", those of predictions averaged over so many copies under the policy. NoImageError when
-        not one of its images can be decoded.
+        With `copies` also "tta", those of predictions averaged over so many copies under the policy. `record` is told
+        what the network says of each image. NoImageError when not one of its images can be decoded.
         """
         accelerator, recipe, classes = self.accelerator, self.recipe, len(self.parts.classes)
         share_buffers(network)
@@ -51,6 +52,8 @@ class Evaluator:
                 if test_time is not None:
                     averaged.add(test_time.logits(network, batch, classes), batch.labels)
             meter.add(logits[:, :classes], batch.labels)  # without the "other" class
+            if record is not None:
+                record.add(batch.ids, logits[:, :classes], batch.labels)
         network.train()
         try:
             figures = meter.result(accelerator)

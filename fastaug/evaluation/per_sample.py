@@ -5,6 +5,7 @@ import io
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -64,7 +65,9 @@ def sample_figures(learned: LearnedParts | None, mean_losses: Tensor | None) -> 
     return found if learned is None else found | learned.per_sample()
 
 
-_SUSPICIOUS = {"loss": 1, "weight": -1}  # sign under which a figure is larger for images whose label looks wrong
+# Sign under which a figure is larger for images whose label looks wrong: of samples.csv, then of samples.npz.
+_SUSPICIOUS = {"loss": 1, "weight": -1}
+_STATISTICS = {"probability": -1, "margin": -1, "cross_entropy": 1, "other_probability": 1, "forgotten": 1, "harm": 1}
 
 
 def found_errors(parts: DataParts, figures: dict[str, Tensor], most: int | None = None) -> dict[str, float]:
@@ -75,15 +78,17 @@ def found_errors(parts: DataParts, figures: dict[str, Tensor], most: int | None 
     if parts.index is None or parts.folder_labels is None:
         return {}
     train = parts.splits.train
+    if parts.planted is not None:
+        train = np.setdiff1d(train, parts.planted.ids)
     train = train[:: -(-len(train) // most) if most else 1]
     wrong = torch.from_numpy(parts.index.labels[train] != parts.folder_labels[train])
     if not wrong.any() or wrong.all():
         return {}
-    ids = torch.from_numpy(train.copy())
+    ids, signs = torch.from_numpy(train.copy()), _SUSPICIOUS | _STATISTICS
     scores = {
-        name: _ranks(_SUSPICIOUS[name] * figure[ids.to(figure.device)].cpu())
+        name: _ranks(signs[name] * figure[ids.to(figure.device)].cpu())
         for name, figure in figures.items()
-        if name in _SUSPICIOUS
+        if name in signs
     }
     return {f"{name}_auroc": binary_auroc(score, wrong.long()).item() for name, score in scores.items()}
 

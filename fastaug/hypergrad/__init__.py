@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from fastaug.hypergrad.engines import ENGINES, Engine
-from fastaug.hypergrad.problem import Problem, Weights, pull_back
+from fastaug.hypergrad.problem import Cotangent, Problem, Weights, pull_back
 
-__all__ = ["ENGINES", "Engine", "hypergradient"]
+__all__ = ["ENGINES", "Engine", "checked_cotangent", "hypergradient"]
 
 
 def hypergradient(
@@ -24,8 +24,16 @@ def hypergradient(
     """The hypergradient in `parameters`, by name: d <direction, grad_w L> / d parameters, this process's term.
 
     The direction is u = (dU/dg)^T grad L_val(w'), by the names of the weights. Image gradients are computed only where
-    the images depend on parameters. ValueError for an engine that does not exist, a direction that does not fit the
-    weights, or images that `difference` is asked for.
+    the images depend on parameters. ValueError as `checked_cotangent`.
+    """
+    return pull_back(problem.samples, checked_cotangent(problem, direction, engine), parameters, over_processes)
+
+
+def checked_cotangent(problem: Problem, direction: Weights, engine: str) -> Cotangent:
+    """What an engine, by its name, says of the samples of `problem`: the first half of `hypergradient`.
+
+    ValueError for an engine that does not exist, a direction that does not fit the weights, or images that `difference`
+    is asked for.
     """
     if engine not in ENGINES:
         raise ValueError(f"no engine is called {engine!r}; known: {', '.join(ENGINES)}")
@@ -36,6 +44,4 @@ def hypergradient(
     ]
     if wrong:
         raise ValueError(f"direction and weights differ in {len(wrong)} tensors, among them {min(wrong)}")
-    samples = problem.samples
-    cotangent = ENGINES[engine](problem, direction, images=samples.images.requires_grad)
-    return pull_back(samples, cotangent, parameters, over_processes)
+    return ENGINES[engine](problem, direction, images=problem.samples.images.requires_grad)

@@ -67,6 +67,7 @@ class FusedStep(PassStep):
         if last is None or (chosen := self.chosen(batch, step)) is None:
             return
         images, cotangent = last
+        self.training.see_harm(None, cotangent.weight)
         part = self.augment.part(batch, step // self.training.steps_per_epoch, chosen, with_images=False)
         samples = Samples(images, part.target, part.log_probability)
         if self.learned.observes:
@@ -88,6 +89,8 @@ class FusedStep(PassStep):
 class InstantStep(PassStep):
     """Instant reweighting: loss weights and soft labels set anew in every training pass, nothing is kept."""
 
+    _harm: Tensor | None = None  # of the samples of the last pass
+
     def unsettled(self) -> int:
         """None: they follow from the direction ahead, which knows its length at no time."""
         return 0
@@ -100,6 +103,13 @@ class InstantStep(PassStep):
             return None, target
         written = with_rows(target, self.augment.outputs)
         logits, cotangent = self.cotangent(images, written, step, seed)
+        self._harm = cotangent.weight
         revised = self.learned.revise(Revision(target, written, cotangent, cotangent.weight))
         self.log.add(step, {}, {"weight": cotangent.weight}, revised.weights)
         return logits, revised.target
+
+    def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
+        """Tells the harm of the last micro-batch's samples."""
+        harm, self._harm = self._harm, None
+        if harm is not None:
+            self.training.see_harm(None, harm)

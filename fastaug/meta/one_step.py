@@ -12,12 +12,12 @@ from torch import Tensor
 from fastaug.batch import Batch
 from fastaug.distributed import over_processes
 from fastaug.errors import RecipeError
-from fastaug.hypergrad import hypergradient
+from fastaug.hypergrad import checked_cotangent
 from fastaug.hypergrad.engines.difference import difference
 from fastaug.hypergrad.engines.implicit import implicit_direction
 from fastaug.hypergrad.engines.unroll import present_settings
 from fastaug.hypergrad.optimizer_jacobians.recorded_step import RecordedStep, record_step, through_average
-from fastaug.hypergrad.problem import Problem, Weights, pull_back
+from fastaug.hypergrad.problem import Cotangent, Problem, Weights, pull_back
 from fastaug.meta.step import MetaStep, samples_of
 
 
@@ -54,22 +54,22 @@ class OneStep(MetaStep):
             v = through_average(v, self.training.average_decay(step))
         problem = self.problem(recorded.weights, samples_of(part), seed)
         u = self._implicit(problem, v) if self.meta.engine == "implicit" else recorded.direction(v)
-        gradients = self.gradients(problem, u, self.leaves(part.rows), logits if len(chosen) == len(logits) else None)
+        leaves, gradients = self.leaves(part.rows), {}
+        if leaves:
+            cotangent = self.cotangent(problem, u, logits if len(chosen) == len(logits) else None)
+            self.training.see_harm(chosen, cotangent.weight)
+            gradients = pull_back(problem.samples, cotangent, leaves, over_processes)
         shared = self.learned.shared()
         gradients = {name: over_processes(g) if name in shared else g for name, g in gradients.items()}
         if self.learned.acts_on_updates:
             gradients |= self._through_settings(recorded.hyperparameter_gradients(v))
         self.move(gradients, part.ids, step)
 
-    def gradients(
-        self, problem: Problem, u: Weights, leaves: dict[str, Tensor], logits: Tensor | None
-    ) -> dict[str, Tensor]:
-        """This process's term of the hypergradient in `leaves`.
+    def cotangent(self, problem: Problem, u: Weights, logits: Tensor | None) -> Cotangent:
+        """The cotangent in this process's samples.
 
         `logits`: those of the update if the samples are the whole batch; training has done half of a difference then.
         """
-        if not leaves:
-            return {}
         engine = self.engine(problem)
         if engine == "difference" and problem.samples.images.requires_grad:
             learned = ", ".join(self.learned.each())
@@ -78,9 +78,8 @@ class OneStep(MetaStep):
             )
         if engine == "difference":
             logits = None if self.training.recipe.model.compile else logits  # compiled code draws other dropout masks
-            cotangent = difference(problem, u, images=False, logits=logits)
-            return pull_back(problem.samples, cotangent, leaves, over_processes)
-        return hypergradient(problem, u, leaves, engine, over_processes)
+            return difference(problem, u, images=False, logits=logits)
+        return checked_cotangent(problem, u, engine)
 
     def _through_settings(self, slopes: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The hypergradient in parts that act on the optimizer's settings, from <v, dU/dh> of each of its groups."""

@@ -40,6 +40,10 @@ UNSETTLED = 2
 ROW = "row of "  # before a table's name, where rows stand beside shared parameters
 
 
+def ignored(chosen: Tensor | None, harm: Tensor) -> None:
+    """Nobody wants to know of the harm of samples."""
+
+
 @dataclass(frozen=True)
 class Training:
     """The training that a meta step belongs to, as it sees it.
@@ -48,6 +52,8 @@ class Training:
     validated, and `average_decay(step)` its factor in update `step`. `losses`: those of single samples.
     `update_size(step)`: images of an update over all processes; `differentiated(step)`: draws of those that a meta step
     differentiates, in the last micro-batch of each process. `views`, `one_sided`: of its losses, see `Problem`.
+    `see_harm(positions, harm)` is told what a meta step found of samples of that micro-batch (all of them: None), the
+    derivative of the validation loss in each one's loss weight.
     """
 
     recipe: Recipe
@@ -64,6 +70,7 @@ class Training:
     say: Callable[[str], None]
     views: int = 1
     one_sided: bool = False
+    see_harm: Callable[[Tensor | None, Tensor], None] = ignored
 
 
 class NoMetaStep:

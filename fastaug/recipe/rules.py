@@ -178,6 +178,15 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "run.log_losses: synthetic images have no losses worth keeping; turn it off",
     ),
     (
+        lambda r: r.run.plant > 0 and (r.data.loader == "synthetic" or not r.run.sample_record),
+        "run.plant: flipped labels tell something through the statistics of run.sample_record alone, which synthetic "
+        "images do not have; set it to 0",
+    ),
+    (
+        lambda r: r.run.plant_like is not None and not r.run.plant,
+        "run.plant_like: nothing is flipped; set run.plant, say to 0.01, or leave it out",
+    ),
+    (
         lambda r: r.run.dir is not None and not r.run.dir.strip(),
         "run.dir: is empty; leave it out for runs/<name of the recipe>",
     ),

@@ -106,6 +106,15 @@ class Run:
     trackers: Annotated[list[Literal["tensorboard", "wandb"]], Field(max_length=32)] = key(
         [], "where metrics go besides metrics.jsonl"
     )
+    sample_record: bool = key(
+        True, "keep statistics of every image for samples.npz, which tools/label_report.py reads; 32 bytes an image"
+    )
+    plant: ShareBelowOne = key(
+        0.0, "share of the training images whose label is flipped on purpose, to calibrate tools/label_report.py"
+    )
+    plant_like: Text | None = key(
+        None, "folder of an earlier run on these images, whose confusion of classes the flips of run.plant follow"
+    )
 
 
 @dataclass(config=STRICT)

@@ -21,10 +21,11 @@ from fastaug.distributed import step_on_host
 from fastaug.errors import RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
+from fastaug.evaluation.training_record import TrainingRecord, build_record
 from fastaug.losses import Objective, build_objective, sample_losses
 from fastaug.meta.build import build_learned, build_meta, build_validation
 from fastaug.meta.frozen import FrozenParts
-from fastaug.meta.step import NoMetaStep, Training
+from fastaug.meta.step import NoMetaStep, Training, ignored
 from fastaug.nets.check_names import check_shapes
 from fastaug.nets.model import build_ema, build_model
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
@@ -69,6 +70,7 @@ class Trainer:
     meter: TrainMeter
     evaluator: Evaluator
     sample_losses: SampleLosses | None  # None unless run.log_losses
+    record: TrainingRecord | None  # None unless run.sample_record, and of synthetic images
     meta: NoMetaStep
     not_finite: Tensor  # the update whose loss or gradient was not finite, -1 so far; see stop_if_not_finite
     progress: Progress = field(default_factory=Progress)
@@ -144,6 +146,8 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     if recipe.model.compile:
         network.compile()
     model, prepared = accelerator.prepare(network, optimizer)
+    images = None if parts.index is None else len(parts.index)
+    record = build_record(recipe, images, len(parts.classes), accelerator, order.largest_piece())
     meta: NoMetaStep = NoMetaStep()
     if learned is not None:
         set_rate = learned.scheduled(set_rate, optimizer)
@@ -165,6 +169,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
             say=console.print,
             views=order.views,
             one_sided=recipe.augment.consistency_detach,
+            see_harm=ignored if record is None else record.add_harm,
         )
         validation = build_validation(training, parts, meta_loader(recipe, accelerator, parts), augment)
         meta = build_meta(training, augment, learned, validation)
@@ -187,6 +192,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         meter=TrainMeter(accelerator),
         evaluator=Evaluator(recipe, accelerator, parts, tested, augment),
         sample_losses=build_sample_losses(recipe, accelerator, parts),
+        record=record,
         meta=meta,
         not_finite=step_on_host(accelerator.device),
     )

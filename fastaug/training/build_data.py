@@ -1,11 +1,15 @@
 """Builds the data of a recipe's run: index, splits, and the loaders of training, evaluation and the meta step."""
 
 import hashlib
+import json
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from accelerate import Accelerator
 
 from fastaug.augment.fixed.base import Policy
@@ -13,10 +17,13 @@ from fastaug.augment.fixed.build import build_policy
 from fastaug.data.build import DataParts, build_loader, find_index, find_root, synthetic_parts
 from fastaug.data.label_files import with_labels
 from fastaug.data.loaders.base import Crop, Loader, Loading
+from fastaug.data.planting import planted_labels
 from fastaug.data.sampler import Ids, Order
 from fastaug.data.splits import ROLES, make_splits
 from fastaug.distributed import local_main_process_first, on_every_process
-from fastaug.errors import DataError
+from fastaug.errors import DataError, RecipeError, StorageError
+from fastaug.evaluation.label_scores import confusion
+from fastaug.evaluation.sample_file import read_samples
 from fastaug.recipe.schema import Recipe
 
 
@@ -44,9 +51,39 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     given = index.labels
     if data.labels is not None:
         index = with_labels(index, splits, Path(data.labels))
-    parts = DataParts(index.classes, splits, index, given)
+    parts = planted_parts(recipe, DataParts(index.classes, splits, index, given))
     check_same_data(recipe, accelerator, parts)
     return parts.with_meta() if recipe.meta.acts_frozen else parts
+
+
+def planted_parts(recipe: Recipe, parts: DataParts) -> DataParts:
+    """`parts` with the labels that run.plant flips; RecipeError where what run.plant_like names cannot be used."""
+    if not recipe.run.plant:
+        return parts
+    assert parts.index is not None
+    like, classes = recipe.run.plant_like, len(parts.classes)
+    found = None if like is None else confusion_of(Path(like), parts.classes)
+    labels, planted = planted_labels(
+        parts.index.labels,
+        parts.splits.train,
+        classes,
+        share=recipe.run.plant,
+        seed=recipe.run.seed,
+        confusion=found,
+    )
+    return replace(parts, index=replace(parts.index, labels=labels), planted=planted)
+
+
+def confusion_of(run: Path, classes: Sequence[str]) -> npt.NDArray[np.float64]:
+    """How often images of class a look labelled b in the run folder `run`: [C, C]."""
+    try:
+        samples = read_samples(run).of("train")
+        names = json.loads((run / "classes.json").read_bytes())["classes"]
+    except (StorageError, OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError([f"run.plant_like: {error}"]) from error
+    if names != list(classes):
+        raise RecipeError([f"run.plant_like: {run} was trained on other classes; name a run on these images"])
+    return confusion(samples, len(classes))
 
 
 def check_same_data(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> None:

@@ -100,18 +100,20 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
         torch.manual_seed(seed)
         last = micro == order.accumulate - 1
         with nullcontext() if last else accelerator.no_sync(trainer.model):
-            taken, target = meta.before_forward(inputs, target, step, seed)
+            taken, trained = meta.before_forward(inputs, target, step, seed)
             logits = trainer.model(inputs) if taken is None else taken
             if step == micro == 0:
-                log_batch(trainer, batch, inputs, target, epoch)
+                log_batch(trainer, batch, inputs, trained, epoch)
 
             # ---- loss, backward ----
             # Of all processes' images, damaged ones too: every image weighs the same at any number of processes.
-            loss = trainer.objective(logits, target) / images
+            loss = trainer.objective(logits, trained) / images
             accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
         total += loss.detach()
         if trainer.sample_losses is not None:
-            trainer.sample_losses.add(batch, logits.detach(), target)
+            trainer.sample_losses.add(batch, logits.detach(), trained)
+        if trainer.record is not None:
+            trainer.record.add(batch, logits.detach(), target, epoch)
 
     # ---- clip, check ----
     # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.

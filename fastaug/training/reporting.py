@@ -13,6 +13,7 @@ from fastaug.data.class_names import shown
 from fastaug.distributed import any_process, merged
 from fastaug.errors import DataError, NoImageError
 from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
+from fastaug.evaluation.sample_file import FILE, SplitRecord, archive
 from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
@@ -149,13 +150,15 @@ def evaluate(trainer: Trainer, split: str, weights: str | None = None) -> dict[s
     return figures
 
 
-def measure(trainer: Trainer, split: str, weights: str | None = None, copies: int = 0) -> dict[str, Any]:
+def measure(
+    trainer: Trainer, split: str, weights: str | None = None, copies: int = 0, record: SplitRecord | None = None
+) -> dict[str, Any]:
     """Figures of one split by the network's `weights`; DataError when none of its images can be decoded.
 
-    `copies`: of test-time augmentation, whose figures stand beside them.
+    `copies`: of test-time augmentation, whose figures stand beside them. `record`: see `Evaluator.run`.
     """
     weights = weights or trainer.recipe.eval.weights
-    return {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split, copies)}
+    return {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split, copies, record)}
 
 
 def tell(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
@@ -176,6 +179,7 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
     """
     figures: dict[str, Any] = {}
     problems: list[NoImageError] = []
+    records = {split: SplitRecord() for split in trainer.parts.held_out() if trainer.record is not None}
     final: list[tuple[str, str, str]] = [
         (split, split, trainer.recipe.eval.weights) for split in trainer.parts.held_out()
     ]
@@ -184,7 +188,7 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
         final.append((f"test_{other}", "test", other))
     for name, split, weights in final:
         try:
-            figures[name] = measure(trainer, split, weights, trainer.recipe.eval.tta)
+            figures[name] = measure(trainer, split, weights, trainer.recipe.eval.tta, records.get(name))
         except NoImageError as error:
             problems.append(error)
     collect_skipped(trainer)
@@ -193,7 +197,7 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
     for name, split, _ in final:
         if name in figures:
             tell(trainer, split, figures[name])
-    if samples := judge_samples(trainer):
+    if samples := judge_samples(trainer, records):
         figures |= samples
         write_result(trainer, figures)
     if problems:
@@ -201,12 +205,20 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
     return figures
 
 
-def judge_samples(trainer: Trainer) -> dict[str, Any]:
-    """Writes samples.csv where losses or weights of single images are known; how well they find replaced labels."""
+def judge_samples(trainer: Trainer, records: dict[str, SplitRecord]) -> dict[str, Any]:
+    """Writes what is known of single images; how well it finds labels that data.labels replaced.
+
+    samples.npz holds the statistics of all images, samples.csv the losses and weights of training images, each where
+    they are kept.
+    """
     losses = None if trainer.sample_losses is None else trainer.sample_losses.means(trainer.accelerator)
     figures = sample_figures(trainer.meta.learned, losses)
-    if not figures:
-        return {}
-    if trainer.accelerator.is_main_process:
+    main, kept = trainer.accelerator.is_main_process, {}
+    if figures and main:
         trainer.folder.write("samples.csv", samples_table(trainer.parts, figures))
-    return {"samples": found_errors(trainer.parts, figures)}
+    if trainer.record is not None:
+        kept = trainer.record.columns()
+        held_out = {split: record.columns(trainer.accelerator) for split, record in records.items()}
+        if main:
+            trainer.folder.write(FILE, archive(trainer.parts, kept, held_out))
+    return {"samples": found_errors(trainer.parts, kept | figures)} if figures or kept else {}

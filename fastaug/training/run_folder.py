@@ -206,7 +206,16 @@ class RunFolder:
 
 _OWN_LOGS = ("metrics.jsonl", "skipped.jsonl")
 _FILES = (
-    *("recipe.yaml", "status.json", "result.json", "classes.json", "samples.csv", "batch.png", "errors.log"),
+    *(
+        "recipe.yaml",
+        "status.json",
+        "result.json",
+        "classes.json",
+        "samples.csv",
+        "samples.npz",
+        "batch.png",
+        "errors.log",
+    ),
     *("policy.json", "policy.py"),
 )
 

@@ -20,6 +20,7 @@ def save(trainer: Trainer) -> None:
     progress = trainer.progress
     meter = trainer.meter.state()
     losses = None if trainer.sample_losses is None else trainer.sample_losses.state(trainer.accelerator)
+    record = None if trainer.record is None else trainer.record.state()
     if not trainer.accelerator.is_main_process:
         return
     weights = {"model": trainer.network.state_dict()}
@@ -35,6 +36,7 @@ def save(trainer: Trainer) -> None:
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
         "sample_losses": losses,
+        "sample_record": record,
         "meta": trainer.meta.state_dict(),
         "lines": trainer.folder.lines(),
         "skipped_paths": {sample: trainer.parts.name_of(sample) for sample in progress.skipped},
@@ -131,6 +133,8 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     if trainer.sample_losses is not None:
         trainer.sample_losses.restore(state["sample_losses"], trainer.accelerator.is_main_process)
+    if trainer.record is not None and (record := state.get("sample_record")) is not None:  # 0.2.0 kept none
+        trainer.record.restore(record)
     trainer.meta.load_state_dict(state["meta"])
     trainer.meter.restore(state["meter"])
     began = {"epoch_began": state["progress"]["train_seconds"]}  # unknown to older versions: counted from here

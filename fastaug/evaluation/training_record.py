@@ -1,0 +1,210 @@
+"""Statistics of every training image over a run, at most 32 bytes each: they tell wrong labels, free in every run.
+
+Of each visit counts what the network said of the image in the training pass itself, so nothing is computed twice:
+
+    probability        of the given label, mean over the visits
+    other, its probability   the other class that was most probable over the visits, and its mean probability
+    margin             logit of the given label less the largest other one, mean; below 0 the network disagrees
+    cross_entropy      -log of the probability of the given label, mean
+    forgotten          visits at which the label was no longer told right, and was at the visit before (Toneva et al.,
+                       ICLR 2019)
+    harm               sum of the derivatives of the validation loss in the image's loss weight, of meta steps
+    visits
+
+A mixed sample (CutMix, Mixup) counts for its base image where that has at least half of the mass, and is then judged
+without the partner's class; else for nobody. Of several copies of an image in an update the first counts. An image
+counts at most once an epoch, therefore.
+
+The other class is found without a table over classes: two candidates an image. A candidate gains its probability at
+every visit, exactly. Where the most probable other class is neither candidate, it takes its probability off the second,
+and takes its place when that has none left (Misra and Gries 1982, weighted). So a candidate's mean is never above the
+exact one, and below it by what its class had before it took the place and what others took off; a class that has over
+half of what the most probable other classes have in sum is always a candidate.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from fastaug.batch import Batch
+from fastaug.recipe.schema import Recipe
+from fastaug.targets import SoftTarget
+
+PENDING = 64  # micro-batches that are kept before they are written to the table, and exchanged between processes
+VISITS, FORGOTTEN = (1 << 18) - 1, (1 << 12) - 1  # largest numbers; beyond them nothing is counted any more
+_ID, _GIVEN, _MARGIN, _TOP, _TOP_GIVEN, _FIRST, _SECOND = range(7)  # columns of a pending row
+SUMS = ("probability", "margin", "cross_entropy", "harm")
+
+
+class Said(NamedTuple):
+    """What logits say of given labels, [N] each: log probability of the label, margin, other class, its own."""
+
+    given: Tensor
+    margin: Tensor
+    other: Tensor
+    other_given: Tensor
+
+
+def said(logits: Tensor, labels: Tensor) -> tuple[Said, Tensor]:
+    """What logits [N, C] say of `labels` [N], and the log probabilities [N, C] that it was read from."""
+    log = logits.float().log_softmax(1)
+    given = log.gather(1, labels[:, None])
+    top, other = log.scatter(1, labels[:, None], -torch.inf).max(1)
+    return Said(given[:, 0], given[:, 0] - top, other, top), log
+
+
+class TrainingRecord:
+    """The statistics of all images, the same on every process whatever their number.
+
+    Rows of micro-batches are kept on the device until they are `PENDING`, or the epoch ends, and then written; no step
+    waits for the device.
+    """
+
+    def __init__(self, size: int, classes: int, accelerator: Accelerator, largest: int) -> None:
+        """`size`: images; `largest`: samples of the largest micro-batch of any process."""
+        self.size, self.classes, self.accelerator, self.largest = size, classes, accelerator, largest
+        kind = torch.int16 if classes <= torch.iinfo(torch.int16).max else torch.int32
+        device = accelerator.device
+        # One row more than images: what does not count is written there.
+        self._sums = torch.zeros(len(SUMS), size + 1, device=device)
+        self._masses = torch.zeros(2, size + 1, device=device)  # probability of the candidates, summed
+        self._candidates = torch.full((2, size + 1), -1, dtype=kind, device=device)
+        self._counts = torch.zeros(size + 1, dtype=torch.int32, device=device)  # visits, forgotten, right at the last
+        self._rows: list[Tensor] = []
+        self._harms: list[Tensor] = []
+        self._ids = torch.empty(
+            0, dtype=torch.int64, device=device
+        )  # of the last micro-batch, `size` where not counted
+        self._epoch = -1
+        self.knows_harm = False
+
+    # ---- in the step ----
+
+    @torch.no_grad()
+    def add(self, batch: Batch, logits: Tensor, target: SoftTarget, epoch: int) -> None:
+        """What the network said in training of a micro-batch under its augmented `target`; every process must call."""
+        if epoch != self._epoch or len(self._rows) >= PENDING:
+            self.flush()
+            self._epoch = epoch
+        n, device = len(batch.ids), self._sums.device
+        ids = torch.where(batch.draws == batch.ids, batch.ids, self.size).to(device, non_blocking=True)
+        labels = batch.labels
+        logits, mass, partner = logits[:n, : self.classes], target.mass[:n].detach(), target.classes[:n, 1]
+        mixed = (partner != labels) & (mass[:, 1] > 0) & (partner < self.classes)
+        without = torch.where(mixed, partner, labels)[:, None]
+        logits = logits.float()
+        logits = logits.scatter(1, without, torch.where(mixed[:, None], -torch.inf, logits.gather(1, without)))
+        found, log = said(logits, labels)
+        counts = ((mass[:, 0] >= mass[:, 1]) | ~mixed) & found.margin.isfinite()
+        self._ids = torch.where(counts, ids, self.size)
+        own = self._candidates[:, self._ids].long().T
+        candidates = torch.where(own >= 0, log.gather(1, own.clamp_min(0)).exp(), 0)
+        columns = [self._ids, found.given, found.margin, found.other, found.other_given.exp(), *candidates.T]
+        self._rows.append(self._padded(torch.stack([column.double() for column in columns], 1)))
+
+    @torch.no_grad()
+    def add_harm(self, chosen: Tensor | None, harm: Tensor) -> None:
+        """The derivatives of the validation loss in the weights of samples of the last micro-batch.
+
+        `chosen`: their positions in it; None: all of them. Blank samples behind it do not count.
+        """
+        self.knows_harm = True
+        ids = self._ids if chosen is None else self._ids[chosen.to(self._ids.device)]
+        harm = harm[: len(ids)].double()
+        known = harm.isfinite()
+        row = torch.stack([torch.where(known, ids, self.size).double(), torch.where(known, harm, 0)], 1)
+        self._harms.append(self._padded(row))
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        """Rows as many as the largest micro-batch has, so that processes exchange them without asking for sizes."""
+        blank = rows.new_zeros(self.largest - len(rows), rows.shape[1])
+        blank[:, _ID] = self.size
+        return torch.cat([rows, blank])
+
+    # ---- into the table ----
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Writes what is pending of all processes; every process must call this, after the same updates."""
+        rows, self._rows = self._rows, []
+        if rows:
+            self._write(self.accelerator.gather(torch.cat(rows)))
+        harms, self._harms = self._harms, []
+        if harms:
+            ids, harm = self.accelerator.gather(torch.cat(harms)).T
+            self._sums[SUMS.index("harm"), ids.long()] += harm.float()
+
+    def _write(self, rows: Tensor) -> None:
+        """Each image stands in `rows` at most once."""
+        ids, values = rows[:, _ID].long(), rows[:, _GIVEN:].float().T
+        visits, forgotten, was_right = _unpacked(self._counts[ids])
+        ids = torch.where(visits < VISITS, ids, self.size)
+        right = values[_MARGIN - 1] > 0
+        given = values[_GIVEN - 1]
+        self._sums[:3, ids] += torch.stack([given.exp(), values[_MARGIN - 1], -given])
+        lost = (was_right & ~right).int()
+        self._counts[ids] = _packed(visits + 1, (forgotten + lost).clamp_max(FORGOTTEN), right)
+        masses, candidates = self._masses[:, ids], self._candidates[:, ids].long()
+        other = rows[:, _TOP].long()
+        masses, candidates = _contest(masses + values[_FIRST - 1 :], candidates, other, values[_TOP_GIVEN - 1])
+        self._masses[:, ids], self._candidates[:, ids] = masses, candidates.to(self._candidates.dtype)
+
+    # ---- what is kept and told ----
+
+    def state(self) -> dict[str, Any]:
+        """All that continuing needs; every process must call this."""
+        self.flush()
+        tensors = {"sums": self._sums, "masses": self._masses, "candidates": self._candidates, "counts": self._counts}
+        kept: dict[str, Any] = {name: tensor[..., :-1] for name, tensor in tensors.items()}
+        return kept | {"knows_harm": self.knows_harm}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from `state`; images that are only evaluated may have come or gone since."""
+        known = min(self.size, state["counts"].shape[-1])
+        own = {"sums": self._sums, "masses": self._masses, "candidates": self._candidates, "counts": self._counts}
+        for name, tensor in own.items():
+            tensor[..., :known] = state[name][..., :known].to(tensor)
+        self.knows_harm = bool(state["knows_harm"])
+
+    def columns(self) -> dict[str, Tensor]:
+        """The statistics by name, [size] each; NaN, and class -1, of images that never counted. Every process calls."""
+        self.flush()
+        visits, forgotten, _ = (value[:-1] for value in _unpacked(self._counts))
+        means = {name: self._sums[i, :-1] / visits for i, name in enumerate(SUMS[:3])}
+        other = torch.where(visits > 0, self._candidates[0, :-1], -1)
+        own = {"other": other, "other_probability": self._masses[0, :-1] / visits}
+        harm = {"harm": self._sums[SUMS.index("harm"), :-1]} if self.knows_harm else {}
+        return {**means, **own, "forgotten": forgotten, "visits": visits, **harm}
+
+
+def _contest(masses: Tensor, candidates: Tensor, other: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """The two candidates and their masses [2, N] after class `other` [N] of probability `mass` has been the likeliest.
+
+    A candidate has got its mass of this visit already.
+    """
+    strange = (candidates != other).all(0)
+    left = masses[1] - torch.where(strange, mass, 0)
+    replaced = strange & (left < 0)
+    masses = torch.stack([masses[0], left.abs()])
+    candidates = torch.stack([candidates[0], torch.where(replaced, other, candidates[1])])
+    first = masses[0] >= masses[1]
+    return torch.where(first, masses, masses.flip(0)), torch.where(first, candidates, candidates.flip(0))
+
+
+def _packed(visits: Tensor, forgotten: Tensor, right: Tensor) -> Tensor:
+    return visits | (forgotten << 18) | (right.int() << 30)
+
+
+def _unpacked(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return counts & VISITS, (counts >> 18) & FORGOTTEN, (counts >> 30) > 0
+
+
+def build_record(
+    recipe: Recipe, images: int | None, classes: int, accelerator: Accelerator, largest: int
+) -> TrainingRecord | None:
+    """The record that run.sample_record asks for; synthetic images, whose number is None, have none."""
+    if images is None or not recipe.run.sample_record:
+        return None
+    return TrainingRecord(images, classes, accelerator, largest)

@@ -42,3 +42,17 @@ def confusion(samples: Samples, classes: int) -> npt.NDArray[np.float64]:
     counts = np.zeros((classes, classes))
     np.add.at(counts, (samples["other"][wrong], samples["given"][wrong]), 1)
     return counts
+
+
+def confident(samples: Samples) -> npt.NDArray[np.bool_]:
+    """Which images [N] are confidently of another class: for held-out images, of which the network has not learned.
+
+    The other class is at least as probable as it is on average for the images labelled so (Northcutt et al. 2021,
+    "Confident learning"; of the likeliest class alone, as no other is kept).
+    """
+    given, chance = samples["given"], samples["probability"].astype(np.float64)
+    size = int(max(given.max(initial=-1), samples["other"].max(initial=-1))) + 1
+    images = np.bincount(given, minlength=size)
+    mean = np.bincount(given, chance, size) / np.maximum(images, 1)
+    threshold = np.where(images > 0, mean, np.inf)  # a class without images tells nothing
+    return suspected(samples) & (samples["other_probability"] >= threshold[samples["other"]])

@@ -1,0 +1,129 @@
+"""The list of suspicious labels of a run: a row for every image, the most suspicious first, with cleanlab's columns."""
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastaug.data.build import DataParts
+from fastaug.errors import StorageError
+from fastaug.evaluation.label_estimate import Estimate, estimate
+from fastaug.evaluation.label_scores import confident, label_scores, predicted, suspected
+from fastaug.evaluation.sample_file import SPLITS, Samples
+
+HEAD = ("id", "path", "split", "given_label", "predicted_label", "label_score", "is_label_issue")
+NUMBERS = ("predicted_probability", "probability", "other_probability", "margin", "cross_entropy", "harm")
+COUNTS = ("forgotten", "visits")
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The rows of one split, the most suspicious first; those without a score, and planted ones, are behind all others.
+
+    `samples`: their statistics; `scores`, `predicted` (classes), `issue`, `planted`: [N] each. `estimate`: what planted
+    flips tell of the split, if there are enough.
+    """
+
+    split: str
+    samples: Samples
+    scores: npt.NDArray[np.float64]
+    predicted: npt.NDArray[np.int64]
+    issue: npt.NDArray[np.bool_]
+    planted: npt.NDArray[np.bool_]
+    estimate: Estimate | None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def flagged(self) -> int:
+        """Images whose label looks wrong."""
+        return int(self.issue.sum())
+
+    def pairs(self) -> list[tuple[int, int, int]]:
+        """(given, predicted, count) of the suspicious images, the most frequent pair first."""
+        found = np.stack([self.samples["given"][self.issue], self.predicted[self.issue]], 1)
+        pairs, counts = np.unique(found, axis=0, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs[order], counts[order], strict=True)]
+
+
+def label_table(samples: Samples, split: str, seed: int = 0) -> LabelTable:
+    """The table of a split. With enough planted flips as many images are flagged as labels are estimated to be wrong.
+
+    Without them, those that look more like another class; of held-out images, those that do so confidently.
+    """
+    own = samples.of(split)
+    planted, scores = own["trained"] != own["given"], label_scores(own)
+    known = ~planted & ~np.isnan(scores)
+    told = estimate(scores[known], scores[planted & ~np.isnan(scores)], seed) if split == "train" else None
+    order = np.lexsort((own["id"], np.where(known, scores, np.inf)))
+    if told is not None:
+        issue = np.arange(len(order)) < round(told.wrong.value)
+    else:
+        issue = (suspected(own) if split == "train" else confident(own))[order]
+    own = Samples({name: column[order] for name, column in own.columns.items()})
+    known = known[order]
+    found = np.where(known, scores[order], np.nan)
+    return LabelTable(split, own, found, predicted(own), issue & known, planted[order], told)
+
+
+def check_fits(samples: Samples, parts: DataParts, run: str) -> None:
+    """StorageError unless the statistics are of these images and classes."""
+    assert parts.index is not None
+    classes = len(parts.classes)
+    for split in SPLITS:
+        own, ids = samples.of(split), parts.splits.of(split)
+        if not np.array_equal(np.sort(own["id"]), np.sort(ids)[: len(ids)]) and split == "train":
+            raise StorageError(
+                f"{run}: its statistics are of {len(own)} training images, and there are now {len(ids)}, or others; put "
+                "the data back as they were, or train again"
+            )
+    for name, least in (("given", 0), ("trained", 0), ("other", -1)):
+        column = samples[name]
+        if len(column) and (column.min() < least or column.max() >= classes):
+            raise StorageError(
+                f"{run}: samples.npz has a {name} class {column.min()} to {column.max()}, and there are {classes} "
+                "classes; run the training command again"
+            )
+    given = parts.given_labels()
+    if len(samples) and (samples["id"].max() >= len(given) or (given[samples["id"]] != samples["given"]).any()):
+        raise StorageError(f"{run}: the labels of the data are not those it was trained on; train again")
+
+
+def csv_text(tables: list[LabelTable], parts: DataParts) -> bytes:
+    """labels.csv: all images of the tables, in UTF-8; bytes of a name that are none stand as escapes."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    numbers = [name for name in NUMBERS if name != "harm" or all("harm" in table.samples.columns for table in tables)]
+    writer.writerow([*HEAD, *numbers, *COUNTS, "planted"])
+    for table in tables:
+        writer.writerows(zip(*_columns(table, parts, numbers), strict=True))
+    return out.getvalue().encode(errors="backslashreplace")
+
+
+def _columns(table: LabelTable, parts: DataParts, numbers: list[str]) -> list[list[Any]]:
+    own, classes = table.samples, np.array([*parts.classes, ""], dtype=object)  # -1 is the last
+    ids = own["id"].tolist()
+    seen = np.where(table.predicted == own["given"], own["probability"], own["other_probability"])
+    values = {**own.columns, "predicted_probability": np.where(table.predicted >= 0, seen, np.nan)}
+    return [
+        ids,
+        [parts.name_of(i) for i in ids],
+        [table.split] * len(ids),
+        classes[own["given"]].tolist(),
+        classes[table.predicted].tolist(),
+        _text(table.scores),
+        table.issue.tolist(),
+        *(_text(values[name]) for name in numbers),
+        *(own[name].tolist() for name in COUNTS),
+        table.planted.tolist(),
+    ]
+
+
+def _text(values: npt.NDArray[Any]) -> list[str]:
+    """Numbers in six digits, nothing for those that are not known."""
+    return ["" if value != value else f"{value:.6g}" for value in values.tolist()]

@@ -1,0 +1,97 @@
+"""Lists the labels of a run's images that look wrong, the most suspicious first, and says how many are.
+
+    python fastaug/train.py RECIPE.yaml run.plant=0.01
+    python tools/label_report.py runs/RECIPE
+
+Writes labels.html, one page with pictures, and labels.csv, all images with cleanlab's column names, into the run
+folder. Ticked rows of the page are saved as a file for data.labels. How many labels are wrong is estimated where
+run.plant has flipped some on purpose; they are not listed. --truth compares with a file of true labels, which is not
+looked at otherwise. docs/label_doctor.md explains the figures.
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+from fastaug.errors import FastaugError, RecipeError, StorageError
+from fastaug.recipe.reading import read_recipe
+
+QUIET = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]"]
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder of a run that has ended")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of its recipe")
+    parser.add_argument("--pictures", type=int, default=200, metavar="N", help="rows of a split shown (default 200)")
+    parser.add_argument("--truth", type=Path, metavar="FILE.tsv", help="true labels, to judge the report itself")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    found = parser.parse_intermixed_args(arguments)
+    if found.pictures < 0:
+        parser.error("--pictures must be at least 0")
+    return found
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Writes page and table, says what is in them."""
+    run: Path = arguments.run
+    if not (run / "recipe.yaml").exists():
+        raise StorageError(f"{run}: is no run folder, it has no recipe.yaml; name the run.dir of a training")
+    from fastaug.evaluation.sample_file import read_samples
+
+    samples = read_samples(run)
+    recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
+    from fastaug.atomic_files import write_atomically
+    from fastaug.distributed import build_accelerator
+    from fastaug.evaluation.label_truth import judged, read_truth
+    from fastaug.reports.label_page import page, result
+    from fastaug.reports.label_table import check_fits, csv_text, label_table
+    from fastaug.training.build_data import find_data
+
+    parts = find_data(recipe, build_accelerator(recipe))
+    check_fits(samples, parts, str(run))
+    truth = None if arguments.truth is None else read_truth(arguments.truth, parts)
+    tables = [label_table(samples, split, recipe.run.seed) for split in ("train", *parts.held_out())]
+    figures = result(tables)
+    if truth is not None:
+        figures["truth"] = judged(tables[0], truth)
+    keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
+    settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
+    command = shlex.join(["accelerate", "launch", "fastaug/train.py", str(run / "recipe.yaml"), *settings])
+    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, [])
+    written = {"labels.html": text.encode(), "labels.csv": csv_text(tables, parts)}
+    for name, data in written.items():
+        write_atomically(run / name, data)
+        print(run / name)
+    for table in tables:
+        told = table.estimate
+        number = "not estimated without run.plant" if told is None else "{:.0f} ({:.0f} to {:.0f})".format(*told.wrong)
+        print(f"{table.split}: {len(table)} images, {table.flagged} flagged; wrong labels: {number}")
+    if "truth" in figures:
+        print("against the truth:", json.dumps(figures["truth"]))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code, as that of train.py."""
+    try:
+        return report(parse(arguments))
+    except FastaugError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except OSError as error:
+        print(f"the report cannot be written: {error}", file=sys.stderr)
+        return 5
+
+
+if __name__ == "__main__":
+    sys.exit(main())

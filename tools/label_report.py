@@ -19,7 +19,7 @@ import json
 import shlex
 from pathlib import Path
 
-from fastaug.errors import FastaugError, RecipeError, StorageError
+from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.reading import read_recipe
 
 QUIET = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]"]

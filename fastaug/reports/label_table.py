@@ -79,7 +79,7 @@ def check_fits(samples: Samples, parts: DataParts, run: str) -> None:
         own, ids = samples.of(split), parts.splits.of(split)
         if not np.array_equal(np.sort(own["id"]), np.sort(ids)[: len(ids)]) and split == "train":
             raise StorageError(
-                f"{run}: its statistics are of {len(own)} training images, and there are now {len(ids)}, or others; put "
+                f"{run}: its statistics are of {len(own)} training images, now there are {len(ids)}, or others; put "
                 "the data back as they were, or train again"
             )
     for name, least in (("given", 0), ("trained", 0), ("other", -1)):

@@ -1,27 +1,31 @@
 """How many labels are wrong, and how many of the first n in the list, with 95 % intervals: calibrated by planted flips.
 
-Planted images are wrong for certain, so the share R(t) of them that scores t or less is the recall of wrong labels at
-t, and that of wrong labels in the data if they are as hard to see. With U(t) images of the data that score t or less,
-F(t) of them rightly labelled, the data hold W = (U(t) - F(t)) / R(t) wrong labels at any t.
+Planted images are wrong for certain. The share R(t) of them that scores t or less is the recall of wrong labels at t,
+if those of the data are as hard to see. U(t) images of the data score t or less; with F(t) of them rightly labelled,
+the data hold W = (U(t) - F(t)) / R(t) wrong labels. Two things are not known and are drawn:
 
-The threshold: the least U(t) / r(t), r the lower end of the recall's 68 % interval, after the best bin of Garg et al.,
-NeurIPS 2021: as few false alarms as can be without living from a handful of planted images. False alarms below it are
-not seen. Their density is taken to fall from the valley of the scores downwards, so F(t) is at most t times the least
-density that the data have around t; every number up to that bound is as likely.
+    F(t)    right labels become rarer towards low scores, F(t) ~ t^k with k >= 1. Their density f at t is that of the
+            data less W times that of the planted images, so F(t) = f t / k; 1 / k is Beta(1, 5), a sixth on average.
+    R(t)    wrong labels of the data may be easier or harder to see than planted ones: the odds of missing one are those
+            of the planted images times a factor whose logarithm has the standard deviation `unlike`.
 
-The intervals are quantiles of draws: recalls from their posterior (Jeffreys), false alarms as said, wrong labels beyond
-the threshold from the negative binomial that the recall gives.
+The threshold t is the one whose terms add up to the least error: sampling of R, its factor, F. It lies high: a low one
+would count on the most conspicuous labels being the same share of both.
+
+The intervals are quantiles of draws: R from its posterior (Jeffreys), missed labels from the negative binomial then.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Scores = npt.NDArray[np.float64]
 DRAWS, FEWEST = 4000, 10  # draws of an interval; planted images below which nothing is estimated
-_VALLEY, _WINDOW = (0.25, 0.95), 0.1  # scores among which the valley is looked for, and how wide one window is
+UNLIKE, ALIKE = 0.7, 0.3  # `unlike` of flips to any class, and of flips that follow the confusion of an earlier run
+_STEP, _WIDTH = 0.02, 0.05  # between thresholds; width of the kernel of densities
+_GRID = np.arange(0.02, 0.99, _STEP)
 
 
 class Interval(NamedTuple):
@@ -32,73 +36,119 @@ class Interval(NamedTuple):
     high: float
 
 
+class Draws(NamedTuple):
+    """What is not known, drawn so many times: recall at the threshold, right labels up to it, k, wrong ones in all."""
+
+    recall: npt.NDArray[np.float64]
+    false: npt.NDArray[np.int64]
+    power: npt.NDArray[np.float64]
+    wrong: npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """What planted flips tell: `scores` [n] of the data in ascending order, and draws of what is not known.
-
-    `wrong`: wrong labels in all. `threshold`: see the head of this file; `recall` there.
-    """
+    """What planted flips tell of the scores [n] of the data, in ascending order; see the head of this file."""
 
     scores: Scores
     planted: Scores
     threshold: float
-    recall: Interval
-    wrong: Interval
-    _false: npt.NDArray[np.float64]  # false alarms up to the threshold, a draw each
-    _recalls: npt.NDArray[np.float64]
-    _wrong: npt.NDArray[np.float64]
-    _seed: int
+    draws: Draws
+
+    @property
+    def wrong(self) -> Interval:
+        """Wrong labels in all."""
+        return _interval(self.draws.wrong)
+
+    @property
+    def recall(self) -> Interval:
+        """The share of them that scores no more than the threshold."""
+        return _interval(self.draws.recall)
 
     def precision(self, n: int) -> Interval:
         """The share of wrong labels among the first `n` of the data, n >= 1."""
-        t = self.scores[n - 1]
-        at = int((self.scores <= self.threshold).sum())
-        if n <= at:
-            share = (t / self.threshold if self.threshold > 0 else 1.0) * n / max(n, 1)
-            found = n - np.minimum(self._false * min(1.0, share), n)
-        else:
-            draw = np.random.default_rng(self._seed + 1)
-            within = at - self._false
-            beyond = self._wrong - within
-            k, m = ((self.planted > self.threshold) & (self.planted <= t)).sum(), (self.planted > self.threshold).sum()
-            seen = draw.beta(k + 0.5, m - k + 0.5, DRAWS)
-            found = within + np.minimum(beyond * seen, n - at)
-        return _interval(found / n)
+        t, flagged = float(self.scores[n - 1]), int(np.searchsorted(self.scores, self.threshold, side="right"))
+        _, false, power, wrong = self.draws
+        draw = np.random.default_rng(n)
+        if n <= flagged:
+            return _interval(1 - np.minimum(draw.binomial(false, (t / self.threshold) ** power), n) / n)
+        beyond = self.planted[self.planted > self.threshold]
+        k = int((beyond <= t).sum())
+        seen = draw.beta(k + 0.5, len(beyond) - k + 0.5, DRAWS)
+        found = flagged - false
+        return _interval((found + np.minimum(draw.binomial(wrong - found, seen), n - flagged)) / n)
 
 
-def estimate(scores: Scores, planted: Scores, seed: int = 0) -> Estimate | None:
-    """The estimate from scores [n] of the data and [m] of planted images, low is bad; None of too few planted ones."""
+def estimate(scores: Scores, planted: Scores, *, unlike: float = UNLIKE, seed: int = 0) -> Estimate | None:
+    """The estimate from scores [n] of the data and [m] of planted images, low is bad; None of fewer than FEWEST."""
     scores, planted = np.sort(scores), np.sort(planted)
     if len(planted) < FEWEST or not len(scores):
         return None
+    able = _thresholds(scores, planted)
+    t = able[int(np.argmin([_error(scores, planted, at, unlike) for at in able]))]
+    return Estimate(scores, planted, t, _draws(scores, planted, t, unlike, seed))
+
+
+def _recall(planted: Scores, t: float) -> float:
+    return (np.searchsorted(planted, t, side="right") + 0.5) / (len(planted) + 1)
+
+
+def _density(scores: Scores) -> Scores:
+    """How dense `scores` are at each threshold of the grid: a number per unit of score."""
+    edges = np.append(_GRID - _STEP / 2, _GRID[-1] + _STEP / 2)
+    counts = np.histogram(scores, edges)[0]
+    kernel = np.exp(-0.5 * (np.arange(-15, 16) * _STEP / _WIDTH) ** 2)
+    return np.convolve(counts, kernel / kernel.sum(), "same") / _STEP
+
+
+def _densities(scores: Scores, planted: Scores, t: float) -> tuple[float, float, float]:
+    """How dense wrong and right labels of the data are at `t`, and the standard error of either from planted images.
+
+    Right labels are no denser there than anywhere from it to their peak.
+    """
+    own, data, at = _density(planted), _density(scores), int(np.argmin(abs(t - _GRID)))
+    wrong = own / len(planted) * np.searchsorted(scores, t, side="right") / _recall(planted, t)
+    right = np.maximum(data - wrong, 1.0)[at : 1 + at + int(np.argmax(data[at:]))]
+    near = max(float(own[at]) * _WIDTH * 2 * np.pi**0.5, 1.0)  # planted images that the kernel sees
+    return float(wrong[at]), float(right.min()), float(wrong[at]) / near**0.5
+
+
+def _thresholds(scores: Scores, planted: Scores) -> list[float]:
+    """Those that find half of the planted images, below the peak of right labels and where these are the rarer ones."""
+    high = np.quantile(planted, 0.75) <= _GRID
+    peak = float(_GRID[high][np.argmax(_density(scores)[high])]) if high.any() else float(_GRID[-1])
+    able = [float(t) for t in _GRID if _recall(planted, t) >= 0.5] or [float(_GRID[-1])]
+    kept = []
+    for t in able:
+        wrong, right, _ = _densities(scores, planted, t)
+        if t < peak and right <= wrong:
+            kept.append(t)
+    return kept or able[:1]
+
+
+def _error(scores: Scores, planted: Scores, t: float, unlike: float) -> float:
+    """Roughly the relative error of the number of wrong labels as counted at `t`."""
+    recall, flagged = _recall(planted, t), max(int(np.searchsorted(scores, t, side="right")), 1)
+    sampling = np.sqrt((1 - recall) / (recall * len(planted)))
+    right = _densities(scores, planted, t)[1]
+    return float(np.hypot(sampling, (1 - recall) * unlike) + right * t / (6 * flagged))
+
+
+def _draws(scores: Scores, planted: Scores, t: float, unlike: float, seed: int) -> Draws:
     draw = np.random.default_rng(seed)
-    m = len(planted)
-    k = np.searchsorted(planted, planted, side="right")  # planted images that score as low as each
-    flagged = np.searchsorted(scores, planted, side="right")
-    recall = (k + 0.5) / (m + 1)
-    lower = recall - np.sqrt(recall * (1 - recall) / (m + 2))
-    best = int(np.argmin(np.where(k >= FEWEST / 2, (flagged + 1) / np.maximum(lower, 1e-9), np.inf)))
-    t, u = float(planted[best]), int(flagged[best])
-    recalls = draw.beta(k[best] + 0.5, m - k[best] + 0.5, DRAWS)
-    false = np.minimum(draw.poisson(draw.uniform(0, 1, DRAWS) * _false_alarms(scores, planted, t, u / recall[best])), u)
-    seen = u - false
-    missed = draw.negative_binomial(np.maximum(seen, 1), recalls)
-    wrong = np.minimum(seen + missed, len(scores)).astype(np.float64)
-    return Estimate(
-        scores, planted, t, _interval(recalls), _interval(wrong), false.astype(np.float64), recalls, wrong, seed
-    )
+    k, m = int(np.searchsorted(planted, t, side="right")), len(planted)
+    flagged = int(np.searchsorted(scores, t, side="right"))
+    share = draw.beta(1, 5, DRAWS)
+    _, right, error = _densities(scores, planted, t)
+    density = np.maximum(right + error * draw.normal(size=DRAWS), 1.0)
+    false = np.minimum(draw.poisson(share * density * t), flagged)
+    missing = 1 - draw.beta(k + 0.5, m - k + 0.5, DRAWS)
+    odds = missing / (1 - missing) * np.exp(unlike * draw.normal(size=DRAWS))
+    recall = 1 / (1 + odds)
+    found = flagged - false
+    missed = np.where(found > 0, draw.negative_binomial(np.maximum(found, 1), recall), 0)
+    return Draws(recall, false, 1 / share, np.minimum(found + missed, len(scores)))
 
 
-def _false_alarms(scores: Scores, planted: Scores, t: float, wrong: float) -> float:
-    """The most false alarms below `t` that the least density of right labels in the valley allows."""
-    least = np.inf
-    for low in np.arange(_VALLEY[0], _VALLEY[1] - _WINDOW, _WINDOW / 4):
-        inside = float(((scores > low) & (scores <= low + _WINDOW)).sum())
-        own = wrong * float(((planted > low) & (planted <= low + _WINDOW)).mean())
-        least = min(least, (max(inside - own, 0.0) + 1) / _WINDOW)
-    return least * t
-
-
-def _interval(draws: npt.NDArray[np.float64]) -> Interval:
+def _interval(draws: npt.NDArray[Any]) -> Interval:
     low, middle, high = np.quantile(draws, (0.025, 0.5, 0.975))
     return Interval(float(middle), float(low), float(high))

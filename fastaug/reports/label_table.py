@@ -59,7 +59,7 @@ def label_table(samples: Samples, split: str, seed: int = 0) -> LabelTable:
     own = samples.of(split)
     planted, scores = own["trained"] != own["given"], label_scores(own)
     known = ~planted & ~np.isnan(scores)
-    told = estimate(scores[known], scores[planted & ~np.isnan(scores)], seed) if split == "train" else None
+    told = estimate(scores[known], scores[planted & ~np.isnan(scores)], seed=seed) if split == "train" else None
     order = np.lexsort((own["id"], np.where(known, scores, np.inf)))
     if told is not None:
         issue = np.arange(len(order)) < round(told.wrong.value)

@@ -4,6 +4,7 @@ Every draw is keyed by (seed, epoch, id): the same sample looks the same in any 
 part of a batch can be made a second time, on autograd's graph of what the meta step learns.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
@@ -27,7 +28,7 @@ from fastaug.ops.crop_mix import (
 )
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.seeding import Key, Stream, are_first
-from fastaug.targets import SoftTarget, hard_target, smoothed
+from fastaug.targets import SoftTarget, hard_target, mixed_weight, smoothed
 
 
 class BatchAugment:
@@ -35,6 +36,8 @@ class BatchAugment:
 
     `hidden` mixes inside the network, `learned` is what a meta step changes. `dtype` is that of training images:
     bfloat16 saves half of the writing where autocast rounds them to it anyway, in the network's first layer.
+    `image_weights(ids)`: loss weights [n] of training images, besides those that are learned; the same in all of an
+    update.
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class BatchAugment:
         hidden: HiddenCutMix | None = None,
         learned: LearnedEffects | None = None,
         dtype: torch.dtype = torch.float32,
+        image_weights: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.recipe, self.classes, self.hidden, self.dtype = recipe, classes, hidden, dtype
+        self.image_weights = image_weights
         self.learned = LearnedEffects() if learned is None else learned
         self.shifts = recipe.data.known_shift != "none" and recipe.data.known_shift_train
         augment, side = recipe.augment, recipe.data.img_size
@@ -186,6 +191,9 @@ class BatchAugment:
         if self.hidden is not None:
             target = self.hidden.draw(Key(self.recipe.run.seed, epoch, Stream.MIX), view.batch, self.classes)
         target = self.learned.target(target, view)
+        if self.image_weights is not None:
+            weight = mixed_weight(target.mass, view.pairs(self.image_weights(view.batch.ids)))
+            target = target._replace(weight=target.weight * weight)
         smoothing = self.learned.smoothing(self.recipe.augment.smoothing)
         return smoothed(target, smoothing) if isinstance(smoothing, Tensor) or smoothing else target
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,13 @@ class DataParts:
     folder_labels: Ids | None = None
     planted: Planted | None = None  # labels of training images that were flipped on purpose
     learned_on: str | None = None  # the fingerprint that they had while something was learned; see `with_meta`
+    clean: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # what train has of the meta split
 
     def with_meta(self) -> "DataParts":
         """The same data with the meta split in the training split, as where nothing is learned from it any more."""
         splits, none = self.splits, self.splits.meta[:0]
         joined = replace(splits, train=np.sort(np.concatenate([splits.train, splits.meta])), meta=none)
-        return replace(self, splits=joined, learned_on=self.fingerprint(learns=True))
+        return replace(self, splits=joined, learned_on=self.fingerprint(learns=True), clean=splits.meta)
 
     def given_labels(self) -> Ids:
         """The labels of all images as they were given: those of `index` without what was flipped on purpose."""

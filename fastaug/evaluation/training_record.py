@@ -80,6 +80,11 @@ class TrainingRecord:
         self._epoch = -1
         self.knows_harm = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where the table is."""
+        return self._sums.device
+
     # ---- in the step ----
 
     @torch.no_grad()
@@ -150,6 +155,16 @@ class TrainingRecord:
         other = rows[:, _TOP].long()
         masses, candidates = _contest(masses + values[_FIRST - 1 :], candidates, other, values[_TOP_GIVEN - 1])
         self._masses[:, ids], self._candidates[:, ids] = masses, candidates.to(self._candidates.dtype)
+
+    def agreement(self, ids: Tensor) -> Tensor:
+        """Mean probability of the given label over that of the most probable class, in [0, 1], for `ids` [n].
+
+        Of what is written so far, which for an image is the epochs before the present one; 1 before its first visit.
+        """
+        ids = ids.to(self._sums.device)
+        given, other = self._sums[SUMS.index("probability"), ids], self._masses[0, ids]
+        most = torch.maximum(given, other)
+        return torch.where(most > 0, given / torch.where(most > 0, most, 1), 1)
 
     # ---- what is kept and told ----
 

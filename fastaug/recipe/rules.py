@@ -183,6 +183,16 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "images do not have; set it to 0",
     ),
     (
+        lambda r: r.augment.trust > 0 and (r.data.loader == "synthetic" or not r.run.sample_record),
+        "augment.trust: weights follow from the statistics of run.sample_record, which synthetic images do not have; "
+        "turn it on, or set augment.trust to 0",
+    ),
+    (
+        lambda r: r.meta.train_weight != 1 and not r.meta.acts_frozen,
+        "meta.train_weight: meta images are trained on where nothing learns from them; set meta.frozen=true, or leave "
+        "it out",
+    ),
+    (
         lambda r: r.run.plant_like is not None and not r.run.plant,
         "run.plant_like: nothing is flipped; set run.plant, say to 0.01, or leave it out",
     ),

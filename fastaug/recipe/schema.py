@@ -311,6 +311,11 @@ class Augment:
     consistency_detach: bool = key(
         False, "p of the image is a constant in the consistency loss, as in UDA; false: it learns too"
     )
+    trust: Annotated[float, Field(ge=0, le=100)] = key(
+        0.0,
+        "wrong labels: loss weight of an image, (mean probability of its label / of the likeliest class) ** trust, "
+        "over the epochs before; 0: off, 2 where labels are wrong",
+    )
 
 
 @dataclass(config=STRICT)
@@ -405,6 +410,7 @@ class Meta:
     frozen: bool = key(
         False, "parts, if any, act with the values they have: no meta step, and the meta split is trained on"
     )
+    train_weight: Positive = key(1.0, "frozen: loss weight of the meta images; above 1 where they alone are sure")
 
     @property
     def acts_frozen(self) -> bool:

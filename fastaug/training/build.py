@@ -32,6 +32,7 @@ from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.training import checkpoint
 from fastaug.training.build_data import evaluation_loader, find_data, meta_loader, training_loader
+from fastaug.training.image_weights import build_image_weights
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.train_meter import TrainMeter
 
@@ -138,7 +139,10 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer, newest_state, console.print)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    augment = BatchAugment(recipe, len(parts.classes), hidden, learned, dtype)
+    images = None if parts.index is None else len(parts.index)
+    record = build_record(recipe, images, len(parts.classes), accelerator, order.largest_piece())
+    image_weights = build_image_weights(recipe, parts, record)
+    augment = BatchAugment(recipe, len(parts.classes), hidden, learned, dtype, image_weights)
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
     set_rate = build_schedule(recipe.optim, optimizer, **updates)
     ema = build_ema(recipe.model, network)
@@ -146,8 +150,6 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     if recipe.model.compile:
         network.compile()
     model, prepared = accelerator.prepare(network, optimizer)
-    images = None if parts.index is None else len(parts.index)
-    record = build_record(recipe, images, len(parts.classes), accelerator, order.largest_piece())
     meta: NoMetaStep = NoMetaStep()
     if learned is not None:
         set_rate = learned.scheduled(set_rate, optimizer)

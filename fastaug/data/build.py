@@ -41,9 +41,15 @@ class DataParts:
     learned_on: str | None = None  # the fingerprint that they had while something was learned; see `with_meta`
 
     def with_meta(self) -> "DataParts":
-        """The same data with the meta split in the training split, as where nothing is learned from it any more."""
+        """The same data with the meta split in the training split, as where nothing is learned from it any more.
+
+        DataError where the meta split is the test split.
+        """
         splits, none = self.splits, self.splits.meta[:0]
-        joined = replace(splits, train=np.sort(np.concatenate([splits.train, splits.meta])), meta=none)
+        if splits.meta_shares == "test":
+            text = "data.splits: its meta split is the test split, which parts that only act would train on"
+            raise DataError(f"{text}; give splits of their own to runs with meta.frozen or meta.reuse")
+        joined = replace(splits, train=np.union1d(splits.train, splits.meta), meta=none, meta_shares=None)
         return replace(self, splits=joined, learned_on=self.fingerprint(learns=True))
 
     def held_out(self) -> list[str]:

@@ -16,19 +16,17 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
-import csv
 import hashlib
-import io
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastaug.errors import DataError, FastaugError, RecipeError
+from fastaug.errors import FastaugError, RecipeError
 from fastaug.recipe.reading import read_recipe
 
 if TYPE_CHECKING:
     from fastaug.data.build import DataParts
-    from fastaug.data.distortion import Distorted, Distortion, Matrix
+    from fastaug.data.distortion import Distorted, Matrix
     from fastaug.data.distortion_files import Drawn
     from fastaug.data.splits import Splits
 
@@ -43,7 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("recipe", help="YAML file; recipes/ has examples")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
     parser.add_argument("--subsample", type=float, default=1.0, metavar="SR", help="share of images kept (default 1)")
-    parser.add_argument("--imbalance", type=float, default=1.0, metavar="IR", help="first half of the classes to second")
+    parser.add_argument("--imbalance", type=float, default=1.0, metavar="IR", help="images of common to rare classes")
     parser.add_argument("--noise", type=float, default=0.0, metavar="NR", help="share of wrong labels (default 0)")
     parser.add_argument(
         "--kind", default="uniform", help="which label: uniform, uniform_all, pairwise, classwise, confusion"
@@ -53,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--column", default="worse_label", metavar="NAME", help="of --human (default worse_label)")
     ablation = parser.add_mutually_exclusive_group()
     ablation.add_argument("--overfit", action="store_true", help="meta split = test split: an upper bound, no result")
-    ablation.add_argument("--oversplit", action="store_true", help="meta split = train split, which has the meta images")
+    ablation.add_argument("--oversplit", action="store_true", help="meta split = train split, all of it")
     parser.add_argument("--seed", type=int, default=0, help="of every draw (default 0)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write")
     parser.add_argument("--judge", type=Path, metavar="FOLDER", help="a distortion, to judge data.labels by its truth")

@@ -13,9 +13,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,8 @@ from fastaug.data.splits import ROLES, SHARED, Splits
 from fastaug.errors import DataError
 
 
-class Drawn(NamedTuple):
+@dataclass(frozen=True)
+class Drawn:
     """A distortion of the images of `index`, whose labels are the true ones, and the splits that it makes.
 
     `arguments` are what it was drawn by, for distortion.json.
@@ -72,7 +73,9 @@ def write_distortion(folder: Path, drawn: Drawn) -> dict[str, Any]:
 def _lists(splits: Splits) -> dict[str, bytes]:
     """The text of each list; one without a line empties a split that the folders name."""
     texts = {role: b"".join(b"%d\n" % i for i in splits.of(role)) for role in ROLES}
-    texts |= {"meta": line + b"\n" for line, role in SHARED.items() if role == splits.meta_shares}
+    for line, role in SHARED.items():
+        if role == splits.meta_shares:
+            texts["meta"] = line + b"\n"
     return {f"{role}.txt": text for role, text in texts.items()}
 
 

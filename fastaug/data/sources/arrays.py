@@ -1,9 +1,10 @@
 """Data sets published as arrays, written once as class folders of PNG files that the index and the loaders take.
 
-`cifar10:PATH`, `cifar100:PATH`, `mnist:PATH` and `svhn:PATH` as data.root: PATH is the folder of the published files, its parent,
-or the archive as downloaded. The set becomes {train,test}/CLASS/NNNNN.png in cache_dir()/"arrays", pixels unchanged,
-NNNNN = row in the source (CIFAR-10's five batches count on). Labels are the source's own numbers. A copy is known by
-its place and its files' names, sizes and modification times; what was made of an older one may be deleted by hand.
+`cifar10:PATH`, `cifar100:PATH`, `mnist:PATH` and `svhn:PATH` as data.root: PATH is the folder of the published files,
+its parent, or the archive as downloaded. The set becomes {train,test}/CLASS/NNNNN.png in cache_dir()/"arrays", pixels
+unchanged, NNNNN = row in the source (CIFAR-10's five batches count on). Labels are the source's own numbers. A copy is
+known by its place and its files' names, sizes and modification times; what was made of an older one may be deleted by
+hand.
 """
 
 import hashlib

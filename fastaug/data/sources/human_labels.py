@@ -1,7 +1,8 @@
 """Published labels by people for CIFAR: CIFAR-N (Wei et al., ICLR 2022), files CIFAR-10_human.pt, CIFAR-100_human.pt.
 
-Columns of CIFAR-10: aggre_label (majority of three), worse_label (a wrong one of the three, if any), random_label1 to 3;
-of CIFAR-100: noisy_label. Row i is training image i of the published set; clean_label repeats its own labels.
+Columns of CIFAR-10: aggre_label (majority of three), worse_label (a wrong one of the three, if any), random_label1,
+random_label2, random_label3; of CIFAR-100: noisy_label. Row i is training image i of the published set; clean_label
+repeats its own labels.
 """
 
 import os
@@ -45,5 +46,7 @@ def rows_of(index: Index, train: Ids) -> Ids:
     """The row in the published set of each image, by its file's name; DataError for a set of another form."""
     stems = [os.path.splitext(os.path.basename(index.paths[i]))[0] for i in train.tolist()]
     if not all(stem.isdigit() for stem in stems) or len(set(stems)) < len(stems):
-        raise DataError("data.root: files are not named by their row; labels by people need cifar10:PATH, cifar100:PATH")
+        raise DataError(
+            "data.root: files are not named by their row; labels by people need cifar10:PATH or cifar100:PATH"
+        )
     return np.array(list(map(int, stems)), dtype=np.int64)

@@ -8,7 +8,7 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastaug.errors import FastaugError, RecipeError, StorageError
 from fastaug.recipe.reading import read_recipe, read_stored
@@ -16,6 +16,7 @@ from fastaug.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
     from torch import nn
 
     from fastaug.data.build import DataParts
@@ -92,6 +93,37 @@ def learned_policy(
         raise StorageError(f"{path}: does not hold the policy that its recipe learns ({error})") from error
 
 
+class Restored(NamedTuple):
+    """The network of a checkpoint and the data of its recipe, with labels as the network's outputs."""
+
+    recipe: Recipe
+    accelerator: "Accelerator"
+    parts: "DataParts"
+    network: "nn.Module"
+    state: dict[str, Any]
+
+
+def restored(path: Path, recipe: Recipe) -> Restored:
+    """What the checkpoint folder `path` holds, and what `recipe` evaluates it on."""
+    from fastaug.distributed import build_accelerator
+    from fastaug.training import checkpoint
+    from fastaug.training.build import build_network
+    from fastaug.training.build_data import find_data
+    from fastaug.training.trainer_state import class_names, load_weights
+
+    accelerator = build_accelerator(recipe)
+    weights, state = checkpoint.load(path)
+    parts = find_data(recipe, accelerator)
+    trained = class_names(state)
+    if trained is None:
+        accelerator.print(f"{path} is of a version that kept no class names: classes are matched by their order")
+    else:
+        parts = parts.for_network(trained)
+    network = build_network(recipe, len(parts.classes), accelerator)
+    load_weights(network, weights["ema" if recipe.eval.weights == "ema" else "model"])
+    return Restored(recipe, accelerator, parts, network, state)
+
+
 def shown_figures(figures: dict[str, Any]) -> dict[str, str]:
     """The figures that are one number or word, those of test-time augmentation among them."""
     tta = {f"tta {name}": value for name, value in figures.get("tta", {}).items()}
@@ -103,26 +135,13 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.console import Console
     from fastaug.data.class_names import shown
-    from fastaug.distributed import build_accelerator
     from fastaug.evaluation.evaluate import Evaluator
     from fastaug.provenance import versions
-    from fastaug.training import checkpoint
-    from fastaug.training.build import build_network
-    from fastaug.training.build_data import evaluation_loader, find_data
-    from fastaug.training.trainer_state import class_names, load_weights
+    from fastaug.training.build_data import evaluation_loader
 
     path, recipe = checkpoint_and_recipe(arguments)
-    accelerator = build_accelerator(recipe)
+    recipe, accelerator, parts, network, state = restored(path, recipe)
     console = Console(accelerator.is_main_process)
-    weights, state = checkpoint.load(path)
-    parts = find_data(recipe, accelerator)
-    trained = class_names(state)
-    if trained is None:
-        console.print(f"{path} is of a version that kept no class names: classes are matched by their order")
-    else:
-        parts = parts.for_network(trained)
-    network = build_network(recipe, len(parts.classes), accelerator)
-    load_weights(network, weights["ema" if recipe.eval.weights == "ema" else "model"])
     loader = evaluation_loader(recipe, accelerator, parts, parts.splits.of(arguments.split))
     learned = learned_policy(path, recipe, parts, network, state, accelerator.device) if recipe.eval.tta else None
     augment = BatchAugment(recipe, len(parts.classes), learned=learned)

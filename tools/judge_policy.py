@@ -28,7 +28,8 @@ from fastaug.errors import RecipeError
 from fastaug.provenance import commit, versions
 from fastaug.recipe.policy_file import FILE, PolicyFile, read_policy_file
 from fastaug.recipe.reading import read_recipe
-from tools.study import WIDE, Runs, Study, cell, collect, differences, told, write_once
+from fastaug.reports.run_tables import Runs, cell, differences
+from tools.study import WIDE, Study, collect, told, write_once
 
 NOTHING = ["meta.learn=[]", "meta.reuse=null", "meta.frozen=true"]  # train + meta, and nothing learned acts
 FIXED = {

@@ -1,12 +1,14 @@
 """Trains the arms of a study over several seeds: mean and standard deviation of each figure at the last epoch.
 
 A study is a YAML file: `recipe`, `seeds` (how many), `arms`, a name and a list of overrides each, and where needed
-`overrides` of all arms, and `labels`, the share and kind of wrong labels that tools/make_noisy_labels.py draws. A
-`grid`, {meta.every: [1, 5], optim.lr: [.1, .2]}, makes an arm of every combination, named by its values, beside or
-instead of `arms` (of each arm, if there are some). In overrides {seed} is the seed, {labels} the file of wrong labels
-drawn for it, and {with_meta} the folder of lists that add the meta split to the training split; with
-data.split_seed={seed} the splits are drawn anew too. Standard deviations then hold all that was drawn. Differences to
-the first arm (--against) are between runs of one seed.
+`overrides` of all arms, and `labels`, the arguments of tools/distort.py, {imbalance: 100, noise: 0.1}. In place of
+`labels`, `cells` may have several of them by name: every arm is trained in each cell. A `grid`, {meta.every: [1, 5],
+optim.lr: [.1, .2]}, makes an arm of every combination, named by its values, beside or instead of `arms` (of each arm,
+if there are some). In overrides {seed} is the seed, {labels} the file of wrong labels drawn for it, {splits} the folder
+of lists of the distorted splits and {with_meta} that of lists that add the meta split to the training split; lists take
+the place of data.*_fraction, which become 0 where they are. With data.split_seed={seed} the splits are drawn anew too.
+Standard deviations then hold all that was drawn. Differences to the first arm (--against) are between runs of one seed,
+with the p of a paired t-test, uncorrected for the number of arms. --layout FIGURE prints methods by cells, in Markdown.
 
 The same command goes on after a kill: runs that have ended are not trained again. --jobs N trains N runs at a time, of
 one thread each. Several processes can share a study, `--seeds 0 1` and `--seeds 2 3`; `--collect` then reads all
@@ -22,7 +24,6 @@ import argparse
 import itertools
 import json
 import re
-import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 from ruamel.yaml.error import YAMLError
 
 from fastaug.errors import EXIT_DONE, FastaugError, RecipeError
@@ -38,12 +38,14 @@ from fastaug.recipe import reading
 from fastaug.recipe.reading import as_begun, read_recipe, read_stored
 from fastaug.recipe.schema import RESUMABLE
 from fastaug.recipe.strict_yaml import parse_yaml
+from fastaug.reports.run_tables import FIGURES, Runs, compared, figures_of_result, layout, tables
 
 REPO = Path(__file__).resolve().parent.parent
-FIGURES = ("error", "ece", "nll", "select_error", "weight_auroc", "loss_auroc")
 WIDE = 1000  # columns of what is no terminal: there a table is as wide as it has to be
-
-Runs = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> figures
+LISTS = ("{splits}", "{with_meta}")  # in an override: lists in place of fractions
+DRAWN = ("{labels}", *LISTS)
+DISTORTION = ("subsample", "imbalance", "noise", "kind", "confusion", "human", "column", "overfit", "oversplit")
+NO_FRACTIONS = [f"data.{name}_fraction=0" for name in ("meta", "select", "test")]
 
 
 class Study(NamedTuple):
@@ -53,10 +55,10 @@ class Study(NamedTuple):
     recipe: Path
     arms: dict[str, list[str]]
     seeds: list[int]
-    overrides: list[str]  # of all arms; in their places {seed}, {labels} and {with_meta}
+    overrides: list[str]  # of all arms; in their places {seed} and what is drawn
     runs: Path
     last: Sequence[str] = ()  # overrides of all arms too, behind theirs
-    labels: dict[str, Any] | None = None
+    labels: dict[str, Any] | None = None  # arguments of the distortion
     jobs: int = 1
     collect: bool = False  # only read results
 
@@ -76,6 +78,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every arm")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these of the study's seeds")
+    parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these of the study's cells")
+    parser.add_argument("--layout", choices=FIGURES, metavar="FIGURE", help=f"methods by cells: {', '.join(FIGURES)}")
     parser.add_argument("--against", metavar="ARM", help="what the others' differences are to (default: the first arm)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
     parser.add_argument("--collect", action="store_true", help="train nothing: the results of the runs that have ended")
@@ -91,7 +95,8 @@ def checked(values: Any) -> dict[str, Any]:
     kinds: dict[str, tuple[type, str]] = {
         **{"recipe": (str, "the path of a recipe"), "seeds": (int, "how many")},
         **{"arms": (dict, "names with lists of overrides"), "grid": (dict, "keys with lists of values")},
-        **{"overrides": (list, "a list of overrides"), "labels": (dict, "the arguments of make_noisy_labels.py")},
+        **{"overrides": (list, "a list of overrides"), "labels": (dict, "the arguments of tools/distort.py")},
+        "cells": (dict, "names with the arguments of tools/distort.py"),
     }
     if not isinstance(values, dict):
         raise ValueError(f"must be a mapping with {', '.join(kinds)}")
@@ -102,11 +107,21 @@ def checked(values: Any) -> dict[str, Any]:
         for key, found in values.get(name, {}).items():
             if not isinstance(found, list):
                 raise ValueError(f"{name}: {key}: must be a list, found {found!r:.100}")
+    _check_distortions(values)
     if missing := {"recipe", "seeds"} - values.keys():
         raise ValueError(f"{min(missing)}: is missing")
     if not (values.get("arms") or values.get("grid")):
         raise ValueError("arms: there is none, and no grid")
     return values
+
+
+def _check_distortions(values: dict[str, Any]) -> None:
+    if "labels" in values and "cells" in values:
+        raise ValueError("cells: stands in place of labels; leave one of them out")
+    for name, settings in {"labels": values.get("labels", {}), **values.get("cells", {})}.items():
+        if not isinstance(settings, dict) or (unknown := settings.keys() - set(DISTORTION)):
+            found = repr(settings) if not isinstance(settings, dict) else ", ".join(sorted(map(str, unknown)))
+            raise ValueError(f"{name}: can have {', '.join(DISTORTION)}, as tools/distort.py; found {found}")
 
 
 def read_study(arguments: argparse.Namespace, values: dict[str, Any]) -> Study:
@@ -123,6 +138,16 @@ def read_study(arguments: argparse.Namespace, values: dict[str, Any]) -> Study:
         jobs=arguments.jobs,
         collect=arguments.collect,
     )
+
+
+def cells_of(study: Study, cells: dict[str, dict[str, Any]], wanted: Sequence[str] | None) -> dict[str, Study]:
+    """A study for each cell, of the same arms under another distortion; without cells the study itself, as ""."""
+    if unknown := set(wanted or ()) - cells.keys():
+        raise ValueError(f"--cells: {min(unknown)!r} is no cell; it can be {', '.join(cells) or 'left out'}")
+    if not cells:
+        return {"": study}
+    kept = {name: labels for name, labels in cells.items() if wanted is None or name in wanted}
+    return {name: study._replace(name=f"{study.name}-{name}", labels=labels) for name, labels in kept.items()}
 
 
 def arms_of(arms: dict[str, list[str]], grid: dict[str, list[Any]]) -> dict[str, list[str]]:
@@ -153,8 +178,11 @@ def _written(value: Any) -> str:
 def settings_of(study: Study, arm: str, seed: int) -> list[str]:
     """The overrides of one run."""
     drawn = study.drawn(seed)
-    names = {"seed": str(seed), "labels": str(drawn / "labels.tsv"), "with_meta": str(drawn / "with_meta")}
+    names = {"seed": str(seed), "labels": str(drawn / "labels.tsv")}
+    names |= {"splits": str(drawn / "splits"), "with_meta": str(drawn / "control")}
     settings = [*study.overrides, *study.arms[arm], *study.last]
+    if any(name in setting for setting in settings for name in LISTS):
+        settings += NO_FRACTIONS
     return [f"run.dir={study.folder(arm, seed)}", f"run.seed={seed}", *(_filled(s, names) for s in settings)]
 
 
@@ -165,14 +193,14 @@ def _filled(setting: str, names: dict[str, str]) -> str:
 
 
 def draw_labels(study: Study, seed: int) -> None:
-    """Wrong labels of one seed and the lists of its fair control; drawn again, they are the same."""
+    """The distortion of one seed, and the lists of its fair control; drawn again, it is the same."""
     assert study.labels is not None
-    drawn = study.drawn(seed)
     common = [_filled(s, {"seed": str(seed)}) for s in [*study.overrides, *study.last]]
-    kept = [s for s in common if "{labels}" not in s and "{with_meta}" not in s]  # which are drawn here
-    command = [sys.executable, str(REPO / "tools/make_noisy_labels.py"), str(study.recipe), *kept]
-    command += [word for name, value in study.labels.items() for word in (f"--{name}", str(value))]
-    command += ["--seed", str(seed), "--out", str(drawn / "labels.tsv"), "--with-meta", str(drawn / "with_meta")]
+    kept = [s for s in common if not any(name in s for name in DRAWN)]  # the others are drawn here
+    command = [sys.executable, str(REPO / "tools/distort.py"), str(study.recipe), *kept]
+    for name, value in study.labels.items():
+        command += ([f"--{name}"] if value else []) if isinstance(value, bool) else [f"--{name}", str(value)]
+    command += ["--seed", str(seed), "--out", str(study.drawn(seed))]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -212,10 +240,7 @@ def figures_of(folder: Path) -> dict[str, Any] | None:
         result = json.loads((folder / "result.json").read_text())
     except FileNotFoundError:
         return None
-    figures = {"error": 1 - result["top1"], "ece": result["ece"], "nll": result["nll"]}
-    if result["select"]:
-        figures |= {"select_error": 1 - result["select"]["top1"], "select_nll": result["select"]["nll"]}
-    return figures | result.get("samples", {}) | {"commit": result["commit"]}
+    return figures_of_result(result)
 
 
 def trained(study: Study) -> Iterator[tuple[str, int]]:
@@ -276,41 +301,13 @@ def told(work: Callable[[], int]) -> int:
 # ---- tables ----
 
 
-def cell(values: list[float]) -> str:
-    """Mean and standard deviation, empty without values."""
-    if not values:
-        return ""
-    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.4f} ({spread:.4f})"
-
-
-def differences(runs: Runs, arm: str, against: str, figure: str) -> list[float]:
-    """How much larger a figure is in `arm` than in `against`, in each seed that both have."""
-    pairs = [(runs[arm][seed], runs[against][seed]) for seed in runs[arm].keys() & runs[against].keys()]
-    return [one[figure] - other[figure] for one, other in pairs if figure in one and figure in other]
-
-
-def tables(runs: Runs, against: str) -> list[Table]:
-    """Figures of each arm, and their differences to the arm `against`."""
-    known = [result for results in runs.values() for result in results.values()]
-    shown = [figure for figure in FIGURES if any(figure in result for result in known)]
-    means = Table("arm", "runs", *(f"{figure}, mean (sd)" for figure in shown))
-    apart = Table(f"arm less {against}, by seed", "pairs", *(f"{figure}, mean (sd)" for figure in shown))
-    for arm, results in runs.items():
-        columns = ([result[figure] for result in results.values() if figure in result] for figure in shown)
-        means.add_row(arm, str(len(results)), *map(cell, columns))
-        if arm != against:
-            pairs = len(results.keys() & runs[against].keys())
-            apart.add_row(arm, str(pairs), *(cell(differences(runs, arm, against, figure)) for figure in shown))
-    return [means, apart] if len(runs) > 1 else [means]
-
-
 def main() -> int:
     """The exit code: 0, 1 when a run failed, 2 for a study that cannot be."""
     arguments = parse()
     try:
         values = checked(parse_yaml(arguments.study.read_text()))
         study = read_study(arguments, values)
+        cells = cells_of(study, values.get("cells", {}), arguments.cells)
     except (OSError, ValueError, LookupError, YAMLError) as error:
         print(f"{arguments.study}: {error}", file=sys.stderr)
         return 2
@@ -318,19 +315,33 @@ def main() -> int:
     if against not in study.arms:
         print(f"--against: {against!r} is no arm of {arguments.study}; choose one of {', '.join(study.arms)}")
         return 2
-    return told(lambda: report(arguments, values, study, against))
+    return told(lambda: report(arguments, values, cells, against))
 
 
-def report(arguments: argparse.Namespace, values: dict[str, Any], study: Study, against: str) -> int:
+def report(arguments: argparse.Namespace, values: dict[str, Any], cells: dict[str, Study], against: str) -> int:
     """Trains, tells and writes; the exit code."""
-    runs = collect(study)
     console = Console(width=None if sys.stdout.isatty() else WIDE)
-    for table in tables(runs, against):
-        console.print(table)
+    found: dict[str, Runs] = {}
+    for name, study in cells.items():
+        if name:
+            print(f"cell {name}", flush=True)
+        found[name] = collect(study)
+        for table in tables(found[name], against):
+            console.print(table)
+    if arguments.layout:
+        print(layout(found, arguments.layout))
     if arguments.json:
-        listed = {arm: [{"seed": seed, **result} for seed, result in results.items()] for arm, results in runs.items()}
-        arguments.json.write_text(json.dumps({"study": values, "against": against, "runs": listed}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(as_json(values, against, found), indent=2) + "\n")
     return 0
+
+
+def as_json(values: dict[str, Any], against: str, found: dict[str, Runs]) -> dict[str, Any]:
+    """Every repetition, and the differences: of the study, or of each of its cells."""
+    each: dict[str, dict[str, Any]] = {}
+    for name, runs in found.items():
+        listed = {arm: [{"seed": seed, **result} for seed, result in results.items()] for arm, results in runs.items()}
+        each[name] = {"runs": listed, "differences": compared(runs, against)}
+    return {"study": values, "against": against, **each.get("", {"cells": each})}
 
 
 if __name__ == "__main__":

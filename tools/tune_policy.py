@@ -38,7 +38,8 @@ from fastaug.errors import RecipeError
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
-from tools.study import WIDE, Runs, Study, collect, told, write_once
+from fastaug.reports.run_tables import Runs
+from tools.study import WIDE, Study, collect, told, write_once
 
 PART = "policy"
 LOGITS, STRENGTHS = "policy.logits", "policy.strengths"

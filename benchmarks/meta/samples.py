@@ -17,7 +17,7 @@ from benchmarks.meta.scene import Size, new_scene
 from benchmarks.peers import report
 
 EXACT, CHEAP = "fused, v every 5", "fused on layer4 and fc, v every 10"
-NOISY = ["--share", "0.4", "--kind", "uniform"]
+NOISY = ["--noise", "0.4", "--kind", "uniform"]
 SHORT = ["train.epochs=2", "eval.every=0", "run.log_every=1000"]  # long training finds more, cheap or not
 
 
@@ -55,8 +55,8 @@ def auroc(overrides: Sequence[str], seeds: int) -> list[float]:
     recipe, train = str(child.ROOT / "recipes/mnist5k_weights.yaml"), str(child.ROOT / "fastaug/train.py")
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        labels = Path(folder) / "noise.tsv"
-        make = [sys.executable, str(child.ROOT / "tools/make_noisy_labels.py"), recipe, *NOISY, "--out", str(labels)]
+        labels = Path(folder) / "noise/labels.tsv"
+        make = [sys.executable, str(child.ROOT / "tools/distort.py"), recipe, *NOISY, "--out", str(labels.parent)]
         subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
         for seed in range(seeds):
             run = Path(folder) / str(seed)

@@ -44,9 +44,15 @@ class DataParts:
     clean: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # what train has of the meta split
 
     def with_meta(self) -> "DataParts":
-        """The same data with the meta split in the training split, as where nothing is learned from it any more."""
+        """The same data with the meta split in the training split, as where nothing is learned from it any more.
+
+        DataError where the meta split is the test split.
+        """
         splits, none = self.splits, self.splits.meta[:0]
-        joined = replace(splits, train=np.sort(np.concatenate([splits.train, splits.meta])), meta=none)
+        if splits.meta_shares == "test":
+            text = "data.splits: its meta split is the test split, which parts that only act would train on"
+            raise DataError(f"{text}; give splits of their own to runs with meta.frozen or meta.reuse")
+        joined = replace(splits, train=np.union1d(splits.train, splits.meta), meta=none, meta_shares=None)
         return replace(self, splits=joined, learned_on=self.fingerprint(learns=True), clean=splits.meta)
 
     def given_labels(self) -> Ids:

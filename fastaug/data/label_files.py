@@ -17,10 +17,8 @@ import numpy.typing as npt
 from fastaug.data.index import Index
 from fastaug.data.splits import BOM, Splits, id_of
 from fastaug.errors import DataError
-from fastaug.seeding import IdArray, Key, Stream, integers, permuted
 
 Ids = npt.NDArray[np.int64]
-KINDS = ("uniform", "pairwise")
 
 
 def with_labels(index: Index, splits: Splits, file: Path) -> Index:
@@ -61,19 +59,3 @@ def label_lines(ids: Ids, names: Sequence[str]) -> bytes:
     if broken := sorted({name for name in names if re.search(r"[\n\t]", name)}):
         raise DataError(f"class {broken[0]!r}: a label file cannot hold line feeds and tabs; rename the folder")
     return b"".join(b"%d\t%s\n" % (i, os.fsencode(name)) for i, name in zip(ids, names, strict=True))
-
-
-def noisy_labels(labels: Ids, ids: IdArray, classes: int, *, share: float, kind: str, seed: int) -> tuple[Ids, Ids]:
-    """A keyed choice of round(share n) of `ids` [n] and a wrong label for each: ([m], [m]).
-
-    "uniform": any other class; "pairwise": the next class (the last one's is the first). `labels` [N] are the true
-    ones of all images. ValueError for a share outside of [0, 1] or another kind.
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"the share of wrong labels must be in [0, 1], found {share}")
-    if kind not in KINDS:
-        raise ValueError(f"the kind of wrong labels must be one of {', '.join(KINDS)}, found {kind!r}")
-    key = Key(seed, 0, Stream.NOISE)
-    chosen = np.sort(permuted(key, ids)[: round(share * len(np.asarray(ids)))])
-    away = 1 if kind == "pairwise" else 1 + integers(key._replace(epoch=1), chosen, classes - 1)[:, 0]
-    return chosen, (labels[chosen] + away) % classes

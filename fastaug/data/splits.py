@@ -5,9 +5,13 @@ round(test * n) are test, the next round(select * n) select, the next round(meta
 decimal as written; the last image of a class stays in train. Each class is drawn by itself: files added to
 one leave the choice in the others as it was, and a meta fraction changes nothing in test or select. Totals
 can differ from fraction * N, by at most half an image per class (more where a class runs out of images).
+
+One exception to disjoint, for ablations alone: a list meta.txt whose only line is @test or @train makes the meta split
+the images of that role. With @test the meta step learns from the images that judge it: an upper bound, not a result.
 """
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,17 +31,22 @@ Ids = npt.NDArray[np.int64]
 BOM = b"\xef\xbb\xbf"  # at the head of texts from some editors
 ROLES = ("train", "meta", "select", "test")
 _TAKEN = ("test", "select", "meta")  # in this order out of train
+SHARED = {b"@test": "test", b"@train": "train"}  # a list of this line alone: the meta split is that role
 _FOLDERS = {"train": Folder.TRAIN, "meta": Folder.META, "select": Folder.SELECT, "test": Folder.TEST}
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Splits of a data set: sorted int64 ids of each role, damaged images too (the loader drops and counts them)."""
+    """Splits of a data set: sorted int64 ids of each role, damaged images too (the loader drops and counts them).
+
+    `meta_shares`: the role whose images meta has too, see the head of this file; None where all are disjoint.
+    """
 
     train: Ids
     meta: Ids
     select: Ids
     test: Ids
+    meta_shares: str | None = None
 
     def of(self, name: str) -> Ids:
         """The ids of one role by name."""
@@ -64,13 +73,17 @@ def make_splits(
     fractions = {"test": test, "select": select, "meta": meta}
     _check_fractions(fractions, files)
     roles = {role: np.flatnonzero(index.folders == folder) for role, folder in _FOLDERS.items()}
+    shared = None
     if files is not None:
         roles |= _read_lists(index, files)
+        shared = _shared(files)
     else:
         roles["train"] = np.flatnonzero(np.isin(index.folders, (Folder.ALL, Folder.TRAIN)))
         roles = _take(index, roles, seed, fractions)
     _check(index, roles, fractions)
-    return Splits(**{role: np.sort(ids).astype(np.int64) for role, ids in roles.items()})
+    if shared is not None:
+        roles["meta"] = roles[shared]
+    return Splits(**{role: np.sort(ids).astype(np.int64) for role, ids in roles.items()}, meta_shares=shared)
 
 
 def _check_fractions(fractions: Mapping[str, float], files: Path | None) -> None:
@@ -119,6 +132,16 @@ def _read_lists(index: Index, folder: Path) -> dict[str, Ids]:
     return {role: _read_list(file, ids) for role, file in lists.items() if file.exists()}
 
 
+def _shared(folder: Path) -> str | None:
+    """The role that meta.txt names in place of images; a warning says what that makes of the run."""
+    file = folder / "meta.txt"
+    role = SHARED.get(file.read_bytes().strip()) if file.exists() else None
+    if role is not None:
+        means = "an upper bound, not a result" if role == "test" else "no clean image is held out"
+        warnings.warn(f"data.splits: {file} makes the meta split the {role} split: {means}", stacklevel=3)
+    return role
+
+
 def _read_list(file: Path, ids: Mapping[bytes, int]) -> Ids:
     """One id, or path relative to the data root, a line.
 
@@ -130,6 +153,8 @@ def _read_list(file: Path, ids: Mapping[bytes, int]) -> Ids:
         text = file.read_bytes().removeprefix(BOM)
     except OSError as error:
         raise DataError(f"data.splits: {file} cannot be read ({error.strerror}); repair or remove it") from error
+    if file.name == "meta.txt" and text.strip() in SHARED:  # no path: those of images begin with a folder
+        return np.empty(0, np.int64)
     for number, line in enumerate(text.split(b"\n"), start=1):
         entry = line.removesuffix(b"\r")
         id = id_of(entry, ids)

@@ -16,6 +16,7 @@ class Evaluation:
     """Sums for top-1, top-5, F1, negative log-likelihood and expected calibration error over every image exactly once.
 
     F1 of a class: 2 hits / (its images + predictions of it); macro: their mean over the classes that occur in either.
+    Balanced top-1: mean over the classes that have images of the share of theirs that is right (recall).
     ECE: L1 over `bins` equal bins of the largest probability (Guo et al. 2017, arXiv:1706.04599). With fewer than five
     classes, top-5 is top-C.
     """
@@ -50,12 +51,14 @@ class Evaluation:
         nll, ece = accelerator.reduce(self._nll, reduction="sum").item(), float(self._ece.compute())
         ece = math.nan if math.isnan(nll) else ece  # logits that are NaN have no confidence
         figures = {"top1": right / images, "top5": among / images, "nll": nll / images, "ece": ece}
-        f1 = self._f1(accelerator)
+        hits, predicted, shown = accelerator.reduce(self._classes, reduction="sum").double()
+        f1 = _f1(hits, predicted, shown)
         known = [value for value in f1 if value is not None]
         figures |= {"ece_bins": self._bins, "f1_macro": sum(known) / len(known)}
+        figures["balanced_top1"] = (hits / shown)[shown > 0].mean().item()
         return {"images": images, **figures, "f1_by_class": f1}
 
-    def _f1(self, accelerator: Accelerator) -> list[float | None]:
-        """F1 of each class; None of one that is neither shown nor predicted."""
-        hits, predicted, shown = accelerator.reduce(self._classes, reduction="sum").double()
-        return [None if math.isnan(value) else value for value in (2 * hits / (predicted + shown)).tolist()]
+
+def _f1(hits: Tensor, predicted: Tensor, shown: Tensor) -> list[float | None]:
+    """F1 of each class; None of one that is neither shown nor predicted."""
+    return [None if math.isnan(value) else value for value in (2 * hits / (predicted + shown)).tolist()]

@@ -121,7 +121,7 @@ class Run:
 class Data:
     """The images: where they are, how they are split, decoded and cropped."""
 
-    root: Text = key("", "folder of images, or a set: embedded:mnist5k, cifar10:FOLDER, cifar100:FOLDER, mnist:FOLDER")
+    root: Text = key("", "folder of images, or a set: embedded:mnist5k, cifar10:FOLDER, also cifar100, mnist, svhn")
     loader: Literal["dali", "resident", "synthetic"] = key(
         "dali", "dali: from encoded files; resident: decoded once and kept in memory; synthetic: random, to measure"
     )

@@ -7,7 +7,7 @@ from fastaug.provenance import commit, versions
 from fastaug.training.build import Trainer
 from fastaug.training.timing import peak_memory
 
-HEADLINE = ("top1", "top5", "f1_macro", "nll", "ece", "ece_bins", "weights")
+HEADLINE = ("top1", "top5", "balanced_top1", "f1_macro", "nll", "ece", "ece_bins", "weights")
 
 
 def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
@@ -28,6 +28,7 @@ def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
         "seconds_per_epoch": progress.train_seconds / trainer.recipe.train.epochs,
         **peak_memory(trainer.accelerator.device),
         "skipped_images": len(progress.skipped),
+        **({"meta_shares": shared} if (shared := trainer.parts.splits.meta_shares) else {}),  # no result: an ablation
         "loader": trainer.recipe.data.loader,
         "source": source(trainer),
         "processes": trainer.accelerator.num_processes,

@@ -2,13 +2,14 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from sklearn.metrics import f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from fastaug.errors import DataError
@@ -180,3 +181,21 @@ def test_f1_is_scikit_learns_and_a_class_that_nobody_names_has_none(accelerator:
     assert result["f1_by_class"][:5] == pytest.approx(expected)
     assert result["f1_by_class"][5] is None
     assert result["f1_macro"] == pytest.approx(expected.mean())
+
+
+def test_balanced_top1_is_the_mean_recall_of_the_classes_that_have_images(accelerator: Accelerator) -> None:
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    logits = torch.nn.functional.one_hot(torch.zeros_like(labels), 3).float()  # all for class 0
+    logits[90:95] = torch.tensor([0.0, 1.0, 0.0])
+    result = measured(accelerator, logits, labels, [40, 60], 15)
+    assert result["top1"] == pytest.approx(0.95)
+    assert result["balanced_top1"] == pytest.approx((1 + 0.5) / 2)  # class 2 has no image
+
+
+def test_balanced_top1_is_scikit_learns(accelerator: Accelerator) -> None:
+    logits, labels = logits_and_labels(300, 6)
+    labels[labels == 4] = 0  # named, but not there
+    result = measured(accelerator, logits, labels, [300], 15)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of predictions of class 4
+        assert result["balanced_top1"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))

@@ -1,9 +1,10 @@
 """Data sets published as arrays, written once as class folders of PNG files that the index and the loaders take.
 
-`cifar10:PATH`, `cifar100:PATH` and `mnist:PATH` as data.root: PATH is the folder of the published files, its parent,
-or the archive as downloaded. The set becomes {train,test}/CLASS/NNNNN.png in cache_dir()/"arrays", pixels unchanged,
-NNNNN = row in the source (CIFAR-10's five batches count on). Labels are the source's own numbers. A copy is known by
-its place and its files' names, sizes and modification times; what was made of an older one may be deleted by hand.
+`cifar10:PATH`, `cifar100:PATH`, `mnist:PATH` and `svhn:PATH` as data.root: PATH is the folder of the published files,
+its parent, or the archive as downloaded. The set becomes {train,test}/CLASS/NNNNN.png in cache_dir()/"arrays", pixels
+unchanged, NNNNN = row in the source (CIFAR-10's five batches count on). Labels are the source's own numbers. A copy is
+known by its place and its files' names, sizes and modification times; what was made of an older one may be deleted by
+hand.
 """
 
 import hashlib
@@ -17,9 +18,10 @@ from fastaug.data.sources.array_files import ArraySet, Layout, on_disk, read_arc
 from fastaug.data.sources.cifar import CIFAR10, CIFAR100
 from fastaug.data.sources.idx import MNIST
 from fastaug.data.sources.materialized import make_once, write_pngs
+from fastaug.data.sources.svhn import SVHN
 from fastaug.errors import DataError
 
-KINDS: dict[str, tuple[Layout, ...]] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST}
+KINDS: dict[str, tuple[Layout, ...]] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "svhn": SVHN}
 VERSION = 1  # of what is written
 
 

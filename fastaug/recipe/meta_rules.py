@@ -62,7 +62,7 @@ def _moves(recipe: Recipe) -> bool:
 
 def _idle_keys(recipe: Recipe) -> list[str]:
     """Keys of the section that were set although nothing is learned; what is reused has its settings with it."""
-    default, keys = Meta(), [f.name for f in fields(Meta) if f.name not in ("reuse", "frozen")]
+    default, keys = Meta(), [f.name for f in fields(Meta) if f.name not in ("reuse", "frozen", "train_weight")]
     return [key for key in keys if getattr(recipe.meta, key) != getattr(default, key)]
 
 

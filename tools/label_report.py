@@ -44,12 +44,15 @@ def report(arguments: argparse.Namespace) -> int:
     run: Path = arguments.run
     if not (run / "recipe.yaml").exists():
         raise StorageError(f"{run}: is no run folder, it has no recipe.yaml; name the run.dir of a training")
+    import numpy as np
+
     from fastaug.evaluation.sample_file import read_samples
 
     samples = read_samples(run)
     recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
     from fastaug.atomic_files import write_atomically
     from fastaug.distributed import build_accelerator
+    from fastaug.evaluation.label_estimate import ALIKE, UNLIKE
     from fastaug.evaluation.label_truth import judged, read_truth
     from fastaug.reports.label_page import page, result
     from fastaug.reports.label_table import check_fits, csv_text, label_table
@@ -58,10 +61,16 @@ def report(arguments: argparse.Namespace) -> int:
     parts = find_data(recipe, build_accelerator(recipe))
     check_fits(samples, parts, str(run))
     truth = None if arguments.truth is None else read_truth(arguments.truth, parts)
-    tables = [label_table(samples, split, recipe.run.seed) for split in ("train", *parts.held_out())]
+    unlike = UNLIKE if recipe.run.plant_like is None else ALIKE
+    tables = [
+        label_table(samples, split, unlike=unlike, seed=recipe.run.seed) for split in ("train", *parts.held_out())
+    ]
     figures = result(tables)
     if truth is not None:
-        figures["truth"] = judged(tables[0], truth)
+        listed = ~np.isnan(tables[0].scores)
+        own = tables[0].samples
+        wrong = (truth[own["id"]] != own["given"])[listed]
+        figures["truth"] = judged(tables[0].scores[listed], wrong, tables[0].estimate)
     keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
     settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
     command = shlex.join(["accelerate", "launch", "fastaug/train.py", str(run / "recipe.yaml"), *settings])

@@ -12,8 +12,8 @@ from fastaug.batch import Batch
 from fastaug.data.class_names import shown
 from fastaug.distributed import any_process, merged
 from fastaug.errors import DataError, NoImageError
-from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
 from fastaug.evaluation.label_scores import score_of
+from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
 from fastaug.evaluation.sample_file import FILE, SplitRecord, archive
 from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget

@@ -55,7 +55,7 @@ def report(arguments: argparse.Namespace) -> int:
     from fastaug.evaluation.label_estimate import ALIKE, UNLIKE
     from fastaug.evaluation.label_truth import judged, read_truth
     from fastaug.reports.label_page import page, result
-    from fastaug.reports.label_table import check_fits, csv_text, label_table
+    from fastaug.reports.label_table import check_fits, csv_text, label_table, lonely
     from fastaug.training.build_data import find_data
 
     parts = find_data(recipe, build_accelerator(recipe))
@@ -74,11 +74,13 @@ def report(arguments: argparse.Namespace) -> int:
     keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
     settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
     command = shlex.join(["accelerate", "launch", "fastaug/train.py", str(run / "recipe.yaml"), *settings])
-    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, [])
+    notes = lonely(tables[0], parts)
+    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, notes)
     written = {"labels.html": text.encode(), "labels.csv": csv_text(tables, parts)}
     for name, data in written.items():
         write_atomically(run / name, data)
         print(run / name)
+    print(*notes, sep="\n", end="\n" if notes else "")
     for table in tables:
         told = table.estimate
         number = "not estimated without run.plant" if told is None else "{:.0f} ({:.0f} to {:.0f})".format(*told.wrong)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.data.build import DataParts
+from fastaug.data.class_names import some
 from fastaug.errors import StorageError
 from fastaug.evaluation.label_estimate import UNLIKE, Estimate, estimate
 from fastaug.evaluation.label_scores import confident, label_scores, predicted, suspected
@@ -97,6 +98,17 @@ def check_fits(samples: Samples, parts: DataParts, run: str) -> None:
     given = parts.given_labels()
     if len(samples) and (samples["id"].max() >= len(given) or (given[samples["id"]] != samples["given"]).any()):
         raise StorageError(f"{run}: the labels of the data are not those it was trained on; train again")
+
+
+def lonely(table: LabelTable, parts: DataParts) -> list[str]:
+    """A sentence about the classes with a single training image, of which nothing can be said; none without them."""
+    counts = np.bincount(table.samples["given"], minlength=len(parts.classes))
+    if not (names := [parts.classes[label] for label in np.flatnonzero(counts == 1)]):
+        return []
+    return [
+        f"{len(names)} classes have one training image, of which nothing can be said: {some(names)}; add images, or "
+        "look at them yourself"
+    ]
 
 
 def csv_text(tables: list[LabelTable], parts: DataParts) -> bytes:

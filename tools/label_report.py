@@ -31,6 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="the folder of a run that has ended")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of its recipe")
     parser.add_argument("--pictures", type=int, default=200, metavar="N", help="rows of a split shown (default 200)")
+    parser.add_argument("--duplicates", action="store_true", help="look for images that are nearly the same, too")
     parser.add_argument("--truth", type=Path, metavar="FILE.tsv", help="true labels, to judge the report itself")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     found = parser.parse_intermixed_args(arguments)
@@ -56,6 +57,7 @@ def report(arguments: argparse.Namespace) -> int:
     from fastaug.evaluation.label_truth import judged, read_truth
     from fastaug.reports.label_page import page, result
     from fastaug.reports.label_table import check_fits, csv_text, label_table, lonely
+    from fastaug.reports.near_duplicates import near_duplicates
     from fastaug.training.build_data import find_data
 
     parts = find_data(recipe, build_accelerator(recipe))
@@ -74,8 +76,15 @@ def report(arguments: argparse.Namespace) -> int:
     keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
     settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
     command = shlex.join(["accelerate", "launch", "fastaug/train.py", str(run / "recipe.yaml"), *settings])
-    notes = lonely(tables[0], parts)
-    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, notes)
+    notes, pairs = lonely(tables[0], parts), []
+    if arguments.duplicates:
+        try:
+            pairs = near_duplicates(parts)
+            notes.append(f"{len(pairs)} pairs of images are nearly the same but labelled differently, or in two splits")
+        except ValueError as error:
+            notes.append(str(error))
+        figures["duplicates"] = [pair._asdict() for pair in pairs]
+    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, notes, pairs)
     written = {"labels.html": text.encode(), "labels.csv": csv_text(tables, parts)}
     for name, data in written.items():
         write_atomically(run / name, data)

@@ -31,6 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="the folder of a run that has ended")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of its recipe")
     parser.add_argument("--pictures", type=int, default=200, metavar="N", help="rows of a split shown (default 200)")
+    parser.add_argument("--duplicates", action="store_true", help="look for images that are nearly the same, too")
     parser.add_argument("--truth", type=Path, metavar="FILE.tsv", help="true labels, to judge the report itself")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     found = parser.parse_intermixed_args(arguments)
@@ -44,32 +45,51 @@ def report(arguments: argparse.Namespace) -> int:
     run: Path = arguments.run
     if not (run / "recipe.yaml").exists():
         raise StorageError(f"{run}: is no run folder, it has no recipe.yaml; name the run.dir of a training")
+    import numpy as np
+
     from fastaug.evaluation.sample_file import read_samples
 
     samples = read_samples(run)
     recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
     from fastaug.atomic_files import write_atomically
     from fastaug.distributed import build_accelerator
+    from fastaug.evaluation.label_estimate import ALIKE, UNLIKE
     from fastaug.evaluation.label_truth import judged, read_truth
     from fastaug.reports.label_page import page, result
-    from fastaug.reports.label_table import check_fits, csv_text, label_table
+    from fastaug.reports.label_table import check_fits, csv_text, label_table, lonely
+    from fastaug.reports.near_duplicates import near_duplicates
     from fastaug.training.build_data import find_data
 
     parts = find_data(recipe, build_accelerator(recipe))
     check_fits(samples, parts, str(run))
     truth = None if arguments.truth is None else read_truth(arguments.truth, parts)
-    tables = [label_table(samples, split, recipe.run.seed) for split in ("train", *parts.held_out())]
+    unlike = UNLIKE if recipe.run.plant_like is None else ALIKE
+    tables = [
+        label_table(samples, split, unlike=unlike, seed=recipe.run.seed) for split in ("train", *parts.held_out())
+    ]
     figures = result(tables)
     if truth is not None:
-        figures["truth"] = judged(tables[0], truth)
+        listed = ~np.isnan(tables[0].scores)
+        own = tables[0].samples
+        wrong = (truth[own["id"]] != own["given"])[listed]
+        figures["truth"] = judged(tables[0].scores[listed], wrong, tables[0].estimate)
     keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
     settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
     command = shlex.join(["accelerate", "launch", "fastaug/train.py", str(run / "recipe.yaml"), *settings])
-    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, [])
+    notes, pairs = lonely(tables[0], parts), []
+    if arguments.duplicates:
+        try:
+            pairs = near_duplicates(parts)
+            notes.append(f"{len(pairs)} pairs of images are nearly the same but labelled differently, or in two splits")
+        except ValueError as error:
+            notes.append(str(error))
+        figures["duplicates"] = [pair._asdict() for pair in pairs]
+    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, notes, pairs)
     written = {"labels.html": text.encode(), "labels.csv": csv_text(tables, parts)}
     for name, data in written.items():
         write_atomically(run / name, data)
         print(run / name)
+    print(*notes, sep="\n", end="\n" if notes else "")
     for table in tables:
         told = table.estimate
         number = "not estimated without run.plant" if told is None else "{:.0f} ({:.0f} to {:.0f})".format(*told.wrong)

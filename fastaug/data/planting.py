@@ -25,14 +25,12 @@ def planted_labels(
     Without `confusion` every other class is as likely. With it, [C, C] >= 0, entry (a, b) the number of images of class
     a labelled b, both the image's class and its new one follow it; its diagonal does not count.
     """
-    key = Key(seed, 0, Stream.PLANT)
-    weight = np.ones((classes, classes)) if confusion is None else confusion.astype(np.float64)
-    weight = weight * (1 - np.eye(classes))
+    key, others = Key(seed, 0, Stream.PLANT), 1 - np.eye(classes)
+    sizes = np.bincount(labels[ids], minlength=classes)
+    weight = others * (sizes[:, None] if confusion is None or not (confusion * others).any() else confusion)
     of_class = weight.sum(1)
-    if confusion is None or not of_class.any():
-        weight, of_class = 1 - np.eye(classes), np.ones(classes)
     count = min(len(ids), max(1, round(share * len(ids))))
-    chosen = np.sort(_chosen(key, ids, labels[ids], of_class, count))
+    chosen = np.sort(_chosen(key, ids, (of_class / np.maximum(sizes, 1))[labels[ids]], count))
     draw = uniform(key._replace(epoch=1), chosen, 1)[:, 0]
     given = labels[chosen]
     flipped = labels.copy()
@@ -43,13 +41,11 @@ def planted_labels(
     return flipped, Planted(chosen, given)
 
 
-def _chosen(key: Key, ids: Ids, labels: Ids, of_class: npt.NDArray[np.float64], count: int) -> Ids:
-    """`count` of `ids`, an image of class a with a chance in proportion to of_class[a] / images of a, none where 0.
+def _chosen(key: Key, ids: Ids, chance: npt.NDArray[np.float64], count: int) -> Ids:
+    """`count` of `ids` [n], each with a chance in proportion to `chance` [n], fewer where that is 0 for most.
 
     Efraimidis and Spirakis 2006: the largest u^(1/w), each u a function of the image's id alone.
     """
-    sizes = np.bincount(labels, minlength=len(of_class))
-    chance = (of_class / np.maximum(sizes, 1))[labels]
     if (chance == chance[:1]).all():
         return permuted(key, ids)[:count]
     draw = uniform(key, ids, 1)[:, 0]

@@ -113,16 +113,18 @@ def _densities(scores: Scores, planted: Scores, t: float) -> tuple[float, float,
 
 
 def _thresholds(scores: Scores, planted: Scores) -> list[float]:
-    """Those that find half of the planted images, below the peak of right labels and where these are the rarer ones."""
-    high = np.quantile(planted, 0.75) <= _GRID
-    peak = float(_GRID[high][np.argmax(_density(scores)[high])]) if high.any() else float(_GRID[-1])
-    able = [float(t) for t in _GRID if _recall(planted, t) >= 0.5] or [float(_GRID[-1])]
-    kept = []
-    for t in able:
-        wrong, right, _ = _densities(scores, planted, t)
-        if t < peak and right <= wrong:
-            kept.append(t)
-    return kept or able[:1]
+    """Those that find half of the planted images, up to the valley of the data, or while right labels are the rarer."""
+    data = _density(scores)
+    first = int(np.argmax([_recall(planted, t) >= 0.5 for t in _GRID]))
+    high = max(first, min(int(np.searchsorted(_GRID, np.quantile(planted, 0.75))), len(_GRID) - 1))
+    peak = high + int(np.argmax(data[high:]))
+    valley = first + int(np.argmin(data[first : peak + 1]))
+    kept = [first]
+    for at in range(first + 1, peak):
+        wrong, right, _ = _densities(scores, planted, float(_GRID[at]))
+        if at <= valley or right <= wrong:
+            kept.append(at)
+    return [float(_GRID[at]) for at in kept]
 
 
 def _error(scores: Scores, planted: Scores, t: float, unlike: float) -> float:
@@ -130,7 +132,7 @@ def _error(scores: Scores, planted: Scores, t: float, unlike: float) -> float:
     recall, flagged = _recall(planted, t), max(int(np.searchsorted(scores, t, side="right")), 1)
     sampling = np.sqrt((1 - recall) / (recall * len(planted)))
     right = _densities(scores, planted, t)[1]
-    return float(np.hypot(sampling, (1 - recall) * unlike) + right * t / (6 * flagged))
+    return float(np.hypot(sampling, 2 * (1 - recall) * unlike) + right * t / (6 * flagged))
 
 
 def _draws(scores: Scores, planted: Scores, t: float, unlike: float, seed: int) -> Draws:
@@ -142,7 +144,7 @@ def _draws(scores: Scores, planted: Scores, t: float, unlike: float, seed: int) 
     density = np.maximum(right + error * draw.normal(size=DRAWS), 1.0)
     false = np.minimum(draw.poisson(share * density * t), flagged)
     missing = 1 - draw.beta(k + 0.5, m - k + 0.5, DRAWS)
-    odds = missing / (1 - missing) * np.exp(unlike * draw.normal(size=DRAWS))
+    odds = missing / (1 - missing) * np.exp(unlike * draw.normal(0.5, 1, DRAWS))
     recall = 1 / (1 + odds)
     found = flagged - false
     missed = np.where(found > 0, draw.negative_binomial(np.maximum(found, 1), recall), 0)

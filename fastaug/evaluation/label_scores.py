@@ -19,8 +19,12 @@ def label_scores(samples: Samples) -> Scores:
     NaN where nothing is known. Beside the other class rather than alone: where many labels of a class are wrong in the
     same way, right ones too are only half probable.
     """
-    given, other = (samples[name].astype(np.float64) for name in ("probability", "other_probability"))
-    total = given + other
+    return score_of(samples["probability"], samples["other_probability"])
+
+
+def score_of(given: npt.NDArray[Any], other: npt.NDArray[Any]) -> Scores:
+    """`label_scores` from the probabilities [N] of the given label and of the likeliest other class."""
+    total = given.astype(np.float64) + other
     return np.where(total > 0, given / np.where(total > 0, total, 1), np.nan)
 
 

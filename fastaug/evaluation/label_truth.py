@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torchmetrics.functional.classification import binary_auroc
 
 from fastaug.data.build import DataParts
 from fastaug.data.splits import BOM, id_of
 from fastaug.errors import DataError
+from fastaug.evaluation.label_estimate import Estimate, Interval, Scores
 
 
 def read_truth(file: Path, parts: DataParts) -> npt.NDArray[np.int64]:
@@ -40,11 +43,27 @@ def read_truth(file: Path, parts: DataParts) -> npt.NDArray[np.int64]:
     return truth
 
 
-def judged(table: Any, truth: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """What the truth says of a table: wrong labels, how many of the flagged are, and whether the intervals hold."""
-    own = table.samples
-    known = ~table.planted & ~np.isnan(table.scores)
-    wrong = (truth[own["id"]] != own["given"])[known]
-    fixed = wrong & (table.predicted[known] == truth[own["id"]][known])
-    found = {"wrong": int(wrong.sum()), "found": int(wrong[table.issue[known]].sum()), "repaired": int(fixed.sum())}
+def judged(scores: Scores, wrong: npt.NDArray[np.bool_], told: Estimate | None) -> dict[str, Any]:
+    """What the truth says: `scores` [n] in ascending order, whether each label is `wrong`, what was estimated of them.
+
+    "missed": share of the wrong labels behind the first as many as there are wrong ones, when exactly so many are
+    flagged. "first": of the first n, n the estimated number and half of it, the share wrong and whether it is in the
+    interval.
+    """
+    count = int(wrong.sum())
+    found: dict[str, Any] = {"wrong": count}
+    if 0 < count < len(wrong):
+        ranks = torch.from_numpy(np.searchsorted(np.unique(-scores), -scores) / max(len(scores), 1))
+        found["score_auroc"] = binary_auroc(ranks, torch.from_numpy(wrong.astype(np.int64))).item()
+        found["missed"] = 1 - float(wrong[:count].mean())
+    if told is not None:
+        number = told.wrong
+        found["wrong_in_interval"] = number.low <= count <= number.high
+        found["wrong_error"] = number.value / count - 1 if count else None
+        first = sorted({max(1, round(number.value * part)) for part in (0.5, 1)})
+        found["first"] = [_first(n, float(wrong[:n].mean()), told.precision(n)) for n in first if n <= len(scores)]
     return found
+
+
+def _first(n: int, share: float, told: Interval) -> dict[str, Any]:
+    return {"n": n, "wrong": share, **told._asdict(), "in_interval": told.low <= share <= told.high}

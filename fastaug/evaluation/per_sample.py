@@ -67,7 +67,10 @@ def sample_figures(learned: LearnedParts | None, mean_losses: Tensor | None) -> 
 
 # Sign under which a figure is larger for images whose label looks wrong: of samples.csv, then of samples.npz.
 _SUSPICIOUS = {"loss": 1, "weight": -1}
-_STATISTICS = {"probability": -1, "margin": -1, "cross_entropy": 1, "other_probability": 1, "forgotten": 1, "harm": 1}
+_STATISTICS = {
+    **{"score": -1, "probability": -1, "margin": -1},
+    **{"cross_entropy": 1, "other_probability": 1, "forgotten": 1, "harm": 1},
+}
 
 
 def found_errors(parts: DataParts, figures: dict[str, Tensor], most: int | None = None) -> dict[str, float]:

@@ -115,7 +115,7 @@ def read_samples(run: Path) -> Samples:
             "on synthetic images), by this version"
         )
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             columns = {name: stored[name] for name in KINDS if name in stored}
             version = int(stored["format"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

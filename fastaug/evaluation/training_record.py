@@ -34,12 +34,12 @@ from fastaug.targets import SoftTarget
 
 PENDING = 64  # micro-batches that are kept before they are written to the table, and exchanged between processes
 VISITS, FORGOTTEN = (1 << 18) - 1, (1 << 12) - 1  # largest numbers; beyond them nothing is counted any more
-_ID, _GIVEN, _MARGIN, _TOP, _TOP_GIVEN, _FIRST, _SECOND = range(7)  # columns of a pending row
+_GIVEN, _MARGIN, _OTHER, _OTHER_GIVEN, _CANDIDATES = range(5)  # columns of a pending row; two candidates
 SUMS = ("probability", "margin", "cross_entropy", "harm")
 
 
 class Said(NamedTuple):
-    """What logits say of given labels, [N] each: log probability of the label, margin, other class, its own."""
+    """What logits say of given labels, [N] each; probabilities as logarithms, `other` the likeliest other class."""
 
     given: Tensor
     margin: Tensor
@@ -55,6 +55,16 @@ def said(logits: Tensor, labels: Tensor) -> tuple[Said, Tensor]:
     return Said(given[:, 0], given[:, 0] - top, other, top), log
 
 
+def without_partner(logits: Tensor, labels: Tensor, target: SoftTarget) -> tuple[Tensor, Tensor]:
+    """Logits [N, C] with -inf for the class of a mixed sample's partner; which samples are mostly their base [N]."""
+    n, classes = logits.shape
+    mass, partner = target.mass[:n], target.classes[:n, 1]
+    mixed = (partner != labels) & (mass[:, 1] > 0) & (partner < classes)
+    there = torch.where(mixed, partner, labels)[:, None]
+    kept = torch.where(mixed[:, None], -torch.inf, logits.gather(1, there))
+    return logits.scatter(1, there, kept), (mass[:, 0] >= mass[:, 1]) | ~mixed
+
+
 class TrainingRecord:
     """The statistics of all images, the same on every process whatever their number.
 
@@ -62,9 +72,13 @@ class TrainingRecord:
     waits for the device.
     """
 
-    def __init__(self, size: int, classes: int, accelerator: Accelerator, largest: int) -> None:
-        """`size`: images; `largest`: samples of the largest micro-batch of any process."""
+    def __init__(self, size: int, classes: int, accelerator: Accelerator, largest: int, *, mixes: bool = True) -> None:
+        """`size`: images; `largest`: samples of the largest micro-batch of any process; `mixes`: whether any is mixed.
+
+        `classes` below 2^24.
+        """
         self.size, self.classes, self.accelerator, self.largest = size, classes, accelerator, largest
+        self.mixes = mixes
         kind = torch.int16 if classes <= torch.iinfo(torch.int16).max else torch.int32
         device = accelerator.device
         # One row more than images: what does not count is written there.
@@ -72,11 +86,11 @@ class TrainingRecord:
         self._masses = torch.zeros(2, size + 1, device=device)  # probability of the candidates, summed
         self._candidates = torch.full((2, size + 1), -1, dtype=kind, device=device)
         self._counts = torch.zeros(size + 1, dtype=torch.int32, device=device)  # visits, forgotten, right at the last
-        self._rows: list[Tensor] = []
-        self._harms: list[Tensor] = []
-        self._ids = torch.empty(
-            0, dtype=torch.int64, device=device
-        )  # of the last micro-batch, `size` where not counted
+        self._rows: list[Tensor] = []  # [columns, largest] of each micro-batch, the ids [largest] beside them
+        self._pending: list[Tensor] = []
+        self._harms: list[Tensor] = []  # [largest] of each meta step, likewise
+        self._harmed: list[Tensor] = []
+        self._ids = torch.empty(0, dtype=torch.int64, device=device)  # the last of `_pending`, not padded
         self._epoch = -1
         self.knows_harm = False
 
@@ -93,21 +107,18 @@ class TrainingRecord:
         if epoch != self._epoch or len(self._rows) >= PENDING:
             self.flush()
             self._epoch = epoch
-        n, device = len(batch.ids), self._sums.device
-        ids = torch.where(batch.draws == batch.ids, batch.ids, self.size).to(device, non_blocking=True)
-        labels = batch.labels
-        logits, mass, partner = logits[:n, : self.classes], target.mass[:n].detach(), target.classes[:n, 1]
-        mixed = (partner != labels) & (mass[:, 1] > 0) & (partner < self.classes)
-        without = torch.where(mixed, partner, labels)[:, None]
-        logits = logits.float()
-        logits = logits.scatter(1, without, torch.where(mixed[:, None], -torch.inf, logits.gather(1, without)))
-        found, log = said(logits, labels)
-        counts = ((mass[:, 0] >= mass[:, 1]) | ~mixed) & found.margin.isfinite()
-        self._ids = torch.where(counts, ids, self.size)
-        own = self._candidates[:, self._ids].long().T
-        candidates = torch.where(own >= 0, log.gather(1, own.clamp_min(0)).exp(), 0)
-        columns = [self._ids, found.given, found.margin, found.other, found.other_given.exp(), *candidates.T]
-        self._rows.append(self._padded(torch.stack([column.double() for column in columns], 1)))
+        n = len(batch.ids)
+        ids = torch.where(batch.draws == batch.ids, batch.ids, self.size).to(self._sums.device, non_blocking=True)
+        logits = logits[:n, : self.classes].float()
+        if self.mixes:
+            logits, is_most = without_partner(logits, batch.labels, target)
+            ids = torch.where(is_most, ids, self.size)
+        found, log = said(logits, batch.labels)
+        self._ids = torch.where(found.margin.isfinite(), ids, self.size)
+        own = self._candidates[:, self._ids].long()
+        candidates = torch.where(own >= 0, log.gather(1, own.clamp_min(0).T).exp().T, 0)
+        self._rows.append(self._padded(torch.stack([*found, *candidates])))
+        self._pending.append(self._padded(self._ids, self.size))
 
     @torch.no_grad()
     def add_harm(self, chosen: Tensor | None, harm: Tensor) -> None:
@@ -117,43 +128,45 @@ class TrainingRecord:
         """
         self.knows_harm = True
         ids = self._ids if chosen is None else self._ids[chosen.to(self._ids.device)]
-        harm = harm[: len(ids)].double()
+        harm = harm[: len(ids)].float()
         known = harm.isfinite()
-        row = torch.stack([torch.where(known, ids, self.size).double(), torch.where(known, harm, 0)], 1)
-        self._harms.append(self._padded(row))
+        self._harms.append(self._padded(torch.where(known, harm, 0)))
+        self._harmed.append(self._padded(torch.where(known, ids, self.size), self.size))
 
-    def _padded(self, rows: Tensor) -> Tensor:
-        """Rows as many as the largest micro-batch has, so that processes exchange them without asking for sizes."""
-        blank = rows.new_zeros(self.largest - len(rows), rows.shape[1])
-        blank[:, _ID] = self.size
-        return torch.cat([rows, blank])
+    def _padded(self, values: Tensor, blank: float = 0) -> Tensor:
+        """Values [..., n] of as many samples as the largest micro-batch has: processes need not ask for sizes then."""
+        missing = self.largest - values.shape[-1]
+        return values if not missing else torch.nn.functional.pad(values, (0, missing), value=blank)
 
     # ---- into the table ----
 
     @torch.no_grad()
     def flush(self) -> None:
         """Writes what is pending of all processes; every process must call this, after the same updates."""
-        rows, self._rows = self._rows, []
-        if rows:
-            self._write(self.accelerator.gather(torch.cat(rows)))
-        harms, self._harms = self._harms, []
-        if harms:
-            ids, harm = self.accelerator.gather(torch.cat(harms)).T
-            self._sums[SUMS.index("harm"), ids.long()] += harm.float()
+        if self._rows:
+            self._write(self._exchanged(self._pending), self._exchanged([rows.T for rows in self._rows]).T)
+        if self._harms:
+            self._sums[SUMS.index("harm"), self._exchanged(self._harmed)] += self._exchanged(self._harms)
+        for kept in (self._rows, self._pending, self._harms, self._harmed):
+            kept.clear()
 
-    def _write(self, rows: Tensor) -> None:
-        """Each image stands in `rows` at most once."""
-        ids, values = rows[:, _ID].long(), rows[:, _GIVEN:].float().T
+    def _exchanged(self, kept: list[Tensor]) -> Tensor:
+        found: Tensor = self.accelerator.gather(torch.cat(kept))
+        return found
+
+    def _write(self, ids: Tensor, values: Tensor) -> None:
+        """Adds `values` [columns, n] to the rows of `ids` [n], each image once."""
         visits, forgotten, was_right = _unpacked(self._counts[ids])
         ids = torch.where(visits < VISITS, ids, self.size)
-        right = values[_MARGIN - 1] > 0
-        given = values[_GIVEN - 1]
-        self._sums[:3, ids] += torch.stack([given.exp(), values[_MARGIN - 1], -given])
+        given, margin = values[_GIVEN], values[_MARGIN]
+        right = margin > 0
+        self._sums[:3, ids] += torch.stack([given.exp(), margin, -given])
         lost = (was_right & ~right).int()
         self._counts[ids] = _packed(visits + 1, (forgotten + lost).clamp_max(FORGOTTEN), right)
         masses, candidates = self._masses[:, ids], self._candidates[:, ids].long()
-        other = rows[:, _TOP].long()
-        masses, candidates = _contest(masses + values[_FIRST - 1 :], candidates, other, values[_TOP_GIVEN - 1])
+        masses += values[_CANDIDATES:]
+        other, mass = values[_OTHER].long(), values[_OTHER_GIVEN].exp()
+        masses, candidates = _contest(masses, candidates, other, mass)
         self._masses[:, ids], self._candidates[:, ids] = masses, candidates.to(self._candidates.dtype)
 
     def agreement(self, ids: Tensor) -> Tensor:
@@ -171,15 +184,15 @@ class TrainingRecord:
     def state(self) -> dict[str, Any]:
         """All that continuing needs; every process must call this."""
         self.flush()
-        tensors = {"sums": self._sums, "masses": self._masses, "candidates": self._candidates, "counts": self._counts}
-        kept: dict[str, Any] = {name: tensor[..., :-1] for name, tensor in tensors.items()}
-        return kept | {"knows_harm": self.knows_harm}
+        return {name: tensor[..., :-1] for name, tensor in self._tables().items()} | {"knows_harm": self.knows_harm}
+
+    def _tables(self) -> dict[str, Any]:
+        return {"sums": self._sums, "masses": self._masses, "candidates": self._candidates, "counts": self._counts}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from `state`; images that are only evaluated may have come or gone since."""
         known = min(self.size, state["counts"].shape[-1])
-        own = {"sums": self._sums, "masses": self._masses, "candidates": self._candidates, "counts": self._counts}
-        for name, tensor in own.items():
+        for name, tensor in self._tables().items():
             tensor[..., :known] = state[name][..., :known].to(tensor)
         self.knows_harm = bool(state["knows_harm"])
 
@@ -222,4 +235,5 @@ def build_record(
     """The record that run.sample_record asks for; synthetic images, whose number is None, have none."""
     if images is None or not recipe.run.sample_record:
         return None
-    return TrainingRecord(images, classes, accelerator, largest)
+    mixes = recipe.augment.mixup > 0 or recipe.augment.cutmix > 0
+    return TrainingRecord(images, classes, accelerator, largest, mixes=mixes)

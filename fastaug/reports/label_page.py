@@ -75,9 +75,18 @@ show(); check();
 
 
 def page(
-    title: str, tables: Sequence[LabelTable], parts: DataParts, pictures: int, command: str, notes: Sequence[str]
+    title: str,
+    tables: Sequence[LabelTable],
+    parts: DataParts,
+    pictures: int,
+    command: str,
+    notes: Sequence[str],
+    twins: Sequence[tuple[int, int, float]] = (),
 ) -> str:
-    """The page: of each table its first `pictures` suspicious rows, and what is known of all of them."""
+    """The page: of each table its first `pictures` suspicious rows, and what is known of all of them.
+
+    `twins`: images (one, two, how alike) that are nearly the same, of which as many are shown.
+    """
     names = [_text(name) for name in parts.classes]
     body = [f"<h1>{_text(title)}</h1>", *(f"<p>{_text(note)}</p>" for note in notes)]
     for table in tables:
@@ -85,7 +94,12 @@ def page(
     body += [_controls(tables, names), "<table>"]
     for table in tables:
         body += [_row(table, i, parts, names) for i in range(min(pictures, table.flagged))]
-    body += ["</table>", "<h2>Train with the corrections</h2>", f"<pre>{_text(command)}</pre>"]
+    body += [
+        "</table>",
+        *_twins(twins[:pictures], parts, names),
+        "<h2>Train with the corrections</h2>",
+        f"<pre>{_text(command)}</pre>",
+    ]
     data = {"classes": list(parts.classes), "replaced": _replaced(parts)}
     stored = json.dumps(data).replace("<", "\\u003c")
     head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{STYLE}</style>'
@@ -166,6 +180,21 @@ def _row(table: LabelTable, i: int, parts: DataParts, names: Sequence[str]) -> s
         f'<td class="n">{float(own["other_probability"][i]):.2f}</td><td class="n">{table.scores[i]:.3f}</td>'
         f"<td>{image} {_text(parts.name_of(image))}</td></tr>"
     )
+
+
+def _twins(twins: Sequence[tuple[int, int, float]], parts: DataParts, names: Sequence[str]) -> list[str]:
+    """Pairs of images that are nearly the same."""
+    if not twins:
+        return []
+    assert parts.index is not None
+    rows, given = [], parts.given_labels()
+    for one, two, cosine in twins:
+        cells = [
+            f"<td>{_picture(parts.index, i)}</td><td>{names[given[i]]}</td><td>{i} {_text(parts.name_of(i))}</td>"
+            for i in (one, two)
+        ]
+        rows.append(f'<tr>{"".join(cells)}<td class="n">{cosine:.4f}</td></tr>')
+    return ["<h2>Nearly the same</h2>", "<table>", *rows, "</table>"]
 
 
 def _replaced(parts: DataParts) -> list[tuple[int, str]]:

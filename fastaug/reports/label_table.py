@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.data.build import DataParts
+from fastaug.data.class_names import some
 from fastaug.errors import StorageError
-from fastaug.evaluation.label_estimate import Estimate, estimate
+from fastaug.evaluation.label_estimate import UNLIKE, Estimate, estimate
 from fastaug.evaluation.label_scores import confident, label_scores, predicted, suspected
 from fastaug.evaluation.sample_file import SPLITS, Samples
 
@@ -51,15 +52,17 @@ class LabelTable:
         return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs[order], counts[order], strict=True)]
 
 
-def label_table(samples: Samples, split: str, seed: int = 0) -> LabelTable:
+def label_table(samples: Samples, split: str, *, unlike: float = UNLIKE, seed: int = 0) -> LabelTable:
     """The table of a split. With enough planted flips as many images are flagged as labels are estimated to be wrong.
 
-    Without them, those that look more like another class; of held-out images, those that do so confidently.
+    Without them, those that look more like another class; of held-out images, those that do so confidently. `unlike`:
+    see fastaug/evaluation/label_estimate.py.
     """
     own = samples.of(split)
     planted, scores = own["trained"] != own["given"], label_scores(own)
     known = ~planted & ~np.isnan(scores)
-    told = estimate(scores[known], scores[planted & ~np.isnan(scores)], seed=seed) if split == "train" else None
+    flips = scores[planted & ~np.isnan(scores)]
+    told = estimate(scores[known], flips, unlike=unlike, seed=seed) if split == "train" else None
     order = np.lexsort((own["id"], np.where(known, scores, np.inf)))
     if told is not None:
         issue = np.arange(len(order)) < round(told.wrong.value)
@@ -68,7 +71,9 @@ def label_table(samples: Samples, split: str, seed: int = 0) -> LabelTable:
     own = Samples({name: column[order] for name, column in own.columns.items()})
     known = known[order]
     found = np.where(known, scores[order], np.nan)
-    return LabelTable(split, own, found, predicted(own), issue & known, planted[order], told)
+    issue &= known
+    looks = np.where(issue, own["other"], predicted(own))
+    return LabelTable(split, own, found, looks, issue, planted[order], told)
 
 
 def check_fits(samples: Samples, parts: DataParts, run: str) -> None:
@@ -77,9 +82,10 @@ def check_fits(samples: Samples, parts: DataParts, run: str) -> None:
     classes = len(parts.classes)
     for split in SPLITS:
         own, ids = samples.of(split), parts.splits.of(split)
-        if not np.array_equal(np.sort(own["id"]), np.sort(ids)[: len(ids)]) and split == "train":
+        strange = np.setdiff1d(own["id"], ids)
+        if len(strange) or (split == "train" and len(own) != len(ids)):
             raise StorageError(
-                f"{run}: its statistics are of {len(own)} training images, now there are {len(ids)}, or others; put "
+                f"{run}: its statistics are of {len(own)} {split} images, and there are now {len(ids)}, or others; put "
                 "the data back as they were, or train again"
             )
     for name, least in (("given", 0), ("trained", 0), ("other", -1)):
@@ -92,6 +98,17 @@ def check_fits(samples: Samples, parts: DataParts, run: str) -> None:
     given = parts.given_labels()
     if len(samples) and (samples["id"].max() >= len(given) or (given[samples["id"]] != samples["given"]).any()):
         raise StorageError(f"{run}: the labels of the data are not those it was trained on; train again")
+
+
+def lonely(table: LabelTable, parts: DataParts) -> list[str]:
+    """A sentence about the classes with a single training image, of which nothing can be said; none without them."""
+    counts = np.bincount(table.samples["given"], minlength=len(parts.classes))
+    if not (names := [parts.classes[label] for label in np.flatnonzero(counts == 1)]):
+        return []
+    return [
+        f"{len(names)} classes have one training image, of which nothing can be said: {some(names)}; add images, or "
+        "look at them yourself"
+    ]
 
 
 def csv_text(tables: list[LabelTable], parts: DataParts) -> bytes:

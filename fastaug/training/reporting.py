@@ -12,6 +12,7 @@ from fastaug.batch import Batch
 from fastaug.data.class_names import shown
 from fastaug.distributed import any_process, merged
 from fastaug.errors import DataError, NoImageError
+from fastaug.evaluation.label_scores import score_of
 from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
 from fastaug.evaluation.sample_file import FILE, SplitRecord, archive
 from fastaug.reports.batch_grid import augmented_grid
@@ -218,6 +219,8 @@ def judge_samples(trainer: Trainer, records: dict[str, SplitRecord]) -> dict[str
         trainer.folder.write("samples.csv", samples_table(trainer.parts, figures))
     if trainer.record is not None:
         kept = trainer.record.columns()
+        shares = (kept[name].cpu().numpy() for name in ("probability", "other_probability"))
+        kept["score"] = torch.from_numpy(score_of(*shares))
         held_out = {split: record.columns(trainer.accelerator) for split, record in records.items()}
         if main:
             trainer.folder.write(FILE, archive(trainer.parts, kept, held_out))

@@ -15,7 +15,9 @@ def parts(wrong: np.ndarray) -> SimpleNamespace:
     """All images train; the labels of some were replaced."""
     given = np.zeros(len(wrong), dtype=np.int64)
     splits = SimpleNamespace(train=np.arange(len(wrong)))
-    return SimpleNamespace(index=SimpleNamespace(labels=given + wrong), folder_labels=given, splits=splits)
+    return SimpleNamespace(
+        index=SimpleNamespace(labels=given + wrong), folder_labels=given, splits=splits, planted=None
+    )
 
 
 def test_images_without_a_figure_stand_behind_all_others():

@@ -1,0 +1,231 @@
+"""The report of suspicious labels of a run folder, with made statistics; a browser, where there is one, ticks rows."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastaug.data.build import DataParts
+from fastaug.data.index import load_index
+from fastaug.data.label_files import with_labels
+from fastaug.data.splits import make_splits
+from fastaug.evaluation.sample_file import FILE, archive
+from fastaug.recipe.reading import read_recipe, to_yaml
+from fastaug.training.build_data import planted_parts
+from tools.label_report import main
+
+IMAGES, CLASSES = 40, 3
+WRONG = (3, 50, 90)  # ids whose label looks wrong: as the next class
+
+
+@pytest.fixture
+def run(tmp_path, jpeg_folder):
+    """A run folder with statistics of 90 training and 30 test images, ten of them with planted labels."""
+    root = jpeg_folder(classes=CLASSES, images=IMAGES, sizes=(20, 24), kind="png")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "r.yaml").write_text(
+        f"data: {{root: {root}, test_fraction: 0.25, img_size: 20}}\nrun: {{plant: 0.12, dir: {folder}}}\n"
+    )
+    recipe = read_recipe(tmp_path / "r.yaml")
+    (folder / "recipe.yaml").write_text(to_yaml(recipe))
+    write_statistics(folder, parts_of(recipe))
+    return folder
+
+
+def parts_of(recipe):
+    index = load_index(Path(recipe.data.root), exif="ignore", progress=False)
+    splits = make_splits(index, seed=0, meta=0.0, select=0.0, test=recipe.data.test_fraction, files=None)
+    return planted_parts(recipe, DataParts(index.classes, splits, index, index.labels))
+
+
+def write_statistics(folder, parts, classes=CLASSES):
+    size, draw = len(parts.index), np.random.default_rng(0)
+    planted = np.isin(np.arange(size), parts.planted.ids)
+    wrong = planted | np.isin(np.arange(size), WRONG)
+    given = np.where(wrong, draw.uniform(0.05, 0.15, size), draw.uniform(0.9, 0.95, size)).astype(np.float32)
+    other = np.where(wrong, 0.8, 0.03).astype(np.float32)
+    looks = (parts.index.labels + 1) % classes
+    columns = {"probability": given, "other_probability": other, "other": looks, "margin": given - other}
+    columns |= {"cross_entropy": -np.log(given), "forgotten": wrong * 1, "visits": np.full(size, 5)}
+    ids = parts.splits.test
+    held_out = {"test": {"id": ids, **{name: column[ids] for name, column in columns.items()}}}
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+    (folder / FILE).write_bytes(archive(parts, tensors, held_out))
+
+
+def table(folder):
+    with open(folder / "labels.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def altered(folder, **columns):
+    """The statistics with other columns."""
+    with np.load(folder / FILE) as stored:
+        kept = dict(stored)
+    np.savez(folder / FILE, **(kept | columns))
+
+
+def test_wrong_labels_are_first_and_planted_ones_are_not_listed(run, tmp_path, capsys):
+    assert main([str(run), "--json", str(tmp_path / "figures.json")]) == 0
+    rows = table(run)
+    train = [row for row in rows if row["split"] == "train"]
+    listed = {int(row["id"]) for row in train if row["is_label_issue"] == "True"}
+    parts = parts_of(read_recipe(run / "recipe.yaml"))
+    real = set(WRONG) & set(parts.splits.train.tolist()) - set(parts.planted.ids.tolist())
+    assert real
+    assert {int(row["id"]) for row in train[: len(real)]} == real
+    assert real <= listed
+    assert not listed & set(parts.planted.ids.tolist())
+    given = {int(row["id"]): row["given_label"] for row in train}
+    assert all(given[i] == parts.classes[label] for i, label in zip(*parts.planted, strict=True))
+    assert all(row["label_score"] == "" for row in train if row["planted"] == "True")
+    found = json.loads((tmp_path / "figures.json").read_text())["train"]
+    assert found["planted"] == len(parts.planted.ids) == 11
+    assert found["wrong"]["low"] <= len(real) <= found["wrong"]["high"]
+    assert "flagged" in capsys.readouterr().out
+
+
+def test_the_columns_are_cleanlab_s(run):
+    main([str(run)])
+    row = table(run)[0]
+    assert list(row)[3:7] == ["given_label", "predicted_label", "label_score", "is_label_issue"]
+    assert row["predicted_label"] == f"class{(int(row['given_label'][-1]) + 1) % CLASSES}"
+    assert 0 <= float(row["label_score"]) < 0.2
+    assert len(table(run)) == IMAGES * CLASSES
+
+
+def test_without_planted_labels_no_number_is_given(run, capsys):
+    recipe = read_recipe(run / "recipe.yaml", ["run.plant=0"])
+    (run / "recipe.yaml").write_text(to_yaml(recipe))
+    with np.load(run / FILE) as stored:
+        given = stored["given"]
+    altered(run, trained=given)
+    assert main([str(run)]) == 0
+    assert "not estimated without run.plant" in capsys.readouterr().out
+    assert "run.plant=0.01" in (run / "labels.html").read_text()
+
+
+def test_the_page_is_whole(run):
+    main([str(run), "--pictures", "5"])
+    text = (run / "labels.html").read_text()
+    assert text.count("data:image/jpeg;base64,") >= 2
+    assert not re.findall(r'(src|href)="(?!data:)', text)
+    assert "data.labels=corrected.tsv" in text
+    assert "run.plant=0" in text
+
+
+def test_a_class_name_does_nothing_to_the_page(run):
+    recipe = read_recipe(run / "recipe.yaml")
+    Path(recipe.data.root, "class2").rename(Path(recipe.data.root, "class2<script>&\"'"))
+    main([str(run)])
+    text = (run / "labels.html").read_text()
+    assert text.count("<script") == 2
+    assert "class2&lt;script&gt;" in text
+
+
+# ---- what cannot be reported ----
+
+
+def refused(run, capsys, *arguments, code):
+    assert main([str(run), *arguments]) == code
+    assert not (run / "labels.html").exists()
+    assert not (run / "labels.csv").exists()
+    return capsys.readouterr().err
+
+
+def test_a_run_without_statistics(run, capsys, tmp_path):
+    (run / FILE).unlink()
+    assert "run.sample_record=true" in refused(run, capsys, code=5)
+    assert "no run folder" in refused(tmp_path, capsys, code=5)
+
+
+def test_a_broken_file_of_statistics(run, capsys):
+    whole = (run / FILE).read_bytes()
+    for data in (b"", b"no archive", whole[: len(whole) // 2]):
+        (run / FILE).write_bytes(data)
+        assert "run the training command again" in refused(run, capsys, code=5)
+
+
+def test_statistics_of_other_images(run, capsys):
+    recipe = read_recipe(run / "recipe.yaml")
+    next(Path(recipe.data.root, "class1").iterdir()).unlink()
+    assert "put the data back" in refused(run, capsys, code=5)
+
+
+def test_classes_out_of_range(run, capsys):
+    with np.load(run / FILE) as stored:
+        other = stored["other"].copy()
+    other[7] = 12
+    altered(run, other=other)
+    assert "other class" in refused(run, capsys, code=5)
+
+
+def test_a_truth_of_other_data(run, capsys, tmp_path):
+    truth = tmp_path / "truth.tsv"
+    for line in ("3\tno such class\n", "9999\tclass1\n", "class1\n"):
+        truth.write_text(line)
+        assert "line 1" in refused(run, capsys, "--truth", str(truth), code=3)
+    assert "cannot be read" in refused(run, capsys, "--truth", str(tmp_path / "none"), code=3)
+
+
+def test_a_truth_judges_the_report(run, tmp_path):
+    parts = parts_of(read_recipe(run / "recipe.yaml"))
+    real = sorted(set(WRONG) & set(parts.splits.train.tolist()) - set(parts.planted.ids.tolist()))
+    truth = tmp_path / "truth.tsv"
+    truth.write_text("".join(f"{i}\tclass{(parts.folder_labels[i] + 1) % CLASSES}\n" for i in real))
+    assert main([str(run), "--truth", str(truth), "--json", str(tmp_path / "f.json")]) == 0
+    found = json.loads((tmp_path / "f.json").read_text())["truth"]
+    assert found["wrong"] == len(real)
+    assert found["score_auroc"] == 1
+    assert found["missed"] == 0
+
+
+def test_a_class_with_one_image_is_named(run, capsys):
+    recipe = read_recipe(run / "recipe.yaml")
+    lone = Path(recipe.data.root, "class9")
+    lone.mkdir()
+    shutil.copy(next(Path(recipe.data.root, "class1").iterdir()), lone / "000.png")
+    changed = read_recipe(run / "recipe.yaml", ["data.test_fraction=0.25"])
+    write_statistics(run, parts_of(changed), classes=CLASSES + 1)
+    assert main([str(run)]) == 0
+    assert "1 classes have one training image" in capsys.readouterr().out
+
+
+# ---- in a browser ----
+
+TICK = """
+<script>
+const first = rows.filter(row => !row.hidden)[0];
+first.querySelector('input[type=checkbox]').checked = true;
+check();
+const wanted = lines();
+first.querySelector('input.name').value = 'nothing';
+check();
+document.title = JSON.stringify({text: wanted, disabled: pick('save').disabled, shown: pick('shown').textContent});
+</script>
+"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium (apt-get install chromium)")
+def test_ticked_rows_become_a_file_that_training_reads(run, tmp_path):
+    main([str(run)])
+    page = tmp_path / "ticked.html"
+    page.write_text((run / "labels.html").read_text().replace("</body>", TICK + "</body>"))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    done = subprocess.run([*command, "--dump-dom", f"file://{page}"], check=True, capture_output=True, timeout=120)
+    title = re.search(r"<title>(.*?)</title>", done.stdout.decode())[1]
+    said = json.loads(title.replace("&amp;", "&").replace("&quot;", '"'))
+    assert said["disabled"]
+    first = table(run)[0]
+    assert said["text"] == f"{first['id']}\t{first['predicted_label']}\n"
+    (tmp_path / "corrected.tsv").write_text(said["text"])
+    parts = parts_of(read_recipe(run / "recipe.yaml"))
+    corrected = with_labels(load_index(parts.index.root, exif="ignore"), parts.splits, tmp_path / "corrected.tsv")
+    assert parts.classes[corrected.labels[int(first["id"])]] == first["predicted_label"]

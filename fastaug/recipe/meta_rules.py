@@ -10,6 +10,7 @@ from fastaug.recipe.schema import (
     LARGEST_MOMENTUM,
     LARGEST_SMOOTHING,
     SHARED_PARTS,
+    TABLE_PARTS,
     Meta,
     Recipe,
     is_outside_part,
@@ -305,7 +306,12 @@ META_NEEDS: list[Need] = [
     (lambda r: _learns(r, "softness"), "softness is in meta.learn", ["softness_lr"]),
     (lambda r: _learns(r, "smoothing"), "smoothing is in meta.learn", ["smoothing_lr"]),
     (lambda r: _learns(r, "optim"), "optim is in meta.learn", ["optim_lr"]),
-    (lambda r: _learns(r, "weights"), "weights is in meta.learn", ["weights_lr"]),
+    (lambda r: _learns(r, "weights"), "weights is in meta.learn", ["weights_lr", "weights_form"]),
+    (
+        lambda r: _learns(r, *TABLE_PARTS),
+        "a part with a number for every image (weights) is in meta.learn",
+        ["table_optimizer"],
+    ),
     (
         lambda r: _learns(r, "instant_labels"),
         "instant_labels is in meta.learn",

@@ -23,6 +23,7 @@ SHARED_PARTS = (
     "smoothing",
     "optim",
 )  # one value for all samples, moved by the meta-optimizer
+TABLE_PARTS = ("weights",)  # those with numbers for every image
 IMAGE_PARTS = ("policy", "augmenter")  # those that change images
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
@@ -395,6 +396,14 @@ class Meta:
     )
     frozen: bool = key(
         False, "parts, if any, act with the values they have: no meta step, and the meta split is trained on"
+    )
+    table_optimizer: Literal["normalised", "rmsprop"] = key(
+        "normalised",
+        "how numbers of single images move. normalised: steps in units of the batch's gradient, cut off at 3 rates; "
+        "rmsprop: AutoDO's, of up to 10 rates for an image met once an epoch",
+    )
+    weights_form: Literal["bounded", "softplus"] = key(
+        "bounded", "weights: numbers cut off at 0 and 2, or softplus(h) / ln 2 of free numbers h (AutoDO)"
     )
 
     @property

@@ -41,6 +41,15 @@ class ById(nn.Module):
         super()._load_from_state_dict(present, prefix, *args)
 
 
+class StoredTable(ById):
+    """A table that a checkpoint keeps in a file of its own: all buffers of its state have a row for each id, or none.
+
+    `changed` [size]: whose rows have changed since that file was written; not a part of the state.
+    """
+
+    changed: Tensor
+
+
 class RowUpdate(ById):
     """The step that rows of a table take against their hypergradient."""
 
@@ -113,7 +122,7 @@ def beside(numbers: Tensor, rows: Tensor) -> Tensor:
     return numbers.view(-1, *[1] * (rows.ndim - 1))
 
 
-class RowTable(ById):
+class RowTable(StoredTable):
     """A table of one row for each id, `weight` as in nn.Embedding, which `update` moves; cut off at `bounds`.
 
     `start` [size, ...]: the rows at the start, copied.
@@ -125,6 +134,7 @@ class RowTable(ById):
         super().__init__()
         self.update, self.bounds = update, bounds
         self.register_buffer("weight", start.detach().clone(memory_format=torch.contiguous_format))
+        self.register_buffer("changed", torch.zeros(len(start), dtype=torch.bool), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The rows [n, ...] of `ids` [n], a copy."""
@@ -139,6 +149,7 @@ class RowTable(ById):
         ids = ids.to(self.weight.device)
         moved = self.update.moved(self.weight[ids], gradient, ids)
         self.weight[ids] = moved if self.bounds is None else moved.clamp(*self.bounds)
+        self.changed[ids] = True
 
 
 def row_update(kind: RowOptimizer, lr: float, start: Tensor, *, levels: bool = False) -> RowUpdate:

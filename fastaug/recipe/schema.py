@@ -15,7 +15,10 @@ from pydantic.dataclasses import dataclass
 from fastaug.recipe.policy_names import parse_policy
 
 SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
-META_PARTS = ("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
+META_PARTS = (
+    *("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim"),
+    "labels",
+)
 SHARED_PARTS = (
     "policy",
     "augmenter",
@@ -23,7 +26,7 @@ SHARED_PARTS = (
     "smoothing",
     "optim",
 )  # one value for all samples, moved by the meta-optimizer
-TABLE_PARTS = ("weights",)  # those with numbers for every image
+TABLE_PARTS = ("weights", "labels")  # those with numbers for every image
 IMAGE_PARTS = ("policy", "augmenter")  # those that change images
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
@@ -404,6 +407,11 @@ class Meta:
     )
     weights_form: Literal["bounded", "softplus"] = key(
         "bounded", "weights: numbers cut off at 0 and 2, or softplus(h) / ln 2 of free numbers h (AutoDO)"
+    )
+    labels_lr: NonNegative = key(0.1, "learning rate of the logits of the learned soft labels")
+    labels_classes: Annotated[int, Field(ge=2, le=10**6)] | None = key(
+        None,
+        "classes of a learned soft label that have a logit of their own, of the others' one; null: all up to 32, 8",
     )
 
     @property

@@ -14,6 +14,7 @@ from fastaug.targets import SoftTarget
 
 SMOOTHING = 0.05  # of the labels at the start, AutoDO's
 ALL, FEW = 32, 8  # so many classes are all kept, of more so many
+SHOWN = 2**14  # images at most behind the figures of a log line, evenly spread: a table may have millions
 MANY = 0.5  # so large a share of labels that are no longer the given ones is an alarm
 
 
@@ -44,16 +45,16 @@ class MirrorStep(ScaleFreeStep):
 class LabelTable(SampleTable, Protocol):
     """A table of soft labels, whose rows are logits [n, classes]."""
 
-    def likeliest(self) -> tuple[Tensor, Tensor]:
-        """The likeliest class of every id, and its probability: [size] each."""
+    def likeliest(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest class of each of `ids` [n] and its probability, [n] each."""
 
 
 class DenseLabels(RowTable):
     """A table of soft labels with a logit for every class."""
 
-    def likeliest(self) -> tuple[Tensor, Tensor]:
-        """The likeliest class of every id, and its probability: [size] each."""
-        probability, label = torch.softmax(self.weight, 1).max(1)
+    def likeliest(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest class of each of `ids` [n] and its probability, [n] each."""
+        probability, label = torch.softmax(self(ids), 1).max(1)
         return label, probability
 
 
@@ -90,13 +91,13 @@ class CompactLabels(StoredTable):
         self.table.move(ids, torch.cat([own, others.sum(1, keepdim=True)], 1))
         self._rename(ids.to(self.names.device), names, own, gradient.scatter(1, names, torch.inf))
 
-    def likeliest(self) -> tuple[Tensor, Tensor]:
-        """The likeliest of the named classes of every id, and its probability: [size] each."""
-        logits = self.table.weight
+    def likeliest(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest of the named classes of each of `ids` [n] and its probability, [n] each."""
+        logits = self.table(ids)
         rest = logits[:, -1] + math.log(self.classes - self.names.shape[1])
         best, place = logits[:, :-1].max(1)
         total = torch.logaddexp(torch.logsumexp(logits[:, :-1], 1), rest)
-        return self.names.gather(1, place[:, None])[:, 0].long(), (best - total).exp()
+        return self.names[ids.to(place.device)].gather(1, place[:, None])[:, 0].long(), (best - total).exp()
 
     def _rename(self, ids: Tensor, names: Tensor, own: Tensor, others: Tensor) -> None:
         """Names classes that are wanted; `own` [n, few], `others` [n, classes]: hypergradients, inf where named."""
@@ -120,7 +121,9 @@ class SampleLabels(LearnedPart):
         super().__init__()
         if setting.labels is None:
             raise ValueError("labels start from those of the images, and these data have none")
-        self._given, self._trained = setting.labels.to(setting.device), setting.trained
+        self._given = setting.labels.to(setting.device)
+        trained = torch.arange(setting.images) if setting.trained is None else setting.trained
+        self._shown = trained[:: -(-len(trained) // SHOWN)]
         few = setting.recipe.meta.labels_classes or (setting.classes if setting.classes <= ALL else FEW)
         self.table = label_table(setting.recipe.meta, setting.labels, setting.classes, few).to(setting.device)
 
@@ -132,23 +135,15 @@ class SampleLabels(LearnedPart):
         """The target with the learned rows in place of the given classes."""
         return target._replace(rows=view.pairs(torch.softmax(view.rows["labels"], 1)))
 
-    def changed(self) -> tuple[Tensor, Tensor]:
-        """Whether the likeliest class of the training images is another one than given, and its probability."""
-        label, probability = self.table.likeliest()
-        other = label != self._given
-        if self._trained is None:
-            return other, probability
-        trained = self._trained.to(other.device)
-        return other[trained], probability[trained]
-
     def summary(self) -> dict[str, float]:
-        """Share of the training images whose likeliest class is no longer the given one; mean of its probability."""
-        other, probability = self.changed()
+        """Share of training images whose likeliest class is no longer the given one; mean of its probability."""
+        label, probability = self.table.likeliest(self._shown)
+        other = label != self._given[self._shown.to(label.device)]
         return {"label_changed": other.float().mean().item(), "label_confidence": probability.mean().item()}
 
     def per_sample(self) -> dict[str, Tensor]:
         """The likeliest class of every id, by number, and its probability."""
-        label, probability = self.table.likeliest()
+        label, probability = self.table.likeliest(torch.arange(len(self._given)))
         return {"learned_label": label, "learned_probability": probability}
 
     def alarms(self, summary: dict[str, float]) -> list[str]:

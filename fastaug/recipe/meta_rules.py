@@ -10,6 +10,7 @@ from fastaug.recipe.schema import (
     LARGEST_MOMENTUM,
     LARGEST_SMOOTHING,
     SHARED_PARTS,
+    TABLE_PARTS,
     Meta,
     Recipe,
     is_outside_part,
@@ -128,7 +129,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: (
-            _learns(r, "softness", "smoothing", "instant_labels")
+            _learns(r, "softness", "smoothing", "labels", "instant_labels")
             and r.augment.loss == "bce"
             and r.augment.bce_target_thresh is not None
         ),
@@ -139,7 +140,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.learn: softness has no effect without augment.shift above 0 and augment.soften other than none",
     ),
     (
-        lambda r: _learns(r, "smoothing", "instant_labels") and r.augment.other_class,
+        lambda r: _learns(r, "smoothing", "labels", "instant_labels") and r.augment.other_class,
         "augment.other_class: takes the probability that learned labels spread; turn it off",
     ),
     (
@@ -305,7 +306,13 @@ META_NEEDS: list[Need] = [
     (lambda r: _learns(r, "softness"), "softness is in meta.learn", ["softness_lr"]),
     (lambda r: _learns(r, "smoothing"), "smoothing is in meta.learn", ["smoothing_lr"]),
     (lambda r: _learns(r, "optim"), "optim is in meta.learn", ["optim_lr"]),
-    (lambda r: _learns(r, "weights"), "weights is in meta.learn", ["weights_lr"]),
+    (lambda r: _learns(r, "weights"), "weights is in meta.learn", ["weights_lr", "weights_form"]),
+    (
+        lambda r: _learns(r, *TABLE_PARTS),
+        "a part with numbers for every image (weights, labels) is in meta.learn",
+        ["table_optimizer"],
+    ),
+    (lambda r: _learns(r, "labels"), "labels is in meta.learn", ["labels_lr", "labels_classes"]),
     (
         lambda r: _learns(r, "instant_labels"),
         "instant_labels is in meta.learn",

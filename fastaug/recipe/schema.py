@@ -15,7 +15,10 @@ from pydantic.dataclasses import dataclass
 from fastaug.recipe.policy_names import parse_policy
 
 SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
-META_PARTS = ("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
+META_PARTS = (
+    *("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim"),
+    "labels",
+)
 SHARED_PARTS = (
     "policy",
     "augmenter",
@@ -23,6 +26,7 @@ SHARED_PARTS = (
     "smoothing",
     "optim",
 )  # one value for all samples, moved by the meta-optimizer
+TABLE_PARTS = ("weights", "labels")  # those with numbers for every image
 IMAGE_PARTS = ("policy", "augmenter")  # those that change images
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
@@ -411,6 +415,19 @@ class Meta:
         False, "parts, if any, act with the values they have: no meta step, and the meta split is trained on"
     )
     train_weight: Positive = key(1.0, "frozen: loss weight of the meta images; above 1 where they alone are sure")
+    table_optimizer: Literal["normalised", "rmsprop"] = key(
+        "normalised",
+        "how numbers of single images move. normalised: steps in units of the batch's gradient, cut off at 3 rates; "
+        "rmsprop: AutoDO's, of up to 10 rates for an image met once an epoch",
+    )
+    weights_form: Literal["bounded", "softplus"] = key(
+        "bounded", "weights: numbers cut off at 0 and 2, or softplus(h) / ln 2 of free numbers h (AutoDO)"
+    )
+    labels_lr: NonNegative = key(0.1, "learning rate of the logits of the learned soft labels")
+    labels_classes: Annotated[int, Field(ge=2, le=10**6)] | None = key(
+        None,
+        "classes of a learned soft label that have a logit of their own, of the others' one; null: all up to 32, 8",
+    )
 
     @property
     def acts_frozen(self) -> bool:

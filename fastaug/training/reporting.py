@@ -13,6 +13,7 @@ from fastaug.data.class_names import shown
 from fastaug.distributed import any_process, merged
 from fastaug.errors import DataError, NoImageError
 from fastaug.evaluation.label_scores import score_of
+from fastaug.evaluation.learned_labels import mended
 from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
 from fastaug.evaluation.sample_file import FILE, SplitRecord, archive
 from fastaug.reports.batch_grid import augmented_grid
@@ -224,4 +225,5 @@ def judge_samples(trainer: Trainer, records: dict[str, SplitRecord]) -> dict[str
         held_out = {split: record.columns(trainer.accelerator) for split, record in records.items()}
         if main:
             trainer.folder.write(FILE, archive(trainer.parts, kept, held_out))
-    return {"samples": found_errors(trainer.parts, kept | figures)} if figures or kept else {}
+    found = found_errors(trainer.parts, kept | figures) | mended(trainer.parts, figures)
+    return {"samples": found} if figures or kept else {}

@@ -139,7 +139,7 @@ REFUSED = {
     "no such part": (
         ["meta.learn=[polcy]"],
         "meta.learn: 'polcy' is not one of policy, augmenter, softness, smoothing, weights, instant_weights, "
-        "instant_labels, optim, nor of the form module:Class",
+        "instant_labels, optim, labels, nor of the form module:Class",
     ),
     "a part that is no name": (["meta.learn=['a b:C']"], "meta.learn: 'a b:C' is not one of"),
     "a part without its module": (["meta.learn=[':C']"], "meta.learn: ':C' is not one of"),
@@ -213,6 +213,14 @@ REFUSED = {
         ["meta.learn=[instant_labels]", "meta.every=1", "meta.fraction=1", "augment.other_class=true"],
         "augment.other_class: takes the probability that",
     ),
+    "soft labels of other classes": (
+        ["meta.learn=[labels]", "augment.other_class=true"],
+        "augment.other_class: takes the probability that",
+    ),
+    "table of nothing": (
+        ["meta.learn=[optim]", "meta.table_optimizer=rmsprop"],
+        "meta.table_optimizer: rmsprop does nothing unless a part with numbers for every image",
+    ),
     "synthetic": (["meta.learn=[weights]", "data.root=''", "data.loader=synthetic"], "data.loader: synthetic has no"),
     "trust": ([*INSTANT, "meta.labels_trust=2"], "meta.labels_trust: 2.0 does nothing unless instant_labels"),
 }
@@ -239,6 +247,10 @@ def test_refused_for_one_reason(tmp_path, name):
         ["meta.learn=[weights]", "meta.engine=implicit", "meta.layers=[fc]", "meta.terms=9"],
         [*INSTANT, *FUSED, "train.accumulate=2", "meta.layers=[fc]"],
         ["meta.learn=[smoothing]", "augment.smoothing=0.49"],
+        [
+            *("meta.learn=[weights,labels]", "meta.engine=implicit", "meta.every=1", "meta.fraction=1"),
+            *("meta.table_optimizer=rmsprop", "meta.weights_form=softplus", "meta.labels_classes=4"),
+        ],
         ["meta.learn=[policy,optim]", *UNROLLED, "meta.every=4", "train.precision=bf16"],
         ["meta.learn=[weights]", "meta.validation_loss=focal", "augment.focal_gamma=1"],
         ["meta.learn=[policy]", "meta.validation_loss=bce", "augment.bce_target_thresh=0.2", "augment.bce_sum=true"],

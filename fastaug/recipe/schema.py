@@ -15,7 +15,10 @@ from pydantic.dataclasses import dataclass
 from fastaug.recipe.policy_names import parse_policy
 
 SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
-META_PARTS = ("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim")
+META_PARTS = (
+    *("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim"),
+    "sample_policy",
+)
 SHARED_PARTS = (
     "policy",
     "augmenter",
@@ -23,7 +26,7 @@ SHARED_PARTS = (
     "smoothing",
     "optim",
 )  # one value for all samples, moved by the meta-optimizer
-IMAGE_PARTS = ("policy", "augmenter")  # those that change images
+IMAGE_PARTS = ("policy", "augmenter", "sample_policy")  # those that change images
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
@@ -390,6 +393,10 @@ class Meta:
     momentum: ShareBelowOne = key(0.0, "momentum of the meta-optimizers sgd and rmsprop")
     weight_decay: NonNegative = key(0.0, "decay of the meta-optimizer, added to the gradient")
     anneal: bool = key(False, "the meta-optimizer's learning rates rise and fall with the network's")
+    sample_policy: Literal["shared", "each"] = key(
+        "each", "sample_policy: probabilities and magnitudes of AutoDO's affine operations, for all images or for each"
+    )
+    sample_policy_lr: NonNegative = key(0.05, "learning rate of the unbounded numbers of sample_policy")
     reuse: Text | None = key(
         None, "run folder, or the policy.json of one, whose learned parts act here as they are; frozen, as below"
     )

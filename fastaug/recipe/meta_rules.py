@@ -10,6 +10,7 @@ from fastaug.recipe.schema import (
     LARGEST_MOMENTUM,
     LARGEST_SMOOTHING,
     SHARED_PARTS,
+    TABLE_PARTS,
     Meta,
     Recipe,
     is_outside_part,
@@ -26,6 +27,12 @@ def _learns_shared(recipe: Recipe) -> bool:
     """Whether there is something for the meta-optimizer to move."""
     shared = _learns(recipe, "sample_policy") and recipe.meta.sample_policy == "shared"
     return shared or _learns(recipe, *SHARED_PARTS) or any(map(is_outside_part, recipe.meta.learn))
+
+
+def _learns_tables(recipe: Recipe) -> bool:
+    """Whether numbers of single images are learned."""
+    own = _learns(recipe, "sample_policy") and recipe.meta.sample_policy == "each"
+    return own or _learns(recipe, *TABLE_PARTS)
 
 
 def _learns_policy(recipe: Recipe) -> bool:
@@ -313,7 +320,12 @@ META_NEEDS: list[Need] = [
     (lambda r: _learns(r, "softness"), "softness is in meta.learn", ["softness_lr"]),
     (lambda r: _learns(r, "smoothing"), "smoothing is in meta.learn", ["smoothing_lr"]),
     (lambda r: _learns(r, "optim"), "optim is in meta.learn", ["optim_lr"]),
-    (lambda r: _learns(r, "weights"), "weights is in meta.learn", ["weights_lr"]),
+    (lambda r: _learns(r, "weights"), "weights is in meta.learn", ["weights_lr", "weights_form"]),
+    (
+        _learns_tables,
+        "a part with numbers for every image (weights, sample_policy: each) is learned",
+        ["table_optimizer"],
+    ),
     (
         lambda r: _learns(r, "instant_labels"),
         "instant_labels is in meta.learn",

@@ -26,6 +26,7 @@ SHARED_PARTS = (
     "smoothing",
     "optim",
 )  # one value for all samples, moved by the meta-optimizer
+TABLE_PARTS = ("weights",)  # those with numbers for every image; and sample_policy, if each
 IMAGE_PARTS = ("policy", "augmenter", "sample_policy")  # those that change images
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
@@ -393,16 +394,24 @@ class Meta:
     momentum: ShareBelowOne = key(0.0, "momentum of the meta-optimizers sgd and rmsprop")
     weight_decay: NonNegative = key(0.0, "decay of the meta-optimizer, added to the gradient")
     anneal: bool = key(False, "the meta-optimizer's learning rates rise and fall with the network's")
-    sample_policy: Literal["shared", "each"] = key(
-        "each", "sample_policy: probabilities and magnitudes of AutoDO's affine operations, for all images or for each"
-    )
-    sample_policy_lr: NonNegative = key(0.05, "learning rate of the unbounded numbers of sample_policy")
     reuse: Text | None = key(
         None, "run folder, or the policy.json of one, whose learned parts act here as they are; frozen, as below"
     )
     frozen: bool = key(
         False, "parts, if any, act with the values they have: no meta step, and the meta split is trained on"
     )
+    table_optimizer: Literal["normalised", "rmsprop"] = key(
+        "normalised",
+        "how numbers of single images move. normalised: steps in units of the batch's gradient, cut off at 3 rates; "
+        "rmsprop: AutoDO's, of up to 10 rates for an image met once an epoch",
+    )
+    weights_form: Literal["bounded", "softplus"] = key(
+        "bounded", "weights: numbers cut off at 0 and 2, or softplus(h) / ln 2 of free numbers h (AutoDO)"
+    )
+    sample_policy: Literal["shared", "each"] = key(
+        "each", "sample_policy: probabilities and magnitudes of AutoDO's affine operations, for all images or for each"
+    )
+    sample_policy_lr: NonNegative = key(0.05, "learning rate of the unbounded numbers of sample_policy")
 
     @property
     def acts_frozen(self) -> bool:

@@ -9,45 +9,9 @@ from fastaug.augment import gated_affine
 from fastaug.augment.gated_affine import BOUND, OPERATIONS, UNITS, Drawn
 from fastaug.augment.learned_effects import View
 from fastaug.meta.learned_part import LearnedPart, Setting
-from fastaug.meta.sample_tables import SampleTable
+from fastaug.meta.sample_tables import RowTable, SampleTable, row_update
 
 SHOWN = 2**14  # images at most behind the figures of the log, evenly spread: a table may have millions
-
-
-class NumbersTable(nn.Module):
-    """The table of every image's numbers, on the host: 56 bytes for each of `size` ids."""
-
-    numbers: Tensor  # [size,14]
-
-    def __init__(self, size: int, lr: float) -> None:
-        super().__init__()
-        self.lr = lr
-        self.register_buffer("numbers", gated_affine.start().repeat(size, 1))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Rows of ids by number: images behind them, which are only evaluated, may have come or gone since."""
-        name = f"{prefix}numbers"
-        if name in state_dict:
-            rows, stored = self.numbers.clone(), state_dict[name]
-            known = min(len(rows), len(stored))
-            rows[:known] = stored[:known]
-            state_dict = {**state_dict, name: rows}
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def rows(self, ids: Tensor) -> Tensor:
-        """The numbers [n,14] of `ids`, a leaf."""
-        return self.numbers[ids].requires_grad_()
-
-    def move(self, ids: Tensor, gradient: Tensor) -> None:
-        """One step of at most 3 lr a number against the hypergradient [n,14] of the rows of `ids` [n].
-
-        The gradient is divided by the root mean square of its numbers other than 0, which are those of open gates, so
-        that the step knows no scale; what is not finite stays.
-        """
-        ids, gradient = ids.cpu(), torch.where(gradient.isfinite(), gradient, 0).cpu()
-        scale = (gradient.square().sum() / (gradient != 0).sum().clamp_min(1)).sqrt()
-        step = self.lr * (gradient / torch.where(scale > 0, scale, 1)).clamp(-3, 3)
-        self.numbers[ids] = (self.numbers[ids] - step).clamp(-BOUND, BOUND)
 
 
 class SamplePolicy(LearnedPart):
@@ -63,9 +27,11 @@ class SamplePolicy(LearnedPart):
     def __init__(self, setting: Setting) -> None:
         meta = setting.recipe.meta
         super().__init__(meta.sample_policy_lr)
-        self.table: NumbersTable | None = None
+        self.table: RowTable | None = None
         if meta.sample_policy == "each":
-            self.table = NumbersTable(setting.images, meta.sample_policy_lr)
+            start = gated_affine.start().expand(setting.images, -1)
+            update = row_update(meta.table_optimizer, meta.sample_policy_lr, start)
+            self.table = RowTable(start, update, (-BOUND, BOUND))
         else:
             self.numbers = nn.Parameter(gated_affine.start())
         self._trained = setting.trained
@@ -95,8 +61,8 @@ class SamplePolicy(LearnedPart):
         """The numbers [n,14] behind the figures of the log: the row of all, or those of some training images."""
         if self.table is None:
             return self.numbers[None]
-        ids = torch.arange(len(self.table.numbers)) if self._trained is None else self._trained
-        return self.table.numbers[ids[:: -(-len(ids) // SHOWN)]]
+        ids = torch.arange(len(self.table.weight)) if self._trained is None else self._trained
+        return self.table.weight[ids[:: -(-len(ids) // SHOWN)]]
 
     def summary(self) -> dict[str, float]:
         """Probability and magnitude of every operation: the mean over images and, of `each`, their deviation."""
@@ -114,7 +80,7 @@ class SamplePolicy(LearnedPart):
         """How strongly each image is augmented: mean over the operations of probability times magnitude."""
         if self.table is None:
             return {}
-        numbers = self.table.numbers
+        numbers = self.table.weight
         return {"augmented": (gated_affine.probabilities(numbers) * gated_affine.magnitudes(numbers)).mean(1)}
 
     def settings(self) -> dict[str, Any]:

@@ -227,7 +227,9 @@ class Augment:
     """What happens to a batch between the loader and the network, and the loss on its soft targets."""
 
     aa: Annotated[str | None, AfterValidator(_checked_policy)] = key(
-        None, "fixed policy, timm's names: rand-m9-mstd0.5-inc1, augmix-m3-w3, 3a, ... and ta_wide, ra-n2-m9"
+        None,
+        "fixed policy, timm's names: rand-m9-mstd0.5-inc1, augmix-m3-w3, 3a, ... and ta_wide, ra-n2-m9; file:PATH: a "
+        "list of sub-policies",
     )
     color_jitter: Share | None = key(
         None, "largest change of brightness, contrast and saturation, a share; null: off (3a has its own)"

@@ -39,16 +39,16 @@ def images(n):
 
 
 def test_an_image_draws_one_sub_policy_and_each_step_with_its_probability(policy_of):
-    n = 4000
+    n = 1500
     drawn = policy_of().sample(KEY, np.arange(n))
     sheared = [acts for acts in drawn if acts and acts[0].operation == "ShearX"]
-    assert len(sheared) / n == pytest.approx(0.5, abs=0.03)
+    assert len(sheared) / n == pytest.approx(0.5, abs=0.07)
     assert {round(acts[0].value, 6) for acts in sheared} == {-0.15, 0.15}  # level .75 of -.3 to .3, mirrored
-    assert sum(acts[0].value > 0 for acts in sheared) / len(sheared) == pytest.approx(0.5, abs=0.05)
-    assert sum(len(acts) == 2 for acts in sheared) / len(sheared) == pytest.approx(0.25, abs=0.04)
+    assert sum(acts[0].value > 0 for acts in sheared) / len(sheared) == pytest.approx(0.5, abs=0.07)
+    assert sum(len(acts) == 2 for acts in sheared) / len(sheared) == pytest.approx(0.25, abs=0.06)
     others = [acts for acts in drawn if acts not in sheared]
     assert {act.operation for acts in others for act in acts} == {"Rotate"}
-    assert sum(not acts for acts in others) / len(others) == pytest.approx(0.5, abs=0.05)
+    assert sum(not acts for acts in others) / len(others) == pytest.approx(0.5, abs=0.07)
 
 
 def test_draws_and_pixels_do_not_depend_on_the_batch_and_travel_between_processes(policy_of):

@@ -210,6 +210,7 @@ def gathered(accelerator: Accelerator, ids: Tensor, rows: Tensor) -> tuple[Tenso
     """Ids [n] and rows [n, ...] of all processes, each id once, with the sum of its rows."""
     if accelerator.num_processes == 1:
         return ids, rows
+    rows = rows.to(accelerator.device)  # of a table on the host: NCCL knows devices only
     padded_ids = accelerator.pad_across_processes(ids.to(rows.device), pad_index=-1)
     padded_rows = accelerator.pad_across_processes(rows, pad_index=0)
     all_ids, all_rows = accelerator.gather(padded_ids), accelerator.gather(padded_rows)

@@ -41,6 +41,7 @@ class Stream(IntEnum):
     NOISE = 15
     AUGMENTER = 20
     PLAIN_STEP = 21
+    GATED_AFFINE = 24
     DISTORTION = 30
     PLANT = 40
 

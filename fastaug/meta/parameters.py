@@ -21,6 +21,7 @@ PARTS: Mapping[str, str] = MappingProxyType(
     {
         "policy": "fastaug.meta.parts.policy:SharedPolicyPart",
         "augmenter": "fastaug.meta.parts.augmenter:AugmenterPart",
+        "sample_policy": "fastaug.meta.parts.sample_policy:SamplePolicy",
         "softness": "fastaug.meta.parts.softness:Softness",
         "smoothing": "fastaug.meta.parts.smoothing:Smoothing",
         "optim": "fastaug.meta.parts.inner_rates:InnerRates",

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastaug.errors import RecipeError
 from fastaug.meta.learned_part import LearnedPart, Setting
@@ -52,7 +52,8 @@ def _with_parts_of(file: PolicyFile, setting: Setting) -> Any:
         )
     if not kinds:
         raise RecipeError([f"{file.path}: parts: there is none; name a run that has learned something"])
-    recipe = replace(setting.recipe, meta=replace(setting.recipe.meta, learn=kinds))
+    own: Literal["shared", "each"] = "each" if "sample_policy" in file.tables else "shared"
+    recipe = replace(setting.recipe, meta=replace(setting.recipe.meta, learn=kinds, sample_policy=own))
     if problems := validate(recipe):
         raise RecipeError([f"{file.path} holds {', '.join(kinds)}, and {problem}" for problem in problems])
     return recipe

@@ -146,7 +146,7 @@ class RowTable(StoredTable):
 
     def move(self, ids: Tensor, gradient: Tensor) -> None:
         """One step of the rows of `ids` [n] against their hypergradient [n, ...]."""
-        ids = ids.to(self.weight.device)
+        ids, gradient = ids.to(self.weight.device), gradient.to(self.weight.device)
         moved = self.update.moved(self.weight[ids], gradient, ids)
         self.weight[ids] = moved if self.bounds is None else moved.clamp(*self.bounds)
         self.changed[ids] = True

@@ -25,7 +25,14 @@ def _learns(recipe: Recipe, *parts: str) -> bool:
 
 def _learns_shared(recipe: Recipe) -> bool:
     """Whether there is something for the meta-optimizer to move."""
-    return _learns(recipe, *SHARED_PARTS) or any(map(is_outside_part, recipe.meta.learn))
+    shared = _learns(recipe, "sample_policy") and recipe.meta.sample_policy == "shared"
+    return shared or _learns(recipe, *SHARED_PARTS) or any(map(is_outside_part, recipe.meta.learn))
+
+
+def _learns_tables(recipe: Recipe) -> bool:
+    """Whether numbers of single images are learned."""
+    own = _learns(recipe, "sample_policy") and recipe.meta.sample_policy == "each"
+    return own or _learns(recipe, *TABLE_PARTS)
 
 
 def _learns_policy(recipe: Recipe) -> bool:
@@ -43,7 +50,8 @@ def has_policy(recipe: Recipe) -> bool:
 def _needs_images(recipe: Recipe) -> bool:
     """Whether the hypergradient has to pass through pixels."""
     gumbel = recipe.meta.learn_probabilities and recipe.meta.probabilities == "gumbel"
-    return _learns(recipe, "augmenter") or (_learns(recipe, "policy") and (recipe.meta.magnitudes or gumbel))
+    always = _learns(recipe, "augmenter", "sample_policy")
+    return always or (_learns(recipe, "policy") and (recipe.meta.magnitudes or gumbel))
 
 
 def _policy_moves(recipe: Recipe) -> bool:
@@ -145,13 +153,14 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: r.meta.engine == "difference" and _needs_images(r),
-        "meta.engine: difference is wrong for images in networks with kinks (ReLU); choose another engine, or learn no "
-        "augmenter and set meta.magnitudes=false with meta.probabilities=score",
+        "meta.engine: difference is wrong for images in networks with kinks (ReLU); choose another engine, or learn "
+        "neither augmenter nor sample_policy and set meta.magnitudes=false with meta.probabilities=score",
     ),
     (
         lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _needs_images(r) or _learns(r, "optim")),
-        "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, learn neither augmenter "
-        "nor optim, and of a policy its probabilities only (meta.magnitudes=false, probabilities score or evidence)",
+        "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, learn no augmenter, "
+        "sample_policy or optim, and of a policy its probabilities only (meta.magnitudes=false, probabilities score or "
+        "evidence)",
     ),
     (
         lambda r: r.meta.engine == "fused" and r.model.compile,
@@ -269,11 +278,16 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: r.meta.regulariser == "start" and bool(r.meta.learn) and not _learns_shared(r),
         "meta.regulariser: start needs a shared part in meta.learn (policy, augmenter, softness, smoothing, optim, "
-        "or one from outside); set it to none",
+        "a shared sample_policy, or one from outside); set it to none",
     ),
     (
         lambda r: bool(r.meta.learn) and r.meta.weights == "ema" and not r.model.ema,
         "meta.weights: ema needs model.ema = true",
+    ),
+    (
+        lambda r: _learns(r, "sample_policy") and r.meta.sample_policy == "each" and r.eval.tta > 0,
+        "eval.tta: {r.eval.tta} copies of test images, for which meta.sample_policy = each has learned nothing; set it "
+        "to 0, or meta.sample_policy to shared",
     ),
     (
         lambda r: bool(r.meta.learn) and r.data.loader == "synthetic",
@@ -308,8 +322,8 @@ META_NEEDS: list[Need] = [
     (lambda r: _learns(r, "optim"), "optim is in meta.learn", ["optim_lr"]),
     (lambda r: _learns(r, "weights"), "weights is in meta.learn", ["weights_lr", "weights_form"]),
     (
-        lambda r: _learns(r, *TABLE_PARTS),
-        "a part with numbers for every image (weights, labels) is in meta.learn",
+        _learns_tables,
+        "a part with numbers for every image (weights, labels, sample_policy: each) is learned",
         ["table_optimizer"],
     ),
     (lambda r: _learns(r, "labels"), "labels is in meta.learn", ["labels_lr", "labels_classes"]),
@@ -320,7 +334,8 @@ META_NEEDS: list[Need] = [
     ),
     (
         _learns_shared,
-        "a shared part (policy, augmenter, softness, smoothing, optim, or one from outside) is learned",
+        "a shared part (policy, augmenter, softness, smoothing, optim, a shared sample_policy, or one from outside) is "
+        "learned",
         ["optimizer", "momentum", "weight_decay", "anneal"],
     ),
     (
@@ -328,6 +343,7 @@ META_NEEDS: list[Need] = [
         "augmenter is in meta.learn",
         ["augmenter", "conditioned", "augmenter_lr"],
     ),
+    (lambda r: _learns(r, "sample_policy"), "sample_policy is in meta.learn", ["sample_policy", "sample_policy_lr"]),
     (lambda r: r.meta.optimizer != "adam", "meta.optimizer is sgd or rmsprop", ["momentum"]),
     (lambda r: r.meta.regulariser != "none", "meta.regulariser is not none", ["regulariser_weight"]),
     (lambda r: r.meta.engine == "implicit", "meta.engine is implicit", ["solver", "alpha", "terms", "damping"]),

@@ -6,7 +6,9 @@
     3a                     3-Augment of DeiT III: grayscale, solarize or blur, then colour jitter
     ta_wide                TrivialAugment, wide (torchvision)
     ra-n2-m9               RandAugment as torchvision has it: operations, magnitude of 0 to 30
+    ra-n2-m9-tcolor        of it what moves no pixels: identity, autocontrast, equalize, invert, colour, sharpness
     aa-cifar10             AutoAugment as torchvision has it: its policies imagenet (`aa` alone), cifar10 and svhn
+    file:PATH              sub-policies of a file, as AutoAugment's: see recipe/subpolicy_files.py
     none                   no policy
 
 Sections may come in any order. What timm takes is taken as timm takes it: a magnitude above mmax (10 unless given) is
@@ -51,15 +53,19 @@ FAMILIES: dict[str, dict[str, Section]] = {
     },
     **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), _MSTD),
     "ta_wide": {},
-    "ra": {"n": Section(low=1), "m": Section(high=30)},
+    "ra": {"n": Section(low=1), "m": Section(high=30), "t": Section(choices=("color",))},
     "aa": {"": Section(choices=("imagenet", "cifar10", "svhn"))},
     "none": {},
 }
+FILE = "file:"  # before the path of a list of sub-policies
 
 
 @dataclass(frozen=True)
 class PolicyName:
-    """A policy's name taken apart: `family`, its sections, and the name as written."""
+    """A policy's name taken apart: `family`, its sections, and the name as written.
+
+    Of family "file": a list of sub-policies, the path of which is `path`.
+    """
 
     text: str
     family: str
@@ -68,16 +74,25 @@ class PolicyName:
     @property
     def library(self) -> Literal["timm", "torchvision"]:
         """Whose implementation it is."""
-        return "torchvision" if self.family in ("ta_wide", "ra", "aa") else "timm"
+        return "torchvision" if self.family in ("ta_wide", "ra", "aa", "file") else "timm"
+
+    @property
+    def path(self) -> str | None:
+        """The path of a list of sub-policies; None of a policy that has a name."""
+        return self.text.removeprefix(FILE) if self.family == "file" else None
 
 
 def parse_policy(text: str | None) -> PolicyName | None:
     """The parts of a policy's name, None for None, "" and "none"; ValueError names the part not known."""
     if not text or text == "none":
         return None
+    if text.startswith(FILE):
+        if text == FILE:
+            raise ValueError(f"policy {text!r} lacks the path of a list of sub-policies; write {FILE}PATH")
+        return PolicyName(text, "file", {})
     family, *parts = text.split("-")
     if family not in FAMILIES:
-        raise ValueError(f"unknown policy {family!r} in {text!r}; known: {', '.join(FAMILIES)}")
+        raise ValueError(f"unknown policy {family!r} in {text!r}; known: {', '.join(FAMILIES)}, {FILE}PATH")
     sections: dict[str, int | float | str] = {}
     for part in parts:
         letters, value = _section(part, family, text)

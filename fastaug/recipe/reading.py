@@ -16,9 +16,11 @@ from fastaug.errors import RecipeError
 from fastaug.recipe.key_table import BOUNDS, choices, length_limits, number_in_words, type_name
 from fastaug.recipe.operation_files import check_operations
 from fastaug.recipe.policy_file import read_policy_file
+from fastaug.recipe.policy_names import parse_policy
 from fastaug.recipe.rules import key_of, validate
 from fastaug.recipe.schema import SCHEMA, Recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
+from fastaug.recipe.subpolicy_files import read_subpolicies
 
 Section = TypeVar("Section")
 LARGEST = 2**15  # bytes of a recipe, characters of an override: read in less than a second
@@ -189,6 +191,9 @@ def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     recipe = _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
     if "policy" in recipe.meta.learn:
         check_operations(recipe.meta)
+    fixed = parse_policy(recipe.augment.aa)
+    if fixed is not None and fixed.path is not None:
+        read_subpolicies(fixed.path)
     if recipe.meta.reuse is not None:
         _check_reused(recipe.meta.reuse)
     return recipe

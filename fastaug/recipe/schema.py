@@ -17,7 +17,7 @@ from fastaug.recipe.policy_names import parse_policy
 SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
 META_PARTS = (
     *("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim"),
-    "labels",
+    *("labels", "sample_policy"),
 )
 SHARED_PARTS = (
     "policy",
@@ -26,8 +26,8 @@ SHARED_PARTS = (
     "smoothing",
     "optim",
 )  # one value for all samples, moved by the meta-optimizer
-TABLE_PARTS = ("weights", "labels")  # those with numbers for every image
-IMAGE_PARTS = ("policy", "augmenter")  # those that change images
+TABLE_PARTS = ("weights", "labels")  # those with numbers for every image; and sample_policy, if each
+IMAGE_PARTS = ("policy", "augmenter", "sample_policy")  # those that change images
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
@@ -236,7 +236,9 @@ class Augment:
     """What happens to a batch between the loader and the network, and the loss on its soft targets."""
 
     aa: Annotated[str | None, AfterValidator(_checked_policy)] = key(
-        None, "fixed policy, timm's names: rand-m9-mstd0.5-inc1, augmix-m3-w3, 3a, ... and ta_wide, ra-n2-m9"
+        None,
+        "fixed policy, timm's names: rand-m9-mstd0.5-inc1, augmix-m3-w3, 3a, ... and ta_wide, ra-n2-m9; file:PATH: a "
+        "list of sub-policies",
     )
     color_jitter: Share | None = key(
         None, "largest change of brightness, contrast and saturation, a share; null: off (3a has its own)"
@@ -423,11 +425,18 @@ class Meta:
     weights_form: Literal["bounded", "softplus"] = key(
         "bounded", "weights: numbers cut off at 0 and 2, or softplus(h) / ln 2 of free numbers h (AutoDO)"
     )
+<<<<<<< HEAD
     labels_lr: NonNegative = key(0.1, "learning rate of the logits of the learned soft labels")
     labels_classes: Annotated[int, Field(ge=2, le=10**6)] | None = key(
         None,
         "classes of a learned soft label that have a logit of their own, of the others' one; null: all up to 32, 8",
     )
+=======
+    sample_policy: Literal["shared", "each"] = key(
+        "each", "sample_policy: probabilities and magnitudes of AutoDO's affine operations, for all images or for each"
+    )
+    sample_policy_lr: NonNegative = key(0.05, "learning rate of the unbounded numbers of sample_policy")
+>>>>>>> task/aug
 
     @property
     def acts_frozen(self) -> bool:

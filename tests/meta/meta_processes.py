@@ -32,7 +32,8 @@ def main() -> None:
     assembly.build_network = doubled(assembly.build_network)
     trainer = assembly.assemble(recipe, accelerator, RunFolder(recipe.run.dir), Console(False))
     trainer.progress.step = 1  # update 0 logs pictures
-    found, table = [], trainer.meta.learned.tables()["weights"]
+    found, learned = [], trainer.meta.learned
+    before = {name: value.clone() for name, value in learned.state_dict().items() if name.endswith("table.weight")}
     move = MetaStep.move
 
     def keep(self, gradients, ids, step):
@@ -45,7 +46,8 @@ def main() -> None:
     for _ in range(3):
         train_step(trainer, batches)
     if accelerator.is_main_process:
-        print("FOUND " + json.dumps({"shared": found, "table": (table.weight - 1).tolist()}))
+        tables = {name: (learned.state_dict()[name] - start).tolist() for name, start in before.items()}
+        print("FOUND " + json.dumps({"shared": found, **tables}))
     accelerator.end_training()
 
 

@@ -140,6 +140,9 @@ REFUSED = {
         ["meta.learn=[polcy]"],
         "meta.learn: 'polcy' is not one of policy, augmenter, softness, smoothing, weights, instant_weights, "
         "instant_labels, optim, labels, nor of the form module:Class",
+        "meta.table_optimizer: rmsprop does nothing unless a part with numbers for every image",
+    ),
+        "meta.learn: 'polcy' is not one of policy, augmenter, ",
     ),
     "a part that is no name": (["meta.learn=['a b:C']"], "meta.learn: 'a b:C' is not one of"),
     "a part without its module": (["meta.learn=[':C']"], "meta.learn: ':C' is not one of"),
@@ -213,12 +216,34 @@ REFUSED = {
         ["meta.learn=[instant_labels]", "meta.every=1", "meta.fraction=1", "augment.other_class=true"],
         "augment.other_class: takes the probability that",
     ),
+<<<<<<< HEAD
     "soft labels of other classes": (
         ["meta.learn=[labels]", "augment.other_class=true"],
         "augment.other_class: takes the probability that",
     ),
     "table of nothing": (
         ["meta.learn=[optim]", "meta.table_optimizer=rmsprop"],
+=======
+    "copies of images without a row": (
+        ["meta.learn=[sample_policy]", "eval.tta=4"],
+        "eval.tta: 4 copies of test images, for which meta.sample_policy = each has learned nothing",
+    ),
+    "fused sample policy": (["meta.learn=[sample_policy]", *FUSED], "meta.engine: fused takes derivatives"),
+    "difference of a sample policy": (
+        ["meta.learn=[sample_policy]", "meta.engine=difference"],
+        "meta.engine: difference is wrong",
+    ),
+    "sample policy of nothing": (
+        ["meta.learn=[weights]", "meta.sample_policy=shared"],
+        "meta.sample_policy: shared does nothing unless sample_policy is in meta.learn",
+    ),
+    "start of rows": (
+        ["meta.learn=[sample_policy]", "meta.regulariser=start"],
+        "meta.regulariser: start needs a shared part",
+    ),
+    "table of none": (
+        ["meta.learn=[sample_policy]", "meta.sample_policy=shared", "meta.table_optimizer=rmsprop"],
+>>>>>>> task/aug
         "meta.table_optimizer: rmsprop does nothing unless a part with numbers for every image",
     ),
     "synthetic": (["meta.learn=[weights]", "data.root=''", "data.loader=synthetic"], "data.loader: synthetic has no"),
@@ -266,6 +291,11 @@ def test_refused_for_one_reason(tmp_path, name):
         [OUTSIDE, "meta.optimizer=sgd", "meta.regulariser=start"],
         [OUTSIDE, "meta.parts={'my.parts:ClassWeights': {rate: 0.1, classes: [1, 2]}}"],
         ["meta.learn=['parts:A', weights]", "meta.parts={'parts:A': {}}"],
+        ["meta.learn=[sample_policy,weights]", "meta.table_optimizer=rmsprop", "meta.engine=implicit"],
+        [
+            *("meta.learn=[sample_policy]", "meta.sample_policy=shared", "meta.optimizer=rmsprop", "eval.tta=4"),
+            *("meta.regulariser=start", "meta.sample_policy_lr=0.01"),
+        ],
         [
             *("meta.learn=[augmenter]", "meta.augmenter=affine_color", "meta.conditioned=true", "meta.augmenter_lr=1"),
             *("meta.optimizer=sgd", "meta.momentum=0.9", "meta.weight_decay=0.01", "meta.anneal=true"),

@@ -15,6 +15,7 @@ from fastaug.recipe.policy_names import FAMILIES, parse_policy
         ("v0-mstd1", {"mstd": 1.0}),
         ("ta_wide", {}),
         ("ra-n2-m30", {"n": 2, "m": 30}),
+        ("ra-m7-tcolor", {"m": 7, "t": "color"}),
         ("rand-m15-inc2-mstdinf", {"m": 15, "inc": 2, "mstd": math.inf}),
         ("augmix-m11-w3-b1", {"m": 11, "w": 3, "b": 1}),
         ("aa", {}),
@@ -26,6 +27,12 @@ def test_names_are_taken_apart(text, sections):
     assert name is not None
     assert (name.text, name.family, name.sections) == (text, text.split("-")[0], sections)
     assert name.library == ("torchvision" if name.family in ("ta_wide", "ra", "aa") else "timm")
+
+
+def test_a_path_may_hold_anything():
+    name = parse_policy("file:/lists/dada-cifar10 m9.json")
+    assert (name.family, name.path, name.library) == ("file", "/lists/dada-cifar10 m9.json", "torchvision")
+    assert parse_policy("ta_wide").path is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,6 +62,8 @@ def test_a_family_alone_is_a_policy(family):
         ("original-m9", "unknown section 'm9' .* known: mstd"),
         ("ta_wide-m9", "unknown section 'm9' .* ta_wide has none"),
         ("ra-m31", r"\[0, 30\]"),
+        ("ra-tgeometry", "'tgeometry' .* known: tcolor"),
+        ("file:", "lacks the path of a list of sub-policies; write file:PATH"),
         ("aa-cifar100", "'cifar100' .* known: imagenet, cifar10, svhn"),
         ("aa-svhn-cifar10", "given twice"),
         ("none-m9", "none has none"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fastaug.augment.fixed.base import InOrder, Policy
 from fastaug.recipe.policy_names import parse_policy
+from fastaug.recipe.subpolicy_files import read_subpolicies
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 JITTER_3A = 0.3  # DeiT III (Touvron et al. 2022), section 3.2 and its code
@@ -37,6 +38,10 @@ def build_policy(
         from fastaug.augment.fixed.timm_ops import timm_policy
 
         policies.append(timm_policy(name, mean, interpolation))
+    elif name is not None and name.path is not None:
+        from fastaug.augment.fixed.listed import ListedPolicy
+
+        policies.append(ListedPolicy(read_subpolicies(name.path), size, mean, interpolation or "nearest"))
     elif name is not None:
         from fastaug.augment.fixed.torchvision_ops import TorchvisionPolicy
 

@@ -20,6 +20,16 @@ from fastaug.seeding import IdArray, Key
 Choice = tuple[str, float]  # torchvision's name of the operation, its magnitude
 
 
+class ColourRandAugment(v2.RandAugment):
+    """RandAugment of what moves no pixels, the six operations that AutoDO uses beside its learned affine ones."""
+
+    _AUGMENTATION_SPACE = {  # noqa: RUF012  # torchvision's
+        **{name: v2.RandAugment._AUGMENTATION_SPACE[name] for name in ("Identity", "AutoContrast", "Equalize")},
+        **{name: v2.RandAugment._AUGMENTATION_SPACE[name] for name in ("Color", "Sharpness")},
+        "Invert": v2.AutoAugment._AUGMENTATION_SPACE["Invert"],
+    }
+
+
 class Recorder:
     """Records what one of torchvision's automatic policies draws for one image, without applying it."""
 
@@ -49,7 +59,7 @@ class TorchvisionPolicy(Policy):
         kind: Any = v2.TrivialAugmentWide
         options: dict[str, Any] = {}
         if name.family == "ra":
-            kind = v2.RandAugment
+            kind = ColourRandAugment if "t" in name.sections else v2.RandAugment
             options = {"num_ops": name.sections.get("n", 2), "magnitude": name.sections.get("m", 9)}
         if name.family == "aa":
             kind, options = v2.AutoAugment, {"policy": AutoAugmentPolicy(name.sections.get("", "imagenet"))}

@@ -37,7 +37,7 @@ TIMM = [
     "v0r",
 ]
 TORCHVISION = ["ta_wide", "ra", "ra-n3-m20", "aa", "aa-cifar10", "aa-svhn"]
-ALL = [*TIMM, *TORCHVISION, "3a"]
+ALL = [*TIMM, *TORCHVISION, "3a", "ra-n3-m20-tcolor"]
 
 
 def photo_like(ids):
@@ -293,6 +293,18 @@ def test_randaugment_picks_every_operation_equally():
     assert len(names) == 3000
     assert len(counts) == 15
     assert ((counts - 200) ** 2 / 200).sum() < 40  # chi-square with 14 degrees of freedom: p < 3e-4
+
+
+def test_what_moves_no_pixels_is_drawn_alone_and_equally():
+    params = build("ra-n2-m15-tcolor").sample(KEY, np.arange(1500))
+    names, counts = np.unique([name for choices in params for name, _ in choices], return_counts=True)
+    assert names.tolist() == ["AutoContrast", "Color", "Equalize", "Identity", "Invert", "Sharpness"]
+    assert ((counts - 500) ** 2 / 500).sum() < 22  # chi-square with 5 degrees of freedom: p < 6e-4
+    factors = {round(magnitude, 3) for choices in params for name, magnitude in choices if name == "Color"}
+    assert factors == {-0.45, 0.45}  # half of 0.9
+    images = photo_like(IDS)
+    inverted = build("ra-n1-m15-tcolor").apply(images, [[("Invert", 0.0)]] * len(IDS))
+    assert torch.equal(inverted, 255 - images)
 
 
 # ---- nothing to do, errors, imports ----

@@ -201,10 +201,14 @@ def check_windows(training: Training) -> None:
                 "meta.steps to 1, or start one process"
             ]
         )
-    updates = round((recipe.train.epochs - recipe.meta.start_epochs) * training.steps_per_epoch)
+    epochs = recipe.train.epochs - recipe.meta.start_epochs - recipe.meta.settle_epochs
+    updates = round(epochs * training.steps_per_epoch)
     if updates < recipe.meta.steps:
         raise RecipeError(
-            [f"meta.steps: {recipe.meta.steps} is more than the {updates} updates behind meta.start_epochs; lower it"]
+            [
+                f"meta.steps: {recipe.meta.steps} is more than the {updates} updates between meta.start_epochs and "
+                "meta.settle_epochs; lower it"
+            ]
         )
 
 

@@ -396,6 +396,11 @@ class Meta:
     frozen: bool = key(
         False, "parts, if any, act with the values they have: no meta step, and the meta split is trained on"
     )
+    settle_epochs: Epochs = key(
+        0.0,
+        "epochs at the end in which nothing learns and shared parts act by the average of their values over as many "
+        "epochs before",
+    )
 
     @property
     def acts_frozen(self) -> bool:

@@ -24,7 +24,7 @@ class Settling:
 
     @torch.no_grad()
     def after(self, step: int, shared: Mapping[str, Tensor]) -> None:
-        """Told of the values after update `step` (from 0); sets them to their average after the last one that learns."""
+        """Told of the values after update `step` (from 0); sets them to their average after the last that learns."""
         if not self.begins - self.span <= step < self.begins:
             return
         self._count += 1

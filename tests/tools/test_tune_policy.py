@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from tools.tune_policy import (
     Variant,
     hard_half,
     logit,
-    main,
     rungs,
     softmax,
     varied,
@@ -87,17 +85,10 @@ def test_rungs_keep_a_third_and_double_in_length():
 
 
 @pytest.fixture
-def tune(folder, monkeypatch, capsys):
-    """tune("word", ..., code=0): what the tool says, called in this process."""
-
-    def call(*words, code=0):
-        more = ["--runs", str(folder / "runs"), "--out", str(folder / "tuned.json")]
-        monkeypatch.setattr(sys, "argv", ["tune_policy.py", str(folder / "tiny.yaml"), *words, *more])
-        assert main() == code
-        said = capsys.readouterr()
-        return said.out + said.err
-
-    return call
+def tune(folder, tool):
+    """tune("word", ..., code=0): what the tool says."""
+    given = (folder / "tiny.yaml", "--runs", folder / "runs", "--out", folder / "tuned.json")
+    return lambda *words, code=0: tool("tune_policy", *given, *words, code=code)
 
 
 @pytest.fixture

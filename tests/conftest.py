@@ -21,11 +21,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _few_threads() -> None:
-    """Two threads in all: those of pytest-xdist's workers (-n 2) have one each, and so do the processes they start."""
-    threads = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-    torch.set_num_threads(threads)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+def _one_thread() -> None:
+    """One thread here and in the processes that tests start: with -n 2 that fills two cores.
+
+    Two threads of one test wait for each other in loops; where other work shares the cores that costs twenty times the
+    processor time.
+    """
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastaug.errors import FastaugError, RecipeError, StorageError
+from fastaug.errors import RecipeError, StorageError
 from fastaug.recipe.reading import read_recipe, read_stored
 from fastaug.recipe.schema import Recipe
+from tools.study import told
 
 if TYPE_CHECKING:
     import torch
@@ -162,12 +163,7 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """The exit code, as that of train.py."""
-    try:
-        evaluate_path(parse())
-    except FastaugError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    return 0
+    return told(lambda: evaluate_path(parse()))
 
 
 if __name__ == "__main__":

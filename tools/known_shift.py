@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from fastaug.augment.augmenter import Augmenter, matrix
-from fastaug.errors import FastaugError, StorageError
+from fastaug.errors import StorageError
 from fastaug.recipe.reading import read_stored
+from tools.study import told
 
 
 def learned_augmenter(folder: Path) -> Augmenter:
@@ -46,20 +47,20 @@ def found(net: Augmenter) -> dict[str, Tensor]:
     return {"angle": angle, "zoom": zoom, "right": shown[:, 0, 2] / 2, "down": shown[:, 1, 2] / 2}
 
 
+def tell(folders: list[Path]) -> None:
+    """A line for each run folder."""
+    for folder in folders:
+        figures = {name: f"{v.mean():.3f} ({v.std():.3f})" for name, v in found(learned_augmenter(folder)).items()}
+        result = json.loads((folder / "result.json").read_text()) if (folder / "result.json").exists() else {}
+        test = {name: f"{result[name]:.4f}" for name in ("top1", "nll") if name in result}
+        print(folder.name, *(f"{name} {value}" for name, value in (figures | test).items()), sep="  ")
+
+
 def main() -> int:
     """Prints a line for each run folder; the exit code, as that of train.py."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders with meta.learn=[augmenter]")
-    try:
-        for folder in parser.parse_args().runs:
-            figures = {name: f"{v.mean():.3f} ({v.std():.3f})" for name, v in found(learned_augmenter(folder)).items()}
-            result = json.loads((folder / "result.json").read_text()) if (folder / "result.json").exists() else {}
-            test = {name: f"{result[name]:.4f}" for name in ("top1", "nll") if name in result}
-            print(folder.name, *(f"{name} {value}" for name, value in (figures | test).items()), sep="  ")
-    except FastaugError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    return 0
+    return told(lambda: tell(parser.parse_args().runs))
 
 
 if __name__ == "__main__":

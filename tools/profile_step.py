@@ -14,8 +14,8 @@ import platform
 import tempfile
 from pathlib import Path
 
-from fastaug.errors import FastaugError
 from fastaug.recipe.reading import read_recipe
+from tools.study import told
 
 BARE = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]"]
 
@@ -72,12 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """The exit code, as that of train.py."""
-    try:
-        run(parse())
-    except FastaugError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    return 0
+    return told(lambda: run(parse()))
 
 
 if __name__ == "__main__":

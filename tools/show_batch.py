@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastaug.errors import FastaugError
 from fastaug.recipe.reading import read_recipe
+from tools.study import told
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,16 +59,15 @@ def picture(arguments: argparse.Namespace) -> "Image":
     return augmented_grid(trainer.augment, trainer.parts.classes, batch, augmented, 0, arguments.images)
 
 
+def draw(arguments: argparse.Namespace) -> None:
+    """Writes the picture and prints its name."""
+    picture(arguments).save(arguments.out, "PNG")
+    print(arguments.out)
+
+
 def main() -> int:
     """The exit code, as that of train.py."""
-    arguments = parse()
-    try:
-        picture(arguments).save(arguments.out, "PNG")
-    except FastaugError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    print(arguments.out)
-    return 0
+    return told(lambda: draw(parse()))
 
 
 if __name__ == "__main__":

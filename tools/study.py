@@ -286,10 +286,10 @@ def write_once(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def told(work: Callable[[], int]) -> int:
-    """What `work` returns, or the exit code of what it ended with, which is told."""
+def told(work: Callable[[], int | None]) -> int:
+    """The exit code that `work` returns, 0 for none, or that of what it ended with, which is told."""
     try:
-        return work()
+        return work() or 0
     except FastaugError as error:
         print(error, file=sys.stderr)
         return error.code

@@ -195,6 +195,18 @@ def write_lists(recipe: Recipe, folder: Path) -> int:
     return len(splits.meta)
 
 
+def write_variants(
+    recipe: Recipe, whole: dict[str, Any], tried: list[Variant], runs: Path, name: str
+) -> dict[Variant, Path]:
+    """The lists of splits that variants are measured by, and a policy file of each."""
+    runs.mkdir(parents=True, exist_ok=True)
+    write_lists(recipe, runs / f"{name}-splits")
+    files = {variant: runs / f"{name}-{variant.name}.json" for variant in tried}
+    for variant, file in files.items():
+        write_once(file, json.dumps(varied(whole, variant)))
+    return files
+
+
 def trained(arguments: argparse.Namespace, name: str, files: dict[Variant, Path], rung: Rung) -> Runs:
     """The figures of all variants in a rung."""
     lists = arguments.runs / f"{name}-splits"
@@ -236,15 +248,10 @@ def tune(arguments: argparse.Namespace) -> int:
             )
     load_policy(file.path)  # a stranger's file: RecipeError where its numbers do not make a policy
     whole, name = json.loads(file.path.read_bytes()), arguments.name or f"tune-{arguments.recipe.stem}"
-    arguments.runs.mkdir(parents=True, exist_ok=True)
-    tried, files = variants(arguments, file.path, whole["parts"][PART]), {}
-    if len(tried) > 1:
-        write_lists(recipe, arguments.runs / f"{name}-splits")
-    for variant in tried:
-        files[variant] = arguments.runs / f"{name}-{variant.name}.json"
-        write_once(files[variant], json.dumps(varied(whole, variant)))
+    tried = variants(arguments, file.path, whole["parts"][PART])
+    files = write_variants(recipe, whole, tried, arguments.runs, name) if len(tried) > 1 else {}
     console, rows, spent = Console(width=None if sys.stdout.isatty() else WIDE), [], 0
-    for rung in rungs(len(files), recipe.train.epochs, arguments.share):
+    for rung in rungs(len(tried), recipe.train.epochs, arguments.share):
         runs = trained(arguments, name, files, rung)
         spent += rung.epochs * len(files) * len(arguments.seeds)
         loss = {arm: statistics.mean(f["select_nll"] for f in runs[arm].values()) for arm in runs}
@@ -252,8 +259,8 @@ def tune(arguments: argparse.Namespace) -> int:
         console.print(table(rung, runs, order))
         rows.append({"epochs": rung.epochs, "runs": runs})
         files = {variant: path for variant, path in files.items() if variant.name in order[: rung.kept]}
-    (best, path), price = next(iter(files.items())), spent / recipe.train.epochs
-    arguments.out.write_bytes(path.read_bytes())
+    best, price = next(iter(files or tried)), spent / recipe.train.epochs
+    arguments.out.write_text(json.dumps(varied(whole, best)))
     print(f"{arguments.out}: {best.name}, at the price of {price:.1f} trainings")
     if arguments.json:
         figures = {"slots": best.slots, "strength": best.strength, "trainings": price}

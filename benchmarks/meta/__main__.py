@@ -5,7 +5,8 @@ units of a plain step, memory, agreement with float64. `overhead`: whole trainin
 to the same training without, taking turns. `frontier`: over K, f and meta batch, the cosine of the mean of 20
 hypergradients with the mean exact one on real digits, with the overhead of its measured parts; table and picture.
 `samples`: a loss weight for every sample at every step: price, memory, and how well wrong labels are found.
-`estimators`: probabilities of operations by score function and by Gumbel-softmax. Best on a quiet machine.
+`estimators`: probabilities of operations by score function and by Gumbel-softmax. `evidence`: the price of gathering
+evidence on operations, at K = 10 from meta steps timed after every update. Best on a quiet machine.
 """
 
 import argparse
@@ -18,11 +19,19 @@ import torch
 
 from benchmarks.meta import estimators, samples
 from benchmarks.meta.frontier import Point, picture, quality
-from benchmarks.meta.overhead import cost_of_parts, point_name, ratios, rows, shared_arms, timed_blocks
+from benchmarks.meta.overhead import (
+    cost_of_parts,
+    evidence_arms,
+    point_name,
+    ratios,
+    rows,
+    shared_arms,
+    timed_blocks,
+)
 from benchmarks.meta.scene import Size, new_scene
 from benchmarks.peers import report
 
-SECTIONS = ("engines", "overhead", "frontier", "samples", "estimators")
+SECTIONS = ("engines", "overhead", "frontier", "samples", "estimators", "evidence")
 
 
 def parse() -> argparse.Namespace:
@@ -91,6 +100,16 @@ def frontier_section(args: argparse.Namespace, size: Size, found: dict[str, Any]
         picture([(p, overhead[p], cosines[p]["all"]) for p in overhead], str(args.png))
 
 
+def evidence_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
+    """What evidence costs at K = 10."""
+    with new_scene(size) as scene:
+        blocks = timed_blocks(scene, evidence_arms(), block=10, rounds=args.rounds, warm=3)
+    wall, cpu = ratios(blocks, "plain"), ratios(blocks, "plain", "cpu")
+    table = [(name, f"{10 * (wall[name] - 1):.1f} %", f"{10 * (cpu[name] - 1):.1f} %") for name in blocks]
+    report.print_table("evidence at K = 10", ("arm", "over plain", "over plain, CPU"), table)
+    found["evidence"] = blocks
+
+
 def engines_section(args: argparse.Namespace, _: Size, found: dict[str, Any]) -> None:
     """One step by every engine and library, always of benchmarks.meta.task's size."""
     from benchmarks.meta.measure import HEADER, NAMES, measure, table
@@ -114,6 +133,7 @@ def main() -> int:
         "frontier": frontier_section,
         "samples": samples.section,
         "estimators": estimators.section,
+        "evidence": evidence_section,
     }
     for name in args.only:
         parts[name](args, size, found)

@@ -70,6 +70,21 @@ def cost_of_parts(scene: Scene, fractions: Sequence[float], sizes: Sequence[int]
     return {key: found[name] - 1 for name, key in keys.items()}
 
 
+def evidence_arms() -> dict[str, list[str]]:
+    """A policy that learns from evidence after every update, v from 64 meta images, and what makes that cheaper."""
+    learn = ["meta.learn=[policy]", "meta.operations=broad", "meta.probabilities=evidence", "meta.magnitudes=false"]
+    whole = [*learn, "meta.engine=fused", "meta.fraction=1", "meta.every=1", "meta.half_life=20", "augment.cutmix=0"]
+    last = "meta.layers=[layer4,fc]"
+    return {
+        "plain": [*whole, NEVER],
+        "whole network": whole,
+        "v renewed every second time": [*whole, "meta.renew=2"],
+        "v of 32 meta images": [*whole, "meta.batch_size=32"],
+        "layer4 and fc": [*whole, last],
+        "layer4 and fc, v renewed every second time": [*whole, last, "meta.renew=2"],
+    }
+
+
 def sample_arms() -> dict[str, list[str]]:
     """Sample weights at every step: exact and approximate, with the validation gradient renewed now and then."""
     fives = [*PER_SAMPLE, "meta.renew=5", "meta.half_life=5"]

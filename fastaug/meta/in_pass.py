@@ -61,7 +61,7 @@ class FusedStep(PassStep):
         self._last = images, cotangent
         return logits, target
 
-    def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
+    def learn_from(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
         """Moves what is learned by the hypergradient that the pass has found."""
         last, self._last = self._last, None
         if last is None or (chosen := self.chosen(batch, step)) is None:

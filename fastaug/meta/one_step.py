@@ -42,7 +42,7 @@ class OneStep(MetaStep):
             approximate=self.meta.approximate,
         )
 
-    def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
+    def learn_from(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
         """The meta step after update `step`, on some images of its last micro-batch."""
         recorded, self.recorded = self.recorded, None
         if recorded is None or (chosen := self.chosen(batch, step)) is None:

@@ -51,6 +51,7 @@ class LearnedParts(LearnedEffects, nn.Module):
         self.acts_on_images = any(part.acts_on_images for part in parts.values())
         self.observes = any(part.observes for part in parts.values())
         self.acts_on_updates = any(not part.on_batch for part in parts.values())
+        self.scheduled_rate = 0.0  # the network's learning rate in this update before anything learned changes it
         names = [name for part in parts.values() for name in part.tables()]
         if len(set(names)) < len(names):
             raise RecipeError([f"meta.learn: two parts keep a table of one name, among {', '.join(names)}"])
@@ -137,7 +138,7 @@ class LearnedParts(LearnedEffects, nn.Module):
         """The schedule `set_rate`, update (from 0) -> learning rate, followed by what is learned about rates."""
 
         def set_learned_rate(update: int) -> float:
-            set_rate(update)
+            self.scheduled_rate = set_rate(update)
             self.set_rates(optimizer)
             rate: float = optimizer.param_groups[0]["lr"]
             return rate

@@ -29,6 +29,7 @@ from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights
 from fastaug.meta.engine_choice import EngineChoice
 from fastaug.meta.log import MetaLog, alarms, held_back_alarm
 from fastaug.meta.parameters import LearnedParts
+from fastaug.meta.settling import Settling
 from fastaug.meta.validation_gradient import ValidationGradient
 from fastaug.recipe.schema import SMALLEST_BATCH, Meta, Recipe
 from fastaug.targets import SoftTarget
@@ -132,6 +133,7 @@ class MetaStep(NoMetaStep):
         self.engine = EngineChoice(training.recipe, training.say)
         self.meta_optimizer = build_meta_optimizer(self.meta, learned.groups())
         self.names: list[str] | None = None  # of the weights that v is in; None: all
+        self.settling = Settling(training.recipe, training.steps_per_epoch)
         self.log = MetaLog()
         self._told = 0  # of the validation gradients left out
         self._start = {name: p.detach().clone() for name, p in learned.shared().items()}
@@ -142,9 +144,13 @@ class MetaStep(NoMetaStep):
         """Updates at the start of training whose derivatives mean nothing yet."""
         return UNSETTLED if rule_of(self.optimizer, self.meta.approximate).uses_gradients else 0
 
+    def learns(self, step: int) -> bool:
+        """Whether update `step` (from 0) lies in the part of training in which there are meta steps."""
+        return self.first_step <= step < self.settling.begins
+
     def due(self, step: int) -> bool:
         """Whether a meta step belongs to update `step` (from 0)."""
-        return step >= self.first_step and (step - self.first_step) % self.meta.every == 0
+        return self.learns(step) and (step - self.first_step) % self.meta.every == 0
 
     def acts(self, step: int) -> bool:
         """Whether the meta step has work in update `step`."""
@@ -161,6 +167,14 @@ class MetaStep(NoMetaStep):
             self.log.skip(step)  # the network did not learn in this update, or damage has left too few images
             return None
         return found
+
+    def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
+        """Learns from the update; after the last one that does, shared values settle if meta.settle_epochs says so."""
+        self.learn_from(batch, logits, step, seed)
+        self.settling.after(step, self.learned.shared())
+
+    def learn_from(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
+        """The strategy's own work after update `step`; arguments as in `after_update`."""
 
     # ---- what is differentiated ----
 
@@ -224,8 +238,8 @@ class MetaStep(NoMetaStep):
                 table.move(*gathered(self.accelerator, ids, rows[name]))
 
     def _anneal(self, meta_optimizer: torch.optim.Optimizer) -> None:
-        """Sets the meta-optimizer's rates to the share of their own that the network's has of its peak."""
-        share = float(self.optimizer.param_groups[0]["lr"]) / self.training.recipe.optim.lr
+        """Sets the meta-optimizer's rates to the share of their own that the schedule has of the network's peak."""
+        share = self.learned.scheduled_rate / self.training.recipe.optim.lr
         for group, given in zip(meta_optimizer.param_groups, self.learned.groups(), strict=True):
             group["lr"] = share * given["lr"]
 
@@ -275,6 +289,7 @@ class MetaStep(NoMetaStep):
             "start": self._start,
             "optimizer": None if self.meta_optimizer is None else self.meta_optimizer.state_dict(),
             "validation": self.validation.state_dict(),
+            "settling": self.settling.state_dict(),
             "engine": self.engine.chosen,
             "log": self.log.state_dict(),
         }
@@ -287,6 +302,8 @@ class MetaStep(NoMetaStep):
         start = state.get("start", self._start)  # 0.1.0 had no regulariser and kept none
         self._start = {name: start[name].to(p.device) for name, p in self.learned.shared().items()}
         self.validation.load_state_dict(state["validation"])
+        if "settling" in state:  # older checkpoints have none
+            self.settling.load_state_dict(state["settling"], self.learned.shared())
         self.engine.chosen = state["engine"]
         self.log.load_state_dict(state["log"])
         self._told = self.validation.left_out

@@ -40,7 +40,8 @@ class UnrolledSteps(MetaStep):
     def place(self, step: int) -> int | None:
         """Which update of a window `step` is, from 0; None between windows."""
         place = (step - self.first_step) % self.meta.every
-        return place if step >= self.first_step and place < self.meta.steps else None
+        last = step - place + self.meta.steps - 1
+        return place if self.learns(step) and self.learns(last) and place < self.meta.steps else None
 
     def acts(self, step: int) -> bool:
         """Whether `step` belongs to a window: there is work in every update of one."""
@@ -54,7 +55,7 @@ class UnrolledSteps(MetaStep):
         if place is not None:
             self._settings = present_settings(self.optimizer)
 
-    def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
+    def learn_from(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
         """Keeps what the update trained on; after the last one of a window comes the meta step."""
         place = self.place(step)
         if place is None or self._window is None:

@@ -95,6 +95,11 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.start_epochs: {r.meta.start_epochs} leaves nothing of train.epochs = {r.train.epochs}",
     ),
     (
+        lambda r: r.meta.settle_epochs > 0 and r.meta.start_epochs + r.meta.settle_epochs >= r.train.epochs,
+        "meta.settle_epochs: {r.meta.settle_epochs} with meta.start_epochs = {r.meta.start_epochs} leaves nothing of "
+        "train.epochs = {r.train.epochs} to learn in; lower it",
+    ),
+    (
         lambda r: _learns(r, *INSTANT_PARTS) and r.meta.acts_frozen,
         "meta.learn: {r.meta.learn} has instant parts, which keep nothing that could be frozen or reused; leave them "
         "out",
@@ -336,7 +341,7 @@ META_NEEDS: list[Need] = [
         _learns_shared,
         "a shared part (policy, augmenter, softness, smoothing, optim, a shared sample_policy, or one from outside) is "
         "learned",
-        ["optimizer", "momentum", "weight_decay", "anneal"],
+        ["optimizer", "momentum", "weight_decay", "anneal", "settle_epochs"],
     ),
     (
         lambda r: _learns(r, "augmenter"),

@@ -14,6 +14,12 @@ def is_on_hub(name: str) -> bool:
     return name.lower().replace("_", "-").startswith("hf-hub:")
 
 
+def _changes_copies(recipe: Recipe) -> bool:
+    """Whether anything is drawn for the copies of an image, perhaps by a policy of meta.reuse or from outside."""
+    augment = recipe.augment
+    return has_policy(recipe) or bool(augment.shift or augment.hflip or augment.reprob or augment.cutout)
+
+
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
 _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
@@ -159,6 +165,11 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: r.augment.copies > 0 and (r.augment.mixup > 0 or r.augment.cutmix > 0),
         "augment.copies: a mixed sample is no copy of one image; set augment.mixup and augment.cutmix to 0",
+    ),
+    (
+        lambda r: r.augment.copies > 0 and not _changes_copies(r),
+        "augment.copies: {r.augment.copies} copies would all be the image itself; set augment.aa, color_jitter, shift, "
+        "hflip, reprob or cutout, learn a policy, or set it to 0",
     ),
     (
         lambda r: r.augment.copies > 0 and r.augment.repeats > 1,

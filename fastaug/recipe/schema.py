@@ -425,18 +425,20 @@ class Meta:
     weights_form: Literal["bounded", "softplus"] = key(
         "bounded", "weights: numbers cut off at 0 and 2, or softplus(h) / ln 2 of free numbers h (AutoDO)"
     )
-<<<<<<< HEAD
     labels_lr: NonNegative = key(0.1, "learning rate of the logits of the learned soft labels")
     labels_classes: Annotated[int, Field(ge=2, le=10**6)] | None = key(
         None,
         "classes of a learned soft label that have a logit of their own, of the others' one; null: all up to 32, 8",
     )
-=======
     sample_policy: Literal["shared", "each"] = key(
         "each", "sample_policy: probabilities and magnitudes of AutoDO's affine operations, for all images or for each"
     )
     sample_policy_lr: NonNegative = key(0.05, "learning rate of the unbounded numbers of sample_policy")
->>>>>>> task/aug
+    settle_epochs: Epochs = key(
+        0.0,
+        "epochs at the end in which nothing learns and shared parts act by the average of their values over as many "
+        "epochs before",
+    )
 
     @property
     def acts_frozen(self) -> bool:

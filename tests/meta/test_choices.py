@@ -42,6 +42,17 @@ def test_sgd_steps_by_rate_times_hypergradient_and_the_others_do_not(train, move
         moves.clear()
 
 
+def test_rates_follow_the_schedule_and_not_what_is_learned_of_the_networks_rate(train, moves):
+    keys = ["meta.learn=[policy,optim]", *LEARN[1:], "meta.optimizer=sgd", "meta.policy_lr=0.5", "meta.optim_lr=1e3"]
+    rate = [line["lr"] / 0.02 for line in lines(train("still", *keys, "meta.optim_lr=0"), "train")]
+    moves.clear()
+    learned_rate = [line["lr"] / 0.02 for line in lines(train("run", *keys, "meta.anneal=true"), "train")]
+    assert abs(learned_rate[-1] / rate[-1] - 1) > 0.1
+    found, before, after = moves[-1]
+    name = "policy.policy.logits"
+    torch.testing.assert_close(after[name], before[name] - 0.5 * rate[-1] * found[name], rtol=1e-5, atol=1e-8)
+
+
 def test_momentum_decay_and_rates_that_follow_the_networks(train, moves):
     keys = ["meta.optimizer=sgd", "meta.policy_lr=0.5", "meta.momentum=0.9", "meta.weight_decay=0.1"]
     folder = train("run", *LEARN, *keys, "meta.anneal=true", "optim.warmup_epochs=0.4")

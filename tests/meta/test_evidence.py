@@ -5,13 +5,18 @@ import math
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from fastaug.errors import RecipeError
+from fastaug.meta.build import faint_probabilities
 from fastaug.meta.evidence import FLAT, Evidence, Observation, observed
+from fastaug.recipe.rules import validate
+from fastaug.recipe.schema import Augment, Data, Meta, Recipe
+from fastaug.recipe.strict_yaml import parse_yaml
 
 from .conftest import assert_same, last, lines
 
@@ -124,6 +129,34 @@ def test_a_continued_run_gathers_the_same(train):
     cut = train("cut", *KEYS)
     for a, b in zip(last(whole), last(cut), strict=True):
         assert_same({**a, "progress": None}, {**b, "progress": None})
+
+
+@pytest.mark.parametrize(
+    ("meta", "warned"),
+    [
+        (Meta(learn=["policy"]), True),
+        (Meta(learn=["policy", "softness"], every=20, fraction=0.5), True),
+        (Meta(learn=["policy"], every=1, fraction=1.0), False),
+        (Meta(learn=["policy"], learn_probabilities=False), False),
+        (Meta(learn=["policy"], probabilities="evidence", engine="fused", fraction=1.0, magnitudes=False), False),
+        (Meta(learn=["weights"]), False),
+    ],
+)
+def test_too_few_samples_for_the_score_function_are_told_with_what_learns_instead(meta, warned):
+    said = faint_probabilities(meta)
+    assert (said is not None) == warned
+    if said:  # the remedy, followed, is a recipe without a problem and without a warning
+        keys = dict(word.removeprefix("meta.").rstrip(",").split("=") for word in said.split() if "=" in word[1:])
+        values = {name: parse_yaml(value) for name, value in keys.items()}
+        followed = replace(meta, **(values | {"fraction": float(values["fraction"])}))
+        recipe = Recipe(data=Data(root="photos"), augment=Augment(shift=0.2), meta=followed)
+        assert validate(recipe) == []
+        assert faint_probabilities(followed) is None
+
+
+def test_a_run_says_so(train, capsys):
+    train("run", "meta.learn=[policy]", "meta.every=10", "meta.fraction=0.25", "train.epochs=1")
+    assert "meta step: meta.probabilities: score with meta.every = 10" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["meta.engine=forward", "meta.sequence=true", "meta.fraction=0.5"])

@@ -198,6 +198,7 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     "copies of mixtures": (["augment.copies=2", "augment.cutmix=1"], "augment.copies: a mixed sample is no copy"),
     "copies, repeats": (["augment.copies=2", "augment.repeats=2"], "augment.copies: comes instead of augment.repeats"),
     "copies, trimmed": (["augment.copies=2", "augment.trim=0.1"], "augment.copies: its loss cannot be trimmed"),
+    "copies that are the image": (["augment.copies=2", "augment.hflip=0"], "augment.copies: 2 copies would all be"),
     "copies without labels": (
         ["augment.copies=2", "augment.clean_loss=0", "augment.copies_loss=0"],
         "augment.clean_loss: with augment.copies_loss it is 0",

@@ -25,6 +25,7 @@ from fastaug.step_profile.measure import Profile, Waits, Watch, device_work, pro
 from fastaug.training.build import Trainer, assemble
 from fastaug.training.loop import train_step
 from fastaug.training.run_folder import RunFolder
+from tools import profile_step
 
 REPO = Path(__file__).resolve().parents[2]
 SYNTHETIC = """
@@ -280,9 +281,16 @@ def test_the_tool(tmp_path: Path, jpeg_folder: Callable[..., Path]) -> None:
     assert {"step", "load", "augment", "forward", "backward", "optimizer"} <= spans
 
 
-def test_the_tool_refuses(tmp_path: Path) -> None:
+def test_the_tool_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text(SYNTHETIC)
-    recipe = str(tmp_path / "recipe.yaml")
-    assert "--steps must be at least 1" in run(recipe, "--steps", "0", code=2)
-    assert "there is no folder" in run(recipe, "--png", str(tmp_path / "no" / "where.png"), code=2)
-    assert "data.img_sice" in run(recipe, "data.img_sice=3", code=2)
+    refused = {
+        "--steps must be at least 1": ["--steps", "0"],
+        "there is no folder": ["--png", str(tmp_path / "no" / "where.png")],
+        "data.img_sice": ["data.img_sice=3"],
+    }
+    for message, words in refused.items():
+        monkeypatch.setattr(sys, "argv", ["profile_step.py", str(tmp_path / "recipe.yaml"), *words])
+        with pytest.raises(SystemExit) as end:  # argparse's, or of the code that main returns
+            sys.exit(profile_step.main())
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err

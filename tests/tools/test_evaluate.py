@@ -3,7 +3,6 @@
 import json
 import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,13 +75,10 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     return start
 
 
-def test_classes_of_another_root_are_matched_by_name(trained: Path, tmp_path: Path) -> None:
+def test_classes_of_another_root_are_matched_by_name(trained: Path, tmp_path: Path, evaluate: Evaluate) -> None:
     some = images(tmp_path / "some", {"sea": "sea", "leaf": "leaf"}, 5)  # places 0 and 1 there, 1 and 2 in the network
-    words = [str(trained), f"data.root={some}", "--json", str(tmp_path / "figures.json")]
-    command = [sys.executable, str(REPO / "tools" / "evaluate.py"), *words]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    code, figures = evaluate(trained, some)
+    assert code == 0
     assert (figures["top1"], figures["images"]) == (1.0, 10)
 
 

@@ -1,13 +1,9 @@
 """The judge as a person starts it: intervals and verdict of known figures, what it refuses; once a real judgement."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
 PIECE = {
     "kind": "policy",
     "settings": {
@@ -21,12 +17,15 @@ FILE = {"fastaug_policy": 1, "data": {"mean": [0, 0, 0]}, "parts": {"policy": PI
 ARMS = ("none", "randaugment", "trivialaugment", "start", "learned")
 
 
-def judge(folder, *words, code=0):
-    command = [sys.executable, str(REPO / "tools/judge_policy.py"), str(folder / "tiny.yaml")]
-    command += ["--policy", str(folder / "policy.json"), "--runs", str(folder / "runs"), *words]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert ended.returncode == code, ended.stdout + ended.stderr
-    return ended.stdout + ended.stderr
+@pytest.fixture
+def judge(tool):
+    """judge(folder, "word", ..., code=0): what the tool says."""
+
+    def call(folder, *words, code=0):
+        given = (folder / "tiny.yaml", "--policy", folder / "policy.json", "--runs", folder / "runs")
+        return tool("judge_policy", *given, *words, code=code)
+
+    return call
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def ended(tmp_path):
 WORSE = {"none": [0.2, 0.21, 0.22], "randaugment": [0.12, 0.13, 0.12], "start": [0.115, 0.125, 0.115]}
 
 
-def test_a_difference_beyond_its_interval_is_a_verdict(ended):
+def test_a_difference_beyond_its_interval_is_a_verdict(ended, judge):
     folder = ended(WORSE | {"trivialaugment": [0.11, 0.12, 0.11], "learned": [0.10, 0.1, 0.1]})
     said = judge(folder, "--collect", "--seeds", "0", "1", "2", "--json", str(folder / "out.json"))
     # 0.01 0.02 0.01: mean 4/3 points, sd .577, t(2) 4.303: 1.43
@@ -72,20 +71,20 @@ def test_a_difference_beyond_its_interval_is_a_verdict(ended):
         ([0.13, 0.14, 0.13], "keep ta_wide: the learned policy is worse, -2.00 ± 0.00 points of test error less"),
     ],
 )
-def test_the_verdict_follows_the_sign(ended, learned, said):
+def test_the_verdict_follows_the_sign(ended, learned, said, judge):
     folder = ended(WORSE | {"trivialaugment": [0.11, 0.12, 0.11], "learned": learned}, select=False)
     assert said in judge(folder, "--collect", "--seeds", "0", "1", "2")
     assert "--on: there is no select split" in judge(folder, "--collect", "--on", "select", code=2)
 
 
-def test_one_seed_is_no_verdict_and_nothing_is_not_judged(ended):
+def test_one_seed_is_no_verdict_and_nothing_is_not_judged(ended, judge):
     folder = ended({"none": [0.2], "learned": [0.1]})
     assert "no verdict from 1 seed: give more --seeds (+10.00 points against no policy)" in judge(folder, "--collect")
     (folder / "runs/judge-tiny-learned-0/result.json").unlink()
     assert "nothing to judge" in judge(folder, "--collect", code=1)
 
 
-def test_a_file_that_is_none_or_another_is_refused(ended):
+def test_a_file_that_is_none_or_another_is_refused(ended, judge):
     folder = ended({"learned": [0.1]})
     (folder / "runs/judge-tiny-learned-0/policy.json").write_text(
         json.dumps(FILE | {"parts": {"policy": PIECE | {"values": PIECE["start"]}}})
@@ -97,7 +96,7 @@ def test_a_file_that_is_none_or_another_is_refused(ended):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_real_judgement_goes_on_and_trains_nothing_twice(tmp_path, jpeg_folder):
+def test_a_real_judgement_goes_on_and_trains_nothing_twice(tmp_path, jpeg_folder, judge):
     (tmp_path / "policy.json").write_text(json.dumps(FILE))
     (tmp_path / "tiny.yaml").write_text(
         f"data: {{root: {jpeg_folder(images=12)}, img_size: 16, threads: 1, test_fraction: 0.2, meta_fraction: 0.2, "

@@ -2,9 +2,6 @@
 
 import math
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +9,6 @@ import torch
 from fastaug.augment.augmenter import Augmenter
 from fastaug.recipe.reading import to_yaml
 from fastaug.recipe.schema import Data, Meta, Recipe
-
-REPO = Path(__file__).resolve().parents[2]
 
 
 def ended(folder, amounts, **keys):
@@ -32,16 +27,11 @@ def ended(folder, amounts, **keys):
     return folder
 
 
-def found(*folders):
-    command = [sys.executable, str(REPO / "tools/known_shift.py"), *map(str, folders)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def test_angle_zoom_and_shift_of_several_runs(tmp_path):
+def test_angle_zoom_and_shift_of_several_runs(tmp_path, tool):
     turned = ended(tmp_path / "turned", {"rotate": 45.0, "translate_x": 0.125})
     zoomed = ended(tmp_path / "zoomed", {"scale_x": math.log(1.5), "scale_y": math.log(1.5), "translate_y": -0.25})
     (tmp_path / "turned" / "result.json").write_text('{"top1": 0.95, "nll": 0.2}')
-    lines = found(turned, zoomed).stdout.splitlines()
+    lines = tool("known_shift", turned, zoomed).splitlines()
     assert [line.split()[0] for line in lines] == ["turned", "zoomed"]
     numbers = [[float(n) for n in re.findall(r"(-?[\d.]+) \(0\.000\)", line)] for line in lines]
     assert numbers[0] == pytest.approx([45, 1, 0.125, 0], abs=2e-3)
@@ -49,7 +39,6 @@ def test_angle_zoom_and_shift_of_several_runs(tmp_path):
     assert lines[0].endswith("top1 0.9500  nll 0.2000")
 
 
-def test_a_run_without_an_augmenter_of_noise_is_named(tmp_path):
-    done = found(ended(tmp_path / "seeing", {}, conditioned=True))
-    assert done.returncode == 5
-    assert "seeing: has no augmenter of noise alone" in done.stderr
+def test_a_run_without_an_augmenter_of_noise_is_named(tmp_path, tool):
+    said = tool("known_shift", ended(tmp_path / "seeing", {}, conditioned=True), code=5)
+    assert "seeing: has no augmenter of noise alone" in said

@@ -2,16 +2,15 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "same_run.py"
+Compared = Callable[..., str]
 
 
 def write_run(folder: Path, speed: float = 100.0) -> Path:
@@ -41,15 +40,15 @@ def weights(**tensors: torch.Tensor) -> Callable[[Path], None]:
     return lambda run: save_file(tensors, run / "checkpoints" / "step-00000002" / "model.safetensors")
 
 
-def compared(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def compared(tool: Compared) -> Compared:
+    """compared(a, b, "word", ..., code=0): what the tool says."""
+    return partial(tool, "same_run")
 
 
-def test_the_same_training_at_another_speed_is_equal(tmp_path: Path) -> None:
-    ended = compared(write_run(tmp_path / "a", 100.0), write_run(tmp_path / "b", 90.0))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.splitlines() == [
+def test_the_same_training_at_another_speed_is_equal(tmp_path: Path, compared: Compared) -> None:
+    said = compared(write_run(tmp_path / "a", 100.0), write_run(tmp_path / "b", 90.0))
+    assert said.splitlines() == [
         f"{name}: equal" for name in ("ids-0.jsonl", "last/model.safetensors", "metrics.jsonl", "samples.csv")
     ]
 
@@ -80,21 +79,19 @@ def test_the_same_training_at_another_speed_is_equal(tmp_path: Path) -> None:
     ],
     ids=["loss", "key", "lines", "order", "samples", "no samples", "no weights", "weight", "number", "shape", "tensor"],
 )
-def test_the_first_difference_is_named(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
+def test_the_first_difference_is_named(
+    tmp_path: Path, compared: Compared, spoil: Callable[[Path], None], message: str
+) -> None:
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     spoil(b)
-    ended = compared(a, b)
-    assert ended.returncode == 1
-    assert message in ended.stdout
+    assert message in compared(a, b, code=1)
 
 
-def test_new_keys_can_be_left_out(tmp_path: Path) -> None:
+def test_new_keys_can_be_left_out(tmp_path: Path, compared: Compared) -> None:
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     replace("metrics.jsonl", '"nll"', '"grad_norm": 1, "nll"')(b)
-    assert compared(a, b, "--ignore", "grad_norm").returncode == 0
+    compared(a, b, "--ignore", "grad_norm")
 
 
-def test_another_folder_is_refused(tmp_path: Path) -> None:
-    ended = compared(write_run(tmp_path / "a"), tmp_path)
-    assert ended.returncode == 2
-    assert "has no metrics.jsonl" in ended.stderr
+def test_another_folder_is_refused(tmp_path: Path, compared: Compared) -> None:
+    assert "has no metrics.jsonl" in compared(write_run(tmp_path / "a"), tmp_path, code=2)

@@ -1,8 +1,6 @@
 """The tool as a person starts it, on real files through DALI."""
 
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from PIL import Image
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.worker import run
 
-REPO = Path(__file__).resolve().parents[2]
 RECIPE = """
 data: {img_size: 32, threads: 1, test_fraction: 0.3}
 model: {name: test_resnet}
@@ -23,11 +20,9 @@ run: {trackers: [tensorboard]}
 """
 
 
-def show(*words: str, code: int = 0) -> str:
-    command = [sys.executable, str(REPO / "tools/show_batch.py"), *words]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert ended.returncode == code, ended.stdout + ended.stderr
-    return ended.stdout + ended.stderr
+@pytest.fixture
+def show(tool):
+    return partial(tool, "show_batch")
 
 
 @pytest.fixture
@@ -36,7 +31,7 @@ def recipe(tmp_path, jpeg_folder):
     return [str(tmp_path / "recipe.yaml"), f"data.root={jpeg_folder()}", f"run.dir={tmp_path / 'run'}"]
 
 
-def test_shows_what_a_run_logs(recipe, tmp_path):
+def test_shows_what_a_run_logs(recipe, tmp_path, show):
     assert run(read_recipe(recipe[0], recipe[1:])) == 0
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
@@ -45,7 +40,7 @@ def test_shows_what_a_run_logs(recipe, tmp_path):
     assert (shown == logged).all()
 
 
-def test_curve_and_nothing_else_is_written(recipe, tmp_path):
+def test_curve_and_nothing_else_is_written(recipe, tmp_path, show):
     before = {path.name for path in tmp_path.iterdir()}
     show(*recipe, "--curve", "--out", str(tmp_path / "curve.png"))
     height, width, _ = np.asarray(Image.open(tmp_path / "curve.png")).shape
@@ -61,5 +56,5 @@ def test_curve_and_nothing_else_is_written(recipe, tmp_path):
         (["--out", "nowhere/at/all.png"], "there is no folder nowhere/at"),
     ],
 )
-def test_refuses(recipe, tmp_path, words, message):
+def test_refuses(recipe, tmp_path, show, words, message):
     assert message in show(*recipe, "--out", str(tmp_path / "x.png"), *words, code=2)

@@ -1,8 +1,7 @@
 """The tool as a person starts it, on a real run: pictures of every kind, of learned and of frozen parts."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.worker import run
 
-REPO = Path(__file__).resolve().parents[2]
 RECIPE = """
 data: {img_size: 16, threads: 1, test_fraction: 0.3, meta_fraction: 0.3}
 model: {name: test_resnet}
@@ -24,11 +22,9 @@ eval: {every: 0}
 """
 
 
-def show(*words, code=0):
-    command = [sys.executable, str(REPO / "tools/show_policy.py"), *map(str, words)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert ended.returncode == code, ended.stdout + ended.stderr
-    return ended.stdout + ended.stderr
+@pytest.fixture
+def show(tool):
+    return partial(tool, "show_policy")
 
 
 @pytest.fixture
@@ -41,7 +37,7 @@ def learned(tmp_path, jpeg_folder):
     return tmp_path / "run"
 
 
-def test_a_run_is_shown_and_left_as_it_was(learned, tmp_path):
+def test_a_run_is_shown_and_left_as_it_was(learned, tmp_path, show):
     before = {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()}
     said = show(learned, "--images", "3", "--draws", "2")
     names = {"policy.html", *(f"policy-{name}.png" for name in ("probability", "magnitude", "parameters", "images"))}
@@ -62,7 +58,7 @@ def test_a_run_is_shown_and_left_as_it_was(learned, tmp_path):
     assert "Nothing was learned in this run" in (tmp_path / "out/policy.html").read_text()
 
 
-def test_what_cannot_be_shown_is_refused(tmp_path):
+def test_what_cannot_be_shown_is_refused(tmp_path, show):
     assert "metrics.jsonl: cannot be read" in show(tmp_path, code=5)
     (tmp_path / "metrics.jsonl").write_text("")
     assert "has no policy.json; name the folder of a run" in show(tmp_path, code=2)

@@ -2,17 +2,26 @@
 
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tools.tune_policy import LOGITS, STRENGTHS, Rung, Variant, hard_half, logit, rungs, softmax, varied
+from fastaug.errors import RecipeError
+from fastaug.recipe.reading import read_recipe
+from tools.tune_policy import (
+    LOGITS,
+    STRENGTHS,
+    Rung,
+    Variant,
+    hard_half,
+    logit,
+    rungs,
+    softmax,
+    varied,
+    write_variants,
+)
 
-REPO = Path(__file__).resolve().parents[2]
 NAMES = ("turn", "slide", "light", "mirror")
 PIECE = {
     "kind": "policy",
@@ -75,12 +84,11 @@ def test_rungs_keep_a_third_and_double_in_length():
     assert list(rungs(1, 10, 0.2)) == []
 
 
-def tune(folder, *words, code=0):
-    command = [sys.executable, str(REPO / "tools/tune_policy.py"), str(folder / "tiny.yaml"), *words]
-    command += ["--runs", str(folder / "runs"), "--out", str(folder / "tuned.json")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert ended.returncode == code, ended.stdout + ended.stderr
-    return ended.stdout + ended.stderr
+@pytest.fixture
+def tune(folder, tool):
+    """tune("word", ..., code=0): what the tool says."""
+    given = (folder / "tiny.yaml", "--runs", folder / "runs", "--out", folder / "tuned.json")
+    return lambda *words, code=0: tool("tune_policy", *given, *words, code=code)
 
 
 @pytest.fixture
@@ -100,26 +108,26 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_policies_that_cannot_be_varied_are_refused(folder):
+def test_policies_that_cannot_be_varied_are_refused(folder, tune):
     (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {}}))
-    assert "parts.policy: is missing" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
+    assert "parts.policy: is missing" in tune("--policy", str(folder / "policy.json"), code=2)
     settings = PIECE["settings"] | {"shared_magnitude": True}
     (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {"policy": PIECE | {"settings": settings}}}))
-    assert "settings.shared_magnitude: True" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
+    assert "settings.shared_magnitude: True" in tune("--policy", str(folder / "policy.json"), code=2)
 
 
-def test_by_default_the_harder_half_is_kept_and_nothing_trained(folder):
-    said = tune(folder, "--policy", str(folder / "policy.json"))
+def test_by_default_the_harder_half_is_kept_and_nothing_trained(folder, tune):
+    said = tune("--policy", str(folder / "policy.json"))
     assert "hard-slots2-strength1, at the price of 0.0 trainings" in said
     tuned = json.loads((folder / "tuned.json").read_text())["parts"]["policy"]
     assert tuned == json.loads(json.dumps(piece_of(Variant(2, 1.0, hard=True))))
-    assert not list((folder / "runs").glob("*/"))
+    assert not (folder / "runs").exists()
 
 
-def test_without_evidence_there_is_no_harder_half(folder):
+def test_without_evidence_there_is_no_harder_half(folder, tune):
     (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {"policy": PIECE | {"summary": {}}}}))
-    assert "meta.probabilities=evidence" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
-    assert "all-slots2" in tune(folder, "--policy", str(folder / "policy.json"), "--keep", "all")
+    assert "meta.probabilities=evidence" in tune("--policy", str(folder / "policy.json"), code=2)
+    assert "all-slots2" in tune("--policy", str(folder / "policy.json"), "--keep", "all")
 
 
 @pytest.mark.parametrize(
@@ -129,22 +137,23 @@ def test_without_evidence_there_is_no_harder_half(folder):
         ({LOGITS: [[0.0] * 5] * 2, STRENGTHS: [0.0]}, "policy.strengths"),
     ],
 )
-def test_numbers_that_make_no_policy_are_refused(folder, values, words):
+def test_numbers_that_make_no_policy_are_refused(folder, tune, values, words):
     (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {"policy": PIECE | {"values": values}}}))
-    assert words in tune(folder, "--policy", str(folder / "policy.json"), code=2)
+    assert words in tune("--policy", str(folder / "policy.json"), code=2)
 
 
 def test_an_earlier_start_with_another_policy_is_not_taken_for_this_one(folder):
-    tune(folder, "--policy", str(folder / "policy.json"))
-    other = PIECE | {"values": PIECE["values"] | {STRENGTHS: [1.0] * 4}}
-    (folder / "policy.json").write_text(json.dumps(WHOLE | {"parts": {"policy": other}}))
-    assert "choose another --name" in tune(folder, "--policy", str(folder / "policy.json"), code=2)
+    recipe, tried = read_recipe(folder / "tiny.yaml"), [Variant(1, 1.0), Variant(2, 1.0)]
+    write_variants(recipe, WHOLE, tried, folder / "runs", "tune")
+    other = {**WHOLE, "parts": {"policy": PIECE | {"values": PIECE["values"] | {STRENGTHS: [1.0] * 4}}}}
+    with pytest.raises(RecipeError, match="choose another --name"):
+        write_variants(recipe, other, tried, folder / "runs", "tune")
 
 
 @pytest.mark.slow
-def test_tunes_for_real_and_goes_on_where_it_was_stopped(folder):
+def test_tunes_for_real_and_goes_on_where_it_was_stopped(folder, tune):
     words = ("--policy", str(folder / "policy.json"), "--slots", "1", "2", "--keep", "hard", "all", "--share", "0.5")
-    said = tune(folder, *words)
+    said = tune(*words)
     assert said.count("error ") >= 6  # four variants, then two
     tuned = json.loads((folder / "tuned.json").read_text())["parts"]["policy"]
     assert tuned["settings"]["slots"] in (1, 2)
@@ -152,7 +161,7 @@ def test_tunes_for_real_and_goes_on_where_it_was_stopped(folder):
     assert len(results) == 6
     stamps = [file.stat().st_mtime_ns for file in results]
     verdict = next(line for line in said.splitlines() if line.endswith("trainings"))
-    assert verdict in tune(folder, *words).splitlines()
+    assert verdict in tune(*words).splitlines()
     assert [file.stat().st_mtime_ns for file in results] == stamps
     meta = {str(path) for path in (folder / "images" / "meta").rglob("*.png")}
     lists = folder / "runs" / "tune-tiny-splits"

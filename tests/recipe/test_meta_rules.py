@@ -142,10 +142,6 @@ REFUSED = {
     "too many steps": (["meta.learn=[weights]", "meta.steps=65", "meta.fraction=1"], "meta.steps: 65 must be at most"),
     "no such part": (
         ["meta.learn=[polcy]"],
-        "meta.learn: 'polcy' is not one of policy, augmenter, softness, smoothing, weights, instant_weights, "
-        "instant_labels, optim, labels, nor of the form module:Class",
-        "meta.table_optimizer: rmsprop does nothing unless a part with numbers for every image",
-    ),
         "meta.learn: 'polcy' is not one of policy, augmenter, ",
     ),
     "a part that is no name": (["meta.learn=['a b:C']"], "meta.learn: 'a b:C' is not one of"),
@@ -220,14 +216,14 @@ REFUSED = {
         ["meta.learn=[instant_labels]", "meta.every=1", "meta.fraction=1", "augment.other_class=true"],
         "augment.other_class: takes the probability that",
     ),
-<<<<<<< HEAD
     "soft labels of other classes": (
         ["meta.learn=[labels]", "augment.other_class=true"],
         "augment.other_class: takes the probability that",
     ),
     "table of nothing": (
         ["meta.learn=[optim]", "meta.table_optimizer=rmsprop"],
-=======
+        "meta.table_optimizer: rmsprop does nothing unless a part with numbers for every image",
+    ),
     "copies of images without a row": (
         ["meta.learn=[sample_policy]", "eval.tta=4"],
         "eval.tta: 4 copies of test images, for which meta.sample_policy = each has learned nothing",
@@ -247,7 +243,6 @@ REFUSED = {
     ),
     "table of none": (
         ["meta.learn=[sample_policy]", "meta.sample_policy=shared", "meta.table_optimizer=rmsprop"],
->>>>>>> task/aug
         "meta.table_optimizer: rmsprop does nothing unless a part with numbers for every image",
     ),
     "synthetic": (["meta.learn=[weights]", "data.root=''", "data.loader=synthetic"], "data.loader: synthetic has no"),

@@ -11,6 +11,7 @@ from fastaug.recipe.schema import (
     LARGEST_SMOOTHING,
     SHARED_PARTS,
     TABLE_PARTS,
+    UNLEARNED_KEYS,
     Meta,
     Recipe,
     is_outside_part,
@@ -71,7 +72,7 @@ def _moves(recipe: Recipe) -> bool:
 
 def _idle_keys(recipe: Recipe) -> list[str]:
     """Keys of the section that were set although nothing is learned; what is reused has its settings with it."""
-    default, keys = Meta(), [f.name for f in fields(Meta) if f.name not in ("reuse", "frozen", "train_weight")]
+    default, keys = Meta(), [f.name for f in fields(Meta) if f.name not in UNLEARNED_KEYS]
     return [key for key in keys if getattr(recipe.meta, key) != getattr(default, key)]
 
 

@@ -18,7 +18,7 @@ from fastaug.recipe.operation_files import check_operations
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.policy_names import parse_policy
 from fastaug.recipe.rules import key_of, validate
-from fastaug.recipe.schema import SCHEMA, Recipe
+from fastaug.recipe.schema import SCHEMA, UNLEARNED_KEYS, Recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
 from fastaug.recipe.subpolicy_files import read_subpolicies
 
@@ -230,7 +230,7 @@ def _read(values: Any, path: Path, overrides: list[str], unnumbered: int) -> tup
     if recipe.run.dir is None:
         recipe.run.dir = str(Path("runs") / path.stem)
     if _turns_off_meta(values):
-        recipe.meta = type(recipe.meta)(reuse=recipe.meta.reuse, frozen=recipe.meta.frozen)
+        recipe.meta = type(recipe.meta)(**{key: getattr(recipe.meta, key) for key in UNLEARNED_KEYS})
     problems += validate(recipe, unusable={key_of(text) for text in problems})
     if problems:
         raise RecipeError(problems)

@@ -28,6 +28,7 @@ SHARED_PARTS = (
 )  # one value for all samples, moved by the meta-optimizer
 TABLE_PARTS = ("weights", "labels")  # those with numbers for every image; and sample_policy, if each
 IMAGE_PARTS = ("policy", "augmenter", "sample_policy")  # those that change images
+UNLEARNED_KEYS = ("reuse", "frozen", "train_weight")  # keys of meta that act where nothing is learned
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel

@@ -153,6 +153,14 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     "ratio": (["data.ratio=[2, 1]"], "data.ratio: [2.0, 1.0] must be [smallest, largest]"),
     "fractions": (["data.test_fraction=0.5", "data.meta_fraction=0.5"], "data.test_fraction: with select_fraction"),
     "resident": (["data.loader=resident"], "data.loader: resident keeps one decoded size"),
+    "trust of nothing": (
+        ["augment.trust=2", "run.sample_record=false"],
+        "augment.trust: weights follow from the statistics of run.sample_record",
+    ),
+    "weight of what is held out": (
+        ["meta.learn=[softness]", "data.meta_fraction=0.1", "meta.train_weight=5"],
+        "meta.train_weight: meta images are trained on where nothing learns from them",
+    ),
     "splits": (["data.splits=s", "data.select_fraction=0.1"], "data.splits: names the splits already"),
     "two weights": (["model.pretrained=true", "model.initial_checkpoint=x"], "model.pretrained: cannot be combined"),
     "hub without weights": (["model.name='hf-hub:timm/x'"], "model.name: hf-hub:timm/x is fetched from the hub"),

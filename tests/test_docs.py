@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("CONTRIBUTING.md", "AGENTS.md", "docs/experiments.md", "docs/glossary.md", "docs/policies.md")
+PAGES = (
+    "CONTRIBUTING.md",
+    "AGENTS.md",
+    "docs/experiments.md",
+    "docs/glossary.md",
+    "docs/label_doctor.md",
+    "docs/policies.md",
+)
 FOLDERS = "fastaug|benchmarks|tools|tests|pipelines|recipes|docs"
 
 

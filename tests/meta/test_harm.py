@@ -40,7 +40,7 @@ def test_without_a_meta_step_there_is_no_harm_and_training_is_the_same_without_s
     assert not (none / "samples.npz").exists()
     samples = read_samples(kept)
     assert "harm" not in samples.columns
-    assert len(samples.of("train")) == 24
+    assert len(samples.of("train")) == 22
     assert len(samples.of("test")) == 8
     assert (samples.of("test")["visits"] == 1).all()
     assert samples.of("train")["visits"].max() <= 2  # epochs; mixed samples count for the image that is most of them

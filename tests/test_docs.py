@@ -14,6 +14,8 @@ PAGES = (
     "docs/glossary.md",
     "docs/policies.md",
     "docs/autodo.md",
+    "docs/label_doctor.md",
+    "docs/policies.md",
 )
 FOLDERS = "fastaug|benchmarks|tools|tests|pipelines|recipes|docs"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.reading import read_recipe
 
-QUIET = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]"]
+QUIET = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]", "train.precision=no"]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -77,6 +77,8 @@ def report(arguments: argparse.Namespace) -> int:
     settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
     command = shlex.join(["accelerate", "launch", "fastaug/train.py", str(run / "recipe.yaml"), *settings])
     notes, pairs = lonely(tables[0], parts), []
+    if recipe.run.plant_like is not None:
+        notes.append(f"Labels were planted as {recipe.run.plant_like} confuses the classes.")
     if arguments.duplicates:
         try:
             pairs = near_duplicates(parts)

@@ -25,6 +25,7 @@ class OneStep(MetaStep):
     """The one-step meta step: records an update, then differentiates it."""
 
     recorded: RecordedStep | None = None  # the update that is differentiated next
+    _harm: Tensor | None = None  # of the samples differentiated last
 
     def before_update(self, step: int, norm: Tensor) -> None:
         """Keeps what is needed of the update that is about to happen, if a meta step belongs to it."""
@@ -54,22 +55,31 @@ class OneStep(MetaStep):
             v = through_average(v, self.training.average_decay(step))
         problem = self.problem(recorded.weights, samples_of(part), seed)
         u = self._implicit(problem, v) if self.meta.engine == "implicit" else recorded.direction(v)
-        leaves, gradients = self.leaves(part.rows), {}
-        if leaves:
-            cotangent = self.cotangent(problem, u, logits if len(chosen) == len(logits) else None)
-            self.training.see_harm(chosen, cotangent.weight)
-            gradients = pull_back(problem.samples, cotangent, leaves, over_processes)
+        gradients = self.gradients(problem, u, self.leaves(part.rows), logits if len(chosen) == len(logits) else None)
+        harm, self._harm = self._harm, None
+        if harm is not None:
+            self.training.see_harm(chosen, harm)
         shared = self.learned.shared()
         gradients = {name: over_processes(g) if name in shared else g for name, g in gradients.items()}
         if self.learned.acts_on_updates:
             gradients |= self._through_settings(recorded.hyperparameter_gradients(v))
         self.move(gradients, part.ids, step)
 
-    def cotangent(self, problem: Problem, u: Weights, logits: Tensor | None) -> Cotangent:
-        """The cotangent in this process's samples.
+    def gradients(
+        self, problem: Problem, u: Weights, leaves: dict[str, Tensor], logits: Tensor | None
+    ) -> dict[str, Tensor]:
+        """This process's term of the hypergradient in `leaves`.
 
         `logits`: those of the update if the samples are the whole batch; training has done half of a difference then.
         """
+        if not leaves:
+            return {}
+        cotangent = self.cotangent(problem, u, logits)
+        self._harm = cotangent.weight
+        return pull_back(problem.samples, cotangent, leaves, over_processes)
+
+    def cotangent(self, problem: Problem, u: Weights, logits: Tensor | None) -> Cotangent:
+        """The cotangent in this process's samples, by the engine of the run."""
         engine = self.engine(problem)
         if engine == "difference" and problem.samples.images.requires_grad:
             learned = ", ".join(self.learned.each())

@@ -152,8 +152,10 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     if trainer.sample_losses is not None:
         trainer.sample_losses.restore(state["sample_losses"], trainer.accelerator.is_main_process)
-    if trainer.record is not None and (record := state.get("sample_record")) is not None:  # 0.2.0 kept none
+    if trainer.record is not None and (record := state.get("sample_record")) is not None:
         trainer.record.restore(record)
+    elif trainer.record is not None:
+        trainer.console.print(f"{path} is of a version that kept no statistics of single images: they begin here")
     trainer.meta.load_state_dict(state["meta"])
     mark_changed(trainer, state["changed_rows"])
     trainer.meter.restore(state["meter"])

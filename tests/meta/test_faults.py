@@ -215,6 +215,9 @@ def test_a_run_continues_when_images_to_evaluate_were_added_behind_those_to_trai
     assert len(table) == len(before) + 1
     assert_same(table[:-1], before)
     assert_same(after["sample_losses"][:, :-1], state["sample_losses"])
+    assert after["sample_record"]["knows_harm"]
+    for name in ("sums", "masses", "candidates", "counts"):
+        assert_same(after["sample_record"][name][..., :-1], state["sample_record"][name])
 
 
 def test_a_meta_split_of_one_class_is_refused_and_missing_ones_are_named(start, tmp_path):

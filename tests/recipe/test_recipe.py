@@ -201,6 +201,8 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["data.root=''", "data.loader=synthetic", "run.log_losses=true"],
         "run.log_losses: synthetic images have no losses",
     ),
+    "planted in nothing": (["run.plant=0.01", "run.sample_record=false"], "run.plant: flipped labels tell something"),
+    "planted like none": (["run.plant_like=runs/first"], "run.plant_like: nothing is flipped"),
     "empty folder": (["run.dir='  '"], "run.dir: is empty"),
     "policies too late": (["augment.aa=ra-n2-m9", "augment.start_epochs=100"], "augment.start_epochs: 100 leaves"),
     "copies of mixtures": (["augment.copies=2", "augment.cutmix=1"], "augment.copies: a mixed sample is no copy"),

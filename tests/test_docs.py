@@ -12,7 +12,6 @@ PAGES = (
     "AGENTS.md",
     "docs/experiments.md",
     "docs/glossary.md",
-    "docs/policies.md",
     "docs/autodo.md",
     "docs/label_doctor.md",
     "docs/policies.md",

@@ -55,10 +55,10 @@ def one(arguments: argparse.Namespace, noise: str, seed: int) -> list[dict[str, 
     """What the reports of one data set say of it and the truth of them."""
     folder: Path = arguments.out.resolve() / f"{noise}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    (kind, share), labels, truth = NOISE[noise], folder / "noise.tsv", folder / "truth.tsv"
+    (kind, share), labels, truth = NOISE[noise], folder / "drawn/labels.tsv", folder / "truth.tsv"
     truth.write_text("")  # the folders of the images are right
     if not arguments.collect:
-        call("tools/make_noisy_labels.py", RECIPE, "--share", share, "--kind", kind, "--seed", seed, "--out", labels)
+        call("tools/distort.py", RECIPE, "--noise", share, "--kind", kind, "--seed", seed, "--out", labels.parent)
     first, second = folder / "once", folder / "twice"
     found = []
     for run, like in [(first, None), (second, first)][: 1 + arguments.twice]:

@@ -321,7 +321,12 @@ META_NEEDS: list[Need] = [
     (
         _learns_shared,
         "a shared part (policy, augmenter, softness, smoothing, optim, or one from outside) is learned",
-        ["optimizer", "momentum", "weight_decay", "anneal"],
+        ["optimizer", "momentum", "weight_decay"],
+    ),
+    (
+        lambda r: _learns_shared(r) or _learns(r, *TABLE_PARTS),
+        "a part with a rate of its own (any but instant ones) is in meta.learn",
+        ["anneal"],
     ),
     (
         lambda r: _learns(r, "augmenter"),

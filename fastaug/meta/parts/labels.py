@@ -75,6 +75,11 @@ class CompactLabels(StoredTable):
         self.register_buffer("names", named.to(torch.int16 if classes <= 2**15 else torch.int32))
 
     @property
+    def update(self) -> RowUpdate:  # type: ignore[override]
+        """What moves the logits."""
+        return self.table.update
+
+    @property
     def changed(self) -> Tensor:  # type: ignore[override]
         """Whose rows have changed since they were saved; names change with them."""
         return self.table.changed

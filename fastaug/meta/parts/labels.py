@@ -1,7 +1,6 @@
 """A learned soft label for every training image, kept in a table by id: all classes, or the few plausible ones."""
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,13 +39,6 @@ class MirrorStep(ScaleFreeStep):
         """Where the `rows` go."""
         probability = torch.softmax(rows + self.sharing, 1).clamp_min(torch.finfo(rows.dtype).tiny)
         return super().moved(rows, gradient / probability, ids)
-
-
-class LabelTable(SampleTable, Protocol):
-    """A table of soft labels, whose rows are logits [n, classes]."""
-
-    def likeliest(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeliest class of each of `ids` [n] and its probability, [n] each."""
 
 
 class DenseLabels(RowTable):

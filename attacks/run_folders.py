@@ -180,7 +180,7 @@ CONTINUES: dict[str, Damage] = {
     ),
     "manifest: no files": manifest(files={}),
     "manifest: files a list": manifest(files=["state.pt"]),
-    "manifest: format 2": manifest(format=2),
+    "manifest: format 3": manifest(format=3),
     "manifest: another step": manifest(step=3),
     "manifest: a file outside": manifest(files={"../../result.json": {"size": 1, "sha256": ""}}),
     "manifest: deep": of(f"{NEWEST}/manifest.json", text("[" * 100_000)),

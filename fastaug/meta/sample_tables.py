@@ -41,21 +41,12 @@ class ById(nn.Module):
         super()._load_from_state_dict(present, prefix, *args)
 
 
-class StoredTable(ById):
-    """A table that a checkpoint keeps in a file of its own: all buffers of its state have a row for each id, or none.
-
-    `changed` [size]: whose rows have changed since that file was written; not a part of the state.
-    """
-
-    changed: Tensor
-
-
 class RowUpdate(ById):
-    """The step that rows of a table take against their hypergradient."""
+    """The step that rows of a table take against their hypergradient, of rate `lr` times `share` (meta.anneal)."""
 
     def __init__(self, lr: float) -> None:
         super().__init__()
-        self.lr = lr
+        self.lr, self.share = lr, 1.0
 
     def moved(self, rows: Tensor, gradient: Tensor, ids: Tensor) -> Tensor:
         """Where the `rows` [n, ...] of `ids` [n] go; a row whose gradient is not finite stays."""
@@ -81,7 +72,7 @@ class ScaleFreeStep(RowUpdate):
             shrinking = (rows * gradient).sum() / (rows * finite).sum().clamp_min(torch.finfo(rows.dtype).tiny)
             gradient = torch.where(finite, gradient - shrinking.clamp_min(0), 0)
         scale = (gradient.square().sum() / finite.sum().clamp_min(1)).sqrt()
-        return rows - self.lr * (gradient / torch.where(scale > 0, scale, 1)).clamp(-3, 3)
+        return rows - self.lr * self.share * (gradient / torch.where(scale > 0, scale, 1)).clamp(-3, 3)
 
 
 class RowRMSprop(RowUpdate):
@@ -109,7 +100,7 @@ class RowRMSprop(RowUpdate):
         decay = RHO ** beside(self.steps - self.met[ids], rows).to(rows.dtype)
         square = self.square[ids] * decay + (1 - RHO) * gradient.square()
         self.square[ids], self.met[ids] = square, self.steps
-        return rows - self.lr * gradient / (square.sqrt() + EPS)
+        return rows - self.lr * self.share * gradient / (square.sqrt() + EPS)
 
 
 def finite_rows(gradient: Tensor) -> Tensor:
@@ -120,6 +111,16 @@ def finite_rows(gradient: Tensor) -> Tensor:
 def beside(numbers: Tensor, rows: Tensor) -> Tensor:
     """Numbers [n], one for each row of `rows` [n, ...], in the shape [n, 1, ...]."""
     return numbers.view(-1, *[1] * (rows.ndim - 1))
+
+
+class StoredTable(ById):
+    """A table that a checkpoint keeps in a file of its own: all buffers of its state have a row for each id, or none.
+
+    `update` moves its rows. `changed` [size]: whose rows have changed since that file was written; not in the state.
+    """
+
+    update: RowUpdate
+    changed: Tensor
 
 
 class RowTable(StoredTable):

@@ -342,7 +342,12 @@ META_NEEDS: list[Need] = [
         _learns_shared,
         "a shared part (policy, augmenter, softness, smoothing, optim, a shared sample_policy, or one from outside) is "
         "learned",
-        ["optimizer", "momentum", "weight_decay", "anneal", "settle_epochs"],
+        ["optimizer", "momentum", "weight_decay", "settle_epochs"],
+    ),
+    (
+        lambda r: _learns_shared(r) or _learns_tables(r),
+        "a part with a rate of its own (any but instant ones) is in meta.learn",
+        ["anneal"],
     ),
     (
         lambda r: _learns(r, "augmenter"),

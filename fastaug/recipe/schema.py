@@ -410,7 +410,7 @@ class Meta:
     augmenter_lr: NonNegative = key(0.003, "learning rate of the augmenter's network")
     momentum: ShareBelowOne = key(0.0, "momentum of the meta-optimizers sgd and rmsprop")
     weight_decay: NonNegative = key(0.0, "decay of the meta-optimizer, added to the gradient")
-    anneal: bool = key(False, "the meta-optimizer's learning rates rise and fall with the network's")
+    anneal: bool = key(False, "learning rates of shared parts and tables rise and fall with the network's")
     reuse: Text | None = key(
         None, "run folder, or the policy.json of one, whose learned parts act here as they are; frozen, as below"
     )

@@ -15,6 +15,7 @@ import re
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,8 @@ from fastaug.errors import MACHINE, StorageError, remedy_of
 from fastaug.training.table_files import Table, is_of_table, read_tables, write_tables
 
 Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state dict
-FORMAT = 1  # of the manifest and of what it lists; raise it when an older version could not load what is saved
+# Of the manifest and of what it lists; raise it when an older version could not load what is saved. 1: without tables.
+FORMAT = 2
 _NEEDED = {"model.safetensors", "state.pt"}
 _LARGEST_MANIFEST = 1 << 20  # bytes
 
@@ -67,8 +69,7 @@ def save(
         for stem, tensors in on_host.items():
             save_file(tensors, temporary / f"{stem}.safetensors")
         torch.save(state, temporary / "state.pt")
-        before = _pointed(folder)
-        write_tables(temporary, tables or {}, None if before is None else folder / name_of(before))
+        write_tables(temporary, tables or {}, partial(_sound_file, folder))
         _write_manifest(temporary, step)
         if os.path.lexists(final):  # a checkpoint of this step that was found damaged, or something else of its name
             remove(folder / "last")  # it may name this one: rather none than one that is gone
@@ -95,6 +96,17 @@ def _point_at(path: Path) -> None:
     write_atomically(pointer, path.name.encode())
 
 
+def _sound_file(folder: Path, name: str) -> Path | None:
+    """The file `name` of the checkpoint that `last` names if it is as it was saved: nothing else may be shared."""
+    step = _pointed(folder)
+    path = folder / name_of(-1 if step is None else step)
+    try:
+        files = json.loads((path / "manifest.json").read_bytes())["files"]
+        return path / name if name in files and _changed(path, {name: files[name]}) is None else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def _write_manifest(folder: Path, step: int) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
@@ -104,7 +116,8 @@ def _write_manifest(folder: Path, step: int) -> None:
                 "size": path.stat().st_size,
                 "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
             }
-    manifest = {"format": FORMAT, "step": step, "torch": torch.__version__, "files": files}
+    kind = FORMAT if any(map(is_of_table, files)) else 1
+    manifest = {"format": kind, "step": step, "torch": torch.__version__, "files": files}
     manifest["sha256"] = _digest(manifest)
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
@@ -130,7 +143,7 @@ def verify(path: Path) -> str | None:
 def _misfit(path: Path, manifest: dict[str, Any]) -> str | None:
     """What a sound manifest says that is not of a checkpoint at `path` that this version reads, or None."""
     files, named = manifest["files"], _step_in(path.name)
-    if manifest["format"] != FORMAT:
+    if manifest["format"] not in (1, FORMAT):
         return f"manifest.json is of format {manifest['format']!r}, this version reads {FORMAT}; update fastaug"
     if missing := _NEEDED - files.keys():
         return f"manifest.json does not list {', '.join(sorted(missing))}"

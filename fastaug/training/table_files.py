@@ -6,7 +6,7 @@ checkpoint so is complete in itself. A file system without hard links gets a who
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,13 +35,13 @@ def is_of_table(name: str) -> bool:
     return name.startswith((_TABLE, _ROWS))
 
 
-def write_tables(folder: Path, tables: Mapping[str, Table], before: Path | None) -> None:
-    """Writes the files of `tables` in `folder`; `before` is the checkpoint that they were saved in last."""
+def write_tables(folder: Path, tables: Mapping[str, Table], before: Callable[[str], Path | None]) -> None:
+    """Writes the files of `tables` in `folder`; `before(name)`: that file of the checkpoint before, None if unsound."""
     for name, table in tables.items():
         whole, ids = folder / f"{_TABLE}{name}{_KIND}", table.changed.nonzero()[:, 0]
         size = sum(rows.numel() * rows.element_size() for rows in table.rows.values())
         few = size > WHOLE and len(ids) <= MANY * len(table.changed)
-        if few and before is not None and _linked(before / whole.name, whole):
+        if few and _linked(before(whole.name), whole):
             if len(ids):
                 changed = {own: rows[ids] for own, rows in table.rows.items()} | {_IDS: ids}
                 save_file(_on_host(changed), folder / f"{_ROWS}{name}{_KIND}")
@@ -54,8 +54,10 @@ def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _linked(source: Path, target: Path) -> bool:
+def _linked(source: Path | None, target: Path) -> bool:
     """Whether `target` could be made another name of the file `source`."""
+    if source is None:
+        return False
     try:
         os.link(source, target)
     except OSError:

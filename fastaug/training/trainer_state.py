@@ -42,7 +42,8 @@ def save(trainer: Trainer) -> None:
         "lines": trainer.folder.lines(),
         "skipped_paths": {sample: trainer.parts.name_of(sample) for sample in progress.skipped},
     }
-    checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state, tables_apart(trainer, state["meta"]))
+    tables = tables_apart(trainer, state["meta"])
+    checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state, tables)
     checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
     write_policy(trainer)
     trainer.folder.finished = False
@@ -60,7 +61,7 @@ def tables_apart(trainer: Trainer, meta: dict[str, Any]) -> dict[str, Table]:
 
 
 def mark_changed(trainer: Trainer, changed: dict[str, Tensor]) -> None:
-    """Tells the tables which of their rows are not those of their files; all where images have come or gone since."""
+    """Tells the tables which of their rows are not those of their files; all of one that has none yet."""
     if trainer.meta.learned is not None:
         for name, (_, mask) in trainer.meta.learned.stored_tables().items():
             mask.zero_()

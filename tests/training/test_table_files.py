@@ -1,5 +1,6 @@
 """Files of learned tables: what a checkpoint writes anew, and that nothing of it is lost."""
 
+import json
 import os
 from pathlib import Path
 
@@ -93,6 +94,25 @@ def test_small_tables_are_whole_so_that_damage_to_one_checkpoint_is_no_damage_to
     older, newer = save(tmp_path, 1, table), save(tmp_path, 2, table)
     (newer / "table-x.safetensors").write_bytes(b"junk")
     assert checkpoint.latest(tmp_path)[0] == older
+
+
+def test_a_file_that_was_damaged_since_is_not_shared(tmp_path: Path) -> None:
+    table = made()
+    path = save(tmp_path, 1, table) / "table-x.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    change(table, [2], 5)
+    assert_holds(save(tmp_path, 2, table), table)
+
+
+def test_an_older_version_is_told_that_it_cannot_read_tables(tmp_path: Path) -> None:
+    formats = []
+    for step, tables in enumerate(({}, {"x": made()})):
+        path = checkpoint.save(tmp_path, step, {"model": {}}, {"meta": {"learned": {}}}, tables)
+        formats.append(json.loads((path / "manifest.json").read_text())["format"])
+        assert checkpoint.verify(path) is None
+    assert formats == [1, 2]
 
 
 @pytest.mark.parametrize("file", ["table-x.safetensors", "rows-x.safetensors"])

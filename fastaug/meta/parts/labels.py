@@ -1,7 +1,6 @@
 """A learned soft label for every training image, kept in a table by id: all classes, or the few plausible ones."""
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,13 +41,6 @@ class MirrorStep(ScaleFreeStep):
         return super().moved(rows, gradient / probability, ids)
 
 
-class LabelTable(SampleTable, Protocol):
-    """A table of soft labels, whose rows are logits [n, classes]."""
-
-    def likeliest(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeliest class of each of `ids` [n] and its probability, [n] each."""
-
-
 class DenseLabels(RowTable):
     """A table of soft labels with a logit for every class."""
 
@@ -73,6 +65,11 @@ class CompactLabels(StoredTable):
         self.table, self.classes = table, classes
         named = (labels[:, None] + torch.arange(few, device=labels.device)) % classes
         self.register_buffer("names", named.to(torch.int16 if classes <= 2**15 else torch.int32))
+
+    @property
+    def update(self) -> RowUpdate:  # type: ignore[override]
+        """What moves the logits."""
+        return self.table.update
 
     @property
     def changed(self) -> Tensor:  # type: ignore[override]

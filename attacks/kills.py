@@ -18,35 +18,43 @@ from typing import Any
 import torch
 
 from fastaug.recipe.schema import Data, Recipe, Run
-from fastaug.training import checkpoint
+from fastaug.training import checkpoint, table_files
 from fastaug.training.run_folder import RunFolder
 
 KEEP, BEST = 2, 3
+ROWS = 700  # of a table, 90 of which change with every update
 
 
-def start(path: Path) -> tuple[RunFolder, int, torch.Tensor]:
-    """The folder, the update that its newest checkpoint is at and the weights there, as trainer_state.restore."""
+def start(path: Path) -> tuple[RunFolder, int, torch.Tensor, table_files.Table]:
+    """The folder, the update that its newest checkpoint is at, weights and table there, as trainer_state.restore."""
     folder = RunFolder(path)
     folder.open(Recipe(run=Run(dir=str(path)), data=Data(root="x")))
     step, weights, lines = 0, torch.ones(20_000), None
+    table = table_files.Table({"rows.a": torch.zeros(ROWS, 2)}, torch.zeros(ROWS, dtype=torch.bool))
     for newest in checkpoint.newest_first(folder.checkpoints)[:1]:  # a kill never leaves one that has to be passed over
         loaded = checkpoint.load(newest)
         step, weights, lines = loaded.state["step"], loaded.weights["model"]["w"], loaded.state["lines"]
+        table.rows["rows.a"].copy_(loaded.state["meta"]["learned"]["rows.a"])
+        table.changed[loaded.state["changed_rows"]["rows"]] = True
         checkpoint.settle(newest, KEEP, BEST)
     assert folder.cut_after(step, lines) == []
-    return folder, step, weights
+    return folder, step, weights, table
 
 
 def live(path: Path, last: int) -> None:
     """Trains to update `last`, logs it, saves each update, and ends with a result."""
-    folder, step, weights = start(path)
+    table_files.WHOLE = 0  # a table of this size would be written whole
+    folder, step, weights, table = start(path)
     while step < last:
         step += 1
         weights = weights * 0.999 + step
         folder.append("ids-0.jsonl", {"step": step, "ids": [step, step + 1]})
         folder.append("metrics.jsonl", {"event": "train", "step": step, "loss": weights[0].item()})
-        state = {"step": step, "lines": folder.lines()}
-        checkpoint.save(folder.checkpoints, step, {"model": {"w": weights}}, state)
+        met = (torch.arange(90) + 100 * step) % ROWS
+        table.rows["rows.a"][met] += step
+        table.changed[met] = True
+        state = {"step": step, "lines": folder.lines(), "meta": {"learned": {}}}
+        checkpoint.save(folder.checkpoints, step, {"model": {"w": weights}}, state, {"rows": table})
         checkpoint.prune(folder.checkpoints, KEEP, BEST)
         folder.write_status(None, "running", step)
     folder.append("skipped.jsonl", {"step": step, "id": 3})

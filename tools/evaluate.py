@@ -75,6 +75,8 @@ def learned_policy(
     path: Path, recipe: Recipe, parts: "DataParts", network: "nn.Module", state: dict[str, Any], device: "torch.device"
 ) -> "LearnedParts | None":
     """What the checkpoint's run has learned that acts on images; None if nothing does."""
+    import torch
+
     from fastaug.meta.learned_part import Setting
     from fastaug.meta.parameters import parts_on_images
     from fastaug.meta.reuse import reused_parts
@@ -82,8 +84,9 @@ def learned_policy(
 
     if not recipe.meta.learn and recipe.meta.reuse is None:
         return None
-    images = 0 if parts.index is None else len(parts.index.labels)
-    setting = Setting(recipe, images, len(parts.classes), build_optimizer(recipe.optim, network), device)
+    labels = None if parts.index is None else torch.from_numpy(parts.index.labels)
+    images, optimizer = 0 if labels is None else len(labels), build_optimizer(recipe.optim, network)
+    setting = Setting(recipe, images, len(parts.classes), optimizer, device, labels=labels)
     if recipe.meta.reuse is not None:
         return reused_parts(setting, {state["data"]}, lambda _: state, lambda _: None)
     try:

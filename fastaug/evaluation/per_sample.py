@@ -115,11 +115,14 @@ def samples_table(parts: DataParts, figures: dict[str, Tensor]) -> bytes:
     """
     assert parts.index is not None
     columns = {name: figure.cpu().tolist() for name, figure in figures.items()}
+    cells = {name: [f"{value:.6g}" for value in column] for name, column in columns.items()}
+    if "learned_label" in columns:
+        cells["learned_label"] = [parts.classes[label] for label in columns["learned_label"]]
     ids: list[Any] = parts.splits.train.tolist()
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(["id", "path", "class", *columns])
     for i in suspicious_first(ids, columns):
         label = parts.classes[int(parts.index.labels[i])]
-        writer.writerow([i, parts.name_of(i), label, *(f"{column[i]:.6g}" for column in columns.values())])
+        writer.writerow([i, parts.name_of(i), label, *(column[i] for column in cells.values())])
     return out.getvalue().encode(errors="backslashreplace")

@@ -44,7 +44,8 @@ def build_learned(
     assert parts.index is not None
     images, classes = len(parts.index.labels), len(parts.classes)
     trained = torch.from_numpy(parts.splits.train)
-    setting = Setting(recipe, images, classes, optimizer, accelerator.device, trained)
+    labels = torch.from_numpy(parts.index.labels)
+    setting = Setting(recipe, images, classes, optimizer, accelerator.device, trained, labels)
     if recipe.meta.reuse is None:
         return build_parts(setting)
     data = {parts.fingerprint(learns=True), parts.learned_on or ""}

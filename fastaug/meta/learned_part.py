@@ -25,7 +25,7 @@ class Setting(NamedTuple):
     """What a learned part is built from.
 
     `images`: ids in the index; `device`: where tables by id belong; `trained`: ids [N] of the training split, all if
-    None.
+    None; `labels`: the given class of every id [images], None where there are no images of any.
     """
 
     recipe: Recipe
@@ -34,6 +34,7 @@ class Setting(NamedTuple):
     optimizer: torch.optim.Optimizer
     device: torch.device
     trained: Tensor | None = None
+    labels: Tensor | None = None
 
 
 class Revision(NamedTuple):

@@ -13,7 +13,7 @@ from fastaug.augment.learned_effects import LearnedEffects, Soften, View
 from fastaug.errors import RecipeError
 from fastaug.meta.evidence import Observation
 from fastaug.meta.learned_part import LearnedPart, Revision, Setting
-from fastaug.meta.sample_tables import SampleTable
+from fastaug.meta.sample_tables import SampleTable, StoredTable
 from fastaug.targets import SoftTarget
 
 # Where each name of meta.learn is found, in the order in which parts act; others are written as module:Class.
@@ -26,6 +26,7 @@ PARTS: Mapping[str, str] = MappingProxyType(
         "smoothing": "fastaug.meta.parts.smoothing:Smoothing",
         "optim": "fastaug.meta.parts.inner_rates:InnerRates",
         "weights": "fastaug.meta.parts.weights:SampleWeights",
+        "labels": "fastaug.meta.parts.labels:SampleLabels",
         "instant_labels": "fastaug.meta.reweighting:InstantLabels",
         "instant_weights": "fastaug.meta.reweighting:InstantWeights",
     }
@@ -75,6 +76,15 @@ class LearnedParts(LearnedEffects, nn.Module):
     def tables(self) -> dict[str, SampleTable]:
         """All tables by name."""
         return {name: table for part in self.each().values() for name, table in part.tables().items()}
+
+    def stored_tables(self) -> dict[str, tuple[dict[str, Tensor], Tensor]]:
+        """Of each table with a file of its own, by name: its rows under their names in the state, and which changed."""
+        prefixes = {module: prefix for prefix, module in self.named_modules()}
+        return {
+            name: ({f"{prefixes[table]}.{own}": v for own, v in table.state_dict().items() if v.ndim}, table.changed)
+            for name, table in self.tables().items()
+            if isinstance(table, StoredTable)
+        }
 
     # ---- effect on a batch ----
 

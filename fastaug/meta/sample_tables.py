@@ -42,11 +42,11 @@ class ById(nn.Module):
 
 
 class RowUpdate(ById):
-    """The step that rows of a table take against their hypergradient."""
+    """The step that rows of a table take against their hypergradient, of rate `lr` times `share` (meta.anneal)."""
 
     def __init__(self, lr: float) -> None:
         super().__init__()
-        self.lr = lr
+        self.lr, self.share = lr, 1.0
 
     def moved(self, rows: Tensor, gradient: Tensor, ids: Tensor) -> Tensor:
         """Where the `rows` [n, ...] of `ids` [n] go; a row whose gradient is not finite stays."""
@@ -72,7 +72,7 @@ class ScaleFreeStep(RowUpdate):
             shrinking = (rows * gradient).sum() / (rows * finite).sum().clamp_min(torch.finfo(rows.dtype).tiny)
             gradient = torch.where(finite, gradient - shrinking.clamp_min(0), 0)
         scale = (gradient.square().sum() / finite.sum().clamp_min(1)).sqrt()
-        return rows - self.lr * (gradient / torch.where(scale > 0, scale, 1)).clamp(-3, 3)
+        return rows - self.lr * self.share * (gradient / torch.where(scale > 0, scale, 1)).clamp(-3, 3)
 
 
 class RowRMSprop(RowUpdate):
@@ -100,7 +100,7 @@ class RowRMSprop(RowUpdate):
         decay = RHO ** beside(self.steps - self.met[ids], rows).to(rows.dtype)
         square = self.square[ids] * decay + (1 - RHO) * gradient.square()
         self.square[ids], self.met[ids] = square, self.steps
-        return rows - self.lr * gradient / (square.sqrt() + EPS)
+        return rows - self.lr * self.share * gradient / (square.sqrt() + EPS)
 
 
 def finite_rows(gradient: Tensor) -> Tensor:
@@ -113,7 +113,17 @@ def beside(numbers: Tensor, rows: Tensor) -> Tensor:
     return numbers.view(-1, *[1] * (rows.ndim - 1))
 
 
-class RowTable(ById):
+class StoredTable(ById):
+    """A table that a checkpoint keeps in a file of its own: all buffers of its state have a row for each id, or none.
+
+    `update` moves its rows. `changed` [size]: whose rows have changed since that file was written; not in the state.
+    """
+
+    update: RowUpdate
+    changed: Tensor
+
+
+class RowTable(StoredTable):
     """A table of one row for each id, `weight` as in nn.Embedding, which `update` moves; cut off at `bounds`.
 
     `start` [size, ...]: the rows at the start, copied.
@@ -125,6 +135,7 @@ class RowTable(ById):
         super().__init__()
         self.update, self.bounds = update, bounds
         self.register_buffer("weight", start.detach().clone(memory_format=torch.contiguous_format))
+        self.register_buffer("changed", torch.zeros(len(start), dtype=torch.bool), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The rows [n, ...] of `ids` [n], a copy."""
@@ -139,6 +150,7 @@ class RowTable(ById):
         ids, gradient = ids.to(self.weight.device), gradient.to(self.weight.device)
         moved = self.update.moved(self.weight[ids], gradient, ids)
         self.weight[ids] = moved if self.bounds is None else moved.clamp(*self.bounds)
+        self.changed[ids] = True
 
 
 def row_update(kind: RowOptimizer, lr: float, start: Tensor, *, levels: bool = False) -> RowUpdate:

@@ -29,6 +29,7 @@ from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights
 from fastaug.meta.engine_choice import EngineChoice
 from fastaug.meta.log import MetaLog, alarms, held_back_alarm
 from fastaug.meta.parameters import LearnedParts
+from fastaug.meta.sample_tables import StoredTable
 from fastaug.meta.validation_gradient import ValidationGradient
 from fastaug.recipe.schema import SMALLEST_BATCH, Meta, Recipe
 from fastaug.targets import SoftTarget
@@ -204,10 +205,10 @@ class MetaStep(NoMetaStep):
         shared = {name: gradients.get(name, torch.zeros_like(p)) for name, p in parameters.items()}
         self.log.add(step, shared, rows, rate=float(self.optimizer.param_groups[0]["lr"]))
         steps = self._with_penalty(shared, parameters)
+        if self.meta.anneal:
+            self._anneal()
         if steps and all(bool(g.isfinite().all()) for g in steps.values()):  # host sync
             assert self.meta_optimizer is not None
-            if self.meta.anneal:
-                self._anneal(self.meta_optimizer)
             for name, parameter in parameters.items():
                 parameter.grad = steps[name]
             self.meta_optimizer.step()
@@ -216,11 +217,15 @@ class MetaStep(NoMetaStep):
             if name in rows:
                 table.move(*gathered(self.accelerator, ids, rows[name]))
 
-    def _anneal(self, meta_optimizer: torch.optim.Optimizer) -> None:
-        """Sets the meta-optimizer's rates to the share of their own that the network's has of its peak."""
+    def _anneal(self) -> None:
+        """Sets the rates of the meta-optimizer and of tables to the share of their own that the network's has."""
         share = float(self.optimizer.param_groups[0]["lr"]) / self.training.recipe.optim.lr
-        for group, given in zip(meta_optimizer.param_groups, self.learned.groups(), strict=True):
+        groups = [] if self.meta_optimizer is None else self.meta_optimizer.param_groups
+        for group, given in zip(groups, self.learned.groups(), strict=True):
             group["lr"] = share * given["lr"]
+        for table in self.learned.tables().values():
+            if isinstance(table, StoredTable):
+                table.update.share = share
 
     def _with_penalty(self, shared: dict[str, Tensor], parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The hypergradient in the shared parameters plus that of meta.regulariser, times its weight."""

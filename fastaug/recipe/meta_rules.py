@@ -137,7 +137,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: (
-            _learns(r, "softness", "smoothing", "instant_labels")
+            _learns(r, "softness", "smoothing", "labels", "instant_labels")
             and r.augment.loss == "bce"
             and r.augment.bce_target_thresh is not None
         ),
@@ -148,7 +148,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.learn: softness has no effect without augment.shift above 0 and augment.soften other than none",
     ),
     (
-        lambda r: _learns(r, "smoothing", "instant_labels") and r.augment.other_class,
+        lambda r: _learns(r, "smoothing", "labels", "instant_labels") and r.augment.other_class,
         "augment.other_class: takes the probability that learned labels spread; turn it off",
     ),
     (
@@ -323,9 +323,10 @@ META_NEEDS: list[Need] = [
     (lambda r: _learns(r, "weights"), "weights is in meta.learn", ["weights_lr", "weights_form"]),
     (
         _learns_tables,
-        "a part with numbers for every image (weights, sample_policy: each) is learned",
+        "a part with numbers for every image (weights, labels, sample_policy: each) is in meta.learn",
         ["table_optimizer"],
     ),
+    (lambda r: _learns(r, "labels"), "labels is in meta.learn", ["labels_lr", "labels_classes"]),
     (
         lambda r: _learns(r, "instant_labels"),
         "instant_labels is in meta.learn",
@@ -335,7 +336,12 @@ META_NEEDS: list[Need] = [
         _learns_shared,
         "a shared part (policy, augmenter, softness, smoothing, optim, a shared sample_policy, or one from outside) is "
         "learned",
-        ["optimizer", "momentum", "weight_decay", "anneal"],
+        ["optimizer", "momentum", "weight_decay"],
+    ),
+    (
+        lambda r: _learns_shared(r) or _learns_tables(r),
+        "a part with a rate of its own (any but instant ones) is in meta.learn",
+        ["anneal"],
     ),
     (
         lambda r: _learns(r, "augmenter"),

@@ -17,7 +17,7 @@ from fastaug.recipe.policy_names import parse_policy
 SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
 META_PARTS = (
     *("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim"),
-    "sample_policy",
+    *("labels", "sample_policy"),
 )
 SHARED_PARTS = (
     "policy",
@@ -26,7 +26,7 @@ SHARED_PARTS = (
     "smoothing",
     "optim",
 )  # one value for all samples, moved by the meta-optimizer
-TABLE_PARTS = ("weights",)  # those with numbers for every image; and sample_policy, if each
+TABLE_PARTS = ("weights", "labels")  # those with numbers for every image; and sample_policy, if each
 IMAGE_PARTS = ("policy", "augmenter", "sample_policy")  # those that change images
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
@@ -395,7 +395,7 @@ class Meta:
     augmenter_lr: NonNegative = key(0.003, "learning rate of the augmenter's network")
     momentum: ShareBelowOne = key(0.0, "momentum of the meta-optimizers sgd and rmsprop")
     weight_decay: NonNegative = key(0.0, "decay of the meta-optimizer, added to the gradient")
-    anneal: bool = key(False, "the meta-optimizer's learning rates rise and fall with the network's")
+    anneal: bool = key(False, "learning rates of shared parts and tables rise and fall with the network's")
     reuse: Text | None = key(
         None, "run folder, or the policy.json of one, whose learned parts act here as they are; frozen, as below"
     )
@@ -409,6 +409,11 @@ class Meta:
     )
     weights_form: Literal["bounded", "softplus"] = key(
         "bounded", "weights: numbers cut off at 0 and 2, or softplus(h) / ln 2 of free numbers h (AutoDO)"
+    )
+    labels_lr: NonNegative = key(0.1, "learning rate of the logits of the learned soft labels")
+    labels_classes: Annotated[int, Field(ge=2, le=10**6)] | None = key(
+        None,
+        "classes of a learned soft label that have a logit of their own, of the others' one; null: all up to 32, 8",
     )
     sample_policy: Literal["shared", "each"] = key(
         "each", "sample_policy: probabilities and magnitudes of AutoDO's affine operations, for all images or for each"

@@ -1,9 +1,10 @@
 """Checkpoints that survive a kill at any moment and notice a single flipped bit.
 
-A checkpoint is a folder `step-XXXXXXXX` with safetensors weights, `state.pt` (tensors and plain values only) and a
-`manifest.json` with the size and SHA-256 of every file. It is written under a temporary name, synced, given its
-manifest last, renamed, read back, and only then named by the pointer file `last`. A folder without a valid manifest
-is no checkpoint. A kill may come between any two of these: `settle` brings a folder to where they would have led.
+A checkpoint is a folder `step-XXXXXXXX` with safetensors weights, `state.pt` (tensors and plain values only), files of
+learned tables (`table_files.py`) and a `manifest.json` with the size and SHA-256 of every file. It is written under a
+temporary name, synced, given its manifest last, renamed, read back, and only then named by the pointer file `last`. A
+folder without a valid manifest is no checkpoint. A kill may come between any two of these: `settle` brings a folder to
+where they would have led.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import os
 import pickle
 import re
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from fastaug.atomic_files import open_regular, remove, sync_folder, write_atomically
 from fastaug.errors import MACHINE, StorageError, remedy_of
+from fastaug.training.table_files import Table, is_of_table, read_tables, write_tables
 
 Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state dict
 FORMAT = 1  # of the manifest and of what it lists; raise it when an older version could not load what is saved
@@ -31,7 +34,10 @@ _LARGEST_MANIFEST = 1 << 20  # bytes
 
 
 class Checkpoint(NamedTuple):
-    """The contents of a checkpoint folder: weights by file, and all other state."""
+    """The contents of a checkpoint folder: weights by file, and all other state, rows of tables in their places.
+
+    state["changed_rows"] has the ids whose rows are not those of their table's file, by table.
+    """
 
     weights: Weights
     state: dict[str, Any]
@@ -42,8 +48,13 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(folder: Path, step: int, weights: Weights, state: dict[str, Any]) -> Path:
-    """Writes the checkpoint of `step` and points `last` at it; on StorageError the old ones are intact."""
+def save(
+    folder: Path, step: int, weights: Weights, state: dict[str, Any], tables: Mapping[str, Table] | None = None
+) -> Path:
+    """Writes the checkpoint of `step` and points `last` at it; on StorageError the old ones are intact.
+
+    `tables`: what was changed in them counts from the checkpoint that `last` names.
+    """
     final, temporary = folder / name_of(step), folder / f"{name_of(step)}.tmp"
     # Before anything is written: what a device has to report here has nothing to do with storage.
     on_host = {
@@ -56,6 +67,8 @@ def save(folder: Path, step: int, weights: Weights, state: dict[str, Any]) -> Pa
         for stem, tensors in on_host.items():
             save_file(tensors, temporary / f"{stem}.safetensors")
         torch.save(state, temporary / "state.pt")
+        before = _pointed(folder)
+        write_tables(temporary, tables or {}, None if before is None else folder / name_of(before))
         _write_manifest(temporary, step)
         if os.path.lexists(final):  # a checkpoint of this step that was found damaged, or something else of its name
             remove(folder / "last")  # it may name this one: rather none than one that is gone
@@ -154,8 +167,13 @@ def load(path: Path) -> Checkpoint:
         raise StorageError(f"{path}: damaged checkpoint: {problem}; delete it to continue from an older one")
     files = json.loads((path / "manifest.json").read_bytes())["files"]  # what nothing vouches for is not loaded
     try:
-        weights = {Path(name).stem: load_file(path / name) for name in files if name.endswith(".safetensors")}
-        return Checkpoint(weights, torch.load(path / "state.pt", map_location="cpu", weights_only=True))
+        kinds = [name for name in files if name.endswith(".safetensors") and not is_of_table(name)]
+        weights = {Path(name).stem: load_file(path / name) for name in kinds}
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        rows, changed = read_tables(path, files)
+        if rows:
+            state["meta"]["learned"].update(rows)
+        return Checkpoint(weights, state | {"changed_rows": changed})
     except torch.OutOfMemoryError:
         raise
     except _UNLOADABLE as error:

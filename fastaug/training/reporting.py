@@ -12,6 +12,7 @@ from fastaug.batch import Batch
 from fastaug.data.class_names import shown
 from fastaug.distributed import any_process, merged
 from fastaug.errors import DataError, NoImageError
+from fastaug.evaluation.learned_labels import mended
 from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
 from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget
@@ -209,4 +210,4 @@ def judge_samples(trainer: Trainer) -> dict[str, Any]:
         return {}
     if trainer.accelerator.is_main_process:
         trainer.folder.write("samples.csv", samples_table(trainer.parts, figures))
-    return {"samples": found_errors(trainer.parts, figures)}
+    return {"samples": found_errors(trainer.parts, figures) | mended(trainer.parts, figures)}

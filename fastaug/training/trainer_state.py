@@ -13,6 +13,7 @@ from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.training import checkpoint
 from fastaug.training.build import Progress, Trainer
 from fastaug.training.policy_files import write_policy
+from fastaug.training.table_files import Table
 
 
 def save(trainer: Trainer) -> None:
@@ -39,11 +40,29 @@ def save(trainer: Trainer) -> None:
         "lines": trainer.folder.lines(),
         "skipped_paths": {sample: trainer.parts.name_of(sample) for sample in progress.skipped},
     }
-    checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state)
+    checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state, tables_apart(trainer, state["meta"]))
     checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
     write_policy(trainer)
     trainer.folder.finished = False
     trainer.folder.write_status(None, "running", progress.step)
+
+
+def tables_apart(trainer: Trainer, meta: dict[str, Any]) -> dict[str, Table]:
+    """The learned tables, whose rows are taken out of the state `meta`: they get files of their own."""
+    if trainer.meta.learned is None:
+        return {}
+    tables = {name: Table(*found) for name, found in trainer.meta.learned.stored_tables().items()}
+    apart = {own for table in tables.values() for own in table.rows}
+    meta["learned"] = {own: value for own, value in meta["learned"].items() if own not in apart}
+    return tables
+
+
+def mark_changed(trainer: Trainer, changed: dict[str, Tensor]) -> None:
+    """Tells the tables which of their rows are not those of their files; all where images have come or gone since."""
+    if trainer.meta.learned is not None:
+        for name, (_, mask) in trainer.meta.learned.stored_tables().items():
+            mask.zero_()
+            mask[changed.get(name, slice(None))] = True
 
 
 def restore(trainer: Trainer) -> None:
@@ -132,6 +151,7 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
     if trainer.sample_losses is not None:
         trainer.sample_losses.restore(state["sample_losses"], trainer.accelerator.is_main_process)
     trainer.meta.load_state_dict(state["meta"])
+    mark_changed(trainer, state["changed_rows"])
     trainer.meter.restore(state["meter"])
     began = {"epoch_began": state["progress"]["train_seconds"]}  # unknown to older versions: counted from here
     progress = Progress(**began | state["progress"])

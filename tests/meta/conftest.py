@@ -9,9 +9,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
-from safetensors.torch import load_file
 
 from fastaug.recipe.reading import read_recipe
+from fastaug.training import checkpoint
 from fastaug.training.worker import run
 
 RECIPE = """
@@ -67,8 +67,8 @@ def lines(folder: Path, event: str) -> list[dict]:
 
 def last(folder: Path) -> tuple[dict, dict]:
     """Weights and state of a run's last checkpoint."""
-    checkpoint = sorted((folder / "checkpoints").glob("step-*"))[-1]
-    return load_file(checkpoint / "model.safetensors"), torch.load(checkpoint / "state.pt", weights_only=True)
+    weights, state = checkpoint.load(checkpoint.newest_first(folder / "checkpoints")[0])
+    return weights["model"], state
 
 
 def assert_same(one, other):

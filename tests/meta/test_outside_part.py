@@ -13,7 +13,7 @@ from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import LARGEST_MOMENTUM
 from fastaug.training.worker import run
 
-from .conftest import fresh_accelerator, lines
+from .conftest import fresh_accelerator, last, lines
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "learned_parts.md").read_text()
 RECIPE = """
@@ -155,8 +155,7 @@ def others(tmp_path, monkeypatch):
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = sorted((folder / "checkpoints").glob("step-*"))[-1]
-    return torch.load(checkpoint / "state.pt", weights_only=True)["meta"]["learned"]
+    return last(folder)[1]["meta"]["learned"]
 
 
 @pytest.mark.usefixtures("others")

@@ -22,8 +22,9 @@ from fastaug.training import loop as engine
 from .conftest import RECIPE, assert_same, last, lines
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-EVERYTHING = "meta.learn=[policy,augmenter,sample_policy,softness,smoothing,weights,optim]"
-RATES = ("policy_lr", "augmenter_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr", "sample_policy_lr")
+EVERYTHING = "meta.learn=[policy,augmenter,sample_policy,softness,smoothing,weights,labels,optim]"
+RATES = ("policy_lr", "augmenter_lr", "softness_lr", "smoothing_lr", "weights_lr", "labels_lr", "optim_lr")
+RATES += ("sample_policy_lr",)
 STILL = [f"meta.{name}=0" for name in RATES]
 STILL_TOO = ["meta.softness_lr=0", "meta.weights_lr=0"]  # of fewer parts
 FUSED = ["meta.engine=fused", "meta.fraction=1"]
@@ -80,7 +81,7 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
     train("run", EVERYTHING)
     assert [bool(names) for names in seen] == [True, False] * 3
     parts = {name.split(".")[1] for name in seen[-2]}
-    assert parts == {"policy", "augmenter", "sample_policy", "softness", "smoothing", "weights", "optim"}
+    assert parts == {"policy", "augmenter", "sample_policy", "softness", "smoothing", "weights", "labels", "optim"}
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,10 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
             ["meta.learn=[sample_policy]", "meta.steps=2", "meta.fraction=1", "meta.engine=auto"],
             marks=pytest.mark.slow,
         ),
+        [
+            *("meta.learn=[weights,labels]", *FUSED, "meta.every=1", "meta.table_optimizer=rmsprop"),
+            *("meta.weights_form=softplus", "augment.loss=symmetric_kl"),
+        ],
     ],
     ids=lambda settings: " ".join(settings)[:70],
 )

@@ -233,6 +233,14 @@ REFUSED = {
         ["meta.learn=[sample_policy]", "meta.sample_policy=shared", "meta.table_optimizer=rmsprop"],
         "meta.table_optimizer: rmsprop does nothing unless a part with numbers for every image",
     ),
+    "soft labels of other classes": (
+        ["meta.learn=[labels]", "augment.other_class=true"],
+        "augment.other_class: takes the probability that",
+    ),
+    "table of nothing": (
+        ["meta.learn=[optim]", "meta.table_optimizer=rmsprop"],
+        "meta.table_optimizer: rmsprop does nothing unless a part with numbers for every image",
+    ),
     "synthetic": (["meta.learn=[weights]", "data.root=''", "data.loader=synthetic"], "data.loader: synthetic has no"),
     "trust": ([*INSTANT, "meta.labels_trust=2"], "meta.labels_trust: 2.0 does nothing unless instant_labels"),
 }
@@ -259,6 +267,10 @@ def test_refused_for_one_reason(tmp_path, name):
         ["meta.learn=[weights]", "meta.engine=implicit", "meta.layers=[fc]", "meta.terms=9"],
         [*INSTANT, *FUSED, "train.accumulate=2", "meta.layers=[fc]"],
         ["meta.learn=[smoothing]", "augment.smoothing=0.49"],
+        [
+            *("meta.learn=[weights,labels]", "meta.engine=implicit", "meta.every=1", "meta.fraction=1"),
+            *("meta.table_optimizer=rmsprop", "meta.weights_form=softplus", "meta.labels_classes=4"),
+        ],
         ["meta.learn=[policy,optim]", *UNROLLED, "meta.every=4", "train.precision=bf16"],
         ["meta.learn=[weights]", "meta.validation_loss=focal", "augment.focal_gamma=1"],
         ["meta.learn=[policy]", "meta.validation_loss=bce", "augment.bce_target_thresh=0.2", "augment.bce_sum=true"],

@@ -36,11 +36,11 @@ def data(seed: int, count: int = COUNT) -> tuple[Tensor, Tensor]:
     return images, torch.randint(CLASSES, (count,), generator=generator)
 
 
-def training_loss(network: nn.Module, weights: Weights, loss_weights: Tensor) -> Tensor:
-    images, labels = data(0)
+def training_loss(network: nn.Module, weights: Weights, target: SoftTarget) -> Tensor:
+    images, _ = data(0)
     logits = functional_call(network, weights, (images,))
     decay = sum((w**2).sum() for w in weights.values())
-    return losses(logits, hard_target(labels, loss_weights)).sum() / COUNT + 0.5 * DECAY * decay
+    return losses(logits, target).sum() / COUNT + 0.5 * DECAY * decay
 
 
 def flat_hessian(network: nn.Module, weights: Weights, loss_weights: Tensor) -> Tensor:
@@ -55,14 +55,15 @@ def flat_hessian(network: nn.Module, weights: Weights, loss_weights: Tensor) -> 
     return found + DECAY * torch.eye(len(found), dtype=p.dtype)
 
 
-def solved(loss_weights: Tensor) -> tuple[nn.Module, Weights]:
-    """The minimum by Newton's method, to |gradient| < 1e-8."""
+def solved(loss_weights: Tensor, target: SoftTarget | None = None) -> tuple[nn.Module, Weights]:
+    """The minimum by Newton's method, to |gradient| < 1e-8; `target`: other labels than those of the images."""
+    target = hard_target(data(0)[1], loss_weights) if target is None else target
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(PIXELS, CLASSES)).double()
     weights = {name: p.detach() for name, p in network.named_parameters()}
     for _ in range(30):
         leaves = {name: w.clone().requires_grad_() for name, w in weights.items()}
-        gradient = torch.autograd.grad(training_loss(network, leaves, loss_weights), list(leaves.values()))
+        gradient = torch.autograd.grad(training_loss(network, leaves, target), list(leaves.values()))
         flat = torch.cat([g.flatten() for g in gradient])
         if flat.norm() < 1e-12:
             break
@@ -125,6 +126,43 @@ def test_exact_is_that_of_the_solved_again_problem(solution: tuple[Problem, Weig
             sides.append(validation_loss(*solved(moved)))
         truth[i] = (sides[0] - sides[1]) / 2e-4
     torch.testing.assert_close(exact[list(chosen)], truth[list(chosen)], rtol=1e-5, atol=1e-9)
+
+
+def soft_target(logits: Tensor) -> SoftTarget:
+    """Learned soft labels, softmax(logits [n, C]), with loss weight 1."""
+    rows = logits.softmax(1)
+    hard = hard_target(data(0)[1], torch.ones(COUNT, dtype=logits.dtype))
+    return hard._replace(rows=torch.stack([rows, rows], 1))
+
+
+def test_many_terms_give_the_exact_hypergradient_of_soft_labels_and_none_is_gradient_matching() -> None:
+    """Exact: against differences of problems solved again. Without terms: d/dphi of -alpha <grad L_val, grad L>."""
+    ones, alpha = torch.ones(COUNT, dtype=torch.float64), 2.0
+    logits = torch.randn(COUNT, CLASSES, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    network, weights = solved(ones, soft_target(logits))
+    target, v = soft_target(logits.requires_grad_()), validation_gradient(network, weights)
+    problem = Problem(network, weights, Samples(data(0)[0], target), losses, COUNT)
+
+    def found(terms: int) -> Tensor:
+        u = implicit_direction(problem, v, alpha=alpha, terms=terms, damping=DECAY)
+        (gradient,) = pull_back(problem.samples, reverse(problem, u, images=False), {"logits": logits}).values()
+        return gradient
+
+    exact = torch.zeros_like(logits)
+    for i in range(0, COUNT, 20):
+        for c in range(CLASSES):
+            sides = []
+            for sign in (1, -1):
+                moved = logits.detach().clone()
+                moved[i, c] += sign * 1e-4
+                sides.append(validation_loss(*solved(ones, soft_target(moved))))
+            exact[i, c] = (sides[0] - sides[1]) / 2e-4
+    assert cosine(found(300)[::20].flatten(), exact[::20].flatten()) > 0.9999
+    leaves = {name: w.clone().requires_grad_() for name, w in weights.items()}
+    trained = losses(functional_call(network, leaves, (data(0)[0],)), soft_target(logits)).sum() / COUNT
+    slopes = torch.autograd.grad(trained, list(leaves.values()), create_graph=True)
+    match = sum((slope * v[name]).sum() for name, slope in zip(leaves, slopes, strict=True))
+    torch.testing.assert_close(found(0), torch.autograd.grad(-alpha * match, logits)[0], rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize(("solver", "terms"), [("neumann", 300), ("cg", 40)])

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import numpy as np
+import pytest
 import torch
 
 from fastaug.augment import load_policy
@@ -125,3 +126,17 @@ def test_weights_of_single_images_come_from_a_run_on_the_same_images(train):
     assert "weights: belongs to that run's images, labels and splits" in reason(other)
     other = train("file", "meta.learn=[weights]", f"meta.reuse={learned / 'policy.json'}", code=2)
     assert "numbers of single images are in no policy file" in reason(other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shared", "each"])
+def test_a_sample_policy_acts_as_it_was_learned(train, kind):
+    keys = ["meta.learn=[sample_policy]", f"meta.sample_policy={kind}", "meta.sample_policy_lr=0.5", "train.epochs=1"]
+    learned = train("learned", *keys)
+    again = train("again", "meta.learn=[]", f"meta.reuse={learned}", "train.epochs=1")
+    values = last(learned)[1]["meta"]["learned"]
+    assert_same(last(again)[1]["meta"]["learned"], values)
+    (numbers,) = (value for name, value in values.items() if value.shape[-1:] == (14,))
+    assert numbers.std(0).max() > 0 if kind == "each" else numbers[:7].std() > 0
+    refused = train("refused", *keys, "meta.reuse=" + str(learned / "policy.json"), code=2 if kind == "each" else 0)
+    assert kind == "shared" or "numbers of single images are in no policy file" in reason(refused)

@@ -23,7 +23,8 @@ from .conftest import RECIPE, assert_same, last, lines
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 EVERYTHING = "meta.learn=[policy,augmenter,sample_policy,softness,smoothing,weights,labels,optim]"
-RATES = tuple(f"{part}_lr" for part in "policy augmenter sample_policy softness smoothing weights labels optim".split())
+RATES = ("policy_lr", "augmenter_lr", "sample_policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "labels_lr")
+RATES += ("optim_lr",)
 STILL = [f"meta.{name}=0" for name in RATES]
 STILL_TOO = ["meta.softness_lr=0", "meta.weights_lr=0"]  # of fewer parts
 FUSED = ["meta.engine=fused", "meta.fraction=1"]

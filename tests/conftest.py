@@ -1,6 +1,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,20 +48,27 @@ def photos() -> list[np.ndarray]:
 
 
 @pytest.fixture
-def jpeg_folder(tmp_path: Path, photos: list[np.ndarray]) -> MakeFolder:
+def jpeg_folder(tmp_path: Path, jpegs: MakeFolder) -> MakeFolder:
     """jpeg_folder(classes, images, sizes, splits, kind): class folders of crops of the photographs, below tmp_path.
 
     `images` of each class and split; sides uniform in `sizes`; splits ("",) for one folder of classes.
     """
+    return partial(jpegs, tmp_path / "images")
+
+
+@pytest.fixture(scope="session")
+def jpegs(photos: list[np.ndarray]) -> MakeFolder:
+    """jpegs(root, ...): the same in the folder `root`, for fixtures of more than one test."""
 
     def make(
+        root: Path,
         classes: int = 2,
         images: int = 8,
         sizes: tuple[int, int] = (40, 120),
         splits: tuple[str, ...] = ("",),
         kind: str = "jpg",
     ) -> Path:
-        root, draw = tmp_path / "images", np.random.default_rng(0)
+        draw = np.random.default_rng(0)
         for split in splits:
             for label in range(classes):
                 folder = root / split / f"class{label}"

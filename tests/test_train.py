@@ -1,4 +1,4 @@
-"""Whole runs as users start them: real processes, encoded files through DALI, small networks, two threads at most."""
+"""Whole runs as users start them: encoded files through DALI, small networks; real processes where those matter."""
 
 import json
 import os
@@ -6,14 +6,19 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 from safetensors.torch import load_file
+
+from fastaug.recipe.reading import read_recipe
+from fastaug.training import worker
 
 REPO = Path(__file__).resolve().parents[1]
 TRAIN = [sys.executable, str(REPO / "fastaug/train.py")]
@@ -64,6 +69,15 @@ def run(command: list[str], expected: int = 0, **more: str) -> str:
     return output
 
 
+def run_here(words: list[str]) -> int:
+    """The exit code of the same run in this process, which has imported torch already."""
+    try:
+        return worker.run(read_recipe(words[0], words[1:]))
+    finally:
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+
+
 def torchrun(processes: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
 
@@ -112,12 +126,12 @@ RESUME = [
 @pytest.mark.parametrize("cuts", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 def test_killed_runs_end_bit_equal_to_the_uninterrupted_one(recipe, tmp_path, cuts):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run([*TRAIN, *recipe, *RESUME, f"run.dir={whole}"])
+    assert run_here([*recipe, *RESUME, f"run.dir={whole}"]) == 0
     command = [*TRAIN, *recipe, *RESUME, f"run.dir={cut}"]
     steps = random.Random(cuts).sample(range(1, 40), cuts)
     killed = [kill_at(command, cut, step) for step in sorted(steps)]
     assert sum(killed) >= cuts - 1
-    run(command)
+    assert run_here([*recipe, *RESUME, f"run.dir={cut}"]) == 0
     expected = lines(whole / "ids-0.jsonl")
     assert len(expected) == 40
     assert lines(cut / "ids-0.jsonl") == expected
@@ -157,13 +171,16 @@ def test_a_signal_saves_and_the_same_command_continues(recipe, tmp_path):
     assert ended["code"] == 75
     assert "SIGTERM" in ended["reason"]
     assert (folder / "checkpoints" / f"step-{ended['step']:08d}" / "manifest.json").exists()
-    continued = start(command)
-    while len(lines(folder / "ids-0.jsonl")) <= ended["step"]:
-        assert continued.poll() is None
-        time.sleep(0.05)
-    continued.send_signal(signal.SIGINT)
-    continued.communicate(timeout=120)
-    assert continued.returncode == 75
+
+    def interrupt() -> None:
+        while len(lines(folder / "ids-0.jsonl")) <= ended["step"]:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt, daemon=True)
+    watcher.start()
+    assert run_here(command[len(TRAIN) :]) == 75
+    watcher.join()
     assert [line["step"] for line in lines(folder / "ids-0.jsonl")] == list(range(1, status(folder)["step"] + 1))
 
 
@@ -203,9 +220,10 @@ def test_a_process_that_stands_still_ends_the_job_and_is_named(recipe, tmp_path)
     assert "Timed out waiting 3000ms" in (folder / "errors.log").read_text()
 
 
-def test_tasks_of_a_scheduler_that_would_each_train_alone_are_refused(recipe, tmp_path):
-    command = [*TRAIN, *recipe, f"run.dir={tmp_path / 'run'}"]
-    assert "SLURM_NTASKS is 2: every task would train the whole run alone" in run(command, 6, SLURM_NTASKS="2")
+def test_tasks_of_a_scheduler_that_would_each_train_alone_are_refused(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert run_here([*recipe, f"run.dir={tmp_path / 'run'}"]) == 6
+    assert "SLURM_NTASKS is 2: every task would train the whole run alone" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
@@ -215,7 +233,7 @@ GROUP_NORM = ["model.kwargs={norm_layer: groupnorm1}", "optim.lr=1e-4", "train.e
 def test_two_processes_train_as_one_does(recipe, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     settings = [*GROUP_NORM, "augment.cutmix=0", "augment.shift=0.2"]
-    run([*TRAIN, *recipe, *settings, f"run.dir={one}"])
+    assert run_here([*recipe, *settings, f"run.dir={one}"]) == 0
     run([*torchrun(2), *TRAIN[1:], *recipe, *settings, f"run.dir={two}"])
     expected = lines(one / "ids-0.jsonl")
     parts = zip(lines(two / "ids-0.jsonl"), lines(two / "ids-1.jsonl"), strict=True)
@@ -232,7 +250,7 @@ def test_two_processes_train_as_one_does(recipe, tmp_path):
 @pytest.mark.parametrize("counts", [(2,), (1, 2, 3)])
 def test_evaluation_is_the_same_with_any_number_of_processes(recipe, tmp_path, counts):
     folder = tmp_path / "run"
-    run([*TRAIN, *recipe, "data.test_fraction=0.5", "eval.batch_size=5", f"run.dir={folder}"])
+    assert run_here([*recipe, "data.test_fraction=0.5", "eval.batch_size=5", f"run.dir={folder}"]) == 0
     figures = []
     for processes in counts:
         file = tmp_path / f"{processes}.json"
@@ -278,15 +296,17 @@ def test_a_loss_that_is_not_finite_stops_all_processes_before_the_update(recipe,
     assert f"update {ended['step']};" in ended["reason"]
 
 
-def test_processes_that_do_not_see_each_other_are_refused(recipe, tmp_path):
-    command = [*TRAIN, *recipe, f"run.dir={tmp_path / 'run'}"]
-    assert "torchrun" in run(command, expected=6, WORLD_SIZE="2")
+def test_processes_that_do_not_see_each_other_are_refused(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_here([*recipe, f"run.dir={tmp_path / 'run'}"]) == 6
+    assert "torchrun" in capsys.readouterr().out
     assert status(tmp_path / "run")["code"] == 6
 
 
-def test_a_launcher_that_splits_the_network_is_refused(recipe, tmp_path):
-    command = [*TRAIN, *recipe, f"run.dir={tmp_path / 'run'}"]
-    assert "ACCELERATE_USE_FSDP: splits the network" in run(command, expected=2, ACCELERATE_USE_FSDP="true")
+def test_a_launcher_that_splits_the_network_is_refused(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert run_here([*recipe, f"run.dir={tmp_path / 'run'}"]) == 2
+    assert "ACCELERATE_USE_FSDP: splits the network" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -290,7 +290,8 @@ def test_two_processes_learn_what_one_does(tmp_path, parts):
     ]
     found = []
     for processes in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [sys.executable, *(launcher if processes > 1 else [])]
         command += [str(Path(__file__).with_name("meta_processes.py")), str(tmp_path / "sum.yaml"), *keys]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=250)

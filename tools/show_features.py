@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
 
 
 def seen_by(run: Path, split: str) -> "tuple[Seen, tuple[str, ...]]":
-    """What the last checkpoint of a run makes of a split, and its classes; of "", select if the run has it, else test."""
+    """What the last checkpoint of a run makes of a split ("": select if there is one, else test), and its classes."""
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.data.sampler import evaluation_requests
     from fastaug.evaluation.confusion import look

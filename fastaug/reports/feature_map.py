@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def feature_map(points: Floats, labels: Ints, wrong: npt.NDArray[np.bool_], names: Sequence[str]) -> Image.Image:
-    """Images as dots at `points` [N, 2], in the colour of their true class, wrong ones larger; below them its density."""
+    """Images as dots at `points` [N, 2], in the colour of their class, wrong ones larger; below them its density."""
     spots = _on_page(points)
     colours = [ImageColor.getrgb(colour) for colour in palette([str(i) for i in range(len(names))]).values()]
     page = Image.fromarray(_density(spots, labels, colours))
@@ -54,7 +54,7 @@ def _density(spots: Floats, labels: Ints, colours: Sequence[tuple[int, ...]]) ->
 
 
 def confusion_picture(matrix: Floats, names: Sequence[str]) -> Image.Image:
-    """A cell for each true class (row) and predicted one (column), dark by its share of the row's images, in percent."""
+    """A cell for each true class (row) and predicted one (column), dark by its share of the row, in percent."""
     size = len(names)
     cell = CELL if size <= MOST_NUMBERS else max(2, SIDE // size)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -83,5 +83,5 @@ def _names(page: Image.Image, names: Sequence[str], cell: int) -> None:
     above = Image.new("RGB", (NAMES, size * cell), PAPER)
     draw = ImageDraw.Draw(above)
     for column, name in enumerate(names):
-        draw.text((6, size * cell - column * cell - cell / 2), name[:26], INK, font, "lm")
-    page.paste(above.transpose(Image.Transpose.ROTATE_90).transpose(Image.Transpose.ROTATE_180), (NAMES, 0))
+        draw.text((6, column * cell + cell / 2), name[:26], INK, font, "lm")
+    page.paste(above.transpose(Image.Transpose.ROTATE_90), (NAMES, 0))

@@ -62,6 +62,42 @@ def test_differences_are_to_the_arm_that_is_named(ended):
     assert "'nobody' is no arm" in done.stdout
 
 
+def test_every_arm_is_in_each_cell_and_methods_are_laid_out_by_cells(ended):
+    (ended / "tiny.yaml").write_text(
+        "recipe: recipes/quickstart.yaml\nseeds: 3\narms: {plain: [], better: []}\n"
+        "cells: {clean: {}, noisy: {noise: 0.4}, uneven: {imbalance: 10}}"
+    )
+    for arm in ("plain", "better"):
+        for seed in range(3):
+            (ended / f"runs/tiny-{arm}-{seed}").rename(ended / f"runs/tiny-noisy-{arm}-{seed}")
+    words = ("--collect", "--cells", "clean", "noisy", "--layout", "error", "--json", str(ended / "out.json"))
+    done = study(ended, *words)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "| error, % | clean | noisy |" in lines
+    assert "| better |  | **28.7±10.02** |" in lines
+    assert any("-0.0133 (0.0058) p=0.057" in line for line in lines)
+    found = json.loads((ended / "out.json").read_text())["cells"]
+    assert found.keys() == {"clean", "noisy"}
+    assert found["noisy"]["differences"]["better"]["error"]["pairs"] == 3
+    done = study(ended, "--collect", "--cells", "nothing")
+    assert (done.returncode, "'nothing' is no cell" in done.stderr) == (2, True)
+
+
+def test_lists_take_the_place_of_fractions(tmp_path):
+    arms = {"ours": ["data.splits={splits}"], "control": ["data.splits={with_meta}"], "plain": []}
+    whole = Study(
+        "tiny", tmp_path / "r.yaml", arms, [0], ["data.labels={labels}", "data.select_fraction=0.2"], tmp_path
+    )
+    drawn = tmp_path / "tiny-drawn-3"
+    for arm, folder in (("ours", "splits"), ("control", "control")):
+        settings = settings_of(whole, arm, 3)
+        assert f"data.splits={drawn}/{folder}" in settings
+        assert f"data.labels={drawn}/labels.tsv" in settings
+        assert settings.index("data.select_fraction=0") > settings.index("data.select_fraction=0.2")
+    assert "data.select_fraction=0" not in settings_of(whole, "plain", 3)
+
+
 @pytest.mark.slow
 def test_labels_and_splits_are_drawn_for_every_seed_and_common_overrides_reach_all(tmp_path):
     draw = np.random.default_rng(0)
@@ -76,14 +112,14 @@ def test_labels_and_splits_are_drawn_for_every_seed_and_common_overrides_reach_a
         "train: {epochs: 1, batch_size: 4}\nrun: {log_losses: true}\neval: {every: 0}\n"
     )
     (tmp_path / "tiny.yaml").write_text(
-        f"recipe: {tmp_path}/recipe.yaml\nseeds: 2\nlabels: {{share: 0.4, kind: uniform}}\n"
+        f"recipe: {tmp_path}/recipe.yaml\nseeds: 2\nlabels: {{noise: 0.4, kind: uniform}}\n"
         "overrides: [data.select_fraction=0.2, 'data.split_seed={seed}']\n"
         "arms: {control: ['data.labels={labels}', 'data.splits={with_meta}', data.select_fraction=0]}\n"
     )
     done = study(tmp_path, "optim.lr=0.01")
     assert done.returncode == 0, done.stderr
     drawn = [tmp_path / "runs" / f"tiny-drawn-{seed}" for seed in (0, 1)]
-    for name in ("labels.tsv", "with_meta/select.txt"):
+    for name in ("labels.tsv", "control/select.txt"):
         one, two = ((folder / name).read_text() for folder in drawn)
         assert one != two
         assert one
@@ -185,6 +221,12 @@ def test_a_grid_multiplies_arms_and_names_are_file_names():
         ("{recipe: x.yaml, seeds: 1}", "arms: there is none"),
         ("{seeds: 1, arms: {a: []}}", "recipe: is missing"),
         ("{seeds: 1, seeds: 2}", "stands twice"),
+        (
+            "{recipe: x.yaml, seeds: 1, arms: {a: []}, labels: {share: 0.4}}",
+            "labels: can have subsample, imbalance, noise",
+        ),
+        ("{recipe: x.yaml, seeds: 1, arms: {a: []}, cells: {x: 0.4}}", "x: can have subsample, imbalance, noise"),
+        ("{recipe: x.yaml, seeds: 1, arms: {a: []}, cells: {x: {}}, labels: {}}", "in place of labels"),
     ],
 )
 def test_what_is_no_study_is_refused(tmp_path, text, words):

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.io import savemat
 
 from fastaug.data.index import Folder, Index, cache_dir, load_index
 from fastaug.data.loaders.base import Crop, Loading
@@ -148,6 +149,16 @@ def mnist(folder: Path, gz: bool = False) -> Source:
     return source
 
 
+def svhn(folder: Path) -> Source:
+    folder.mkdir(parents=True)
+    source = Source(drawn(30, 10, (32, 32, 3), 6), drawn(20, 10, (32, 32, 3), 7))
+    for name, (images, labels) in (("train", source.train), ("test", source.test)):
+        given = np.array([[label or 10] for label in labels], np.uint8)  # the digit 0 is label 10
+        table = {"X": images.transpose(1, 2, 3, 0), "y": given}
+        savemat(folder / f"{name}_32x32.mat", table, do_compression=name == "train")
+    return source
+
+
 def packed(folder: Path, archive: Path) -> Path:
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
@@ -181,6 +192,7 @@ CLASSES = {
     "cifar10": [f"{label:02d}_{name}" for label, name in enumerate(CIFAR10_NAMES)],
     "cifar100": [f"{label:02d}_kind_{99 - label}_" for label in range(100)],
     "mnist": list("0123456789"),
+    "svhn": list("0123456789"),
 }
 FORMS: dict[str, tuple[str, str, Callable[[Path], Source], str]] = {  # kind, folder, writer, where data.root points
     "cifar10": ("cifar10", "cifar-10-batches-py", cifar10, "cifar-10-batches-py"),
@@ -197,6 +209,8 @@ FORMS: dict[str, tuple[str, str, Callable[[Path], Source], str]] = {  # kind, fo
     "mnist": ("mnist", "m", mnist, "m"),
     "mnist gz": ("mnist", "m", lambda folder: mnist(folder, gz=True), "m"),
     "mnist parent": ("mnist", "MNIST/raw", mnist, ""),
+    "svhn": ("svhn", "s", svhn, "s"),
+    "svhn parent": ("svhn", "svhn", svhn, ""),
 }
 
 
@@ -510,3 +524,24 @@ def test_images_and_labels_of_mnist_are_not_taken_for_each_other(tmp_path: Path)
     mnist(tmp_path / "m")
     shutil.copy(tmp_path / "m" / "t10k-images-idx3-ubyte", tmp_path / "m" / "t10k-labels-idx1-ubyte")
     refused("mnist", tmp_path / "m", "t10k-labels-idx1-ubyte", "begins with 00000803")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (None, "truncated or no MATLAB file"),
+        ({"X": np.zeros((32, 32, 3, 4)), "y": np.ones((4, 1), np.uint8)}, "its X is no uint8 array"),
+        ({"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.zeros((4, 1), np.uint8)}, "its y is no column of labels"),
+        ({"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.ones((3, 1), np.uint8)}, "4 images and 3 labels"),
+        ({"y": np.ones((3, 1), np.uint8)}, "its X is no uint8 array"),
+    ],
+)
+def test_a_broken_file_of_svhn_is_named(tmp_path: Path, table: dict[str, np.ndarray] | None, words: str) -> None:
+    svhn(tmp_path / "s")
+    file = tmp_path / "s" / "train_32x32.mat"
+    if table is None:
+        file.write_bytes(file.read_bytes()[:3000])
+    else:
+        savemat(file, table)
+    with pytest.raises(DataError, match=f"train_32x32.mat: {words}"):
+        materialize_arrays("svhn", tmp_path / "s")

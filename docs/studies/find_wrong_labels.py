@@ -1,6 +1,6 @@
 """Who finds wrong labels best: the statistics of one training, beside cleanlab with K-fold predictions.
 
-    python docs/studies/find_wrong_labels.py --cleanlab-python PYTHON --seeds 0 1 2 --json docs/studies/find_wrong_labels.json
+    python docs/studies/find_wrong_labels.py --cleanlab-python PYTHON --json docs/studies/find_wrong_labels.json
 
 For every kind of noise and seed: wrong labels are drawn (tools/distort.py) on docs/studies/noisy_mnist5k.yaml; one
 training on these images, and one with augment.trust, leave their statistics in samples.npz; five trainings of the same

@@ -239,7 +239,7 @@ class MetaStep(NoMetaStep):
                 table.move(*gathered(self.accelerator, ids, rows[name]))
 
     def _anneal(self) -> None:
-        """Sets the rates of the meta-optimizer and of tables to the share of theirs that the schedule has of the peak."""
+        """Sets all rates of what is learned to the share of their own that the schedule has of the network's peak."""
         share = self.learned.scheduled_rate / self.training.recipe.optim.lr
         groups = [] if self.meta_optimizer is None else self.meta_optimizer.param_groups
         for group, given in zip(groups, self.learned.groups(), strict=True):

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("CONTRIBUTING.md", "AGENTS.md", "docs/experiments.md", "docs/glossary.md", "docs/policies.md")
+PAGES = (
+    "CONTRIBUTING.md",
+    "AGENTS.md",
+    *(f"docs/{page}.md" for page in ("experiments", "glossary", "policies", "noisy_data")),
+)
 FOLDERS = "fastaug|benchmarks|tools|tests|pipelines|recipes|docs"
 
 

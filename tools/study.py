@@ -38,7 +38,7 @@ from fastaug.recipe import reading
 from fastaug.recipe.reading import as_begun, read_recipe, read_stored
 from fastaug.recipe.schema import RESUMABLE
 from fastaug.recipe.strict_yaml import parse_yaml
-from fastaug.reports.run_tables import FIGURES, Runs, compared, figures_of_result, layout, tables
+from fastaug.reports.run_tables import SHARES, Runs, compared, figures_of_result, layout, tables
 
 REPO = Path(__file__).resolve().parent.parent
 WIDE = 1000  # columns of what is no terminal: there a table is as wide as it has to be
@@ -79,7 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these of the study's seeds")
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these of the study's cells")
-    parser.add_argument("--layout", choices=FIGURES, metavar="FIGURE", help=f"methods by cells: {', '.join(FIGURES)}")
+    parser.add_argument("--layout", choices=SHARES, metavar="FIGURE", help=f"methods by cells: {', '.join(SHARES)}")
     parser.add_argument("--against", metavar="ARM", help="what the others' differences are to (default: the first arm)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
     parser.add_argument("--collect", action="store_true", help="train nothing: the results of the runs that have ended")

@@ -135,7 +135,7 @@ def _read_lists(index: Index, folder: Path) -> dict[str, Ids]:
 def _shared(folder: Path) -> str | None:
     """The role that meta.txt names in place of images; a warning says what that makes of the run."""
     file = folder / "meta.txt"
-    role = SHARED.get(file.read_bytes().strip()) if file.exists() else None
+    role = SHARED.get(file.read_bytes().removeprefix(BOM).strip()) if file.exists() else None
     if role is not None:
         means = "an upper bound, not a result" if role == "test" else "no clean image is held out"
         warnings.warn(f"data.splits: {file} makes the meta split the {role} split: {means}", stacklevel=3)

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 FIGURES = ("error", "balanced_error", "ece", "nll", "select_error", "weight_auroc", "loss_auroc")
+SHARES = tuple(figure for figure in FIGURES if figure != "nll")  # those that can be told in percent
 FEWEST_PAIRS = 3  # of a p-value
 
 Runs = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> figures
@@ -90,7 +91,7 @@ def compared(runs: Runs, against: str) -> dict[str, dict[str, Any]]:
 
 
 def layout(cells: Mapping[str, Runs], figure: str) -> str:
-    """A Markdown table with a row for each method and a column for each cell: mean±sd in percent, least in bold.
+    """A Markdown table with a row for each method and a column for each cell: mean±sd in percent, the best in bold.
 
     Runs that are missing are left out of the mean, which then says how many it is of.
     """
@@ -100,9 +101,10 @@ def layout(cells: Mapping[str, Runs], figure: str) -> str:
     means = {
         name: [statistics.mean(values) for values in column.values() if values] for name, column in columns.items()
     }
+    best = max if figure.endswith("auroc") else min
     lines = [f"| {figure}, % | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for arm in arms:
-        texts = [_percent(column[arm], most, min(means[name], default=None)) for name, column in columns.items()]
+        texts = [_percent(column[arm], most, best(means[name], default=None)) for name, column in columns.items()]
         lines.append(f"| {arm} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
@@ -111,10 +113,10 @@ def _values(results: Mapping[int, Mapping[str, Any]], figure: str) -> list[float
     return [result[figure] for result in results.values() if figure in result]
 
 
-def _percent(values: Sequence[float], most: int, least: float | None) -> str:
+def _percent(values: Sequence[float], most: int, best: float | None) -> str:
     if not values:
         return ""
     mean = statistics.mean(values)
     text = f"{100 * mean:.1f}±{100 * spread(values):.2f}"
-    text = f"**{text}**" if mean == least else text
+    text = f"**{text}**" if mean == best else text
     return text if len(values) == most else f"{text} ({len(values)} of {most})"

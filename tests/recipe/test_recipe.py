@@ -158,7 +158,7 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         "augment.trust: weights follow from the statistics of run.sample_record",
     ),
     "weight of what is held out": (
-        ["meta.learn=[softness]", "data.meta_fraction=0.1", "meta.train_weight=5"],
+        ["meta.learn=[weights]", "data.meta_fraction=0.1", "meta.train_weight=5"],
         "meta.train_weight: meta images are trained on where nothing learns from them",
     ),
     "splits": (["data.splits=s", "data.select_fraction=0.1"], "data.splits: names the splits already"),
@@ -433,11 +433,13 @@ def test_the_recipes_of_the_project_are_sound_and_survive_a_round_trip(tmp_path:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_the_arms_of_studies_are_sound(path: Path) -> None:
     study = parse_yaml(path.read_text())
-    drawn = {"{seed}": "0", "{labels}": "labels.tsv", "{with_meta}": "with_meta"}  # for every seed
+    drawn = {"{seed}": "0", "{labels}": "labels.tsv", "{with_meta}": "with_meta", "{splits}": "splits"}  # for every seed
     for overrides in study["arms"].values():
         settings = [*study.get("overrides", []), *overrides]
         for name, value in drawn.items():
             settings = [setting.replace(name, value) for setting in settings]
+        if any(setting.startswith("data.splits=") for setting in settings):  # lists take the place of fractions
+            settings += [f"data.{split}_fraction=0" for split in ("meta", "select", "test")]
         read_recipe(ROOT / study["recipe"], settings)
 
 

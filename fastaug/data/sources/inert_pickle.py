@@ -9,6 +9,7 @@ import math
 import pickle
 import struct
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ _BROKEN = (
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError),
     *(TypeError, ValueError, ArithmeticError, MemoryError, struct.error),
 )
+
+_NO_ZIP = (StopIteration, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error)  # RuntimeError: encrypted
 
 
 class _Record:
@@ -97,7 +100,7 @@ def read_torch_table(raw: bytes, where: str) -> dict[str, Any]:
             if archive.getinfo(name).file_size > LARGEST:
                 raise DataError(f"{where}: {name} in it has more than {LARGEST} bytes; replace it by the original")
             pickled = archive.read(name)
-    except (*_BROKEN, StopIteration, zipfile.BadZipFile, NotImplementedError) as error:
+    except (*_BROKEN, *_NO_ZIP) as error:
         raise DataError(f"{where}: no file of torch.save ({error}); download it again") from error
     return read_table(pickled, where)
 

@@ -10,15 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "CONTRIBUTING.md",
     "AGENTS.md",
-<<<<<<< HEAD
-    "docs/experiments.md",
-    "docs/glossary.md",
-    "docs/autodo.md",
-    "docs/label_doctor.md",
-    "docs/policies.md",
-=======
-    *(f"docs/{page}.md" for page in ("experiments", "glossary", "policies", "noisy_data")),
->>>>>>> task/distort
+    *(f"docs/{page}.md" for page in ("experiments", "glossary", "policies", "autodo", "label_doctor", "noisy_data")),
 )
 FOLDERS = "fastaug|benchmarks|tools|tests|pipelines|recipes|docs"
 

@@ -291,20 +291,14 @@ def few_images(tmp_path_factory, jpegs):
     return jpegs(tmp_path_factory.mktemp("few") / "images", classes=2, images=12)
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_trains_on_a_small_folder(path, few_images, tmp_path):
-    """A few updates of a small network: that the keys go together, not that the claim at the recipe's head holds."""
-=======
 ALIKE = {*(f"{name}_autodo" for name in ("mnist", "cifar10", "cifar100", "svhn", "letters")), "cifar10n", "cifar100n"}
 # Recipes with the keys of mnist5k_autodo, but for sizes and rates, are trained with the slow tests.
 EACH = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in ALIKE), id=path.stem) for path in RECIPES]
 
 
 @pytest.mark.parametrize("path", EACH)
-def test_every_recipe_trains_on_a_small_folder(path, jpeg_folder, tmp_path):
-    """With a small network and few images: that the keys go together, not that the claim at the recipe's head holds."""
->>>>>>> task/distort
+def test_every_recipe_trains_on_a_small_folder(path, few_images, tmp_path):
+    """A few updates of a small network: that the keys go together, not that the claim at the recipe's head holds."""
     given = read_recipe(path)
     more = ["augment.mix_group=4"] if given.augment.mix_group else []
     more += ["eval.img_size=32"] if given.eval.img_size else []

@@ -5,8 +5,9 @@ A study is a YAML file: `recipe`, `seeds` (how many), `arms`, a name and a list 
 `labels`, `cells` may have several of them by name: every arm is trained in each cell. A `grid`, {meta.every: [1, 5],
 optim.lr: [.1, .2]}, makes an arm of every combination, named by its values, beside or instead of `arms` (of each arm,
 if there are some). In overrides {seed} is the seed, {labels} the file of wrong labels drawn for it, {splits} the folder
-of lists of the distorted splits and {with_meta} that of lists that add the meta split to the training split; lists take
-the place of data.*_fraction, which become 0 where they are. With data.split_seed={seed} the splits are drawn anew too.
+of lists of the distorted splits, {with_meta} that of lists that add the meta split to the training split, {clean} that
+of lists that train on the meta split alone (without {labels}: data.labels=null); lists take the place of
+data.*_fraction, which become 0 where they are. With data.split_seed={seed} the splits are drawn anew too.
 Standard deviations then hold all that was drawn. Differences to the first arm (--against) are between runs of one seed,
 with the p of a paired t-test, uncorrected for the number of arms. --layout FIGURE prints methods by cells, in Markdown.
 
@@ -42,7 +43,7 @@ from fastaug.reports.run_tables import SHARES, Runs, compared, figures_of_result
 
 REPO = Path(__file__).resolve().parent.parent
 WIDE = 1000  # columns of what is no terminal: there a table is as wide as it has to be
-LISTS = ("{splits}", "{with_meta}")  # in an override: lists in place of fractions
+LISTS = ("{splits}", "{with_meta}", "{clean}")  # in an override: lists in place of fractions
 DRAWN = ("{labels}", *LISTS)
 DISTORTION = ("subsample", "imbalance", "noise", "kind", "confusion", "human", "column", "overfit", "oversplit")
 NO_FRACTIONS = [f"data.{name}_fraction=0" for name in ("meta", "select", "test")]
@@ -180,6 +181,7 @@ def settings_of(study: Study, arm: str, seed: int) -> list[str]:
     drawn = study.drawn(seed)
     names = {"seed": str(seed), "labels": str(drawn / "labels.tsv")}
     names |= {"splits": str(drawn / "splits"), "with_meta": str(drawn / "control")}
+    names["clean"] = str(drawn / "clean")
     settings = [*study.overrides, *study.arms[arm], *study.last]
     if any(name in setting for setting in settings for name in LISTS):
         settings += NO_FRACTIONS

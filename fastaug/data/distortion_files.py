@@ -3,6 +3,7 @@
     labels.tsv         the wrong labels, for data.labels
     splits/*.txt       train, meta, select and test, for data.splits
     control/*.txt      the same with the meta split in train: a fair control, which sees the same clean images
+    clean/*.txt        the meta split alone in train: what the clean images are worth by themselves
     truth.tsv          id and true class of every training image; no training reads it
     distortion.json    what was asked for, what was drawn, by class too, and the fingerprint of the images
 
@@ -63,6 +64,9 @@ def write_distortion(folder: Path, drawn: Drawn) -> dict[str, Any]:
         none = splits.meta[:0]
         control = replace(splits, train=np.union1d(splits.train, splits.meta), meta=none, meta_shares=None)
         files |= {f"control/{name}": text for name, text in _lists(control).items()}
+    if splits.meta_shares is None and len(splits.meta):
+        clean = replace(splits, train=splits.meta, meta=splits.meta[:0])
+        files |= {f"clean/{name}": text for name, text in _lists(clean).items()}
     files["distortion.json"] = (json.dumps(record, indent=2) + "\n").encode()  # last: it says that all are there
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

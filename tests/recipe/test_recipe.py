@@ -433,12 +433,7 @@ def test_the_recipes_of_the_project_are_sound_and_survive_a_round_trip(tmp_path:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_the_arms_of_studies_are_sound(path: Path) -> None:
     study = parse_yaml(path.read_text())
-    drawn = {
-        "{seed}": "0",
-        "{labels}": "labels.tsv",
-        "{with_meta}": "with_meta",
-        "{splits}": "splits",
-    }  # for every seed
+    drawn = {f"{{{name}}}": "drawn" for name in ("labels", "splits", "with_meta", "clean")} | {"{seed}": "0"}
     for overrides in study["arms"].values():
         settings = [*study.get("overrides", []), *overrides]
         for name, value in drawn.items():

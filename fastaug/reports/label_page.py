@@ -164,9 +164,11 @@ def _controls(tables: Sequence[LabelTable], names: Sequence[str], pictures: int)
     cut = [f"{pictures} of {t.flagged} of {t.split}" for t in tables if t.flagged > pictures]
     more = f"<p>The most suspicious are here: {', '.join(cut)}; labels.csv has all.</p>" if cut else ""
     known = "".join(f'<option value="{name}">' for name in names)
+    given, looks = (
+        f'<select id="{which}"><option value="">any</option>{options}</select>' for which in ("given", "looks")
+    )
     return (
-        f'<h2>Images</h2>{more}<p>split <select id="split">{splits}</select> given <select id="given">'
-        f'<option value="">any</option>{options}</select> looks like <select id="looks"><option value="">any</option>{options}</select> '
+        f'<h2>Images</h2>{more}<p>split <select id="split">{splits}</select> given {given} looks like {looks} '
         '<span id="shown"></span> shown</p><p><button id="all">tick all shown</button> <button id="save">save the '
         f'<span id="count">0</span> ticked as corrected.tsv</button> <span id="wrong"></span></p>'
         f'<datalist id="names">{known}</datalist>'

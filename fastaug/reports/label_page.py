@@ -24,6 +24,7 @@ STYLE = (
     "td.n{text-align:right}img{display:block;max-width:96px;image-rendering:pixelated}"
     "code,pre{background:#f2f2f2;padding:2px 4px;white-space:pre-wrap}tr.pair{cursor:pointer}"
 )
+ROW_HEAD = "<tr><th></th><th>given</th><th>looks like</th><th>probability</th><th>score</th><th>id, path</th></tr>"
 SCRIPT = """
 const data = JSON.parse(document.getElementById('data').textContent);
 const rows = [...document.querySelectorAll('tr.row')];
@@ -91,7 +92,7 @@ def page(
     body = [f"<h1>{_text(title)}</h1>", *(f"<p>{_text(note)}</p>" for note in notes)]
     for table in tables:
         body += [*_summary(table), *_pairs(table, names)]
-    body += [_controls(tables, names), "<table>"]
+    body += [_controls(tables, names, pictures), f"<table>{ROW_HEAD}"]
     for table in tables:
         body += [_row(table, i, parts, names) for i in range(min(pictures, table.flagged))]
     body += [
@@ -149,16 +150,25 @@ def _pairs(table: LabelTable, names: Sequence[str]) -> list[str]:
         for a, b, n in pairs[:PAIRS]
     ]
     more = [f"<p>and {len(pairs) - PAIRS} further pairs</p>"] if len(pairs) > PAIRS else []
-    return ["<table><tr><th>given</th><th>looks like</th><th>images</th></tr>", *rows, "</table>", *more]
+    if not rows:
+        return []
+    head = (
+        "<details><summary>pairs of classes</summary><table><tr><th>given</th><th>looks like</th><th>images</th></tr>"
+    )
+    return [head, *rows, "</table>", *more, "</details>"]
 
 
-def _controls(tables: Sequence[LabelTable], names: Sequence[str]) -> str:
+def _controls(tables: Sequence[LabelTable], names: Sequence[str], pictures: int) -> str:
     options = "".join(f'<option value="{i}">{name}</option>' for i, name in enumerate(names))
     splits = "".join(f'<option value="{table.split}">{table.split}</option>' for table in tables)
+    cut = [f"{pictures} of {t.flagged} of {t.split}" for t in tables if t.flagged > pictures]
+    more = f"<p>The most suspicious are here: {', '.join(cut)}; labels.csv has all.</p>" if cut else ""
     known = "".join(f'<option value="{name}">' for name in names)
+    given, looks = (
+        f'<select id="{which}"><option value="">any</option>{options}</select>' for which in ("given", "looks")
+    )
     return (
-        f'<h2>Images</h2><p>split <select id="split">{splits}</select> given <select id="given"><option value="">any'
-        f'</option>{options}</select> looks like <select id="looks"><option value="">any</option>{options}</select> '
+        f'<h2>Images</h2>{more}<p>split <select id="split">{splits}</select> given {given} looks like {looks} '
         '<span id="shown"></span> shown</p><p><button id="all">tick all shown</button> <button id="save">save the '
         f'<span id="count">0</span> ticked as corrected.tsv</button> <span id="wrong"></span></p>'
         f'<datalist id="names">{known}</datalist>'

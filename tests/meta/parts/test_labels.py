@@ -47,11 +47,11 @@ def test_labels_start_as_label_smoothing(classes, few):
     torch.testing.assert_close(probability, smooth.max(1).values, rtol=1e-4, atol=0)
 
 
-def test_a_label_of_1000_classes_takes_less_than_256_bytes():
-    for kind in ("normalised", "rmsprop"):
-        part = build(1000, table_optimizer=kind)
-        rows = [value for value in part.state_dict().values() if value.ndim]
-        assert sum(value.numel() * value.element_size() for value in rows) / len(IDS) <= 256
+@pytest.mark.parametrize(("learn", "most"), [("weights", 16), ("labels", 256)])
+def test_bytes_of_an_image_among_1000_classes(learn, most):
+    part = build(1000, learn=[learn], table_optimizer="rmsprop")
+    rows = [value for value in part.buffers() if value.ndim and len(value) == len(IDS)]
+    assert sum(value.numel() * value.element_size() for value in rows) / len(IDS) <= most
 
 
 def mixed_view(rows, partner):

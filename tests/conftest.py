@@ -1,8 +1,11 @@
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 MakeFolder = Callable[..., Path]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,6 +43,33 @@ def _fresh_accelerator() -> Iterator[None]:
     if (state := sys.modules.get("accelerate.state")) is not None:
         for kept in (state.AcceleratorState, state.GradientState, state.PartialState):
             kept._reset_state()
+
+
+@pytest.fixture(scope="session")
+def in_processes() -> Callable[..., str]:
+    """in_processes(count, word, ...): starts Python so often, as processes that find each other; what the first says.
+
+    By the variables that torchrun sets, without torchrun, whose own import of torch takes as long as theirs.
+    """
+
+    def start(count: int, *words: object) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **job}
+        command = [sys.executable, *map(str, words)]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+        started = [subprocess.Popen(command, env=env | rank, **pipes) for rank in ranks]
+        try:
+            said = [process.communicate(timeout=250)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert [process.returncode for process in started] == [0] * count, "\n".join(said)[-3000:]
+        return said[0]
+
+    return start
 
 
 @pytest.fixture(scope="session")

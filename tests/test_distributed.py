@@ -1,10 +1,7 @@
 """What building the accelerator sets for the whole process."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +15,6 @@ from fastaug.errors import PeerError
 from fastaug.recipe.schema import Recipe, Train
 
 Flags = tuple[bool, bool, str]
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def flags() -> Flags:
@@ -67,14 +63,13 @@ accelerator.end_training()
 """
 
 
-def test_rows_of_any_shape_and_type_are_summed_by_id_over_processes(tmp_path: Path) -> None:
+def test_rows_of_any_shape_and_type_are_summed_by_id_over_processes(
+    tmp_path: Path, in_processes: Callable[..., str]
+) -> None:
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    ids, rows, kind = json.loads(ended.stdout.partition("FOUND")[2].splitlines()[0])
+    said = in_processes(2, script)
+    ids, rows, kind = json.loads(said.partition("FOUND")[2].splitlines()[0])
     assert dict(zip(ids, rows, strict=True)) == {4: [0, 1], 9: [2 + 10, 3 + 11], 2: [4, 5]}
     assert kind == "torch.float64"
 
@@ -135,18 +130,14 @@ accelerator.end_training()
 
 
 def test_one_process_of_each_machine_indexes_and_all_must_have_found_the_same(
-    tmp_path: Path, jpeg_folder: Callable[..., Path]
+    tmp_path: Path, jpeg_folder: Callable[..., Path], in_processes: Callable[..., str]
 ) -> None:
     shutil.copytree(jpeg_folder(images=2), tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     with Image.open(tmp_path / "two" / "class0" / "000.jpg") as image:
         image.resize((20, 20)).save(tmp_path / "two" / "class0" / "000.jpg")
     (tmp_path / "ranks.py").write_text(MACHINES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command += [str(tmp_path / "ranks.py"), str(tmp_path)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=250)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    in_processes(4, tmp_path / "ranks.py", tmp_path)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
     (first, *_), (second, *_), (third, *_), (fourth, *_) = found
     assert max(first[0], third[0]) < min(first[1], third[1])  # the machines at the same time

@@ -1,8 +1,6 @@
 import json
-import os
-import subprocess
-import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 from fastaug.errors import DataError
 from fastaug.evaluation.metrics import Evaluation
 
-ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 
 
@@ -150,14 +147,13 @@ accelerator.end_training()  # or a thread of the process group may outlive the i
 """
 
 
-def test_two_processes_give_the_figures_of_one(accelerator: Accelerator, tmp_path: Path) -> None:
+def test_two_processes_give_the_figures_of_one(
+    accelerator: Accelerator, tmp_path: Path, in_processes: Callable[..., str]
+) -> None:
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    uneven, lone, loss = json.loads(ended.stdout.partition("FIGURES")[2].splitlines()[0])
+    said = in_processes(2, script)
+    uneven, lone, loss = json.loads(said.partition("FIGURES")[2].splitlines()[0])
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(30, 6, generator=generator), torch.randint(6, (30,), generator=generator)
     whole = measured(accelerator, logits, labels, [30], 15)

@@ -3,10 +3,7 @@
 import copy
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -278,7 +275,7 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
     ids=["functional", "fused", "copies", "each image's policy", "its shared form", "a share of accumulated batches"],
 )
 @pytest.mark.usefixtures("train")  # writes the images
-def test_two_processes_learn_what_one_does(tmp_path, parts):
+def test_two_processes_learn_what_one_does(tmp_path, in_processes, parts):
     """GroupNorm, mixing inside groups, all samples of a batch or some: float64 throughout, but for the images.
 
     What learns through those is equal to their precision.
@@ -293,13 +290,8 @@ def test_two_processes_learn_what_one_does(tmp_path, parts):
     ]
     found = []
     for processes in (1, 2):
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *(launcher if processes > 1 else [])]
-        command += [str(Path(__file__).with_name("meta_processes.py")), str(tmp_path / "sum.yaml"), *keys]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=250)
-        assert done.returncode == 0, done.stdout + done.stderr
-        line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND "))
+        said = in_processes(processes, Path(__file__).with_name("meta_processes.py"), tmp_path / "sum.yaml", *keys)
+        line = next(line for line in said.splitlines() if line.startswith("FOUND "))
         found.append(json.loads(line.removeprefix("FOUND ")))
     tolerance = 1e-6 if "sample_policy" in parts[0] else 1e-10
     assert found[0].keys() == found[1].keys() >= {"parts.weights.table.weight"}

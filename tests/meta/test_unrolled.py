@@ -114,7 +114,7 @@ def test_what_cannot_be_unrolled_is_refused(train):
     folder = train("other", "meta.learn=[weights]", *UNROLLED, "optim.opt=lion", "meta.approximate=true", code=2)
     assert "meta.steps" in json.loads((folder / "status.json").read_text())["reason"]
     folder = train("late", "meta.learn=[weights]", *UNROLLED, "meta.start_epochs=1.67", code=2)
-    assert "more than the 1 updates behind" in json.loads((folder / "status.json").read_text())["reason"]
+    assert "more than the 1 updates between" in json.loads((folder / "status.json").read_text())["reason"]
     training = SimpleNamespace(
         recipe=Recipe(meta=Meta(learn=["weights"], steps=2)), accelerator=SimpleNamespace(num_processes=2)
     )

@@ -426,7 +426,7 @@ class Meta:
     weights_form: Literal["bounded", "softplus"] = key(
         "bounded", "weights: numbers cut off at 0 and 2, or softplus(h) / ln 2 of free numbers h (AutoDO)"
     )
-    labels_lr: NonNegative = key(0.1, "learning rate of the logits of the learned soft labels")
+    labels_lr: NonNegative = key(0.2, "learning rate of the logits of the learned soft labels")
     labels_classes: Annotated[int, Field(ge=2, le=10**6)] | None = key(
         None,
         "classes of a learned soft label that have a logit of their own, of the others' one; null: all up to 32, 8",

@@ -140,10 +140,11 @@ def test_many_terms_give_the_exact_hypergradient_of_soft_labels_and_none_is_grad
     ones, alpha = torch.ones(COUNT, dtype=torch.float64), 2.0
     logits = torch.randn(COUNT, CLASSES, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     network, weights = solved(ones, soft_target(logits))
-    target, v = soft_target(logits.requires_grad_()), validation_gradient(network, weights)
-    problem = Problem(network, weights, Samples(data(0)[0], target), losses, COUNT)
+    v = validation_gradient(network, weights)
+    logits.requires_grad_()
 
     def found(terms: int) -> Tensor:
+        problem = Problem(network, weights, Samples(data(0)[0], soft_target(logits)), losses, COUNT)
         u = implicit_direction(problem, v, alpha=alpha, terms=terms, damping=DECAY)
         (gradient,) = pull_back(problem.samples, reverse(problem, u, images=False), {"logits": logits}).values()
         return gradient

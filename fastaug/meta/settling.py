@@ -19,7 +19,7 @@ class Settling:
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
         self.span = round(recipe.meta.settle_epochs * steps_per_epoch)  # updates of each of the two stretches; 0: none
-        # The first update in which nothing learns; without settling there is none (profiles go beyond the end of a run).
+        # The first update in which nothing learns; none without settling: profiles go beyond the end of a run.
         self.begins = recipe.train.epochs * steps_per_epoch - self.span if self.span else math.inf
         self._average: dict[str, Tensor] = {}
         self._count = 0

@@ -4,6 +4,7 @@ A meta-optimizer's values wander around where the hypergradient is 0, as its ste
 lies nearer (Polyak and Juditsky 1992). The network gets these epochs to train with what is exported.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ class Settling:
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
         self.span = round(recipe.meta.settle_epochs * steps_per_epoch)  # updates of each of the two stretches; 0: none
-        self.begins = recipe.train.epochs * steps_per_epoch - self.span  # the first update in which nothing learns
+        # The first update in which nothing learns; none without settling: profiles go beyond the end of a run.
+        self.begins = recipe.train.epochs * steps_per_epoch - self.span if self.span else math.inf
         self._average: dict[str, Tensor] = {}
         self._count = 0
 

@@ -65,8 +65,9 @@ def test_start_up_and_epochs_grow_no_faster_than_the_files(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"out.json"}
 
 
-def test_refuses_one_size() -> None:
-    command = [sys.executable, str(TOOL), "--files", "5000"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert "two different sizes" in ended.stderr
+def test_refuses_one_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_growth.py", "--files", "5000"])
+    with pytest.raises(SystemExit) as end:
+        growth.main()
+    assert end.value.code == 2
+    assert "two different sizes" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """The benchmark of fixed policies: differences and ratios of neighbouring turns, and a short run works."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import pytest
 
 from benchmarks import policy
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench_policy.py"
 
 
 def turn(name: str, number: int, speed: float, blocked: float) -> dict[str, Any]:
@@ -37,10 +34,11 @@ def test_turns_are_compared_with_their_neighbours() -> None:
         pytest.param(["--model", "test_resnet", "--hold-ms", "1"], marks=pytest.mark.slow),
     ],
 )
-def test_a_short_run_writes_its_figures(tmp_path: Path, more: list[str]) -> None:
+def test_a_short_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
     file = tmp_path / "policy.json"
     words = ["--side", "32", "--batch", "8", "--images", "64", "--rounds", "1", "--steps", "2", "--threads", "1"]
-    subprocess.run([sys.executable, str(TOOL), *words, *more, "--json", str(file)], check=True, capture_output=True)
+    monkeypatch.setattr(sys, "argv", ["bench_policy.py", *words, *more, "--json", str(file)])
+    assert policy.main() == 0
     written = json.loads(file.read_text())
     assert {"machine", "versions", "commit", "rounds", "gates"} < written.keys()
     assert written["figures"]["policy_share_of_plain"] > 0

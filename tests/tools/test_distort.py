@@ -141,7 +141,7 @@ def test_repairs_are_judged_by_the_truth(recipe, tmp_path, run_tool):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data.root=", "data.loader=synthetic"], "synthetic has no labels to replace"),
+        (["data.root=''", "data.loader=synthetic"], "synthetic has no labels to replace"),
         (["data.labels=x.tsv"], "data.labels: a distortion is drawn of the labels of the folders"),
         (["--noise", "2"], "--noise: the share of wrong labels must be in"),
         (["--kind", "confusion", "--confusion", "no.csv", "--noise", ".1"], "no.csv: is no confusion matrix"),

@@ -69,7 +69,7 @@ def test_features_are_what_the_classifier_is_given():
     torch.manual_seed(0)
     net = Net()
     images = [torch.randn(n, 4) for n in (3, 2)]
-    batches = [Batch(x, torch.arange(len(x)), torch.arange(len(x))) for x in images]
+    batches = [Batch(x, *[torch.arange(len(x))] * 3) for x in images]
     seen = look(net, batches, Plain(), 2)
     assert torch.equal(seen.features, torch.cat(images) * 2)
     assert torch.equal(seen.predicted, net(torch.cat(images))[:, :2].argmax(1))

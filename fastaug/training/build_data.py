@@ -85,7 +85,7 @@ def confusion_of(run: Path, classes: Sequence[str]) -> npt.NDArray[np.float64]:
         raise RecipeError([f"run.plant_like: {run} was trained on other classes; name a run on these images"])
     found = confusion(samples, len(classes))
     if not found.any():
-        raise RecipeError([f"run.plant_like: {run} found no label that looks wrong; leave run.plant_like out"])
+        raise RecipeError([f"run.plant_like: {run} found no label that looks wrong; leave it out"])
     return found
 
 

@@ -15,6 +15,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.index import load_index
 from fastaug.data.label_files import with_labels
 from fastaug.data.splits import make_splits
+from fastaug.errors import RecipeError
 from fastaug.evaluation.sample_file import FILE, archive
 from fastaug.recipe.reading import read_recipe, to_yaml
 from fastaug.training.build_data import planted_parts
@@ -187,6 +188,17 @@ def test_classes_out_of_range(run, capsys):
     other[7] = 12
     altered(run, other=other)
     assert "other class" in refused(run, capsys, code=5)
+
+
+def test_flips_cannot_follow_a_run_that_found_nothing(run):
+    with np.load(run / FILE) as stored:
+        sure = np.full(len(stored["id"]), 0.95, dtype=np.float32)
+    (run / "classes.json").write_text(json.dumps({"classes": [f"class{i}" for i in range(CLASSES)]}))
+    recipe = read_recipe(run / "recipe.yaml", [f"run.plant_like={run}"])
+    assert len(parts_of(recipe).planted.ids)
+    altered(run, probability=sure)
+    with pytest.raises(RecipeError, match="found no label that looks wrong; leave it out"):
+        parts_of(recipe)
 
 
 def test_a_truth_of_other_data(run, capsys, tmp_path):

@@ -18,9 +18,13 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.reading import read_recipe
+
+if TYPE_CHECKING:
+    from fastaug.reports.label_table import LabelTable
 
 QUIET = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]", "train.precision=no"]
 
@@ -56,7 +60,7 @@ def report(arguments: argparse.Namespace) -> int:
     from fastaug.evaluation.label_estimate import ALIKE, UNLIKE
     from fastaug.evaluation.label_truth import judged, read_truth
     from fastaug.reports.label_page import page, result
-    from fastaug.reports.label_table import check_fits, csv_text, label_table, lonely
+    from fastaug.reports.label_table import cautions, check_fits, csv_text, label_table
     from fastaug.reports.near_duplicates import near_duplicates
     from fastaug.training.build_data import find_data
 
@@ -76,7 +80,7 @@ def report(arguments: argparse.Namespace) -> int:
     keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
     settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
     command = shlex.join(["accelerate", "launch", "fastaug/train.py", str(run / "recipe.yaml"), *settings])
-    notes, pairs = lonely(tables[0], parts), []
+    notes, pairs = cautions(tables, parts), []
     if recipe.run.plant_like is not None:
         notes.append(f"Labels were planted as {recipe.run.plant_like} confuses the classes.")
     if arguments.duplicates:
@@ -93,14 +97,20 @@ def report(arguments: argparse.Namespace) -> int:
         print(run / name)
     print(*notes, sep="\n", end="\n" if notes else "")
     for table in tables:
-        told = table.estimate
-        number = "not estimated without run.plant" if told is None else "{:.0f} ({:.0f} to {:.0f})".format(*told.wrong)
-        print(f"{table.split}: {len(table)} images, {table.flagged} flagged; wrong labels: {number}")
+        print(line(table))
     if "truth" in figures:
         print("against the truth:", json.dumps(figures["truth"]))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
+
+
+def line(table: "LabelTable") -> str:
+    """What is said of a split on the screen."""
+    number, told = f"not estimated: {table.not_estimated()}", table.estimate
+    if told is not None:
+        number = "{:.0f} ({:.0f} to {:.0f}) of {}".format(*told.wrong, len(told.scores))
+    return f"{table.split}: {len(table)} images, {table.flagged} flagged; wrong labels: {number}"
 
 
 def main(arguments: list[str] | None = None) -> int:

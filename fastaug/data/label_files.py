@@ -33,7 +33,7 @@ def with_labels(index: Index, splits: Splits, file: Path) -> Index:
     train[splits.train] = True
     labels, seen = index.labels.copy(), set[int]()
     for number, line in enumerate(lines, start=1):
-        name, tab, label = _parts(line, classes)
+        name, tab, label = split_line(line, classes)
         if not line.strip() or (line.startswith(b"#") and not (tab and label in classes)):
             continue
         where = f"data.labels: {file}, line {number}: {os.fsdecode(line)!r}"
@@ -48,7 +48,7 @@ def with_labels(index: Index, splits: Splits, file: Path) -> Index:
     return replace(index, labels=labels)
 
 
-def _parts(line: bytes, classes: Mapping[bytes, int]) -> tuple[bytes, bytes, bytes]:
+def split_line(line: bytes, classes: Mapping[bytes, int]) -> tuple[bytes, bytes, bytes]:
     """What stands before a line's last tab, the tab, and the class behind it; blanks at its end only if it has them."""
     name, tab, label = line.removesuffix(b"\r").rpartition(b"\t")
     return name, tab, label if label in classes else label.rstrip()

@@ -12,7 +12,8 @@ the data hold W = (U(t) - F(t)) / R(t) wrong labels. Two things are not known an
 The threshold t is the one whose terms add up to the least error: sampling of R, its factor, F. It lies high: a low one
 would count on the most conspicuous labels being the same share of both.
 
-The intervals are quantiles of draws: R from its posterior (Jeffreys), missed labels from the negative binomial then.
+The intervals are quantiles of draws: R from its posterior, missed labels from the negative binomial then (both with
+Jeffreys' prior: where none is found, some may still be missed).
 """
 
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ def _draws(scores: Scores, planted: Scores, t: float, unlike: float, seed: int) 
     odds = missing / (1 - missing) * np.exp(unlike * draw.normal(0.5, 1, DRAWS))
     recall = 1 / (1 + odds)
     found = flagged - false
-    missed = np.where(found > 0, draw.negative_binomial(np.maximum(found, 1), recall), 0)
+    missed = draw.negative_binomial(found + 0.5, recall)
     return Draws(recall, false, 1 / share, np.minimum(found + missed, len(scores)))
 
 

@@ -10,6 +10,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc
 
 from fastaug.data.build import DataParts
+from fastaug.data.label_files import split_line
 from fastaug.data.splits import BOM, id_of
 from fastaug.errors import DataError
 from fastaug.evaluation.label_estimate import Estimate, Interval, Scores
@@ -24,22 +25,22 @@ def read_truth(file: Path, parts: DataParts) -> npt.NDArray[np.int64]:
     assert parts.folder_labels is not None
     try:
         lines = file.read_bytes().removeprefix(BOM).split(b"\n")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"--truth: {file} cannot be read ({error}); name a file of true labels") from error
     ids = {path: i for i, path in enumerate(parts.index.paths)}
     classes = {os.fsencode(name): label for label, name in enumerate(parts.classes)}
     truth = parts.folder_labels.copy()
     for number, line in enumerate(lines, start=1):
-        name, _, label = line.rpartition(b"\t")
-        if not line.strip() or (line.startswith(b"#") and label.rstrip() not in classes):
+        name, tab, label = split_line(line, classes)
+        if not line.strip() or (line.startswith(b"#") and not (tab and label in classes)):
             continue
         image = id_of(name, ids)
-        if image is None or label.rstrip() not in classes:
+        if image is None or not tab or label not in classes:
             raise DataError(
                 f"--truth: {file}, line {number}: {os.fsdecode(line)!r} is not an image of these data, a tab and one "
                 "of their classes; it is the truth of other data"
             )
-        truth[image] = classes[label.rstrip()]
+        truth[image] = classes[label]
     return truth
 
 

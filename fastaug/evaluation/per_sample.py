@@ -91,7 +91,7 @@ def found_errors(parts: DataParts, figures: dict[str, Tensor], most: int | None 
     scores = {
         name: _ranks(signs[name] * figure[ids.to(figure.device)].cpu())
         for name, figure in figures.items()
-        if name in signs
+        if name in signs and not figure.isnan().all()
     }
     return {f"{name}_auroc": binary_auroc(score, wrong.long()).item() for name, score in scores.items()}
 

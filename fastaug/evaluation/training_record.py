@@ -68,8 +68,8 @@ def without_partner(logits: Tensor, labels: Tensor, target: SoftTarget) -> tuple
 class TrainingRecord:
     """The statistics of all images, the same on every process whatever their number.
 
-    Rows of micro-batches are kept on the device until they are `PENDING`, or the epoch ends, and then written; no step
-    waits for the device.
+    Rows of micro-batches are kept on the device until they are `PENDING`, or the epoch ends, and then written, between
+    two updates; no step waits for the device.
     """
 
     def __init__(self, size: int, classes: int, accelerator: Accelerator, largest: int, *, mixes: bool = True) -> None:
@@ -94,19 +94,20 @@ class TrainingRecord:
         self._epoch = -1
         self.knows_harm = False
 
-    @property
-    def device(self) -> torch.device:
-        """Where the table is."""
-        return self._sums.device
-
     # ---- in the step ----
 
-    @torch.no_grad()
-    def add(self, batch: Batch, logits: Tensor, target: SoftTarget, epoch: int) -> None:
-        """What the network said in training of a micro-batch under its augmented `target`; every process must call."""
+    def begin(self, epoch: int) -> None:
+        """Writes what is pending if it is much, or of an epoch before; every process must call this before an update.
+
+        Within an update nothing is written, so that `agreement` says the same to all that ask in it.
+        """
         if epoch != self._epoch or len(self._rows) >= PENDING:
             self.flush()
-            self._epoch = epoch
+        self._epoch = epoch
+
+    @torch.no_grad()
+    def add(self, batch: Batch, logits: Tensor, target: SoftTarget) -> None:
+        """What the network said in training of a micro-batch under its augmented `target`; every process must call."""
         n = len(batch.ids)
         ids = torch.where(batch.draws == batch.ids, batch.ids, self.size).to(self._sums.device, non_blocking=True)
         logits = logits[:n, : self.classes].float()

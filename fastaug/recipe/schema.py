@@ -114,7 +114,7 @@ class Run:
     sample_record: bool = key(
         True, "keep statistics of every image for samples.npz, which tools/label_report.py reads; 32 bytes an image"
     )
-    plant: ShareBelowOne = key(
+    plant: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.0, "share of the training images whose label is flipped on purpose, to calibrate tools/label_report.py"
     )
     plant_like: Text | None = key(
@@ -321,7 +321,7 @@ class Augment:
     trust: Annotated[float, Field(ge=0, le=100)] = key(
         0.0,
         "wrong labels: loss weight of an image, (mean probability of its label / of the likeliest class) ** trust, "
-        "over the epochs before; 0: off, 2 where labels are wrong",
+        "over the epochs before; 0: off, 4 where labels are wrong",
     )
 
 

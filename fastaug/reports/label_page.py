@@ -14,6 +14,7 @@ from PIL import Image
 from fastaug.data.build import DataParts
 from fastaug.data.index import Index
 from fastaug.data.shards.layout import ShardIndex
+from fastaug.data.splits import ROLES
 from fastaug.evaluation.label_estimate import Interval
 from fastaug.reports.label_table import LabelTable
 
@@ -124,15 +125,14 @@ def _summary(table: LabelTable) -> list[str]:
     told = table.estimate
     if told is None:
         found.append(
-            f"<p>{table.flagged} look wrongly labelled. How many are is not estimated: "
-            + ("train with run.plant=0.01 to know." if table.split == "train" else "flips are planted in train alone.")
-            + "</p>"
+            f"<p>{table.flagged} look wrongly labelled. How many are is not estimated: {table.not_estimated()}.</p>"
         )
         return found
     wrong = told.wrong
+    planted = int(table.planted.sum())
     found.append(
-        f"<p><b>{wrong.value:.0f} labels are wrong</b> (95 % interval {wrong.low:.0f} to {wrong.high:.0f}), calibrated "
-        f"by {int(table.planted.sum())} labels that were planted wrong and are not listed.</p>"
+        f"<p><b>{wrong.value:.0f} labels are wrong</b> (95 % interval {wrong.low:.0f} to {wrong.high:.0f}) of "
+        f"{len(told.scores)}, calibrated by {planted} others that were planted wrong and are not listed.</p>"
     )
     rows = []
     for n in sorted({max(1, round(share * wrong.value)) for share in SHARES}):
@@ -198,9 +198,11 @@ def _twins(twins: Sequence[tuple[int, int, float]], parts: DataParts, names: Seq
         return []
     assert parts.index is not None
     rows, given = [], parts.given_labels()
+    split = {i: role for role in ROLES for i in parts.splits.of(role).tolist()}
     for one, two, cosine in twins:
         cells = [
-            f"<td>{_picture(parts.index, i)}</td><td>{names[given[i]]}</td><td>{i} {_text(parts.name_of(i))}</td>"
+            f"<td>{_picture(parts.index, i)}</td><td>{names[given[i]]}</td><td>{split[i]}</td>"
+            f"<td>{i} {_text(parts.name_of(i))}</td>"
             for i in (one, two)
         ]
         rows.append(f'<tr>{"".join(cells)}<td class="n">{cosine:.4f}</td></tr>')

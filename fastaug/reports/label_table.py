@@ -11,13 +11,14 @@ import numpy.typing as npt
 from fastaug.data.build import DataParts
 from fastaug.data.class_names import some
 from fastaug.errors import StorageError
-from fastaug.evaluation.label_estimate import UNLIKE, Estimate, estimate
+from fastaug.evaluation.label_estimate import FEWEST, UNLIKE, Estimate, estimate
 from fastaug.evaluation.label_scores import confident, label_scores, predicted, suspected
 from fastaug.evaluation.sample_file import SPLITS, Samples
 
 HEAD = ("id", "path", "split", "given_label", "predicted_label", "label_score", "is_label_issue")
 NUMBERS = ("predicted_probability", "probability", "other_probability", "margin", "cross_entropy", "harm")
 COUNTS = ("forgotten", "visits")
+MOST_PLANTED = 0.5  # of run.plant
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ class LabelTable:
     def flagged(self) -> int:
         """Images whose label looks wrong."""
         return int(self.issue.sum())
+
+    def not_estimated(self) -> str:
+        """Why there is no estimate, and the remedy."""
+        if self.split != "train":
+            return "flips are planted in train alone"
+        if (share := 1.5 * FEWEST / max(len(self), 1)) > MOST_PLANTED:
+            return f"{len(self)} images are too few to plant wrong labels among them"
+        planted = f"{n} planted labels are too few; " if (n := int(self.planted.sum())) else ""
+        return f"{planted}train with run.plant={max(share, 0.01):.2g} to know, in another run.dir"
 
     def pairs(self) -> list[tuple[int, int, int]]:
         """(given, predicted, count) of the suspicious images, the most frequent pair first."""
@@ -88,6 +98,11 @@ def check_fits(samples: Samples, parts: DataParts, run: str) -> None:
                 f"{run}: its statistics are of {len(own)} {split} images, and there are now {len(ids)}, or others; put "
                 "the data back as they were, or train again"
             )
+    if not (samples.of("train")["visits"] > 0).any():
+        raise StorageError(
+            f"{run}: no training image ever counted, as where a run had ended before statistics were kept; train anew, "
+            "in another run.dir"
+        )
     for name, least in (("given", 0), ("trained", 0), ("other", -1)):
         column = samples[name]
         if len(column) and (column.min() < least or column.max() >= classes):
@@ -100,15 +115,25 @@ def check_fits(samples: Samples, parts: DataParts, run: str) -> None:
         raise StorageError(f"{run}: the labels of the data are not those it was trained on; train again")
 
 
-def lonely(table: LabelTable, parts: DataParts) -> list[str]:
-    """A sentence about the classes with a single training image, of which nothing can be said; none without them."""
-    counts = np.bincount(table.samples["given"], minlength=len(parts.classes))
-    if not (names := [parts.classes[label] for label in np.flatnonzero(counts == 1)]):
-        return []
-    return [
-        f"{len(names)} classes have one training image, of which nothing can be said: {some(names)}; add images, or "
-        "look at them yourself"
-    ]
+def cautions(tables: list[LabelTable], parts: DataParts) -> list[str]:
+    """Sentences about what the tables cannot tell, and what the page cannot write; none where all is well."""
+    found, train = [], tables[0].samples
+    counts = np.bincount(train["given"], minlength=len(parts.classes))
+    if names := [parts.classes[label] for label in np.flatnonzero(counts == 1)]:
+        found.append(
+            f"Of a class with a single training image nothing can be said: {some(names)}; add images, or look at them "
+            "yourself."
+        )
+    for table in tables:
+        if silent := len(parts.splits.of(table.split)) - int((table.samples["visits"] > 0).sum()):
+            found.append(f"{silent} images of {table.split} have no statistics: not readable, or never counted.")
+    if names := [name for name in parts.classes if _unwritable(name)]:
+        found.append(f"A browser cannot write the class {some(names)} into a file of labels; rename the folder.")
+    return found
+
+
+def _unwritable(name: str) -> bool:
+    return any(c in "\t\r\n" or 0xD800 <= ord(c) < 0xE000 for c in name)
 
 
 def csv_text(tables: list[LabelTable], parts: DataParts) -> bytes:
@@ -125,7 +150,7 @@ def csv_text(tables: list[LabelTable], parts: DataParts) -> bytes:
 def _columns(table: LabelTable, parts: DataParts, numbers: list[str]) -> list[list[Any]]:
     own, classes = table.samples, np.array([*parts.classes, ""], dtype=object)  # -1 is the last
     ids = own["id"].tolist()
-    seen = np.where(table.predicted == own["given"], own["probability"], own["other_probability"])
+    seen = np.where(table.predicted == own["trained"], own["probability"], own["other_probability"])
     values = {**own.columns, "predicted_probability": np.where(table.predicted >= 0, seen, np.nan)}
     return [
         ids,

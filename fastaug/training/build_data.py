@@ -75,7 +75,7 @@ def planted_parts(recipe: Recipe, parts: DataParts) -> DataParts:
 
 
 def confusion_of(run: Path, classes: Sequence[str]) -> npt.NDArray[np.float64]:
-    """How often images of class a look labelled b in the run folder `run`: [C, C]."""
+    """How often images of class a look labelled b in the run folder `run`: [C, C], not 0 alone; RecipeError else."""
     try:
         samples = read_samples(run).of("train")
         names = json.loads((run / "classes.json").read_bytes())["classes"]
@@ -83,7 +83,10 @@ def confusion_of(run: Path, classes: Sequence[str]) -> npt.NDArray[np.float64]:
         raise RecipeError([f"run.plant_like: {error}"]) from error
     if names != list(classes):
         raise RecipeError([f"run.plant_like: {run} was trained on other classes; name a run on these images"])
-    return confusion(samples, len(classes))
+    found = confusion(samples, len(classes))
+    if not found.any():
+        raise RecipeError([f"run.plant_like: {run} found no label that looks wrong; leave it out"])
+    return found
 
 
 def check_same_data(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> None:

@@ -32,12 +32,13 @@ class ImageWeights:
         return torch.where(clean, self._clean_weight, doubted)
 
 
-def build_image_weights(recipe: Recipe, parts: DataParts, record: TrainingRecord | None) -> ImageWeights | None:
-    """The weights that augment.trust and meta.train_weight ask for; None if all are 1."""
+def build_image_weights(
+    recipe: Recipe, parts: DataParts, record: TrainingRecord | None, device: torch.device
+) -> ImageWeights | None:
+    """The weights that augment.trust and meta.train_weight ask for, on the training's `device`; None if all are 1."""
     trust, clean_weight = recipe.augment.trust, recipe.meta.train_weight
     if parts.index is None or (not trust and clean_weight == 1):
         return None
     clean = np.zeros(len(parts.index), dtype=bool)
     clean[parts.clean] = True
-    device = torch.device("cpu") if record is None else record.device
     return ImageWeights(record, trust, torch.from_numpy(clean).to(device), clean_weight)

@@ -86,6 +86,8 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     rate = trainer.set_rate(step)
     total = torch.zeros((), device=accelerator.device)
     ids = []
+    if trainer.record is not None:
+        trainer.record.begin(epoch)
     for micro in range(order.accumulate):
         # ---- load, augment ----
         batch = next(batches)
@@ -113,7 +115,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
         if trainer.sample_losses is not None:
             trainer.sample_losses.add(batch, logits.detach(), trained)
         if trainer.record is not None:
-            trainer.record.add(batch, logits.detach(), target, epoch)
+            trainer.record.add(batch, logits.detach(), target)
 
     # ---- clip, check ----
     # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.

@@ -1,8 +1,10 @@
 """Labels flipped on purpose: how many, which way, and the same whoever asks."""
 
 import numpy as np
+import pytest
 
 from fastaug.data.planting import planted_labels
+from fastaug.errors import DataError
 
 IDS = np.arange(2, 4002)
 LABELS = np.arange(4002) % 4
@@ -40,6 +42,16 @@ def test_flips_are_the_same_again_others_under_another_seed_and_few_where_the_co
     assert sorted(planted.ids) == sorted(IDS[:3])  # no more images of the class that is mistaken
 
 
-def test_a_confusion_without_a_mistake_is_as_none():
-    flipped, _ = planted_labels(LABELS, IDS, 4, share=0.1, seed=0)
-    assert np.array_equal(planted_labels(LABELS, IDS, 4, share=0.1, seed=0, confusion=np.eye(4))[0], flipped)
+def test_one_class_has_no_other():
+    with pytest.raises(DataError, match=r"run\.plant: there is no other class"):
+        planted_labels(np.zeros(30, dtype=np.int64), np.arange(30), 1, share=0.1, seed=0)
+
+
+def test_many_classes_need_no_table_of_pairs():
+    classes = 300_000  # whose pairs would take 720 GB
+    labels = np.arange(600_000) % classes
+    flipped, planted = planted_labels(labels, np.arange(600_000), classes, share=0.01, seed=0)
+    assert len(planted.ids) == 6000
+    assert np.array_equal(np.flatnonzero(flipped != labels), planted.ids)
+    assert flipped.min() >= 0
+    assert flipped.max() < classes

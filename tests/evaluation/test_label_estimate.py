@@ -80,3 +80,9 @@ def test_all_right_and_all_wrong_labels_end_in_a_number(share):
     assert found.wrong.low <= is_wrong.sum() <= found.wrong.high + 25
     assert 0 <= found.precision(1).value <= 1
     assert estimate(np.full(100, 0.5), np.full(20, 0.5)) is not None
+
+
+def test_what_cannot_be_told_from_right_labels_is_not_said_to_be_none():
+    right = np.linspace(0.9, 0.999, 300)
+    found = estimate(right, np.full(20, 0.995))  # a network that has learned wrong labels by heart
+    assert found.wrong.high > 30

@@ -33,6 +33,10 @@ def test_unknown_figures_are_the_least_suspicious():
     assert found == {"loss_auroc": 1.0, "weight_auroc": 1.0}
 
 
+def test_a_figure_of_which_nothing_is_known_finds_nothing_not_half():
+    assert found_errors(parts(np.array([False, True])), {"loss": torch.tensor([NAN, NAN])}) == {}
+
+
 def test_a_log_line_looks_at_some_of_many_images_and_the_end_at_all():
     draw = np.random.default_rng(0)
     wrong = draw.random(30_001) < 0.4

@@ -46,7 +46,8 @@ def batch_of(ids: Tensor, labels: Tensor | None = None, draws: Tensor | None = N
 
 def fed(record: TrainingRecord, parts: list[Tensor], epoch: int) -> None:
     ids, labels, logits = parts
-    record.add(batch_of(ids, labels), logits, hard_target(labels), epoch)
+    record.begin(epoch)
+    record.add(batch_of(ids, labels), logits, hard_target(labels))
     if len(ids):
         record.add_harm(torch.arange(1), (1 + ids[:1]).float() / 64)  # sums of such numbers are exact
     else:
@@ -111,7 +112,8 @@ def test_a_class_with_most_of_the_probability_is_a_candidate_whatever_the_others
     for epoch in range(60):
         shown = logits.clone()
         shown[0, 1 + epoch % 40 if epoch % 5 < 2 else 49] = 5  # ever another one twice, then 49 three times
-        record.add(batch_of(torch.tensor([0]), torch.tensor([0])), shown, hard_target(torch.tensor([0])), epoch)
+        record.begin(epoch)
+        record.add(batch_of(torch.tensor([0]), torch.tensor([0])), shown, hard_target(torch.tensor([0])))
     found = record.columns()
     assert found["other"].item() == 49
     assert 0.5 < found["other_probability"].item() < 0.6
@@ -163,7 +165,7 @@ def test_a_mixed_sample_counts_for_the_image_that_is_most_of_it_and_without_its_
     mass = torch.tensor([[0.7, 0.3], [0.4, 0.6], [0.5, 0.5], [0.2, 0.6]])
     target = SoftTarget(torch.stack([labels, partner], 1), mass, torch.ones(4))
     record = new(size=4, classes=4, largest=4)
-    record.add(batch_of(ids, labels), logits, target, 0)
+    record.add(batch_of(ids, labels), logits, target)
     found = record.columns()
     assert found["visits"].tolist() == [1, 0, 1, 1]  # the last one is of one class alone
     assert found["other"].tolist() == [2, -1, 1, 1]
@@ -177,7 +179,7 @@ def test_of_the_copies_of_an_image_the_first_counts():
     draws = torch.from_numpy(copies_of(ids.numpy(), torch.tensor([0, 0, 1, 1]).numpy()))
     logits = torch.randn(4, 3)
     record = new(size=2, classes=3, largest=4)
-    record.add(batch_of(ids, ids, draws), logits, hard_target(ids), 0)
+    record.add(batch_of(ids, ids, draws), logits, hard_target(ids))
     found = record.columns()
     assert found["visits"].tolist() == [1, 1]
     torch.testing.assert_close(found["probability"], logits[:2].softmax(1).gather(1, ids[:2, None])[:, 0])
@@ -188,7 +190,7 @@ def test_what_is_not_finite_and_blank_samples_do_not_count():
     logits = torch.tensor([[1.0, 0.0], [torch.nan, 0.0], [0.0, 0.0]])
     target = hard_target(torch.tensor([0, 1, 0]))
     record = new(size=2, classes=2, largest=3)
-    record.add(batch_of(ids), logits, target, 0)
+    record.add(batch_of(ids), logits, target)
     record.add_harm(None, torch.tensor([0.5, 0.25, 9.0]))
     assert record.columns()["visits"].tolist() == [1, 0]
     assert record.columns()["harm"].tolist() == [0.5, 0.0]
@@ -197,5 +199,6 @@ def test_what_is_not_finite_and_blank_samples_do_not_count():
 def test_rows_are_written_before_they_become_many():
     record = new()
     for _ in range(PENDING + 1):
-        record.add(batch_of(torch.arange(2)), torch.zeros(2, CLASSES), hard_target(torch.arange(2)), 0)
+        record.begin(0)
+        record.add(batch_of(torch.arange(2)), torch.zeros(2, CLASSES), hard_target(torch.arange(2)))
         assert len(record._rows) <= PENDING

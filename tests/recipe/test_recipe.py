@@ -202,6 +202,7 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         "run.log_losses: synthetic images have no losses",
     ),
     "planted in nothing": (["run.plant=0.01", "run.sample_record=false"], "run.plant: flipped labels tell something"),
+    "planted in most": (["run.plant=0.99"], "run.plant: 0.99 must be at most 0.5"),
     "planted like none": (["run.plant_like=runs/first"], "run.plant_like: nothing is flipped"),
     "empty folder": (["run.dir='  '"], "run.dir: is empty"),
     "policies too late": (["augment.aa=ra-n2-m9", "augment.start_epochs=100"], "augment.start_epochs: 100 leaves"),

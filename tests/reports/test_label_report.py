@@ -15,6 +15,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.index import load_index
 from fastaug.data.label_files import with_labels
 from fastaug.data.splits import make_splits
+from fastaug.errors import RecipeError
 from fastaug.evaluation.sample_file import FILE, archive
 from fastaug.recipe.reading import read_recipe, to_yaml
 from fastaug.training.build_data import planted_parts
@@ -108,8 +109,23 @@ def test_without_planted_labels_no_number_is_given(run, capsys):
         given = stored["given"]
     altered(run, trained=given)
     assert main([str(run)]) == 0
-    assert "not estimated without run.plant" in capsys.readouterr().out
-    assert "run.plant=0.01" in (run / "labels.html").read_text()
+    assert "not estimated: train with run.plant=0.17 to know" in capsys.readouterr().out  # 15 of 90
+    assert "run.plant=0.17" in (run / "labels.html").read_text()
+
+
+def test_too_few_planted_labels_are_told_with_how_many_would_do(run, capsys):
+    (run / "recipe.yaml").write_text(to_yaml(read_recipe(run / "recipe.yaml", ["run.plant=0.05"])))
+    write_statistics(run, parts_of(read_recipe(run / "recipe.yaml")))
+    assert main([str(run)]) == 0
+    assert "4 planted labels are too few; train with run.plant=0.17" in capsys.readouterr().out
+
+
+def test_what_a_planted_image_looks_like_stands_with_its_own_probability(run):
+    main([str(run)])
+    planted = [row for row in table(run) if row["planted"] == "True"]
+    assert {row["predicted_probability"] for row in planted} == {"0.8"}
+    looks = [row for row in planted if row["predicted_label"] == row["given_label"]]
+    assert looks
 
 
 def test_the_page_is_whole(run):
@@ -146,6 +162,13 @@ def test_a_run_without_statistics(run, capsys, tmp_path):
     assert "no run folder" in refused(tmp_path, capsys, code=5)
 
 
+def test_a_run_that_had_ended_before_there_were_statistics(run, capsys):
+    with np.load(run / FILE) as stored:
+        never = np.where(stored["split"] == 0, 0, stored["visits"])
+    altered(run, visits=never)
+    assert "train anew, in another run.dir" in refused(run, capsys, code=5)
+
+
 def test_a_broken_file_of_statistics(run, capsys):
     whole = (run / FILE).read_bytes()
     for data in (b"", b"no archive", whole[: len(whole) // 2]):
@@ -165,6 +188,17 @@ def test_classes_out_of_range(run, capsys):
     other[7] = 12
     altered(run, other=other)
     assert "other class" in refused(run, capsys, code=5)
+
+
+def test_flips_cannot_follow_a_run_that_found_nothing(run):
+    with np.load(run / FILE) as stored:
+        sure = np.full(len(stored["id"]), 0.95, dtype=np.float32)
+    (run / "classes.json").write_text(json.dumps({"classes": [f"class{i}" for i in range(CLASSES)]}))
+    recipe = read_recipe(run / "recipe.yaml", [f"run.plant_like={run}"])
+    assert len(parts_of(recipe).planted.ids)
+    altered(run, probability=sure)
+    with pytest.raises(RecipeError, match="found no label that looks wrong; leave it out"):
+        parts_of(recipe)
 
 
 def test_a_truth_of_other_data(run, capsys, tmp_path):
@@ -187,6 +221,26 @@ def test_a_truth_judges_the_report(run, tmp_path):
     assert found["missed"] == 0
 
 
+def test_a_truth_may_name_a_class_that_ends_in_a_blank(run, tmp_path):
+    root = Path(read_recipe(run / "recipe.yaml").data.root)
+    (root / "class2").rename(root / "class2 ")
+    (tmp_path / "truth.tsv").write_bytes(b"# what is right\r\n3\tclass2 \r\n")
+    assert main([str(run), "--truth", str(tmp_path / "truth.tsv")]) == 0
+
+
+def test_images_without_statistics_and_classes_that_a_browser_cannot_write_are_told(run, capsys):
+    with np.load(run / FILE) as stored:
+        visits = stored["visits"].copy()
+    visits[:2] = 0
+    altered(run, visits=visits)
+    root = Path(read_recipe(run / "recipe.yaml").data.root)
+    (root / "class2").rename(root / "class2\tb")
+    assert main([str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "2 images of train have no statistics" in said
+    assert "cannot write the class 'class2" in said
+
+
 def test_a_class_with_one_image_is_named(run, capsys):
     recipe = read_recipe(run / "recipe.yaml")
     lone = Path(recipe.data.root, "class9")
@@ -195,7 +249,7 @@ def test_a_class_with_one_image_is_named(run, capsys):
     changed = read_recipe(run / "recipe.yaml", ["data.test_fraction=0.25"])
     write_statistics(run, parts_of(changed), classes=CLASSES + 1)
     assert main([str(run)]) == 0
-    assert "1 classes have one training image" in capsys.readouterr().out
+    assert "single training image nothing can be said: class9" in capsys.readouterr().out
 
 
 # ---- in a browser ----

@@ -13,7 +13,8 @@ from fastaug.evaluation.training_record import TrainingRecord
 from fastaug.recipe.reading import read_recipe
 from fastaug.targets import hard_target
 from fastaug.training import loop
-from fastaug.training.image_weights import ImageWeights
+from fastaug.training.build_data import find_data
+from fastaug.training.image_weights import ImageWeights, build_image_weights
 from fastaug.training.worker import run
 
 RECIPE = """
@@ -41,7 +42,8 @@ def record_of(*epochs: list[list[float]]) -> TrainingRecord:
     ids, labels = torch.arange(3), torch.zeros(3, dtype=torch.int64)
     batch = Batch(torch.zeros(3, 2, 2, 3, dtype=torch.uint8), labels, ids, ids)
     for number, rows in enumerate(epochs):
-        record.add(batch, torch.tensor(rows).log(), hard_target(labels), number)
+        record.begin(number)
+        record.add(batch, torch.tensor(rows).log(), hard_target(labels))
     return record
 
 
@@ -104,6 +106,22 @@ def test_a_mixed_sample_weighs_the_mean_of_both_images_by_their_masses(jpeg_fold
     assert sorted(set(first.tolist())) == [1, 5]  # no record yet
     assert (later == 5).sum() == 8  # of 40 images: a fifth of those of train, and of the others none
     assert ((later > 0) & (later < 1)).any()
+
+
+def test_weights_are_those_of_the_epochs_before_wherever_checkpoints_are(jpeg_folder, tmp_path):
+    root = jpeg_folder(images=20)
+    assert trained(tmp_path / "often", root) == 0
+    assert trained(tmp_path / "once", root, "run.checkpoint_every=1000") == 0
+    one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("often", "once"))
+    assert one["test"] == other["test"]
+
+
+def test_clean_images_are_known_on_the_device_of_the_training(jpeg_folder, tmp_path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    keys = [f"data.root={jpeg_folder(images=20)}", "run.sample_record=false", "augment.trust=0"]
+    recipe = read_recipe(tmp_path / "r.yaml", keys)
+    weights = build_image_weights(recipe, find_data(recipe, Accelerator(cpu=True)), None, torch.device("meta"))
+    assert weights(torch.arange(3)).device.type == "meta"
 
 
 def test_a_run_cut_short_goes_on_with_the_same_weights(jpeg_folder, tmp_path, monkeypatch):

@@ -36,6 +36,16 @@ def _one_thread() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """What Accelerate writes into the environment of a run with processes ends with the test."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _fresh_accelerator() -> Iterator[None]:
     """What Accelerate keeps for the whole process ends with a file's tests: the next file may want other precision."""

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,8 @@ meta: {learn: [weights, labels], every: 1, fraction: 1, engine: fused, batch_siz
 """
 
 
-def run_tables(root: Path, steps: int) -> dict[str, Any]:
-    """Everything about learned tables of TABLE_SIZES images."""
+def run_tables(root: Path, sizes: Sequence[int], steps: int) -> dict[str, Any]:
+    """Everything about learned tables of `sizes` images, two of them, the larger one last."""
     import torch
 
     from fastaug.meta.learned_part import Setting
@@ -136,14 +136,14 @@ def run_tables(root: Path, steps: int) -> dict[str, Any]:
     trainer = assembled(TABLE_RECIPE, root)
     classes, device = len(trainer.parts.classes), trainer.accelerator.device
     laps, learned = Laps(), {}
-    for size in TABLE_SIZES:
+    for size in sizes:
         setting = Setting(trainer.recipe, size, classes, trainer.optimizer, device, labels=torch.arange(size) % classes)
         learned[size] = laps.lap(f"start {size}", partial(build_parts, setting))
     trainer.progress.step, images = 1, len(trainer.parts.index.labels)
     batches = trainer.loader.batches(trainer.order.requests(1, trainer.last_step))
-    took: dict[int, list[float]] = {size: [] for size in TABLE_SIZES}
+    took: dict[int, list[float]] = {size: [] for size in sizes}
     for step in range(2 * steps + 6):
-        size = TABLE_SIZES[step % 2]
+        size = sizes[step % 2]
         trainer.meta.learned = trainer.augment.learned = learned[size]
         batch = next(batches)
         spread = batch._replace(ids=batch.ids * (size // images) if size > images else batch.ids % size)
@@ -188,10 +188,10 @@ def run_saves(learned: Any) -> dict[str, dict[str, float]]:
 
 def summary_of_tables(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Gates and figures of the tables."""
-    small, large = (statistics.median(found["steps"][size]) for size in TABLE_SIZES)
+    small, large = (statistics.median(took) for took in found["steps"].values())
     figures = {"step_small_seconds": small, "step_large_seconds": large, "step_ratio": large / small}
     figures |= {f"{name}_bytes": value for name, value in found["bytes"].items()}
-    figures["start_seconds"] = found["seconds"][f"start {TABLE_SIZES[1]}"]["wall"]
+    figures["start_seconds"] = found["seconds"][f"start {max(found['steps'])}"]["wall"]
     for name, save in found["saves"].items():
         figures |= {f"save_{name.replace(' ', '_')}_{unit}": value for unit, value in save.items()}
     gates = {
@@ -271,7 +271,7 @@ def show(found: dict[int, list[dict[str, Any]]], result: dict[str, dict[str, Any
 def main() -> int:
     """0 when every gate holds, 1 when one is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, nargs="+", default=list(SIZES), metavar="N", help="sizes, at least two")
+    parser.add_argument("--files", type=int, nargs="+", metavar="N", help="sizes, at least two; two with --tables")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="where the folders are made (default: temporary)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
@@ -282,17 +282,20 @@ def main() -> int:
     if args.part:
         print(json.dumps(PARTS[args.part[0]](Path(args.part[1]))))
         return 0
-    if len(set(args.files)) < 2 or min(args.files) < 100 or args.repetitions < 1:
+    sizes = sorted(set(args.files or (TABLE_SIZES if args.tables else SIZES)))
+    if len(sizes) < 2 or sizes[0] < 100 or args.repetitions < 1:
         parser.error("--files needs two different sizes of at least 100, --repetitions at least 1")
+    if args.tables and (len(sizes) > 2 or args.steps < 1):
+        parser.error("--tables compares two sizes of --files, and needs --steps of at least 1")
     from fastaug.provenance import commit, versions
 
     found: Any
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         if args.tables:
             root = make_photo_folder(Path(folder) / "files", 4 * LARGEST_CLASSES, LARGEST_CLASSES)
-            found = run_tables(root, args.steps)
+            found = run_tables(root, sizes, args.steps)
         else:
-            found = measure(Path(folder), sorted(set(args.files)), args.repetitions)
+            found = measure(Path(folder), sizes, args.repetitions)
     result = summary_of_tables(found) if args.tables else summary(found)
     if args.tables:
         print(json.dumps(result, indent=1))

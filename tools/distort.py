@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # No part acts or learns while images are only listed, so that the meta split is what it is in training.
 UNLEARNED = ["meta.learn=[]", "meta.reuse=null", "meta.frozen=false"]
+DRAWING = ("subsample", "imbalance", "noise", "kind", "confusion", "human", "overfit", "oversplit", "seed")
 SHOWN = ("training_images", "wrong_labels", "realised_noise", "realised_imbalance")
 
 
@@ -48,7 +49,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--confusion", type=Path, metavar="RUN|CSV", help="whose mistakes noise of that kind repeats")
     parser.add_argument("--human", type=Path, metavar="FILE", help="labels by people, of CIFAR-N")
-    parser.add_argument("--column", default="worse_label", metavar="NAME", help="of --human (default worse_label)")
+    parser.add_argument("--column", metavar="NAME", help="of --human (default worse_label)")
     ablation = parser.add_mutually_exclusive_group()
     ablation.add_argument("--overfit", action="store_true", help="meta split = test split: an upper bound, no result")
     ablation.add_argument("--oversplit", action="store_true", help="meta split = train split, all of it")
@@ -60,8 +61,14 @@ def parse() -> argparse.Namespace:
         parser.error("one of --out and --judge is needed")
     if arguments.human and arguments.noise:
         parser.error("--human gives the labels: leave --noise out")
+    if arguments.column and not arguments.human:
+        parser.error("--column is one of --human FILE: name the file, or leave --column out")
     if bool(arguments.confusion) != (arguments.kind == "confusion"):
         parser.error("--kind confusion and --confusion need one another")
+    changed = [name for name in DRAWING if getattr(arguments, name) != parser.get_default(name)]
+    if arguments.judge and changed:
+        parser.error(f"--judge draws nothing: leave --{changed[0]} out")
+    arguments.column = arguments.column or "worse_label"
     return arguments
 
 

@@ -315,7 +315,8 @@ def main() -> int:
         return 2
     against = arguments.against or next(iter(study.arms))
     if against not in study.arms:
-        print(f"--against: {against!r} is no arm of {arguments.study}; choose one of {', '.join(study.arms)}")
+        text = f"--against: {against!r} is no arm of {arguments.study}; choose one of {', '.join(study.arms)}"
+        print(text, file=sys.stderr)
         return 2
     return told(lambda: report(arguments, values, cells, against))
 

@@ -52,7 +52,8 @@ def _with_parts_of(file: PolicyFile, setting: Setting) -> Any:
         )
     if not kinds:
         raise RecipeError([f"{file.path}: parts: there is none; name a run that has learned something"])
-    own: Literal["shared", "each"] = "each" if "sample_policy" in file.tables else "shared"
+    shares = any(piece.kind == "sample_policy" for piece in file.pieces.values())
+    own: Literal["shared", "each"] = "shared" if shares else "each"
     recipe = replace(setting.recipe, meta=replace(setting.recipe.meta, learn=kinds, sample_policy=own))
     if problems := validate(recipe):
         raise RecipeError([f"{file.path} holds {', '.join(kinds)}, and {problem}" for problem in problems])

@@ -12,7 +12,10 @@ from typing import Any
 
 from rich.table import Table
 
-FIGURES = ("error", "balanced_error", "ece", "nll", "select_error", "weight_auroc", "loss_auroc")
+FIGURES = (
+    *("error", "balanced_error", "ece", "nll", "select_error", "weight_auroc", "loss_auroc"),
+    *("labels_repaired", "labels_spoiled"),
+)
 SHARES = tuple(figure for figure in FIGURES if figure != "nll")  # those that can be told in percent
 FEWEST_PAIRS = 3  # of a p-value
 
@@ -101,7 +104,7 @@ def layout(cells: Mapping[str, Runs], figure: str) -> str:
     means = {
         name: [statistics.mean(values) for values in column.values() if values] for name, column in columns.items()
     }
-    best = max if figure.endswith("auroc") else min
+    best = max if figure.endswith(("auroc", "repaired")) else min
     lines = [f"| {figure}, % | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for arm in arms:
         texts = [_percent(column[arm], most, best(means[name], default=None)) for name, column in columns.items()]

@@ -69,7 +69,7 @@ def save(
         for stem, tensors in on_host.items():
             save_file(tensors, temporary / f"{stem}.safetensors")
         torch.save(state, temporary / "state.pt")
-        write_tables(temporary, tables or {}, partial(_sound_file, folder))
+        anew = write_tables(temporary, tables or {}, partial(_sound_file, folder))
         _write_manifest(temporary, step)
         if os.path.lexists(final):  # a checkpoint of this step that was found damaged, or something else of its name
             remove(folder / "last")  # it may name this one: rather none than one that is gone
@@ -85,6 +85,8 @@ def save(
             remove(temporary)
         remedy = remedy_of(error) if isinstance(error, OSError) else "free space or choose another run.dir"
         raise StorageError(f"{final}: cannot be saved: {error}; {remedy}") from error
+    for table in anew:
+        table.changed.zero_()
     return final
 
 

@@ -23,7 +23,8 @@ _IDS = "ids"  # beside names of rows, which have dots
 class Table(NamedTuple):
     """A learned table as it is saved: its `rows` by name, [size, ...] each, and which have `changed` [size].
 
-    That is since its file was written; it is set by whoever changes a row, and emptied here.
+    That is since its file was written; it is set by whoever changes a row, and emptied once a checkpoint has the new
+    file.
     """
 
     rows: dict[str, Tensor]
@@ -35,8 +36,12 @@ def is_of_table(name: str) -> bool:
     return name.startswith((_TABLE, _ROWS))
 
 
-def write_tables(folder: Path, tables: Mapping[str, Table], before: Callable[[str], Path | None]) -> None:
-    """Writes the files of `tables` in `folder`; `before(name)`: that file of the checkpoint before, None if unsound."""
+def write_tables(folder: Path, tables: Mapping[str, Table], before: Callable[[str], Path | None]) -> list[Table]:
+    """Writes the files of `tables` in `folder`; `before(name)`: that file of the checkpoint before, None if unsound.
+
+    Returns the tables that were written anew: nothing of them has changed once the checkpoint is the last one.
+    """
+    anew = []
     for name, table in tables.items():
         whole, ids = folder / f"{_TABLE}{name}{_KIND}", table.changed.nonzero()[:, 0]
         size = sum(rows.numel() * rows.element_size() for rows in table.rows.values())
@@ -47,7 +52,8 @@ def write_tables(folder: Path, tables: Mapping[str, Table], before: Callable[[st
                 save_file(_on_host(changed), folder / f"{_ROWS}{name}{_KIND}")
         else:
             save_file(_on_host(table.rows), whole)
-            table.changed.zero_()
+            anew.append(table)
+    return anew
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -65,6 +65,36 @@ def test_start_up_and_epochs_grow_no_faster_than_the_files(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {"out.json"}
 
 
+@pytest.mark.slow
+def test_learned_tables_are_measured_to_the_end(tmp_path: Path) -> None:
+    command = [sys.executable, str(TOOL), "--tables", "--files", "500", "6000", "--steps", "1", "--work", str(tmp_path)]
+    ended = subprocess.run(
+        [*command, "--json", str(tmp_path / "out.json")], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode in (0, 1), ended.stderr  # 1: single steps differ by more than 2 %
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [name for name, passed in found["gates"].items() if not passed] in ([], ["step ratio <= 1.02"])
+    assert (found["figures"]["weights_bytes"], found["figures"]["labels_bytes"]) == (13, 93)
+    assert [len(took) for took in found["repetitions"]["steps"].values()] == [1, 1]
+
+
+def test_steps_that_grow_with_the_table_are_told() -> None:
+    found = {"bytes": {"weights": 13, "labels": 93}, "seconds": {"start 9": {"wall": 1.0}}, "saves": {}}
+    gates = growth.summary_of_tables({**found, "steps": {5: [1.0, 1.1, 1.0], 9: [1.1, 1.1, 1.0]}})["gates"]
+    assert [name for name, passed in gates.items() if not passed] == ["step ratio <= 1.02"]
+
+
+@pytest.mark.parametrize("words", [["--files", "500", "600", "700"], ["--steps", "0"]])
+def test_tables_are_of_two_sizes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_growth.py", "--tables", *words])
+    with pytest.raises(SystemExit) as end:
+        growth.main()
+    assert end.value.code == 2
+    assert "--tables compares two sizes" in capsys.readouterr().err
+
+
 def test_refuses_one_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["bench_growth.py", "--files", "5000"])
     with pytest.raises(SystemExit) as end:

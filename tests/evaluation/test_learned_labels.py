@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastaug.data.planting import Planted
 from fastaug.evaluation.learned_labels import mended
 from fastaug.evaluation.per_sample import samples_table
 
@@ -20,8 +21,9 @@ FIGURES = {
 }
 
 
-def parts(true: np.ndarray | None, given: np.ndarray = GIVEN) -> SimpleNamespace:
+def parts(true: np.ndarray | None, given: np.ndarray = GIVEN, planted: list[int] | None = None) -> SimpleNamespace:
     return SimpleNamespace(
+        planted=None if planted is None else Planted(np.array(planted), given[planted]),
         index=SimpleNamespace(labels=given),
         folder_labels=true,
         splits=SimpleNamespace(train=np.arange(5)),
@@ -39,6 +41,10 @@ def test_only_what_can_be_known_is_told():
     assert mended(parts((GIVEN + 1) % 3), FIGURES).keys() == {"labels_repaired"}
     assert mended(parts(TRUE), {"weight": torch.ones(6)}) == {}
     assert mended(parts(None), FIGURES) == {}
+
+
+def test_labels_flipped_on_purpose_do_not_count():
+    assert mended(parts(TRUE, planted=[1, 3]), FIGURES) == {"labels_repaired": 0.5, "labels_spoiled": 0.0}
 
 
 def test_the_table_of_samples_names_the_learned_class():

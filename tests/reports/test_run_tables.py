@@ -46,6 +46,12 @@ def test_methods_by_cells_say_what_is_missing():
     assert table[4] == "| lost |  |  |"
 
 
+def test_what_is_better_larger_is_best_where_it_is_largest():
+    runs = {"SOFT": {0: {"labels_repaired": 0.9}}, "BOTH": {0: {"labels_repaired": 0.8}}}
+    assert layout({"": runs}, "labels_repaired").splitlines()[2] == "| SOFT | **90.0±nan** |"
+    assert compared(runs, "SOFT")["BOTH"]["labels_repaired"]["mean"] == pytest.approx(-0.1)
+
+
 def test_results_of_earlier_versions_have_no_balanced_error():
     result = {"top1": 0.75, "ece": 0.1, "nll": 1.0, "select": None, "commit": "abc"}
     assert "balanced_error" not in figures_of_result(result)

@@ -132,6 +132,9 @@ def test_repairs_are_judged_by_the_truth(recipe, tmp_path, run_tool):
     assert code == 0, errors
     assert "wrong before: 6\nrepaired: 2\n" in said
     assert "still wrong: 4\nright ones spoiled: 1\n" in said
+    code, _, errors = run_tool(recipe, "--judge", out, "--noise", 0.2)
+    assert code == 2
+    assert "--judge draws nothing: leave --noise out" in errors
     Image.new("RGB", (8, 8)).save(tmp_path / "images/train/cat/new.png")
     code, _, errors = run_tool(recipe, "--judge", out)
     assert code == 3
@@ -147,6 +150,7 @@ def test_repairs_are_judged_by_the_truth(recipe, tmp_path, run_tool):
         (["--kind", "confusion", "--confusion", "no.csv", "--noise", ".1"], "no.csv: is no confusion matrix"),
         (["--kind", "confusion"], "need one another"),
         (["--human", "x.pt", "--noise", ".1"], "leave --noise out"),
+        (["--column", "aggre_label"], "--column is one of --human FILE"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(recipe, tmp_path, run_tool, words, said):

@@ -59,7 +59,7 @@ def test_differences_are_to_the_arm_that_is_named(ended):
     assert "arm less better, by seed" in study(ended, "--collect", "--against", "better").stdout
     done = study(ended, "--collect", "--against", "nobody")
     assert done.returncode == 2
-    assert "'nobody' is no arm" in done.stdout
+    assert "'nobody' is no arm" in done.stderr
 
 
 def test_every_arm_is_in_each_cell_and_methods_are_laid_out_by_cells(ended):

@@ -1,5 +1,6 @@
 """Files of learned tables: what a checkpoint writes anew, and that nothing of it is lost."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastaug.errors import StorageError
 from fastaug.training import checkpoint, table_files
 from fastaug.training.table_files import Table
 
@@ -104,6 +106,24 @@ def test_a_file_that_was_damaged_since_is_not_shared(tmp_path: Path) -> None:
     path.write_bytes(content)
     change(table, [2], 5)
     assert_holds(save(tmp_path, 2, table), table)
+
+
+@pytest.mark.parametrize("broken", ["_write_manifest", "_point_at"])
+def test_a_save_that_fails_loses_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    """The next one has the table's file of the checkpoint that `last` still names, and all that changed since."""
+    table = made()
+    save(tmp_path, 1, table)
+    change(table, list(range(60)), 5)  # written anew
+    with monkeypatch.context() as full:
+        full.setattr(checkpoint, broken, no_space)
+        with pytest.raises(StorageError, match="No space left"):
+            save(tmp_path, 2, table)
+    change(table, [70], 6)
+    assert_holds(save(tmp_path, 3, table), table)
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_an_older_version_is_told_that_it_cannot_read_tables(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ _BROKEN = (OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticErro
 
 def _part(files: Files, name: str) -> Part:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     where = files.where(name)
     try:
         found = loadmat(io.BytesIO(files.contents[name]), variable_names=("X", "y"))
-    except (*_BROKEN, zlib.error, struct.error) as error:
+    except (*_BROKEN, MatReadError, zlib.error, struct.error) as error:
         raise DataError(f"{where}: truncated or no MATLAB file of version 5 ({error}); {AGAIN}") from error
     images, labels = found.get("X"), found.get("y")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):

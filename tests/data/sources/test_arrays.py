@@ -526,6 +526,16 @@ def test_images_and_labels_of_mnist_are_not_taken_for_each_other(tmp_path: Path)
     refused("mnist", tmp_path / "m", "t10k-labels-idx1-ubyte", "begins with 00000803")
 
 
+def test_a_file_of_svhn_that_ends_early_is_named_wherever_it_ends(tmp_path: Path) -> None:
+    svhn(tmp_path / "s")
+    file = tmp_path / "s" / "train_32x32.mat"
+    content = file.read_bytes()
+    for end in (0, 100, 127, 128, 130, 500, len(content) - 1):
+        file.write_bytes(content[:end])
+        with pytest.raises(DataError, match=r"train_32x32\.mat: .*; download it again"):
+            materialize_arrays("svhn", tmp_path / "s")
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [

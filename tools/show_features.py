@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fastaug.evaluation.confusion import Matrix, Seen
 
 
+FEWEST = 8  # images on a map
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -34,8 +37,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=2000, metavar="N", help="most dots of the map (default 2000)")
     parser.add_argument("--no-map", action="store_true", help="the confusions alone")
     arguments = parser.parse_args()
-    if arguments.images < 8:
-        parser.error(f"--images must be at least 8, found {arguments.images}")
+    if arguments.images < FEWEST:
+        parser.error(f"--images must be at least {FEWEST}, found {arguments.images}")
     return arguments
 
 
@@ -66,6 +69,8 @@ def run_confusion(run: Path, names: tuple[str, ...]) -> "Matrix":
 
 def on_a_plane(seen: "Seen", names: tuple[str, ...], most: int) -> "Image.Image":
     """The map of at most `most` images, spread over the split."""
+    if len(seen.labels) < FEWEST:
+        raise RecipeError([f"features.png: of {len(seen.labels)} images there is no map; --no-map leaves it out"])
     try:
         from sklearn.manifold import TSNE
     except ImportError as error:

@@ -4,14 +4,25 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 from fastaug.errors import RecipeError
 from fastaug.meta.learned_part import LearnedPart, Setting
 from fastaug.meta.parameters import PARTS, LearnedParts, build_parts
 from fastaug.recipe.policy_file import PolicyFile, read_policy_file
+from fastaug.recipe.reading import read_stored
 from fastaug.recipe.rules import validate
+from fastaug.recipe.schema import Meta
 
+# Keys of the recipe without which the numbers of a table mean something else, or do not fit.
+FORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "weights": ("weights_form", "table_optimizer"),
+        "labels": ("labels_classes", "table_optimizer"),
+        "sample_policy": ("sample_policy", "table_optimizer"),
+    }
+)
 StateOf = Callable[[Path], Mapping[str, Any]]  # run folder -> state of its newest checkpoint
 
 
@@ -28,7 +39,8 @@ def reused_parts(setting: Setting, data: set[str], state_of: StateOf, say: Calla
         named = setting.recipe.meta.learn
         setting = setting if named else setting._replace(recipe=_with_parts_of(file, setting))
         learned = build_parts(setting)
-        problems = _tables_misfit(learned, Path(reuse), data, state_of)
+        problems = _other_forms(setting.recipe.meta, learned, Path(reuse))
+        problems = problems or _tables_misfit(learned, Path(reuse), data, state_of)
         for name, part in learned.each().items():
             if part.export() is not None:
                 problems += _fill_part(name, part, file, given=bool(named))
@@ -52,9 +64,13 @@ def _with_parts_of(file: PolicyFile, setting: Setting) -> Any:
         )
     if not kinds:
         raise RecipeError([f"{file.path}: parts: there is none; name a run that has learned something"])
-    shares = any(piece.kind == "sample_policy" for piece in file.pieces.values())
-    own: Literal["shared", "each"] = "shared" if shares else "each"
-    recipe = replace(setting.recipe, meta=replace(setting.recipe.meta, learn=kinds, sample_policy=own))
+    forms: dict[str, Any] = {}
+    if "sample_policy" in kinds:
+        forms["sample_policy"] = "each" if "sample_policy" in file.tables else "shared"
+    if file.tables and (folder := Path(setting.recipe.meta.reuse or "")).is_dir():
+        learned_as = _learned_as(folder)
+        forms = {key: getattr(learned_as, key) for kind in kinds for key in FORMS.get(kind, ())}
+    recipe = replace(setting.recipe, meta=replace(setting.recipe.meta, learn=kinds, **forms))
     if problems := validate(recipe):
         raise RecipeError([f"{file.path} holds {', '.join(kinds)}, and {problem}" for problem in problems])
     return recipe
@@ -87,6 +103,26 @@ def _short(value: Any) -> str:
 
 
 # ---- numbers of single images ----
+
+
+def _learned_as(folder: Path) -> Meta:
+    """The settings under which the parts of a run folder were learned, in that run or the one that it reuses."""
+    meta = read_stored(folder / "recipe.yaml")[0].meta
+    return _learned_as(Path(meta.reuse)) if meta.reuse and not meta.learn else meta
+
+
+def _other_forms(meta: Meta, learned: LearnedParts, reuse: Path) -> list[str]:
+    """Settings of tables that are others than those they were learned under."""
+    kept = [name for name, part in learned.each().items() if part.tables() and name in FORMS]
+    if not kept or not reuse.is_dir():
+        return []
+    before = _learned_as(reuse)
+    apart = {key: name for name in kept for key in FORMS[name] if getattr(before, key) != getattr(meta, key)}
+    return [
+        f"{reuse}: {name}: was learned with meta.{key} = {getattr(before, key)}, and the recipe has "
+        f"{getattr(meta, key)}; set it to that, or meta.learn to [] to take all from the run"
+        for key, name in apart.items()
+    ]
 
 
 def _tables_misfit(learned: LearnedParts, reuse: Path, data: set[str], state_of: StateOf) -> list[str]:

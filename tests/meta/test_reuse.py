@@ -1,5 +1,6 @@
 """What one run has learned acts in another: the same values, nothing learned, trained on train + meta."""
 
+import csv
 import json
 import re
 import shutil
@@ -126,6 +127,25 @@ def test_weights_of_single_images_come_from_a_run_on_the_same_images(train):
     assert "weights: belongs to that run's images, labels and splits" in reason(other)
     other = train("file", "meta.learn=[weights]", f"meta.reuse={learned / 'policy.json'}", code=2)
     assert "numbers of single images are in no policy file" in reason(other)
+
+
+def test_tables_act_in_the_form_in_which_they_were_learned(train):
+    """Softplus numbers of 0 are weights of 1, and no weight as bounded ones; RMSprop's own rows belong to the state."""
+    keys = ["meta.weights_form=softplus", "meta.table_optimizer=rmsprop"]
+    learned = train("learned", "meta.learn=[weights]", *keys, "train.epochs=1")
+    again = train("again", "meta.learn=[]", f"meta.reuse={learned}", "train.epochs=1")
+    third = train("third", "meta.learn=[]", f"meta.reuse={again}", "train.epochs=1")
+    of_id = [weights_told(folder) for folder in (learned, again, third)]
+    assert all(weight > 0.1 for weight in of_id[0].values())
+    for other in of_id[1:]:
+        assert {i: other[i] for i in of_id[0]} == of_id[0]
+    apart = train("apart", "meta.learn=[weights]", keys[1], f"meta.reuse={learned}", code=2)
+    assert "was learned with meta.weights_form = softplus, and the recipe has bounded; set it to that" in reason(apart)
+
+
+def weights_told(folder):
+    with open(folder / "samples.csv", newline="") as file:
+        return {row["id"]: float(row["weight"]) for row in csv.DictReader(file)}
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from fastaug.batch import Batch
-from fastaug.errors import DataError
+from fastaug.errors import DataError, RecipeError
 from fastaug.evaluation.confusion import Seen, confusion_csv, confusion_matrix, look, read_confusion
 from fastaug.recipe.reading import read_recipe
 from fastaug.reports.feature_map import confusion_picture, feature_map
@@ -92,6 +92,12 @@ def test_a_matrix_is_written_and_read_in_any_order_of_classes(tmp_path):
         file.write_text(text)
         with pytest.raises(DataError, match=words):
             read_confusion(file, ("a",))
+
+
+def test_a_split_of_few_images_has_no_map_and_says_so():
+    seen = Seen(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.zeros(3, 4))
+    with pytest.raises(RecipeError, match="of 3 images there is no map; --no-map"):
+        show_features.on_a_plane(seen, ("a", "b"), 2000)
 
 
 def test_wrong_ones_are_drawn_larger_and_rows_are_shares():

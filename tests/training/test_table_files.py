@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,17 @@ def test_without_hard_links_or_a_checkpoint_before_the_table_is_whole(
         path = save(tmp_path, step, table)
         assert_holds(path, table)
         assert not (path / "rows-x.safetensors").exists()
+
+
+def test_a_copy_of_the_folder_needs_no_links_to_the_old_one(tmp_path: Path) -> None:
+    table = made()
+    save(tmp_path / "run", 1, table)
+    change(table, [3], 1)
+    save(tmp_path / "run", 2, table)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")  # each file by itself, as on another disk
+    shutil.rmtree(tmp_path / "run")
+    change(table, [4], 2)
+    assert_holds(save(tmp_path / "copy", 3, table), table)
 
 
 def test_small_tables_are_whole_so_that_damage_to_one_checkpoint_is_no_damage_to_another(

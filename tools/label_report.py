@@ -107,9 +107,13 @@ def report(arguments: argparse.Namespace) -> int:
 
 def line(table: "LabelTable") -> str:
     """What is said of a split on the screen."""
+    from fastaug.evaluation.label_estimate import UNEXPLAINED
+
     number, told = f"not estimated: {table.not_estimated()}", table.estimate
     if told is not None:
         number = "{:.0f} ({:.0f} to {:.0f}) of {}".format(*told.wrong, len(told.scores))
+        if told.unexplained:
+            number += f", but {told.unexplained} look more like another class. {UNEXPLAINED}"
     return f"{table.split}: {len(table)} images, {table.flagged} flagged; wrong labels: {number}"
 
 

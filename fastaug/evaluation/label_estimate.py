@@ -25,6 +25,10 @@ import numpy.typing as npt
 Scores = npt.NDArray[np.float64]
 DRAWS, FEWEST = 4000, 10  # draws of an interval; planted images below which nothing is estimated
 UNLIKE, ALIKE = 0.7, 0.3  # `unlike` of flips to any class, and of flips that follow the confusion of an earlier run
+UNEXPLAINED = (
+    "Either they are hard, or wrong in a way that the planted labels are not, which the number then leaves out: train "
+    "with run.plant_like=THIS_RUN, in another run.dir, to know"
+)
 _STEP, _WIDTH = 0.02, 0.05  # between thresholds; width of the kernel of densities
 _GRID = np.arange(0.02, 0.99, _STEP)
 
@@ -64,6 +68,15 @@ class Estimate:
     def recall(self) -> Interval:
         """The share of them that scores no more than the threshold."""
         return _interval(self.draws.recall)
+
+    @property
+    def unexplained(self) -> int:
+        """Images that look more like another class, beyond twice as many as may be wrong; 0 where that is so by chance.
+
+        They are hard, or their labels are wrong in a way that the planted ones are not: then the number is too low.
+        """
+        suspected = int(np.searchsorted(self.scores, 0.5))
+        return suspected if suspected > 2 * self.wrong.high + FEWEST else 0
 
     def precision(self, n: int) -> Interval:
         """The share of wrong labels among the first `n` of the data, n >= 1."""

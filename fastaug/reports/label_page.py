@@ -15,7 +15,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.index import Index
 from fastaug.data.shards.layout import ShardIndex
 from fastaug.data.splits import ROLES
-from fastaug.evaluation.label_estimate import Interval
+from fastaug.evaluation.label_estimate import UNEXPLAINED, Interval
 from fastaug.reports.label_table import LabelTable
 
 SIDE, PAIRS, SHARES = 96, 30, (0.1, 0.25, 0.5, 1.0, 1.5)  # pixels of a picture; pairs shown; rows of the precision
@@ -134,6 +134,8 @@ def _summary(table: LabelTable) -> list[str]:
         f"<p><b>{wrong.value:.0f} labels are wrong</b> (95 % interval {wrong.low:.0f} to {wrong.high:.0f}) of "
         f"{len(told.scores)}, calibrated by {planted} others that were planted wrong and are not listed.</p>"
     )
+    if told.unexplained:
+        found.append(f"<p><b>But {told.unexplained} look more like another class.</b> {UNEXPLAINED}.</p>")
     rows = []
     for n in sorted({max(1, round(share * wrong.value)) for share in SHARES}):
         if n <= len(told.scores):

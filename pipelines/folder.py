@@ -26,21 +26,15 @@ def folder_graph(
     on_gpu = device == "gpu"
     # Not copied: DALI holds the arrays that it is given until it has read them.
     files, anchor, extent, *cut = fn.external_source(source, 5 if on_gpu else 3, batch=True, no_copy=True)
-    images = fn.decoders.image_slice(
-        files,
-        anchor,
-        extent,
-        device="mixed" if on_gpu else "cpu",
-        output_type=types.RGB,
-        axis_names="HW",
-        adjust_orientation=exif == "apply",
-        jpeg_fancy_upsampling=True,  # the same chroma on the GPU as on the CPU
-        preallocate_height_hint=largest[0] if on_gpu else 0,
-        preallocate_width_hint=largest[1] if on_gpu else 0,
-    )
+    how = {"output_type": types.RGB, "adjust_orientation": exif == "apply", "jpeg_fancy_upsampling": True}
     if not on_gpu:
-        return images
+        return fn.decoders.image_slice(files, anchor, extent, axis_names="HW", **how)
+    # Whole images: asked for windows with that chroma, nvJPEG before 13.2 leaves all decoding to the CPU.
+    images = fn.decoders.image(
+        files, device="mixed", preallocate_height_hint=largest[0], preallocate_width_hint=largest[1], **how
+    )
     size, offset = cut
+    images = fn.slice(images, start=anchor, shape=extent, axis_names="HW")
     images = fn.resize(images, size=size, interp_type=_INTERPOLATION[interpolation], antialias=True)
     return fn.slice(images, start=offset, shape=[side, side], axis_names="HW")
 

@@ -9,6 +9,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from fastaug.ops.crop_mix.params import to_device
 from fastaug.seeding import IdArray, Key, Stream, uniform, words
 
 Mode = Literal["const", "rand", "pixel"]
@@ -122,7 +123,7 @@ def erase(images: Tensor, params: Erasing, img_size: tuple[int, int], *, noise: 
         raise ValueError(f"images must be floating [N,3,H,W] of size {img_size}, found {found}")
     if len(images) != len(params.box):
         raise ValueError(f"{len(images)} images with the parameters of {len(params.box)}")
-    values = torch.from_numpy(params.value).to(images.device, images.dtype)
+    values = to_device(torch.from_numpy(params.value).to(images.dtype), images.device)
     generator = torch.Generator(images.device)
     for i in np.flatnonzero((params.box[..., 1] > params.box[..., 0]).any(1)):
         generator.manual_seed(int(params.seed[i]))

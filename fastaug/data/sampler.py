@@ -8,7 +8,7 @@ micro-batches.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +52,7 @@ class Order:
     `repeats` > 1 is repeated augmentation (Hoffer et al., arXiv:1901.09335): every update holds that many copies of
     each of its images, and an epoch has the images of a `repeats`-th of the split.
     `views` > 1: all views of an image are in one micro-batch, itself as copy 0 and `views` - 1 others: first all
-    images, then all first copies, and so on. Everything but `requests`, `spread` and `largest_piece` counts images.
+    images, then all first copies, and so on. Everything but `requests`, `spread` and the pieces counts images.
     """
 
     ids: Ids
@@ -113,9 +113,15 @@ class Order:
         """Images of update `step` over all processes."""
         return min(self.batch_size, self.samples_per_epoch - step % self.steps_per_epoch * self.batch_size)
 
+    @cached_property
+    def piece_sizes(self) -> frozenset[int]:
+        """Images of the micro-batches of a whole update, all views counted: one size, or two."""
+        bounds = piece_bounds(self.batch_size, self.world * self.accumulate, self.group)
+        return frozenset((self.views * np.diff(bounds)).tolist())
+
     def largest_piece(self) -> int:
         """Images of the largest micro-batch of any process, all views counted."""
-        return self.views * int(np.diff(piece_bounds(self.batch_size, self.world * self.accumulate, self.group)).max())
+        return max(self.piece_sizes)
 
     def epoch_ids(self, epoch: int) -> Ids:
         """The ids of one epoch in the order they are consumed, every update's copies one after the other."""

@@ -13,6 +13,7 @@ from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import evaluation_requests
+from fastaug.distributed import time_kernels
 from fastaug.errors import NoImageError
 from fastaug.evaluation.metrics import Evaluation
 from fastaug.evaluation.sample_file import SplitRecord
@@ -47,6 +48,7 @@ class Evaluator:
         for batch in self.loader.batches(evaluation_requests(ids, recipe.eval.batch_size, world, rank)):
             if not len(batch.ids):  # all of its images are damaged
                 continue
+            time_kernels(recipe, again=len(batch.ids) == recipe.eval.batch_size)
             with accelerator.autocast():
                 logits = network(self.augment.evaluation(batch))
                 if test_time is not None:

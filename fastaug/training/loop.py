@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastaug.batch import Batch
-from fastaug.distributed import any_process, stop_if_not_finite
+from fastaug.distributed import any_process, stop_if_not_finite, time_kernels
 from fastaug.errors import NoImageError, Stopped
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training.build import Trainer
@@ -92,6 +92,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
         # ---- load, augment ----
         batch = next(batches)
         ids.append(batch.ids)
+        time_kernels(trainer.recipe, again=len(batch.ids) in order.piece_sizes)
         inputs, target = trainer.augment.training(batch, epoch)
 
         # ---- forward ----

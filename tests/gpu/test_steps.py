@@ -99,13 +99,15 @@ def test_a_step_does_not_wait_for_the_device(
     "learn", ["softness", "weights", "policy", "instant_weights", "optim", "softness,smoothing,weights,policy,optim"]
 )
 def test_the_meta_step_learns_what_it_learns_on_the_cpu(
-    cuda: torch.device, make_trainer: Callable[..., Trainer], jpeg_folder: Callable[..., Path], learn: str
+    cuda: torch.device, make_trainer: Callable[..., Trainer], learn: str
 ) -> None:
-    words = [f"data.root={jpeg_folder(images=24)}", "data.meta_fraction=0.3", "augment.shift=0.3"]
+    words = ["data.root=embedded:mnist5k", "data.test_fraction=0"]
+    words += ["data.img_size=28", "data.crop=whole"]  # the same pixels on both
+    words += ["augment.shift=0.3", "augment.smoothing=0.1", "train.tf32=false"]
     words += [f"meta.learn=[{learn}]", "meta.batch_size=8", "meta.every=1", "meta.fraction=1"]
-    words += ["augment.smoothing=0.1"]
     want, got = (losses(make_trainer(device, *words), 3) for device in (torch.device("cpu"), cuda))
-    assert got == pytest.approx(want, rel=5e-2)  # the decoders' pixels differ a little
+    print(want, got)
+    assert got == pytest.approx(want, rel=1e-2)
 
 
 def test_a_profile_adds_up(device: torch.device, make_trainer: Callable[..., Trainer]) -> None:
@@ -118,7 +120,7 @@ def test_a_profile_adds_up(device: torch.device, make_trainer: Callable[..., Tra
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("words", "code"), [([], 0), (["optim.lr=1e38"], 4)], ids=["done", "non-finite"])
+@pytest.mark.parametrize(("words", "code"), [([], 0), (["optim.lr=1e30"], 4)], ids=["done", "non-finite"])
 def test_a_run_ends_as_it_should(
     cuda: torch.device,  # noqa: ARG001 - skips without one
     tmp_path: Path,

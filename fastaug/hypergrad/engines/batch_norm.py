@@ -148,6 +148,8 @@ def _kernel(
     g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, inverse: Tensor, wanted: tuple[bool, bool, bool] = ALL
 ) -> tuple[Tensor, Tensor, Tensor]:
     """J g, sum[xhat g] and sum[g] by torch's backward kernel."""
+    if weight is None:  # CUDA's kernel for channels-last maps gives the sums of layers with a weight alone
+        weight = torch.ones_like(mean)
     return torch.ops.aten.native_batch_norm_backward(g, x, weight, None, None, mean, inverse, True, 0.0, wanted)
 
 

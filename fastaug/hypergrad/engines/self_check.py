@@ -5,8 +5,8 @@ this run's timings: a continued run and every process of it choose alike.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -72,7 +72,8 @@ def self_test(
     small = replace(first(problem, samples), autocast=nullcontext)
     direction = loss_gradient(small)
     name, expected = reference(small, direction, images)
-    trials = tuple(_trial(engine, small, direction, expected, images) for engine in engines)
+    with full_float32():
+        trials = tuple(_trial(engine, small, direction, expected, images) for engine in engines)
     say(f"engines of the meta step on {len(small.samples.images)} samples, relative errors against {name}:")
     for trial in trials:
         say(f"  {trial}")
@@ -81,6 +82,19 @@ def self_test(
         raise ValueError(_nothing_left(trials, images))
     say(f"  chosen: {exact[0]}")
     return SelfTest(exact[0], name, trials)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Without TensorFloat-32, whose ten bits of mantissa are the run's choice and no error of an engine."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
 
 
 def first(problem: Problem, count: int) -> Problem:

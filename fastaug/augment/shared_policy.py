@@ -6,7 +6,7 @@ are learned through the pixels (pathwise: draws are kept, amounts are on the gra
 from `log_probability`, or, for comparison, by `relaxed`.
 
 The parameters are a few dozen numbers: left on the host, nothing in `sample`, `log_probability` and `apply` needs to
-wait for a device (not yet measured on one); on a device each `sample` reads the probabilities back.
+wait for a device; on a device each `sample` reads the probabilities back.
 """
 
 import math

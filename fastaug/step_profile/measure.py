@@ -1,7 +1,7 @@
 """Measures where the time of a training step goes: the real step of a recipe, with a clock on each of its parts.
 
-No stage waits for the device: on a GPU its time is that between two events in the stream, read after the last step
-(not yet measured on one), on a CPU that of the clock. Three passes tell whether loading hides behind computing: the
+No stage waits for the device: on a GPU its time is that between two events in the stream, read after the last step,
+on a CPU that of the clock. Three passes tell whether loading hides behind computing: the
 loader with the network, the loader alone, and the network alone on a batch that is there already.
 """
 

@@ -94,6 +94,18 @@ def test_a_step_does_not_wait_for_the_device(
     assert torch.isfinite(torch.tensor(trainer.meter.read())).all()
 
 
+def test_cudnn_times_its_algorithms_for_sizes_that_come_again(
+    device: torch.device, make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # put back in the end
+    trainer = make_trainer(device, SYNTHETIC, "train.batch_size=20")
+    batches, found = trainer.loader.batches(trainer.order.requests(0, trainer.order.steps_per_epoch)), []
+    for _ in range(trainer.order.steps_per_epoch):
+        train_step(trainer, batches)
+        found.append((trainer.order.size(trainer.progress.step - 1), torch.backends.cudnn.benchmark))
+    assert found == [(20, True), (20, True), (8, False)]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "learn", ["softness", "weights", "policy", "instant_weights", "optim", "softness,smoothing,weights,policy,optim"]
@@ -106,7 +118,6 @@ def test_the_meta_step_learns_what_it_learns_on_the_cpu(
     words += ["augment.shift=0.3", "augment.smoothing=0.1", "train.tf32=false"]
     words += [f"meta.learn=[{learn}]", "meta.batch_size=8", "meta.every=1", "meta.fraction=1"]
     want, got = (losses(make_trainer(device, *words), 3) for device in (torch.device("cpu"), cuda))
-    print(want, got)
     assert got == pytest.approx(want, rel=1e-2)
 
 

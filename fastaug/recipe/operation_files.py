@@ -12,18 +12,14 @@ Imports no torch, so that a recipe is checked at once, and executes nothing.
 """
 
 import difflib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml.error import YAMLError
-
-from fastaug.atomic_files import open_regular
 from fastaug.errors import RecipeError
+from fastaug.recipe.list_file import read_list
 from fastaug.recipe.schema import Meta
-from fastaug.recipe.strict_yaml import parse_yaml
 
 SETS = Path(__file__).parents[1] / "augment" / "sets"  # the packaged ones
 LARGEST_TABLE = 20_000  # sequences whose probabilities a policy may learn one by one
@@ -138,30 +134,15 @@ def check_operations(meta: Meta) -> None:
 
 
 def _read_list(path: Path, where: str) -> list[Any]:
-    """The list in a file of YAML or JSON."""
     start = f"meta.operations: {where}"
     try:
-        with open_regular(path) as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise RecipeError([f"{start}: larger than {LARGEST_FILE:,} bytes; leave out what is no operation"])
-        text = content.decode("utf-8")
-        values = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
+        return read_list(path, start, most=MOST_OPERATIONS, of="operations", largest=LARGEST_FILE)
     except FileNotFoundError:
         known = packaged_sets()
         close = difflib.get_close_matches(where, known, n=1)
         near = f"; did you mean {close[0]}?" if close else ""
-        raise RecipeError(
-            [f"{start}: is neither a file nor a packaged set{near} (packaged: {', '.join(known)})"]
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecipeError([f"{start}: cannot be read: {error}; give a YAML or JSON file in UTF-8"]) from error
-    except YAMLError as error:
-        raise RecipeError([f"{start}: is not strict YAML: {' '.join(str(error).split())}"]) from error
-    if not isinstance(values, list) or not 1 <= len(values) <= MOST_OPERATIONS:
-        found = f"{len(values)} entries" if isinstance(values, list) else type(values).__name__
-        raise RecipeError([f"{start}: must be a list of 1 to {MOST_OPERATIONS} operations, found {found}"])
-    return values
+        text = f"{start}: is neither a file nor a packaged set{near} (packaged: {', '.join(known)})"
+        raise RecipeError([text]) from None
 
 
 def _operation(entry: Any) -> Operation:

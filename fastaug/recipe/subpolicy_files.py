@@ -11,17 +11,13 @@ mirrored half of the time. No list comes with fastaug. Needs no torch, and execu
 """
 
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ruamel.yaml.error import YAMLError
-
-from fastaug.atomic_files import open_regular
 from fastaug.errors import RecipeError
-from fastaug.recipe.strict_yaml import parse_yaml
+from fastaug.recipe.list_file import read_list
 
 LARGEST_FILE, MOST_SUBPOLICIES, MOST_STEPS = 2**20, 10_000, 16  # bytes; of a file; of a sub-policy
 
@@ -62,7 +58,11 @@ SubPolicy = tuple[Step, ...]
 
 def read_subpolicies(path: str) -> tuple[SubPolicy, ...]:
     """The sub-policies of a file; RecipeError says what is wrong with which of them."""
-    values = _read_list(Path(path))
+    start, largest = f"augment.aa: {path}", LARGEST_FILE
+    try:
+        values = read_list(Path(path), start, most=MOST_SUBPOLICIES, of="sub-policies", largest=largest)
+    except FileNotFoundError as error:
+        raise RecipeError([f"{start}: cannot be read: {error}; give a YAML or JSON file in UTF-8"]) from error
     found, problems = [], []
     for number, entry in enumerate(values, 1):
         try:
@@ -72,25 +72,6 @@ def read_subpolicies(path: str) -> tuple[SubPolicy, ...]:
     if problems:
         raise RecipeError(problems[:30])
     return tuple(found)
-
-
-def _read_list(path: Path) -> list[Any]:
-    start = f"augment.aa: {path}"
-    try:
-        with open_regular(path) as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise RecipeError([f"{start}: larger than {LARGEST_FILE:,} bytes; leave out what is no sub-policy"])
-        text = content.decode("utf-8")
-        values = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecipeError([f"{start}: cannot be read: {error}; give a YAML or JSON file in UTF-8"]) from error
-    except YAMLError as error:
-        raise RecipeError([f"{start}: is not strict YAML: {' '.join(str(error).split())}"]) from error
-    if not isinstance(values, list) or not 1 <= len(values) <= MOST_SUBPOLICIES:
-        found = f"{len(values)} entries" if isinstance(values, list) else type(values).__name__
-        raise RecipeError([f"{start}: must be a list of 1 to {MOST_SUBPOLICIES:,} sub-policies, found {found}"])
-    return values
 
 
 def _subpolicy(entry: Any) -> SubPolicy:

@@ -1,6 +1,6 @@
 """The command `fastaug`: fastaug train|evaluate|predict|... [ARGUMENTS]. Every file of commands/ is one of them.
 
-For several processes: accelerate launch -m fastaug train RECIPE, or torchrun --nproc-per-node N -m fastaug train RECIPE.
+Several processes: accelerate launch -m fastaug train RECIPE; torchrun --nproc-per-node N -m fastaug train RECIPE.
 """
 
 import os

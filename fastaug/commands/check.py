@@ -1,4 +1,4 @@
-"""Checks a recipe and prints it with all its values, without training: every problem at once."""
+"""Checks a recipe and prints it with all its values; trains nothing."""
 
 import argparse
 

@@ -1,6 +1,6 @@
-"""Distorts the training images of a recipe on purpose: fewer, uneven classes, wrong labels; the truth is kept beside.
+"""Distorts training images on purpose: fewer, uneven classes, wrong labels; keeps the truth beside.
 
-    python tools/distort.py recipes/mnist5k_weights.yaml --imbalance 100 --noise 0.1 --seed 0 --out distorted
+    fastaug distort recipes/mnist5k_weights.yaml --imbalance 100 --noise 0.1 --seed 0 --out distorted
 
 Then train as the tool says: data.splits=distorted/splits data.labels=distorted/labels.tsv. distorted/control has the
 meta split in train: the fair control, which sees the same clean images. The order, the kinds of noise and the files:
@@ -37,7 +37,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fastaug distort", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", help="YAML file; recipes/ has examples")
+    parser.add_argument("recipe", help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
     parser.add_argument("--subsample", type=float, default=1.0, metavar="SR", help="share of images kept (default 1)")
     parser.add_argument("--imbalance", type=float, default=1.0, metavar="IR", help="images of common to rare classes")
@@ -186,7 +186,7 @@ def judge(folder: Path, parts: "DataParts") -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code, as that of train.py."""
+    """The exit code, as that of `fastaug train`."""
     arguments = parse(argv)
     try:
         parts = found_data(arguments)

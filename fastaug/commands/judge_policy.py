@@ -1,6 +1,6 @@
 """Judges a learned policy: is it worth using on this recipe, or does a fixed one do as well?
 
-    python tools/judge_policy.py RECIPE --run runs/learned --seeds 0 1 2 3 4 --on select
+    fastaug judge-policy RECIPE --run runs/learned --seeds 0 1 2 3 4 --on select
 
 Trains, on train + meta, at the recipe's budget and under the same seeds: nothing learned and no fixed policy (none),
 RandAugment, TrivialAugment, the policy frozen as it was when learning began (start) and as it was learned (learned).
@@ -53,7 +53,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fastaug judge-policy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", type=Path, help="YAML file; recipes/ has examples")
+    parser.add_argument("recipe", type=Path, help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every arm")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--policy", type=Path, metavar="FILE", help="the policy.json to judge")

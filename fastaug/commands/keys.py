@@ -1,4 +1,4 @@
-"""Prints what may stand in a recipe, all of it or one section or key: type, default, limits, meaning."""
+"""Prints what may stand in a recipe, all or one section or key: type, default, limits, meaning."""
 
 import argparse
 

@@ -1,4 +1,6 @@
-"""What augmenters have found of a known shift: angle, zoom and shift of what they draw, by runs' last checkpoints.
+"""Tells what augmenters have found of a known shift: angle, zoom and shift of what they draw.
+
+By the last checkpoints of runs.
 
 Of an affine map with shear, the angle is that of the nearest rotation, and the zoom the root of its determinant: other
 shares of shear and scale in the same map do not change them. Means over 1,024 draws (standard deviation of the draws).
@@ -51,7 +53,7 @@ def tell(folders: list[Path]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints a line for each run folder; the exit code, as that of train.py."""
+    """Prints a line for each run folder; the exit code, as that of `fastaug train`."""
     parser = argparse.ArgumentParser(
         prog="fastaug known-shift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

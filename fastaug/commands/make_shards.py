@@ -11,7 +11,7 @@ from pathlib import Path
 from fastaug.data.shards.layout import Settings
 from fastaug.errors import DataError, FastaugError
 
-STOPPED = 75  # as train.py
+STOPPED = 75  # as `fastaug train`
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -75,7 +75,7 @@ def make(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code, as that of train.py."""
+    """The exit code, as that of `fastaug train`."""
     arguments = parse(argv)
     try:
         if arguments.verify:

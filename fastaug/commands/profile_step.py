@@ -1,4 +1,6 @@
-"""Where the time of a recipe's training step goes, which stage limits it, and whether loading hides behind computing.
+"""Tells where the time of a training step goes, and which stage limits it.
+
+Whether loading hides behind computing, too.
 
 Runs the real step: data, network and optimizer of the recipe, without its run folder, trackers and initial weights.
 """
@@ -20,7 +22,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fastaug profile-step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", help="YAML file; recipes/ has examples")
+    parser.add_argument("recipe", help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
     parser.add_argument("--steps", type=int, default=30, metavar="N", help="timed steps of each pass (default 30)")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Chrome trace of a few more steps")
@@ -68,5 +70,5 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code, as that of train.py."""
+    """The exit code, as that of `fastaug train`."""
     return told(lambda: run(parse(argv)))

@@ -1,7 +1,7 @@
-"""Lists the labels of a run's images that look wrong, the most suspicious first, and says how many are.
+"""Lists the labels of a run's images that look wrong, and says how many are.
 
-    python fastaug/train.py RECIPE.yaml run.plant=0.01
-    python tools/label_report.py runs/RECIPE
+    fastaug train RECIPE.yaml run.plant=0.01
+    fastaug report runs/RECIPE
 
 Writes labels.html, one page with pictures, and labels.csv, all images with cleanlab's column names, into the run
 folder. Ticked rows of the page are saved as a file for data.labels. How many labels are wrong is estimated where
@@ -77,7 +77,7 @@ def report(arguments: argparse.Namespace) -> int:
         figures["truth"] = judged(tables[0].scores[listed], wrong, tables[0].estimate)
     keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
     settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
-    command = shlex.join(["accelerate", "launch", "fastaug/train.py", str(run / "recipe.yaml"), *settings])
+    command = shlex.join(["accelerate", "launch", "-m", "fastaug", "train", str(run / "recipe.yaml"), *settings])
     notes, pairs = cautions(tables, parts), []
     if recipe.run.plant_like is not None:
         notes.append(f"Labels were planted as {recipe.run.plant_like} confuses the classes.")
@@ -116,7 +116,7 @@ def line(table: "LabelTable") -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code, as that of train.py."""
+    """The exit code, as that of `fastaug train`."""
     try:
         return report(parse(argv))
     except FastaugError as error:

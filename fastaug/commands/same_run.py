@@ -1,4 +1,4 @@
-"""Compares two run folders bit by bit: whether a change of the code changed what a recipe trains.
+"""Compares two runs bit by bit: whether a change of the code changed what a recipe trains.
 
 Compared are the lines of metrics.jsonl without their times, the ids of every update (run.log_ids=true), samples.csv,
 and the weights of the last checkpoint. Exit codes: 0 everything is equal, 1 something differs: the first difference of
@@ -55,7 +55,8 @@ def difference(name: str, run_a: Path, run_b: Path, ignored: frozenset[str]) -> 
             return f"only in {other}"
     if name.startswith("last/"):
         return weights_difference(*(last_checkpoint(run) / name.removeprefix("last/") for run in (run_a, run_b)))
-    return lines_difference(*((run / name).read_text().splitlines() for run in (run_a, run_b)), ignored)
+    lines_a, lines_b = ((run / name).read_text().splitlines() for run in (run_a, run_b))
+    return lines_difference(lines_a, lines_b, ignored)
 
 
 def lines_difference(lines_a: list[str], lines_b: list[str], ignored: frozenset[str]) -> str | None:

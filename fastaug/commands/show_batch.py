@@ -1,4 +1,6 @@
-"""Draws the first training batch of a recipe: as loaded, partner, result, difference and targets, a row per sample.
+"""Draws the first training batch of a recipe: as loaded, partner, result, difference and targets.
+
+A row per sample.
 
 "As loaded" is cropped and, where the recipe has a fixed policy (augment.aa), under it.
 """
@@ -19,7 +21,7 @@ NO_WEIGHTS = ["model.pretrained=false", "model.initial_checkpoint=null", "run.tr
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="fastaug show-batch", description=__doc__)
-    parser.add_argument("recipe", help="YAML file; recipes/ has examples")
+    parser.add_argument("recipe", help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="rows (default 8)")
@@ -61,5 +63,5 @@ def draw(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code, as that of train.py."""
+    """The exit code, as that of `fastaug train`."""
     return told(lambda: draw(parse(argv)))

@@ -1,10 +1,10 @@
-"""Shows what the networks of runs make of a held-out split: features on a plane, and what they confuse.
+"""Shows what networks make of a held-out split: features on a plane, and what they confuse.
 
-    python tools/show_features.py runs/control runs/instant
+    fastaug show-features runs/control runs/instant
 
 Writes into each run folder features.png (t-SNE of the last layer's inputs: a dot for each image in the colour of its
 class, wrong ones larger, and the density of each class), confusion.png (each row a true class, in percent) and
-confusion.csv, which tools/distort.py --confusion reads. t-SNE is scikit-learn's: pip install scikit-learn.
+confusion.csv, which `fastaug distort` --confusion reads. t-SNE is scikit-learn's: pip install scikit-learn.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastaug.commands.evaluate import checkpoint_and_recipe, restored
 from fastaug.errors import FastaugError, RecipeError
 
 if TYPE_CHECKING:
@@ -46,9 +45,9 @@ def seen_by(run: Path, split: str) -> "tuple[Seen, tuple[str, ...]]":
     from fastaug.data.sampler import evaluation_requests
     from fastaug.evaluation.confusion import look
     from fastaug.training.build_data import evaluation_loader
+    from fastaug.training.evaluate_run import Wanted, checkpoint_and_recipe, restored
 
-    words = {"path": run, "overrides": [], "weights": None, "tta": 0, "split": split or "test"}
-    path, recipe = checkpoint_and_recipe(argparse.Namespace(**words))
+    path, recipe = checkpoint_and_recipe(Wanted(run, split or "test", tta=0))
     found = restored(path, recipe)
     ids = found.parts.splits.of(split or found.parts.held_out()[0])
     loader = evaluation_loader(recipe, found.accelerator, found.parts, ids)
@@ -107,7 +106,7 @@ def png(picture: "Image.Image") -> bytes:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code, as that of train.py."""
+    """The exit code, as that of `fastaug train`."""
     arguments = parse(argv)
     try:
         for run in arguments.runs:

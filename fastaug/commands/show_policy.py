@@ -1,6 +1,6 @@
-"""Shows what a run has learned: policy.html, one page with everything in it, and its pictures as PNG files beside it.
+"""Shows what a run has learned: policy.html, one page, and its pictures as PNG files beside it.
 
-    python tools/show_policy.py runs/learned
+    fastaug show-policy runs/learned
 
 Probabilities and magnitudes over time, how the numbers it draws are distributed, and training images of the run, as its
 loader gives them, before and after, with what was drawn for them. They are written into the run folder, or to --out.
@@ -150,7 +150,7 @@ def _left_out(run: Path) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code, as that of train.py."""
+    """The exit code, as that of `fastaug train`."""
     arguments = parse(argv)
     try:
         written = show(arguments)

@@ -1,7 +1,7 @@
-"""Trains the arms of a study over several seeds: mean and standard deviation of each figure at the last epoch.
+"""Trains the arms of a study over several seeds: mean and deviation of each figure at the end.
 
 A study is a YAML file: `recipe`, `seeds` (how many), `arms`, a name and a list of overrides each, and where needed
-`overrides` of all arms, and `labels`, the arguments of tools/distort.py, {imbalance: 100, noise: 0.1}. In place of
+`overrides` of all arms, and `labels`, the arguments of `fastaug distort`, {imbalance: 100, noise: 0.1}. In place of
 `labels`, `cells` may have several of them by name: every arm is trained in each cell. A `grid`, {meta.every: [1, 5],
 optim.lr: [.1, .2]}, makes an arm of every combination, named by its values, beside or instead of `arms` (of each arm,
 if there are some). In overrides {seed} is the seed, {labels} the file of wrong labels drawn for it, {splits} the folder
@@ -95,8 +95,8 @@ def checked(values: Any) -> dict[str, Any]:
     kinds: dict[str, tuple[type, str]] = {
         **{"recipe": (str, "the path of a recipe"), "seeds": (int, "how many")},
         **{"arms": (dict, "names with lists of overrides"), "grid": (dict, "keys with lists of values")},
-        **{"overrides": (list, "a list of overrides"), "labels": (dict, "the arguments of tools/distort.py")},
-        "cells": (dict, "names with the arguments of tools/distort.py"),
+        **{"overrides": (list, "a list of overrides"), "labels": (dict, "the arguments of `fastaug distort`")},
+        "cells": (dict, "names with the arguments of `fastaug distort`"),
     }
     if not isinstance(values, dict):
         raise ValueError(f"must be a mapping with {', '.join(kinds)}")
@@ -121,7 +121,7 @@ def _check_distortions(values: dict[str, Any]) -> None:
     for name, settings in {"labels": values.get("labels", {}), **values.get("cells", {})}.items():
         if not isinstance(settings, dict) or (unknown := settings.keys() - set(DISTORTION)):
             found = repr(settings) if not isinstance(settings, dict) else ", ".join(sorted(map(str, unknown)))
-            raise ValueError(f"{name}: can have {', '.join(DISTORTION)}, as tools/distort.py; found {found}")
+            raise ValueError(f"{name}: can have {', '.join(DISTORTION)}, as `fastaug distort`; found {found}")
 
 
 def read_study(arguments: argparse.Namespace, values: dict[str, Any]) -> Study:
@@ -141,7 +141,7 @@ def read_study(arguments: argparse.Namespace, values: dict[str, Any]) -> Study:
 
 
 def recipe_of(study: Path, name: str) -> Path:
-    """The recipe that a study names: a path from the folder of the study or one around it, else a shipped one's name."""
+    """The recipe that a study names: a path from the study's folder or one around it, else a shipped one's name."""
     around = (folder / name for folder in study.resolve().parents)
     return next((path for path in around if path.is_file()), Path(name))
 

@@ -1,6 +1,6 @@
-"""Trains one recipe: from the newest checkpoint on if its run has begun.
+"""Trains one recipe; a run that has begun goes on from its newest checkpoint.
 
-Alone `fastaug train RECIPE`; in several processes `accelerate launch -m fastaug train RECIPE`, or torchrun in its place.
+Several processes: `accelerate launch -m fastaug train RECIPE`, `torchrun --nproc-per-node N -m fastaug train RECIPE`.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Finishes a learned policy for use: drops its easy operations, and on request tries how many to apply and how strong.
+"""Finishes a learned policy for use: drops its easy operations, tries how many and how strong.
 
-    python tools/tune_policy.py RECIPE --run runs/learned --out policy.json
-    python fastaug/train.py RECIPE meta.learn=[] meta.reuse=policy.json        # train + meta, the policy as it is
+    fastaug tune-policy RECIPE --run runs/learned --out policy.json
+    fastaug train RECIPE meta.learn=[] meta.reuse=policy.json        # train + meta, the policy as it is
 
 Evidence that a training has gathered (meta.probabilities: evidence) says which operations harm, and their probabilities
 have fallen; and it says which are easy, by the training loss of the images that show them. What is as easy as the image
@@ -22,7 +22,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fastaug tune-policy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", type=Path, help="YAML file; recipes/ has examples")
+    parser.add_argument("recipe", type=Path, help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every training")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--policy", type=Path, metavar="FILE", help="the policy.json to vary")
@@ -187,7 +187,7 @@ def write_lists(recipe: Recipe, folder: Path) -> int:
     if not len(splits.meta):
         raise RecipeError(["data.meta_fraction: there is no meta split to measure by; set it, or add a meta/ folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    lists = {"train": splits.train, "meta": [], "select": splits.meta, "test": splits.test}
+    lists: dict[str, Iterable[object]] = {"train": splits.train, "meta": [], "select": splits.meta, "test": splits.test}
     for name, members in lists.items():
         write_once(folder / f"{name}.txt", "".join(f"{member}\n" for member in members))
     return len(splits.meta)

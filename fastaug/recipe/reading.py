@@ -25,6 +25,7 @@ from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
 from fastaug.recipe.subpolicy_files import read_subpolicies
 
 Section = TypeVar("Section")
+Override = str | tuple[str, Any]  # "section.key=value" of a command line, ("section.key", value) of Python
 LARGEST = 2**15  # bytes of a recipe, characters of an override: read in less than a second
 _TOO_LARGE = f"at most {LARGEST:,} are read; leave out what is no setting"
 DEEPEST = 16  # dots in an override's path
@@ -216,16 +217,10 @@ def _in_this_schema(values: Any, number: int) -> None:
             optim.setdefault("warmup_prefix", False)
 
 
-def read_recipe(
-    path: str | Path, overrides: list[str] | None = None, settings: Mapping[str, Any] | None = None
-) -> Recipe:
-    """The recipe in file `path`, or the shipped one of that name, with changes; RecipeError names every problem.
-
-    `overrides` are "section.key=value", `settings` the same as values: {"section.key": value}.
-    """
+def read_recipe(path: str | Path, overrides: Sequence[Override] | None = None) -> Recipe:
+    """The recipe in file `path`, or the shipped one of that name, with `overrides`; RecipeError names every problem."""
     path = find_recipe(path)
-    changes = [*(overrides or []), *(settings or {}).items()]
-    recipe = _read(_on_its_base(_read_file(path), path), path, changes, SCHEMA)[0]
+    recipe = _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
     if "policy" in recipe.meta.learn:
         check_operations(recipe.meta)
     fixed = parse_policy(recipe.augment.aa)
@@ -256,16 +251,16 @@ def as_begun(recipe: Recipe, schema: int) -> Recipe:
     return replace(recipe, optim=replace(recipe.optim, warmup_prefix=False))
 
 
-def _read(values: Any, path: Path, changes: Sequence[str | tuple[str, Any]], unnumbered: int) -> tuple[Recipe, int]:
+def _read(values: Any, path: Path, overrides: Sequence[Override], unnumbered: int) -> tuple[Recipe, int]:
     """The recipe of the values in file `path`, and the number of their schema."""
     number = _take_schema(values, path, unnumbered)
     _in_this_schema(values, number)
     problems: list[str] = []
-    for change in changes:
-        if isinstance(change, str):
-            _with_override(values, change, problems)
+    for override in overrides:
+        if isinstance(override, str):
+            _with_override(values, override, problems)
         else:
-            _with_setting(values, *change, problems)
+            _with_setting(values, *override, problems)
     recipe = _built(Recipe, values, "", problems)
     if recipe.run.dir is None:
         recipe.run.dir = str(Path("runs") / path.stem)

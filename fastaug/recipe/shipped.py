@@ -51,5 +51,6 @@ def _unknown(given: str | Path, name: str) -> str:
     if _is_file(here := Path(f"{name}.yaml")):
         return f"{given}: no such recipe comes with fastaug; for the file in this folder write {here}"
     near = difflib.get_close_matches(name[:100], shipped_names(), n=MOST_NEAR, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{str(given)[:100]}: no such recipe{hint}; give the path of a YAML file, or a name that `fastaug recipes` lists"
+    hint = f"; did you mean {' or '.join(near)}? Or" if near else ""
+    remedy = "give the path of a YAML file, or a name that `fastaug recipes` lists"
+    return f"{str(given)[:100]}: no such recipe{hint or ';'} {remedy}"

@@ -1,72 +1,18 @@
-"""Trains one recipe: accelerate launch fastaug/train.py RECIPE.yaml [section.key=value ...]."""
+"""Trains one recipe: accelerate launch fastaug/train.py RECIPE.yaml [section.key=value ...]; `fastaug train` as a file.
+
+It is a script, for launchers and for clones that are not installed. `fastaug.train` is the function of that name.
+"""
 
 import os
 import sys
 
+if __name__ == "fastaug.train":
+    raise ImportError("fastaug/train.py is a script; the function is `from fastaug import train` (docs/python.md)")
 if __package__ in (None, ""):  # run as a script: Python put fastaug/ first on sys.path
     HERE = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [os.path.dirname(HERE), *(entry for entry in sys.path if entry != HERE)]
 
-import argparse
-
-from fastaug.errors import RecipeError
-from fastaug.recipe.key_table import describe
-from fastaug.recipe.reading import read_recipe, to_yaml
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
-    parser.add_argument("recipe", nargs="?", help="YAML file; recipes/ has examples")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces one value of the recipe")
-    parser.add_argument(
-        "--keys",
-        nargs="?",
-        const="",
-        metavar="SECTION",
-        help="only print the keys of recipes, of one section or one section.key: type, default, limits, meaning",
-    )
-    parser.add_argument(
-        "--check",
-        choices=("recipe", "full"),
-        metavar="full",
-        help="(or --check=full) only validate and print the resolved recipe; full: also build and try the network",
-    )
-    given = sys.argv[1:] if arguments is None else arguments
-    # A bare --check must not swallow the override behind it, as argparse's optional values do.
-    parsed = parser.parse_intermixed_args(["--check=recipe" if word == "--check" else word for word in given])
-    if parsed.recipe is None and parsed.keys is None:
-        parser.error("a recipe is needed; recipes/ has examples, --keys prints what may stand in one")
-    return parsed
-
-
-def main() -> int:
-    """Exit codes: 0 done, 1 internal, 2 recipe, 3 data, 4 non-finite, 5 storage, 6 peer, 75 stopped after saving."""
-    arguments = parse()
-    try:
-        if arguments.keys is not None:
-            print(describe(arguments.keys), end="")
-            return 0
-        recipe = read_recipe(arguments.recipe, arguments.overrides)
-        if arguments.check == "full":
-            from fastaug.nets.check_names import check_names
-
-            check_names(recipe)
-    except RecipeError as error:
-        print(
-            *([f"{arguments.recipe} cannot be run:"] if arguments.keys is None else []),
-            *error.problems,
-            sep="\n  ",
-            file=sys.stderr,
-        )
-        return error.code
-    if arguments.check:
-        print(to_yaml(recipe), end="")
-        return 0
-    from fastaug.training.worker import run
-
-    return run(recipe)
-
+from fastaug.commands.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

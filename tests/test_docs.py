@@ -12,7 +12,7 @@ PAGES = (
     "AGENTS.md",
     *(f"docs/{page}.md" for page in ("experiments", "glossary", "policies", "autodo", "label_doctor", "noisy_data")),
 )
-FOLDERS = "fastaug|benchmarks|tools|tests|pipelines|recipes|docs"
+FOLDERS = "fastaug|benchmarks|tools|tests|recipes|docs"
 
 
 @pytest.mark.parametrize("page", PAGES)

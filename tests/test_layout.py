@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("fastaug", "pipelines", "tools", "benchmarks", "attacks")
+FOLDERS = ("fastaug", "tools", "benchmarks", "attacks")
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
 
 
@@ -48,7 +48,7 @@ def test_few_rooms_at_the_top() -> None:
 
 
 def test_no_package_of_ours_hides_a_top_level_one() -> None:
-    for name in ("benchmarks", "pipelines", "tools", "tests", "attacks", "recipes", "docs"):
+    for name in ("benchmarks", "tools", "tests", "attacks", "docs"):
         assert not (ROOT / "fastaug" / name).exists()
         assert not (ROOT / "fastaug" / f"{name}.py").exists()
 

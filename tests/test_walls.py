@@ -36,8 +36,11 @@ MAY_IMPORT = {  # from the bottom of the house to the top: a room knows only roo
     "reports": ALL_BEFORE,
     "training": ALL_BEFORE,
     "step_profile": ALL_BEFORE,
-    "train": "errors recipe nets training",
     "lightning_callback": "ops seeding",
+    "api": "errors recipe training",
+    "commands": ALL_BEFORE,
+    "train": "commands",
+    "__main__": "commands",
 }
 FILES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file

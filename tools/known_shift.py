@@ -1,67 +1,11 @@
-"""What augmenters have found of a known shift: angle, zoom and shift of what they draw, by runs' last checkpoints.
+"""`fastaug known-shift`, from a checkout that need not be installed."""
 
-Of an affine map with shear, the angle is that of the nearest rotation, and the zoom the root of its determinant: other
-shares of shear and scale in the same map do not change them. Means over 1,024 draws (standard deviation of the draws).
-"""
-
-import os
 import sys
-
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-import argparse
-import json
 from pathlib import Path
 
-import torch
-from torch import Tensor
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from fastaug.augment.augmenter import Augmenter, matrix
-from fastaug.errors import StorageError
-from fastaug.recipe.reading import read_stored
-from tools.study import told
-
-
-def learned_augmenter(folder: Path) -> Augmenter:
-    """The augmenter of a run, as its last checkpoint has it."""
-    recipe, _ = read_stored(folder / "recipe.yaml")
-    if "augmenter" not in recipe.meta.learn or recipe.meta.conditioned:
-        raise StorageError(
-            f"{folder}: has no augmenter of noise alone; name runs with meta.learn=[augmenter], not conditioned"
-        )
-    if not list((folder / "checkpoints").glob("step-*")):
-        raise StorageError(f"{folder}: has no checkpoint yet; wait for the run's first one")
-    checkpoint = max((folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    state = torch.load(checkpoint / "state.pt", weights_only=True)["meta"]["learned"]
-    net, before = Augmenter(recipe.meta.augmenter), "parts.augmenter.net."
-    net.load_state_dict({n.removeprefix(before): value for n, value in state.items() if n.startswith(before)})
-    return net
-
-
-def found(net: Augmenter) -> dict[str, Tensor]:
-    """Angle in degrees, zoom, and shift in shares of the side, of each draw."""
-    amounts = dict(zip(net.names, net.drawn().double().unbind(1), strict=True))
-    shown = torch.linalg.inv(matrix(amounts))  # from the image to what is shown; y down
-    angle = torch.atan2(shown[:, 0, 1] - shown[:, 1, 0], shown[:, 0, 0] + shown[:, 1, 1]).rad2deg()
-    zoom = torch.linalg.det(shown[:, :2, :2]).sqrt()
-    return {"angle": angle, "zoom": zoom, "right": shown[:, 0, 2] / 2, "down": shown[:, 1, 2] / 2}
-
-
-def tell(folders: list[Path]) -> None:
-    """A line for each run folder."""
-    for folder in folders:
-        figures = {name: f"{v.mean():.3f} ({v.std():.3f})" for name, v in found(learned_augmenter(folder)).items()}
-        result = json.loads((folder / "result.json").read_text()) if (folder / "result.json").exists() else {}
-        test = {name: f"{result[name]:.4f}" for name in ("top1", "nll") if name in result}
-        print(folder.name, *(f"{name} {value}" for name, value in (figures | test).items()), sep="  ")
-
-
-def main() -> int:
-    """Prints a line for each run folder; the exit code, as that of train.py."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders with meta.learn=[augmenter]")
-    return told(lambda: tell(parser.parse_args().runs))
-
+from fastaug.commands.known_shift import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,74 +1,11 @@
-"""Draws the first training batch of a recipe: as loaded, partner, result, difference and targets, a row per sample.
+"""`fastaug show-batch`, from a checkout that need not be installed."""
 
-"As loaded" is cropped and, where the recipe has a fixed policy (augment.aa), under it.
-"""
-
-import os
 import sys
-
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fastaug.recipe.reading import read_recipe
-from tools.study import told
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-NO_WEIGHTS = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]"]
-
-
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", help="YAML file; recipes/ has examples")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
-    parser.add_argument("--images", type=int, default=8, metavar="N", help="rows (default 8)")
-    parser.add_argument(
-        "--curve", action="store_true", help="instead: the first image shifted, with s(v) for k = 1 to 4 below"
-    )
-    arguments = parser.parse_intermixed_args()
-    if arguments.images < 1:
-        parser.error(f"--images must be at least 1, found {arguments.images}")
-    if not arguments.out.parent.is_dir():
-        parser.error(f"--out: there is no folder {arguments.out.parent}")
-    return arguments
-
-
-def picture(arguments: argparse.Namespace) -> "Image":
-    """The picture that the command line asks for."""
-    recipe = read_recipe(arguments.recipe, arguments.overrides + NO_WEIGHTS)  # before the slow imports
-    import torch
-
-    from fastaug.console import Console
-    from fastaug.distributed import build_accelerator
-    from fastaug.reports.batch_grid import augmented_grid, softening_curve
-    from fastaug.training.build import assemble
-    from fastaug.training.run_folder import RunFolder
-
-    folder = RunFolder(recipe.run.dir or "")  # named only: nothing is written there
-    trainer = assemble(recipe, build_accelerator(recipe), folder, Console(False))
-    batch = next(trainer.loader.batches(trainer.order.requests(0, 1)))
-    if arguments.curve:
-        return softening_curve(batch.images[0].cpu(), 255 * torch.tensor(recipe.data.mean))
-    augmented = trainer.augment.training(batch, 0)
-    return augmented_grid(trainer.augment, trainer.parts.classes, batch, augmented, 0, arguments.images)
-
-
-def draw(arguments: argparse.Namespace) -> None:
-    """Writes the picture and prints its name."""
-    picture(arguments).save(arguments.out, "PNG")
-    print(arguments.out)
-
-
-def main() -> int:
-    """The exit code, as that of train.py."""
-    return told(lambda: draw(parse()))
-
+from fastaug.commands.show_batch import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -33,7 +33,7 @@ from fastaug.data.sampler import evaluation_requests
 from fastaug.evaluation.label_scores import label_scores
 from fastaug.evaluation.sample_file import read_samples
 from fastaug.training.build_data import evaluation_loader
-from tools.evaluate import checkpoint_and_recipe, restored
+from fastaug.training.evaluate_run import Wanted, checkpoint_and_recipe, restored
 
 REPO = Path(__file__).resolve().parent.parent.parent
 RECIPE = REPO / "docs/studies/noisy_mnist5k.yaml"
@@ -88,8 +88,7 @@ def distorted(folder: Path, seed: int, words: list[str]) -> None:
 @torch.no_grad()
 def predictions(run: Path) -> tuple[list[str], Floats]:
     """Paths [N] and class probabilities [N, C] of a run's test split by its last network."""
-    words = {"path": run, "overrides": [], "weights": None, "tta": 0, "split": "test"}
-    path, recipe = checkpoint_and_recipe(argparse.Namespace(**words))
+    path, recipe = checkpoint_and_recipe(Wanted(run, tta=0))
     found = restored(path, recipe)
     ids = found.parts.splits.test
     loader = evaluation_loader(recipe, found.accelerator, found.parts, ids)

@@ -5,8 +5,9 @@ together. What pydantic finds is told here in one line each: key, value, remedy.
 """
 
 import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ValidationError
@@ -19,10 +20,12 @@ from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.policy_names import parse_policy
 from fastaug.recipe.rules import key_of, validate
 from fastaug.recipe.schema import SCHEMA, UNLEARNED_KEYS, Recipe
+from fastaug.recipe.shipped import find_recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
 from fastaug.recipe.subpolicy_files import read_subpolicies
 
 Section = TypeVar("Section")
+Override = str | tuple[str, Any]  # "section.key=value" of a command line, ("section.key", value) of Python
 LARGEST = 2**15  # bytes of a recipe, characters of an override: read in less than a second
 _TOO_LARGE = f"at most {LARGEST:,} are read; leave out what is no setting"
 DEEPEST = 16  # dots in an override's path
@@ -110,7 +113,7 @@ def _built(schema: type[Section], values: Any, prefix: str, problems: list[str])
 
 def _with_override(values: Any, override: str, problems: list[str]) -> None:
     path, equals, text = override.partition("=")
-    if not equals or not all(path.split(".")) or path.count(".") >= DEEPEST:
+    if not equals or not _is_key(path):
         problems.append(f"{_short(override)}: an override is written section.key=value")
         return
     if len(text) > LARGEST:
@@ -121,6 +124,35 @@ def _with_override(values: Any, override: str, problems: list[str]) -> None:
     except YAMLError as error:
         problems.append(f"{path}: {_short(text)} is not a YAML value ({' '.join(str(error).split())})")
         return
+    _put(values, path, value, problems)
+
+
+def _with_setting(values: Any, path: str, value: Any, problems: list[str]) -> None:
+    """Puts a value of Python at `path`: a mapping of a whole section key by key, paths and tuples as YAML has them."""
+    if not _is_key(path):
+        problems.append(f'{_short(path)}: a setting is written {{"section.key": value}}')
+    elif isinstance(value, Mapping) and "." not in path:
+        for key, inner in value.items():
+            _put(values, f"{path}.{key}", _plain(inner), problems)
+    else:
+        _put(values, path, _plain(value), problems)
+
+
+def _plain(value: Any) -> Any:
+    """A value of Python in the types that YAML has; what it has none for stays, and is refused as another type."""
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _is_key(path: str) -> bool:
+    return all(path.split(".")) and path.count(".") < DEEPEST
+
+
+def _put(values: Any, path: str, value: Any, problems: list[str]) -> None:
+    """Sets what `path`, section.key, names in nested mappings."""
     *parents, last = path.split(".")
     for parent in parents:
         values = values.setdefault(parent, {}) if isinstance(values, dict) else None
@@ -185,9 +217,9 @@ def _in_this_schema(values: Any, number: int) -> None:
             optim.setdefault("warmup_prefix", False)
 
 
-def read_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """The recipe in file `path` with `overrides` ("section.key=value") applied; RecipeError names every problem."""
-    path = Path(path)
+def read_recipe(path: str | Path, overrides: Sequence[Override] | None = None) -> Recipe:
+    """The recipe in file `path`, or the shipped one of that name, with `overrides`; RecipeError names every problem."""
+    path = find_recipe(path)
     recipe = _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
     if "policy" in recipe.meta.learn:
         check_operations(recipe.meta)
@@ -219,13 +251,16 @@ def as_begun(recipe: Recipe, schema: int) -> Recipe:
     return replace(recipe, optim=replace(recipe.optim, warmup_prefix=False))
 
 
-def _read(values: Any, path: Path, overrides: list[str], unnumbered: int) -> tuple[Recipe, int]:
+def _read(values: Any, path: Path, overrides: Sequence[Override], unnumbered: int) -> tuple[Recipe, int]:
     """The recipe of the values in file `path`, and the number of their schema."""
     number = _take_schema(values, path, unnumbered)
     _in_this_schema(values, number)
     problems: list[str] = []
     for override in overrides:
-        _with_override(values, override, problems)
+        if isinstance(override, str):
+            _with_override(values, override, problems)
+        else:
+            _with_setting(values, *override, problems)
     recipe = _built(Recipe, values, "", problems)
     if recipe.run.dir is None:
         recipe.run.dir = str(Path("runs") / path.stem)

@@ -6,6 +6,7 @@ import re
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,11 +37,16 @@ _OF_GLOO = re.compile(
 class Ending:
     """Context manager that turns every exception into an exit code and tells it: screen, status.json, errors.log."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, tells: bool = True) -> None:
+        """`tells`: on the screen; whoever raises `error` again needs no second message."""
         self._folder = folder
+        self._tells = tells
         self.trainer: Trainer | None = None
         self.peers: Peers | None = None
         self.code = EXIT_DONE
+        self.figures: dict[str, Any] = {}  # of the held-out splits, of a run that came to its end
+        self.error: BaseException | None = None  # what ended the run, as it is meant
+        self.interrupted = False  # whether Ctrl-C did
 
     def __enter__(self) -> "Ending":
         return self
@@ -48,9 +54,10 @@ class Ending:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         reason = "done"
         if isinstance(error, KeyboardInterrupt):  # the second Ctrl-C
-            self.code, reason = 1, "interrupted before the state was saved"
+            self.code, reason, self.error = 1, "interrupted before the state was saved", error
         elif error is not None:
             if not isinstance(error, Exception):
+                self._folder.close()
                 return False
             reason = self._judge(error)
         self._write_status(reason)
@@ -64,17 +71,25 @@ class Ending:
             meant = PeerError(f"{meant}; {silent}")
         self.code = meant.code if isinstance(meant, FastaugError) else 1
         reason = str(meant) or type(meant).__name__
-        if not isinstance(meant, FastaugError):
-            traceback.print_exception(error)
+        if meant is not error:
+            meant.__cause__ = error
+        self.error = meant
         if not isinstance(meant, Stopped):
             self._log(error, reason)
+        if self._tells:
+            self._tell(error, reason)
+        _tell_launcher(reason)
+        return reason
+
+    def _tell(self, error: Exception, reason: str) -> None:
+        """Code and reason on the screen; the traceback of an internal error."""
+        if not isinstance(self.error, FastaugError):
+            traceback.print_exception(error)
         console = Console(True)
         console.print(f"stopped with code {self.code}: {reason}")
         if launcher := launcher_name(os.getppid()):
             hint = "; accelerate launch --quiet leaves it out" if launcher == "accelerate" else ""
             console.print(f"(what {launcher} prints below only says that a process ended with this code{hint})")
-        _tell_launcher(reason)
-        return reason
 
     def _log(self, error: Exception, reason: str) -> None:
         """Adds the traceback to errors.log of a folder that is this run's."""

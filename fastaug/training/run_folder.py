@@ -5,7 +5,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,13 @@ def _locked(path: Path) -> int:
 class RunFolder:
     """One run's files. Only the main process writes; it holds a lock, so a second start of the run is refused.
 
-    `step`: the update that its files are at. `finished`: whether the run in it has ended with its result.
+    `step`: the update that its files are at. `finished`: whether the run in it has ended with its result. `hear` is
+    called with every line of metrics.jsonl once it is written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, hear: Callable[[str], None] = lambda _: None) -> None:
         self.path = Path(path)
+        self._hear = hear
         self.step, self.finished = 0, False
         self._lock: int | None = None
         self._lines: dict[str, int] = {}  # of the logs that this process writes
@@ -171,9 +173,12 @@ class RunFolder:
 
     def append(self, name: str, values: dict[str, Any]) -> None:
         """Adds one line to the JSON-lines file `name`."""
+        text = json.dumps(values)
         with _written(self.path / name), open(self.path / name, "a") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(text + "\n")
         self._lines[name] = self._lines.get(name, 0) + 1
+        if name == "metrics.jsonl":
+            self._hear(text)
 
     def lines(self) -> dict[str, int]:
         """Lines of each log that this process writes, made durable: what a checkpoint remembers to continue them."""

@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 import psutil
@@ -16,27 +18,33 @@ class StopRequest:
     """Context manager; inside it `reason()` says why to stop, or is None.
 
     Schedulers and launchers both signal, so repeats of a signal change nothing; but a second Ctrl-C, a second or more
-    after the first, raises KeyboardInterrupt.
+    after the first, raises KeyboardInterrupt. In another thread than the main one, where Python sets no handlers,
+    signals stay what they were.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, also: Callable[[], str | None] = lambda: None) -> None:
+        """`also`: another reason to stop, or None; asked whenever `reason` is."""
+        self._also = also
         self._reason: str | None = None
+        self.interrupted = False  # whether Ctrl-C was the reason
         self._since = 0.0
         self._parent = os.getppid()
         self._watch_parent = launcher_name(self._parent) is not None
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        main = threading.current_thread() is threading.main_thread()
+        self._previous = {number: signal.signal(number, self._on_signal) for number in (_SIGNALS if main else ())}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._reason is None:
             self._reason, self._since = f"signal {signal.Signals(number).name}", time.monotonic()
+            self.interrupted = number == signal.SIGINT
             print(f"{self._reason}: stopping after this update", file=sys.stderr, flush=True)
         elif number == signal.SIGINT and time.monotonic() - self._since > 1:
             raise KeyboardInterrupt
@@ -45,7 +53,7 @@ class StopRequest:
         """Why to stop, or None. A launcher that is killed leaves its workers running and unsignalled: it is watched."""
         if self._reason is None and self._watch_parent and os.getppid() != self._parent:
             self._reason = f"the launcher (process {self._parent}) is gone"
-        return self._reason
+        return self._reason or self._also()
 
 
 def launcher_name(pid: int) -> str | None:

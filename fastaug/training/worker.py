@@ -5,10 +5,12 @@ import os
 from fastaug.console import Console
 from fastaug.data.class_names import some
 from fastaug.distributed import Peers, build_accelerator, check_launch
+from fastaug.errors import EXIT_DONE
 from fastaug.recipe.reading import flat
 from fastaug.recipe.schema import Recipe
 from fastaug.training.build import Trainer, assemble
 from fastaug.training.ending import Ending
+from fastaug.training.listeners import Listeners
 from fastaug.training.loop import fit
 from fastaug.training.result import summarise
 from fastaug.training.run_folder import RunFolder
@@ -17,10 +19,15 @@ from fastaug.training.signals import StopRequest
 
 def run(recipe: Recipe) -> int:
     """Trains and writes result.json; the exit code of the process."""
+    return attempt(recipe, Listeners()).code
+
+
+def attempt(recipe: Recipe, listeners: Listeners, *, tells: bool = True) -> Ending:
+    """Trains and writes result.json; how it ended, which is on the screen too if it `tells`."""
     assert recipe.run.dir is not None
-    folder = RunFolder(recipe.run.dir)
-    ending = Ending(folder)
-    with StopRequest() as stop, ending:
+    folder = RunFolder(recipe.run.dir, listeners.hear)
+    ending = Ending(folder, tells=tells)
+    with StopRequest(listeners.reason) as stop, ending:
         check_launch()
         given = recipe
         if os.environ.get("RANK", "0") == "0":  # the main process, before it is known whether the others come
@@ -39,10 +46,12 @@ def run(recipe: Recipe) -> int:
         ending.trainer = trainer
         accelerator.init_trackers("fastaug", config=flat(recipe))
         describe(trainer)
-        figures = fit(trainer, stop)
-        summarise(trainer, figures["test"])
+        ending.figures = fit(trainer, stop)
+        summarise(trainer, ending.figures["test"])
         accelerator.end_training()
-    return ending.code
+    ending.interrupted = stop.interrupted and ending.code != EXIT_DONE
+    ending.trainer = None  # it holds network and data, and whoever asks how it ended needs neither
+    return ending
 
 
 def describe(trainer: Trainer) -> None:

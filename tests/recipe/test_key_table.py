@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastaug import train
+from fastaug.commands import train
 from fastaug.errors import RecipeError
 from fastaug.recipe.key_table import describe
 from fastaug.recipe.schema import Recipe

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from fastaug import train
+from fastaug.commands import train
 from fastaug.errors import RecipeError
 from fastaug.recipe import rules as recipe_rules
 from fastaug.recipe.reading import differences, parse_yaml, read_recipe, to_yaml

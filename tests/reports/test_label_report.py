@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastaug.commands.report import main
 from fastaug.data.build import DataParts
 from fastaug.data.index import load_index
 from fastaug.data.label_files import with_labels
@@ -19,7 +20,6 @@ from fastaug.errors import RecipeError
 from fastaug.evaluation.sample_file import FILE, archive
 from fastaug.recipe.reading import read_recipe, to_yaml
 from fastaug.training.build_data import planted_parts
-from tools.label_report import main
 
 IMAGES, CLASSES = 40, 3
 WRONG = (3, 50, 90)  # ids whose label looks wrong: as the next class

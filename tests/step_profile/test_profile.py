@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 from fastaug.batch import Batch
+from fastaug.commands import profile_step
 from fastaug.console import Console
 from fastaug.data.sampler import Request
 from fastaug.recipe.reading import read_recipe
@@ -25,7 +26,6 @@ from fastaug.step_profile.measure import Profile, Waits, Watch, device_work, pro
 from fastaug.training.build import Trainer, assemble
 from fastaug.training.loop import train_step
 from fastaug.training.run_folder import RunFolder
-from tools import profile_step
 
 REPO = Path(__file__).resolve().parents[2]
 SYNTHETIC = """

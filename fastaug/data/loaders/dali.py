@@ -47,7 +47,7 @@ class DaliLoader:
         self._open: Callable[[], Generator[Batch, None, None] | None] = lambda: None  # the stream that is not over
 
     def _build(self, batch_size: int, source: Callable[[], Inputs]) -> Any:
-        from pipelines.folder import build_folder_pipeline
+        from fastaug.data.dali_graphs.folder import build_folder_pipeline
 
         return build_folder_pipeline(
             source,

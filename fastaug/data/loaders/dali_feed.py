@@ -31,7 +31,7 @@ from fastaug.data.loaders.base import Crop
 from fastaug.data.sampler import Request
 
 Encoded = Callable[[int], Bytes]  # id -> bytes of the image file, [length]
-Inputs = tuple[Any, ...]  # what the DALI graph is fed for one batch, see pipelines/folder.py
+Inputs = tuple[Any, ...]  # what the DALI graph is fed for one batch, see dali_graphs/folder.py
 Source = Bytes | Pixels  # an image file for DALI [length], or the decoded window [h, w, 3]
 Result = TypeVar("Result")
 

@@ -147,7 +147,7 @@ class Decoder:
 
 
 def _build(exif: str, batch: int) -> Any:
-    from pipelines.whole import build_whole_pipeline
+    from fastaug.data.dali_graphs.whole import build_whole_pipeline
 
     return build_whole_pipeline(batch_size=batch, exif=exif)
 

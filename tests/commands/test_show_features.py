@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 from fastaug.batch import Batch
+from fastaug.commands import show_features
 from fastaug.errors import DataError, RecipeError
 from fastaug.evaluation.confusion import Seen, confusion_csv, confusion_matrix, look, read_confusion
 from fastaug.recipe.reading import read_recipe
 from fastaug.reports.feature_map import confusion_picture, feature_map
 from fastaug.training.worker import run
-from tools import show_features
 
 RECIPE = """
 data: {img_size: 16, threads: 1, test_fraction: 0.5, select_fraction: 0.2}

@@ -10,12 +10,12 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
+from fastaug.commands import distort
 from fastaug.data.distortion_files import read_truth
 from fastaug.distributed import build_accelerator
 from fastaug.errors import DataError
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.build_data import find_data
-from tools import distort
 
 REPO = Path(__file__).resolve().parents[2]
 CLASSES = ("cat", "dog", "emu")

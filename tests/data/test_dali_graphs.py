@@ -14,9 +14,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from fastaug.data.crop_windows import Windows, center, random_resized, whole
+from fastaug.data.dali_graphs.folder import build_folder_pipeline, folder_graph
 from fastaug.data.loaders.cpu_resize import Resizer
 from fastaug.seeding import Key, Stream
-from pipelines.folder import build_folder_pipeline, folder_graph
 
 SIDE = 64
 MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}

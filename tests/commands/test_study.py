@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastaug.commands.study import Study, arms_of, has_ended, settings_of
 from fastaug.recipe.reading import read_recipe, to_yaml
-from tools.study import Study, arms_of, has_ended, settings_of
 
 REPO = Path(__file__).resolve().parents[2]
 ERRORS = {"plain": [0.20, 0.30, 0.40], "better": [0.19, 0.28, 0.39], "apart": [0.5, None, None]}

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastaug.errors import RecipeError
-from fastaug.recipe.reading import read_recipe
-from tools.tune_policy import (
+from fastaug.commands.tune_policy import (
     LOGITS,
     STRENGTHS,
     Rung,
@@ -21,6 +19,8 @@ from tools.tune_policy import (
     varied,
     write_variants,
 )
+from fastaug.errors import RecipeError
+from fastaug.recipe.reading import read_recipe
 
 NAMES = ("turn", "slide", "light", "mirror")
 PIECE = {

@@ -1,0 +1,136 @@
+"""A run or one of its checkpoints put back from its files, and its figures on a split of this or of other data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from fastaug.augment.pipeline import BatchAugment
+from fastaug.data.build import DataParts
+from fastaug.distributed import build_accelerator
+from fastaug.errors import RecipeError, StorageError
+from fastaug.evaluation.evaluate import Evaluator
+from fastaug.meta.learned_part import Setting
+from fastaug.meta.parameters import LearnedParts, parts_on_images
+from fastaug.meta.reuse import reused_parts
+from fastaug.nets.optim import build_optimizer
+from fastaug.recipe.reading import Override, read_recipe, read_stored
+from fastaug.recipe.schema import Recipe
+from fastaug.training import checkpoint
+from fastaug.training.build import build_network
+from fastaug.training.build_data import evaluation_loader, find_data
+from fastaug.training.trainer_state import class_names, load_weights
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be evaluated: `path`, a run folder or one of its checkpoints, on a split, under which changes.
+
+    `weights` and `tta` are the recipe's where they are None.
+    """
+
+    path: Path
+    split: str = "test"
+    weights: str | None = None
+    tta: int | None = None
+    overrides: Sequence[Override] = ()
+
+
+def checkpoint_and_recipe(wanted: Wanted) -> tuple[Path, Recipe]:
+    """The checkpoint folder that is meant and the recipe of its run."""
+    is_run = (wanted.path / "recipe.yaml").is_file()
+    run = wanted.path if is_run else wanted.path.resolve().parent.parent
+    path = checkpoint.latest(run / "checkpoints")[0] if is_run else wanted.path
+    if path is None or not (run / "recipe.yaml").is_file():
+        raise StorageError(f"{wanted.path}: neither a run folder with a checkpoint nor a checkpoint of a run")
+    weights = [f"eval.weights={wanted.weights}"] if wanted.weights else []
+    copies = [] if wanted.tta is None else [f"eval.tta={wanted.tta}"]
+    untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null", "augment.start_epochs=0"]
+    untrained += parts_that_act(wanted, run) + shift_of(wanted, run)
+    return path, read_recipe(run / "recipe.yaml", [*wanted.overrides, *weights, *copies, *untrained])
+
+
+def parts_that_act(wanted: Wanted, run: Path) -> list[str]:
+    """Overrides that leave learned parts out where none acts, and take reused ones from the run where they act."""
+    stored, _ = read_stored(run / "recipe.yaml")
+    if not (stored.eval.tta if wanted.tta is None else wanted.tta):
+        if any((word if isinstance(word, str) else word[0] + "=").startswith("eval.tta=") for word in wanted.overrides):
+            raise RecipeError(["eval.tta: give it as --tta, which also brings the policy back"])
+        # A run that learned nothing has trained on its meta split too.
+        return ["meta.learn=[]", "meta.reuse=null", f"meta.frozen={str(stored.meta.acts_frozen).lower()}"]
+    return [] if stored.meta.reuse is None else [f"meta.reuse={run}"]
+
+
+def shift_of(wanted: Wanted, run: Path) -> list[str]:
+    """Overrides that leave training images as they were trained on, where only those held out are shifted."""
+    data = read_stored(run / "recipe.yaml")[0].data
+    return ["data.known_shift=none"] if wanted.split == "train" and not data.known_shift_train else []
+
+
+def learned_policy(
+    path: Path, recipe: Recipe, parts: DataParts, network: nn.Module, state: dict[str, Any], device: torch.device
+) -> LearnedParts | None:
+    """What the checkpoint's run has learned that acts on images; None if nothing does."""
+    if not recipe.meta.learn and recipe.meta.reuse is None:
+        return None
+    labels = None if parts.index is None else torch.from_numpy(parts.index.labels)
+    images, optimizer = 0 if labels is None else len(labels), build_optimizer(recipe.optim, network)
+    setting = Setting(recipe, images, len(parts.classes), optimizer, device, labels=labels)
+    if recipe.meta.reuse is not None:
+        return reused_parts(setting, {state["data"]}, lambda _: state, lambda _: None)
+    try:
+        return parts_on_images(setting, state["meta"]["learned"])
+    except (LookupError, RuntimeError) as error:
+        raise StorageError(f"{path}: does not hold the policy that its recipe learns ({error})") from error
+
+
+class Restored(NamedTuple):
+    """The network of a checkpoint and the data of its recipe, with labels as the network's outputs."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    parts: DataParts
+    network: nn.Module
+    state: dict[str, Any]
+
+
+def restored(path: Path, recipe: Recipe) -> Restored:
+    """What the checkpoint folder `path` holds, and what `recipe` evaluates it on."""
+    accelerator = build_accelerator(recipe)
+    weights, state = checkpoint.load(path)
+    parts = find_data(recipe, accelerator)
+    trained = class_names(state)
+    if trained is None:
+        accelerator.print(f"{path} is of a version that kept no class names: classes are matched by their order")
+    else:
+        parts = parts.for_network(trained)
+    network = build_network(recipe, len(parts.classes), accelerator)
+    load_weights(network, weights["ema" if recipe.eval.weights == "ema" else "model"])
+    return Restored(recipe, accelerator, parts, network, state)
+
+
+class Evaluated(NamedTuple):
+    """The figures of a split by a checkpoint, and the damaged images that were left out: {name: reason}."""
+
+    checkpoint: Path
+    figures: dict[str, Any]
+    skipped: dict[str, str]
+    main: bool  # whether this is the main process
+
+
+def evaluate_run(wanted: Wanted) -> Evaluated:
+    """The figures of what is wanted; every process of a job must call this and gets the same figures."""
+    path, recipe = checkpoint_and_recipe(wanted)
+    recipe, accelerator, parts, network, state = restored(path, recipe)
+    loader = evaluation_loader(recipe, accelerator, parts, parts.splits.of(wanted.split))
+    learned = learned_policy(path, recipe, parts, network, state, accelerator.device) if recipe.eval.tta else None
+    augment = BatchAugment(recipe, len(parts.classes), learned=learned)
+    evaluator = Evaluator(recipe, accelerator, parts, loader, augment)
+    figures: dict[str, Any] = evaluator.run(network, wanted.split, recipe.eval.tta)
+    skipped = {parts.name_of(sample): reason for sample, reason in loader.skipped.items()}
+    accelerator.end_training()
+    return Evaluated(path, {"weights": recipe.eval.weights, **figures}, skipped, accelerator.is_main_process)

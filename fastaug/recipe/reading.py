@@ -100,12 +100,18 @@ def _built(schema: type[Section], values: Any, prefix: str, problems: list[str])
     try:
         return schema(**good)
     except ValidationError as error:
-        errors = [(str(each["loc"][0]), each) for each in error.errors(include_url=False)]
+        errors = _without_other_members([(str(each["loc"][0]), each) for each in error.errors(include_url=False)])
         told = dict.fromkeys(_told(f"{prefix}{key}", good[key], each, schema) for key, each in errors[:MOST_TOLD])
         more = len(errors) - MOST_TOLD
         problems += [*told, *([f"{prefix.rstrip('.') or 'the recipe'}: {more} more problems"] if more > 0 else [])]
         bad = {key for key, _ in errors}
         return schema(**{key: value for key, value in good.items() if key not in bad})
+
+
+def _without_other_members(errors: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Errors by key, without what pydantic says of the types of a union that a value is not meant for."""
+    meant = {key for key, each in errors if not each["type"].endswith("_type")}
+    return [(key, each) for key, each in errors if key not in meant or not each["type"].endswith("_type")]
 
 
 def _with_override(values: Any, override: str, problems: list[str]) -> None:

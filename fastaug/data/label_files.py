@@ -64,7 +64,10 @@ def label_lines(ids: Ids, names: Sequence[str]) -> bytes:
 
 
 def read_class_numbers(file: Path, classes: Sequence[str], key: str) -> npt.NDArray[np.float64]:
-    """The number [C] >= 0 of each class in a file of lines `class<TAB>number`; DataError, naming `key`, for others."""
+    """The number [C] >= 0 of each class in a file of lines `class<TAB>number`; DataError, naming `key`, for others.
+
+    Blank lines and remarks, which begin with '#', do not count.
+    """
     try:
         lines = file.read_bytes().removeprefix(BOM).split(b"\n")
     except (OSError, ValueError) as error:
@@ -72,7 +75,7 @@ def read_class_numbers(file: Path, classes: Sequence[str], key: str) -> npt.NDAr
     labels, found = {os.fsencode(name): label for label, name in enumerate(classes)}, {}
     for number, line in enumerate(lines, start=1):
         name, _, text = line.removesuffix(b"\r").rpartition(b"\t")
-        if not line.strip():
+        if not line.strip() or (line.startswith(b"#") and name not in labels):
             continue
         value = _number(text)
         if name not in labels or value is None or labels[name] in found:

@@ -109,9 +109,11 @@ def _built(schema: type[Section], values: Any, prefix: str, problems: list[str])
 
 
 def _without_other_members(errors: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Errors by key, without what pydantic says of the types of a union that a value is not meant for."""
-    meant = {key for key, each in errors if not each["type"].endswith("_type")}
-    return [(key, each) for key, each in errors if key not in meant or not each["type"].endswith("_type")]
+    """Errors by key, without those of members of a union that the value is not of: a list is not also told no text."""
+    # Of an element of a plain list the second place is its number, of a member of a union its type.
+    whole = [len(each["loc"]) == 2 and isinstance(each["loc"][1], str) for _, each in errors]
+    deeper = {key for (key, _), is_whole in zip(errors, whole, strict=True) if not is_whole}
+    return [pair for pair, is_whole in zip(errors, whole, strict=True) if not (is_whole and pair[0] in deeper)]
 
 
 def _with_override(values: Any, override: str, problems: list[str]) -> None:

@@ -192,9 +192,19 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 Objective = Callable[[Tensor, SoftTarget], Tensor]  # logits [N, C], targets -> loss
 
 
-def sample_losses(augment: Augment) -> Objective:
-    """The loss `augment.loss` with its arguments, of each sample: [N]."""
-    return partial(_loss(augment), reduction="none")
+def sample_losses(augment: Augment, adjustment: Tensor | None = None) -> Objective:
+    """The loss `augment.loss` with its arguments, of each sample: [N]; `adjustment` as in `adjusted`."""
+    return adjusted(partial(_loss(augment), reduction="none"), adjustment)
+
+
+def adjusted(loss: Objective, adjustment: Tensor | None) -> Objective:
+    """`loss` of logits + `adjustment` [C], in float32: logit adjustment (Menon et al. 2021, eq. 10) in training alone.
+
+    With tau * log prior the network learns logits that are best for even classes, which evaluation takes as they are.
+    """
+    if adjustment is None:
+        return loss
+    return lambda logits, target: loss(logits + adjustment, target)
 
 
 def _loss(augment: Augment) -> Callable[..., Tensor]:
@@ -222,8 +232,12 @@ def _named(augment: Augment) -> Callable[..., Tensor]:
     return LOSSES[augment.loss]
 
 
-def build_objective(augment: Augment) -> Objective:
-    """The loss `augment.loss`, summed over a micro-batch."""
+def build_objective(augment: Augment, adjustment: Tensor | None = None) -> Objective:
+    """The loss `augment.loss`, summed over a micro-batch; `adjustment` as in `adjusted`."""
+    return adjusted(_summed(augment), adjustment)
+
+
+def _summed(augment: Augment) -> Objective:
     loss = _loss(augment)
     if augment.trim:
         return lambda logits, target: trimmed(loss(logits, target, reduction="none"), augment.trim)

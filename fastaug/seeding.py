@@ -44,6 +44,7 @@ class Stream(IntEnum):
     GATED_AFFINE = 24
     DISTORTION = 30
     PLANT = 40
+    SAMPLING = 45
 
 
 class Key(NamedTuple):
@@ -135,6 +136,11 @@ def permuted(key: Key, ids: IdArray) -> npt.NDArray[np.int64]:
 def copies_of(ids: npt.NDArray[np.int64], copies: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Ids to draw for the copies [N] (each in [0, 2**16)) of images `ids` [N]; copy 0 draws what its image draws."""
     return ids | (copies << 32)
+
+
+def parts_of(draws: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The ids [N] and copies [N] that `copies_of` made `draws` [N] of."""
+    return draws & 0xFFFFFFFF, draws >> 32
 
 
 def are_first(draws: IdArray) -> npt.NDArray[np.bool_]:

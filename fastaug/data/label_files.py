@@ -1,4 +1,4 @@
-"""Files that replace labels of training images: distortions to study, or corrections. Small tables over ids.
+"""Files that replace labels of training images: distortions to study, or corrections; and numbers of classes.
 
 A file has a line `id-or-path<TAB>class` for every label replaced; the path is relative to the data root, the class is
 the name of its folder. Blank lines do not count, nor do those that begin with '#', unless a tab and a class follow.
@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data.class_names import some
 from fastaug.data.index import Index
 from fastaug.data.splits import BOM, Splits, id_of
 from fastaug.errors import DataError
 
 Ids = npt.NDArray[np.int64]
+MOST_WEIGHT = 1e30  # as in recipes
 
 
 def with_labels(index: Index, splits: Splits, file: Path) -> Index:
@@ -59,3 +61,36 @@ def label_lines(ids: Ids, names: Sequence[str]) -> bytes:
     if broken := sorted({name for name in names if re.search(r"[\n\t]", name)}):
         raise DataError(f"class {broken[0]!r}: a label file cannot hold line feeds and tabs; rename the folder")
     return b"".join(b"%d\t%s\n" % (i, os.fsencode(name)) for i, name in zip(ids, names, strict=True))
+
+
+def read_class_numbers(file: Path, classes: Sequence[str], key: str) -> npt.NDArray[np.float64]:
+    """The number [C] >= 0 of each class in a file of lines `class<TAB>number`; DataError, naming `key`, for others.
+
+    Blank lines and remarks, which begin with '#', do not count.
+    """
+    try:
+        lines = file.read_bytes().removeprefix(BOM).split(b"\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{key}: {file} cannot be read ({error}); repair it or name another") from error
+    labels, found = {os.fsencode(name): label for label, name in enumerate(classes)}, {}
+    for number, line in enumerate(lines, start=1):
+        name, _, text = line.removesuffix(b"\r").rpartition(b"\t")
+        if not line.strip() or (line.startswith(b"#") and name not in labels):
+            continue
+        value = _number(text)
+        if name not in labels or value is None or labels[name] in found:
+            reason = "names a class twice" if labels.get(name) in found else "must be a class, a tab and a number >= 0"
+            raise DataError(f"{key}: {file}, line {number}: {os.fsdecode(line)!r} {reason}; correct the line")
+        found[labels[name]] = value
+    if missing := [name for label, name in enumerate(classes) if label not in found]:
+        raise DataError(f"{key}: {file} has no line for {len(missing)} classes: {some(missing)}; add them")
+    return np.array([found[label] for label in range(len(classes))])
+
+
+def _number(text: bytes) -> float | None:
+    """A finite number >= 0; None if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value <= MOST_WEIGHT else None

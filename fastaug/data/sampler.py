@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data.class_sampling import ClassDraws
 from fastaug.errors import DataError
-from fastaug.seeding import Key, Stream, copies_of, permuted
+from fastaug.seeding import Key, Stream, copies_of, parts_of, permuted
 
 Ids = npt.NDArray[np.int64]
 
@@ -53,6 +54,7 @@ class Order:
     each of its images, and an epoch has the images of a `repeats`-th of the split.
     `views` > 1: all views of an image are in one micro-batch, itself as copy 0 and `views` - 1 others: first all
     images, then all first copies, and so on. Everything but `requests`, `spread` and the pieces counts images.
+    `drawn`: what an epoch holds instead of every image once; goes with neither repeats nor views.
     """
 
     ids: Ids
@@ -65,6 +67,7 @@ class Order:
     group: int = 1
     repeats: int = 1
     views: int = 1
+    drawn: ClassDraws | None = None
 
     @property
     def samples_per_epoch(self) -> int:
@@ -124,8 +127,12 @@ class Order:
         return max(self.piece_sizes)
 
     def epoch_ids(self, epoch: int) -> Ids:
-        """The ids of one epoch in the order they are consumed, every update's copies one after the other."""
-        ids = permuted(Key(self.seed, epoch, Stream.ORDER), self.ids)[: self.samples_per_epoch // self.repeats]
+        """The ids of one epoch in the order they are consumed, every update's copies one after the other.
+
+        Of `drawn`, those with their copies, see `seeding.copies_of`.
+        """
+        held = self.ids if self.drawn is None else self.drawn.epoch(epoch)
+        ids = permuted(Key(self.seed, epoch, Stream.ORDER), held)[: self.samples_per_epoch // self.repeats]
         images = self.batch_size // self.repeats
         return np.concatenate([np.tile(ids[i : i + images], self.repeats) for i in range(0, len(ids), images)])
 
@@ -136,6 +143,8 @@ class Order:
         batch = Request(epoch, ids[within * self.batch_size : (within + 1) * self.batch_size])
         if self.repeats > 1:
             batch = batch._replace(copies=np.arange(len(batch.ids)) // (len(batch.ids) // self.repeats))
+        if self.drawn is not None:
+            batch = Request(epoch, *parts_of(batch.ids))
         return batch
 
     def spread(self, step: int, share: float, least: int) -> Ids:

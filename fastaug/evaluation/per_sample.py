@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from fastaug.batch import Batch
 from fastaug.data.build import DataParts
-from fastaug.losses import Objective, sample_losses
+from fastaug.losses import Objective
 from fastaug.meta.parameters import LearnedParts
 from fastaug.recipe.schema import Recipe
 from fastaug.targets import SoftTarget
@@ -51,12 +51,14 @@ class SampleLosses:
         return losses / visits
 
 
-def build_sample_losses(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> SampleLosses | None:
-    """The table that run.log_losses asks for."""
+def build_sample_losses(
+    recipe: Recipe, accelerator: Accelerator, parts: DataParts, losses: Objective
+) -> SampleLosses | None:
+    """The table that run.log_losses asks for, of the training's `losses` of single samples."""
     if not recipe.run.log_losses:
         return None
     assert parts.index is not None
-    return SampleLosses(len(parts.index.labels), sample_losses(recipe.augment), accelerator.device)
+    return SampleLosses(len(parts.index.labels), losses, accelerator.device)
 
 
 def sample_figures(learned: LearnedParts | None, mean_losses: Tensor | None) -> dict[str, Tensor]:

@@ -103,12 +103,20 @@ def _built(schema: type[Section], values: Any, prefix: str, problems: list[str])
     try:
         return schema(**good)
     except ValidationError as error:
-        errors = [(str(each["loc"][0]), each) for each in error.errors(include_url=False)]
+        errors = _without_other_members([(str(each["loc"][0]), each) for each in error.errors(include_url=False)])
         told = dict.fromkeys(_told(f"{prefix}{key}", good[key], each, schema) for key, each in errors[:MOST_TOLD])
         more = len(errors) - MOST_TOLD
         problems += [*told, *([f"{prefix.rstrip('.') or 'the recipe'}: {more} more problems"] if more > 0 else [])]
         bad = {key for key, _ in errors}
         return schema(**{key: value for key, value in good.items() if key not in bad})
+
+
+def _without_other_members(errors: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Errors by key, without those of members of a union that the value is not of: a list is not also told no text."""
+    # Of an element of a plain list the second place is its number, of a member of a union its type.
+    whole = [len(each["loc"]) == 2 and isinstance(each["loc"][1], str) for _, each in errors]
+    deeper = {key for (key, _), is_whole in zip(errors, whole, strict=True) if not is_whole}
+    return [pair for pair, is_whole in zip(errors, whole, strict=True) if not (is_whole and pair[0] in deeper)]
 
 
 def _with_override(values: Any, override: str, problems: list[str]) -> None:

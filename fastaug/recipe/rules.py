@@ -199,6 +199,37 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "turn it on, or set augment.trust to 0",
     ),
     (
+        lambda r: r.data.loader == "synthetic" and r.data.sampling != "natural",
+        "data.sampling: synthetic images have no classes to draw by; set it to natural",
+    ),
+    (
+        lambda r: r.data.sampling != "natural" and (r.augment.repeats > 1 or r.augment.copies > 0),
+        "data.sampling: {r.data.sampling} repeats images in an epoch itself; set augment.repeats to 1 and "
+        "augment.copies to 0",
+    ),
+    (
+        lambda r: r.augment.logit_adjustment > 0 and (r.data.sampling == "balanced" or r.data.loader == "synthetic"),
+        "augment.logit_adjustment: does nothing where classes are drawn evenly (data.sampling=balanced, synthetic "
+        "images); turn one of them off",
+    ),
+    (
+        lambda r: r.augment.class_weight in ("inverse", "effective") and r.data.sampling == "balanced",
+        "augment.class_weight: {r.augment.class_weight} is 1 for all classes where data.sampling=balanced; turn one "
+        "of them off",
+    ),
+    (
+        lambda r: r.augment.class_weight != "none" and r.data.loader == "synthetic",
+        "augment.class_weight: synthetic images have no labels worth weighing; set it to none",
+    ),
+    (
+        lambda r: (
+            r.augment.class_weight != "none"
+            and (r.augment.trim > 0 or r.augment.published_weighting or r.train.plain_step)
+        ),
+        "augment.class_weight: augment.trim, augment.published_weighting and train.plain_step undo weights of single "
+        "images; turn them off, or set it to none",
+    ),
+    (
         lambda r: r.meta.train_weight != 1 and not r.meta.acts_frozen,
         "meta.train_weight: meta images are trained on where nothing learns from them; set meta.frozen=true, or leave "
         "it out",
@@ -257,6 +288,11 @@ _NEEDS: list[Need] = [
         ["clean_loss", "copies_loss", "consistency", "consistency_detach"],
     ),
     (has_policy, "augment.aa or augment.color_jitter is set, or a policy learns", ["start_epochs"]),
+    (
+        lambda r: r.augment.class_weight == "effective",
+        "augment.class_weight is effective",
+        ["class_weight_beta"],
+    ),
     (lambda r: r.augment.consistency > 0, "augment.consistency is above 0", ["consistency_detach"]),
     (lambda r: r.augment.soften in ("both", "target"), "augment.soften is both or target", ["other_class"]),
 ]

@@ -155,6 +155,11 @@ class Data:
     split_seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = key(
         0, "seed of the fractions; not run.seed, so that runs share their test set"
     )
+    sampling: Literal["natural", "balanced", "sqrt"] = key(
+        "natural",
+        "which training images an epoch has. natural: each once; balanced: as many of every class; sqrt: of a class in "
+        "proportion to the root of its images",
+    )
     labels: Text | None = key(None, "file that replaces labels of training images, see fastaug/data/label_files.py")
     splits: Text | None = key(None, "folder with train.txt, meta.txt, select.txt, test.txt of ids or paths")
     synthetic_images: Annotated[int, Field(ge=1, le=10**7)] = key(4096, "loader=synthetic: number of images")
@@ -322,6 +327,17 @@ class Augment:
         0.0,
         "wrong labels: loss weight of an image, (mean probability of its label / of the likeliest class) ** trust, "
         "over the epochs before; 0: off, 4 where labels are wrong",
+    )
+    logit_adjustment: Annotated[float, Field(ge=0, le=100)] = key(
+        0.0, "uneven classes: tau; the training loss is of logits + tau * log(share of the class); 0: off"
+    )
+    class_weight: list[NonNegative] | Text = key(
+        "none",
+        "loss weight of each class. none, inverse: 1 / its images, effective: 1 / its effective number; a list in the "
+        "order of class names, or a file of lines class<TAB>weight; scaled to the mean 1 over training images",
+    )
+    class_weight_beta: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.999, "class_weight=effective: near 1 it is inverse, near 0 none"
     )
 
 

@@ -16,7 +16,6 @@ from fastaug.console import Console
 from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
-from fastaug.data.splits import Splits
 from fastaug.distributed import step_on_host
 from fastaug.errors import RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
@@ -32,6 +31,7 @@ from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.training import checkpoint
 from fastaug.training.build_data import evaluation_loader, find_data, meta_loader, training_loader
+from fastaug.training.class_balance import build_adjustment, build_draws
 from fastaug.training.image_weights import build_image_weights
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.train_meter import TrainMeter
@@ -89,10 +89,10 @@ class Trainer:
         return self.ema.module
 
 
-def build_order(recipe: Recipe, accelerator: Accelerator, splits: Splits) -> Order:
+def build_order(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> Order:
     """The training order as this process sees it; DataError when the batch does not suit the split."""
     order = Order(
-        ids=splits.train,
+        ids=parts.splits.train,
         seed=recipe.run.seed,
         batch_size=recipe.train.batch_size,
         world=accelerator.num_processes,
@@ -102,6 +102,7 @@ def build_order(recipe: Recipe, accelerator: Accelerator, splits: Splits) -> Ord
         drop_last=recipe.train.drop_last,
         repeats=recipe.augment.repeats,
         views=1 + recipe.augment.copies,
+        drawn=build_draws(recipe, parts),
     )
     order.check(SMALLEST_BATCH)
     return order
@@ -133,7 +134,9 @@ def newest_state(run: Path) -> dict[str, Any]:
 def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
     """The Trainer of a recipe, at step 0."""
     parts = find_data(recipe, accelerator)
-    order = build_order(recipe, accelerator, parts.splits)
+    order = build_order(recipe, accelerator, parts)
+    adjustment = build_adjustment(recipe, parts, accelerator.device)
+    losses = sample_losses(recipe.augment, adjustment)
     network = build_network(recipe, len(parts.classes), accelerator)
     hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
     optimizer = build_optimizer(recipe.optim, network)
@@ -164,7 +167,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
             optimizer=optimizer,
             average=ema.module if ema is not None and recipe.meta.weights == "ema" else None,
             average_decay=lambda step: 0.0 if ema is None else ema.get_decay(step + 1),
-            losses=sample_losses(recipe.augment),
+            losses=losses,
             steps_per_epoch=order.steps_per_epoch,
             update_size=order.size,
             differentiated=lambda step: order.spread(step, recipe.meta.fraction, SMALLEST_BATCH),
@@ -185,7 +188,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         order=order,
         loader=training_loader(recipe, accelerator, parts, order),
         augment=augment,
-        objective=build_objective(recipe.augment),
+        objective=build_objective(recipe.augment, adjustment),
         network=network,
         model=model,
         ema=ema,
@@ -193,7 +196,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         set_rate=set_rate,
         meter=TrainMeter(accelerator),
         evaluator=Evaluator(recipe, accelerator, parts, tested, augment),
-        sample_losses=build_sample_losses(recipe, accelerator, parts),
+        sample_losses=build_sample_losses(recipe, accelerator, parts, losses),
         record=record,
         meta=meta,
         not_finite=step_on_host(accelerator.device),

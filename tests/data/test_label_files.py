@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastaug.data.index import Folder, Index, PathTable, Status
-from fastaug.data.label_files import label_lines, with_labels
+from fastaug.data.label_files import label_lines, read_class_numbers, with_labels
 from fastaug.data.splits import Splits, make_splits
 from fastaug.errors import DataError
 
@@ -72,3 +72,31 @@ def test_lists_of_odd_names(index: Index, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"test\.txt, line 1: 'cat/e' is neither an id below 7 nor a path"):
         make_splits(index, seed=0, files=tmp_path)
     assert os.fsdecode(PATHS[6]) == "\udce9/j.jpg"
+
+
+def numbers(folder: Path, text: bytes) -> list[float]:
+    (folder / "w.tsv").write_bytes(text)
+    return read_class_numbers(folder / "w.tsv", CLASSES, "augment.class_weight").tolist()
+
+
+def test_numbers_of_classes(tmp_path: Path) -> None:
+    text = b"# class<TAB>weight\n#1\t0.5\r\n\ncat \t2\n\xe9\t0\ncat\t1e3"
+    assert numbers(tmp_path, text) == [0.5, 1000, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"dog\t1", "w.tsv, line 1: 'dog\\t1' must be a class, a tab and a number >= 0"),
+        (b"cat\t-1", "line 1: 'cat\\t-1' must be"),
+        (b"cat\tinf", "line 1: 'cat\\tinf' must be"),
+        (b"cat\tnan", "line 1: 'cat\\tnan' must be"),
+        (b"cat\t1\ncat\t2", "line 2: 'cat\\t2' names a class twice"),
+        (b"cat\t1\n#1\t2", "has no line for 2 classes: 'cat ', '\\udce9'; add them"),
+    ],
+)
+def test_numbers_that_do_not_fit_the_classes_are_named(tmp_path: Path, text: bytes, said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        numbers(tmp_path, text)
+    assert str(caught.value).startswith("augment.class_weight: ")
+    assert said in str(caught.value)

@@ -214,6 +214,30 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["augment.copies=2", "augment.clean_loss=0", "augment.copies_loss=0"],
         "augment.clean_loss: with augment.copies_loss it is 0",
     ),
+    "synthetic classes drawn": (
+        ["data.root=''", "data.loader=synthetic", "data.sampling=sqrt"],
+        "data.sampling: synthetic images have no classes to draw by",
+    ),
+    "images repeated twice": (
+        ["data.sampling=sqrt", "augment.repeats=2"],
+        "data.sampling: sqrt repeats images in an epoch itself",
+    ),
+    "even classes adjusted": (
+        ["data.sampling=balanced", "augment.logit_adjustment=1"],
+        "augment.logit_adjustment: does nothing where classes are drawn evenly",
+    ),
+    "even classes weighed": (
+        ["data.sampling=balanced", "augment.class_weight=inverse"],
+        "augment.class_weight: inverse is 1 for all classes where data.sampling=balanced",
+    ),
+    "synthetic classes weighed": (
+        ["data.root=''", "data.loader=synthetic", "augment.class_weight=inverse"],
+        "augment.class_weight: synthetic images have no labels worth weighing",
+    ),
+    "class weights undone": (
+        ["augment.class_weight=[1,2]", "augment.trim=0.1"],
+        "augment.class_weight: augment.trim, augment.published_weighting and train.plain_step undo",
+    ),
     "copies of nothing": (["eval.tta=8"], "eval.tta: 8 copies would all be the image itself"),
 }
 
@@ -260,6 +284,7 @@ IDLE: dict[str, tuple[str, list[str]]] = {
     "copies_loss": ("0.5", ["copies=1"]),
     "consistency": ("0.5", ["copies=1"]),
     "consistency_detach": ("true", ["copies=1"]),
+    "class_weight_beta": ("0.9", ["class_weight=effective"]),
 }
 
 
@@ -535,6 +560,15 @@ def test_a_list_tells_each_element_that_is_wrong(tmp_path: Path) -> None:
         "run.trackers: 'mlflow' is not one of tensorboard, wandb",
         "run.trackers: 'neptune' is not one of tensorboard, wandb",
     ]
+
+
+def test_a_value_of_a_list_or_text_is_told_once(tmp_path: Path) -> None:
+    found = problems(tmp_path, GOOD, "augment.class_weight=[1, -2]")
+    assert found == ["augment.class_weight: -2.0 must be at least 0"]
+    found = problems(tmp_path, GOOD, "augment.class_weight=[1, a]")
+    assert found == ["augment.class_weight: expected list of float or str, got [1, 'a'] (list)"]
+    found = problems(tmp_path, GOOD, "augment.class_weight=3")
+    assert found == ["augment.class_weight: expected list of float or str, got 3 (int)"]
 
 
 def test_sections_check_what_python_code_gives_them() -> None:

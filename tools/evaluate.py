@@ -16,12 +16,10 @@ from fastaug.recipe.schema import Recipe
 from tools.study import told
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
     from torch import nn
 
     from fastaug.data.build import DataParts
-    from fastaug.meta.parameters import LearnedParts
 
 
 def parse() -> argparse.Namespace:
@@ -73,30 +71,6 @@ def shift_of(arguments: argparse.Namespace, run: Path) -> list[str]:
     return ["data.known_shift=none"] if arguments.split == "train" and not data.known_shift_train else []
 
 
-def learned_policy(
-    path: Path, recipe: Recipe, parts: "DataParts", network: "nn.Module", state: dict[str, Any], device: "torch.device"
-) -> "LearnedParts | None":
-    """What the checkpoint's run has learned that acts on images; None if nothing does."""
-    import torch
-
-    from fastaug.meta.learned_part import Setting
-    from fastaug.meta.parameters import parts_on_images
-    from fastaug.meta.reuse import reused_parts
-    from fastaug.nets.optim import build_optimizer
-
-    if not recipe.meta.learn and recipe.meta.reuse is None:
-        return None
-    labels = None if parts.index is None else torch.from_numpy(parts.index.labels)
-    images, optimizer = 0 if labels is None else len(labels), build_optimizer(recipe.optim, network)
-    setting = Setting(recipe, images, len(parts.classes), optimizer, device, labels=labels)
-    if recipe.meta.reuse is not None:
-        return reused_parts(setting, {state["data"]}, lambda _: state, lambda _: None)
-    try:
-        return parts_on_images(setting, state["meta"]["learned"])
-    except (LookupError, RuntimeError) as error:
-        raise StorageError(f"{path}: does not hold the policy that its recipe learns ({error})") from error
-
-
 class Restored(NamedTuple):
     """The network of a checkpoint and the data of its recipe, with labels as the network's outputs."""
 
@@ -140,6 +114,7 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     from fastaug.console import Console
     from fastaug.data.class_names import shown
     from fastaug.evaluation.evaluate import Evaluator
+    from fastaug.evaluation.learned_policy import learned_policy
     from fastaug.provenance import versions
     from fastaug.training.build_data import evaluation_loader
 

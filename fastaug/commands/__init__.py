@@ -1,0 +1,1 @@
+"""What users run: each file is one command, `fastaug NAME`, with `main(argv) -> exit code`. Nobody imports this room."""

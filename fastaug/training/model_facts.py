@@ -90,6 +90,11 @@ class ModelFacts:
     best_step: int | None = None
     incomplete: str | None = None  # what was not in the checkpoint, and where it was taken from
 
+    def figures_of(self, weights: str) -> dict[str, Any] | None:
+        """The figures of the "raw" or "ema" weights at this update, those of the run's result if it has ended here."""
+        found = self.result or self.figures
+        return found if found is not None and found.get("weights") == weights else None
+
     @property
     def preprocessing(self) -> Preprocessing:
         """How images are made the network's input."""

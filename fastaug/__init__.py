@@ -1,7 +1,7 @@
 """fastaug: image classifiers trained with soft, mixed and learned augmentation at full speed.
 
-From Python: `fastaug.train`, `fastaug.evaluate` (docs/python.md). They are imported when they are first asked for, so
-that `import fastaug` costs no torch.
+From Python: `fastaug.train`, `fastaug.evaluate` (docs/python.md), `fastaug.load` (docs/using_models.md). They are
+imported when they are first asked for, so that `import fastaug` costs no torch.
 """
 
 from importlib import import_module
@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from fastaug.api import Result as Result
     from fastaug.api import evaluate as evaluate
     from fastaug.api import train as train
+    from fastaug.inference.saved_model import load as load
 
 __version__ = "0.1.0"
-_PLACES = {"Result": "fastaug.api", "evaluate": "fastaug.api", "train": "fastaug.api"}  # what is offered, and where
+_PLACES = {  # what is offered, and where
+    "Result": "fastaug.api",
+    "evaluate": "fastaug.api",
+    "load": "fastaug.inference.saved_model",
+    "train": "fastaug.api",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -252,6 +252,11 @@ def read_stored(path: Path) -> tuple[Recipe, int]:
     return _read(_read_file(path, 8 * LARGEST), path, [], 1)  # resolved, it is longer than what it was read from
 
 
+def recipe_of(values: dict[str, Any], path: Path) -> Recipe:
+    """The recipe whose resolved values, with the number of their schema, stand in the file `path`."""
+    return _read(values, path, [], 1)[0]
+
+
 def as_begun(recipe: Recipe, schema: int) -> Recipe:
     """`recipe` as a run goes on with it that was begun under `schema`: keys that it had not keep what was done then."""
     if schema >= PREFIX_SINCE:

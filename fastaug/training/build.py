@@ -75,6 +75,7 @@ class Trainer:
     meta: NoMetaStep
     not_finite: Tensor  # the update whose loss or gradient was not finite, -1 so far; see stop_if_not_finite
     progress: Progress = field(default_factory=Progress)
+    evaluated: dict[str, Any] | None = None  # the scalars of the last evaluation in training, with its step and split
 
     @property
     def last_step(self) -> int:

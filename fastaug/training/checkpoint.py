@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment and notice a single flipped bit.
 
 A checkpoint is a folder `step-XXXXXXXX` with safetensors weights, `state.pt` (tensors and plain values only), files of
-learned tables (`table_files.py`) and a `manifest.json` with the size and SHA-256 of every file. It is written under a
+learned tables (`table_files.py`), `model.json` (`model_facts.py`) and a `manifest.json` with the size and SHA-256 of every file. It is written under a
 temporary name, synced, given its manifest last, renamed, read back, and only then named by the pointer file `last`. A
 folder without a valid manifest is no checkpoint. A kill may come between any two of these: `settle` brings a folder to
 where they would have led.
@@ -51,11 +51,16 @@ def name_of(step: int) -> str:
 
 
 def save(
-    folder: Path, step: int, weights: Weights, state: dict[str, Any], tables: Mapping[str, Table] | None = None
+    folder: Path,
+    step: int,
+    weights: Weights,
+    state: dict[str, Any],
+    tables: Mapping[str, Table] | None = None,
+    texts: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Writes the checkpoint of `step` and points `last` at it; on StorageError the old ones are intact.
 
-    `tables`: what was changed in them counts from the checkpoint that `last` names.
+    `tables`: what was changed in them counts from the checkpoint that `last` names. `texts`: further files by name.
     """
     final, temporary = folder / name_of(step), folder / f"{name_of(step)}.tmp"
     # Before anything is written: what a device has to report here has nothing to do with storage.
@@ -69,6 +74,8 @@ def save(
         for stem, tensors in on_host.items():
             save_file(tensors, temporary / f"{stem}.safetensors")
         torch.save(state, temporary / "state.pt")
+        for name, text in (texts or {}).items():
+            (temporary / name).write_bytes(text)
         anew = write_tables(temporary, tables or {}, partial(_sound_file, folder))
         _write_manifest(temporary, step)
         if os.path.lexists(final):  # a checkpoint of this step that was found damaged, or something else of its name
@@ -88,6 +95,22 @@ def save(
     for table in anew:
         table.changed.zero_()
     return final
+
+
+def attach(path: Path, name: str, data: bytes) -> None:
+    """Puts the file `name` into the sound checkpoint folder `path`, or in place of the one that it has.
+
+    It counts only once the manifest lists it, which is written last: a kill leaves a sound checkpoint without it.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        if manifest["files"].pop(name, None):
+            _seal(path, manifest)
+        write_atomically(path / name, data)
+        manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        _seal(path, manifest)
+    except OSError as error:
+        raise StorageError(f"{path / name}: cannot be written: {error}; {remedy_of(error)}") from error
 
 
 def _point_at(path: Path) -> None:
@@ -119,8 +142,12 @@ def _write_manifest(folder: Path, step: int) -> None:
                 "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
             }
     kind = FORMAT if any(map(is_of_table, files)) else 1
-    manifest = {"format": kind, "step": step, "torch": torch.__version__, "files": files}
-    manifest["sha256"] = _digest(manifest)
+    _seal(folder, {"format": kind, "step": step, "torch": torch.__version__, "files": files})
+
+
+def _seal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes `manifest` with the digest of what it says."""
+    manifest["sha256"] = _digest({name: value for name, value in manifest.items() if name != "sha256"})
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
 

@@ -14,10 +14,7 @@ from fastaug.data.build import DataParts
 from fastaug.distributed import build_accelerator
 from fastaug.errors import RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator
-from fastaug.meta.learned_part import Setting
-from fastaug.meta.parameters import LearnedParts, parts_on_images
-from fastaug.meta.reuse import reused_parts
-from fastaug.nets.optim import build_optimizer
+from fastaug.evaluation.learned_policy import learned_policy
 from fastaug.recipe.reading import Override, read_recipe, read_stored
 from fastaug.recipe.schema import Recipe
 from fastaug.training import checkpoint
@@ -69,23 +66,6 @@ def shift_of(wanted: Wanted, run: Path) -> list[str]:
     """Overrides that leave training images as they were trained on, where only those held out are shifted."""
     data = read_stored(run / "recipe.yaml")[0].data
     return ["data.known_shift=none"] if wanted.split == "train" and not data.known_shift_train else []
-
-
-def learned_policy(
-    path: Path, recipe: Recipe, parts: DataParts, network: nn.Module, state: dict[str, Any], device: torch.device
-) -> LearnedParts | None:
-    """What the checkpoint's run has learned that acts on images; None if nothing does."""
-    if not recipe.meta.learn and recipe.meta.reuse is None:
-        return None
-    labels = None if parts.index is None else torch.from_numpy(parts.index.labels)
-    images, optimizer = 0 if labels is None else len(labels), build_optimizer(recipe.optim, network)
-    setting = Setting(recipe, images, len(parts.classes), optimizer, device, labels=labels)
-    if recipe.meta.reuse is not None:
-        return reused_parts(setting, {state["data"]}, lambda _: state, lambda _: None)
-    try:
-        return parts_on_images(setting, state["meta"]["learned"])
-    except (LookupError, RuntimeError) as error:
-        raise StorageError(f"{path}: does not hold the policy that its recipe learns ({error})") from error
 
 
 class Restored(NamedTuple):

@@ -19,6 +19,7 @@ from fastaug.evaluation.sample_file import FILE, SplitRecord, archive
 from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
+from fastaug.training.model_facts import scalars
 from fastaug.training.policy_files import write_policy
 from fastaug.training.result import write_result
 from fastaug.training.timing import Awaited, Clock, peak_memory
@@ -138,6 +139,7 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
         return False
     clock.pause()
     figures = evaluate(trainer, split)
+    trainer.evaluated = {"step": progress.step, "split": split, **scalars(figures)}
     if split == "test" or (progress.best_top1 is not None and figures["top1"] <= progress.best_top1):
         return False
     progress.best_step, progress.best_top1 = progress.step, figures["top1"]

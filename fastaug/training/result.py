@@ -5,6 +5,7 @@ from typing import Any
 from fastaug.data.shards.layout import ShardIndex
 from fastaug.provenance import commit, versions
 from fastaug.training.build import Trainer
+from fastaug.training.model_facts import attach_result
 from fastaug.training.timing import peak_memory
 
 HEADLINE = ("top1", "top5", "balanced_top1", "f1_macro", "nll", "ece", "ece_bins", "weights")
@@ -37,6 +38,7 @@ def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
         "commit": commit(),
     }
     trainer.folder.write_json("result.json", result)
+    attach_result(trainer, result)
 
 
 def summarise(trainer: Trainer, test: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from fastaug.data.class_names import some
 from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.training import checkpoint
 from fastaug.training.build import Progress, Trainer
+from fastaug.training.model_facts import FILE, facts_file
 from fastaug.training.policy_files import write_policy
 from fastaug.training.table_files import Table
 
@@ -43,7 +44,7 @@ def save(trainer: Trainer) -> None:
         "skipped_paths": {sample: trainer.parts.name_of(sample) for sample in progress.skipped},
     }
     tables = tables_apart(trainer, state["meta"])
-    checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state, tables)
+    checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state, tables, {FILE: facts_file(trainer)})
     checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
     write_policy(trainer)
     trainer.folder.finished = False

@@ -1,0 +1,104 @@
+"""Classifies image files with the network of a run: the likeliest classes of each by name, on screen or as a table."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastaug.atomic_files import write_atomically
+from fastaug.errors import FastaugError, RecipeError, StorageError, remedy_of
+
+if TYPE_CHECKING:
+    from fastaug.inference.prediction import Predictions
+
+_FORMS = ("csv", "json", "parquet")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="predict", description=__doc__)
+    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or one of its checkpoints/step-*")
+    parser.add_argument("images", type=Path, nargs="+", metavar="FILE|FOLDER", help="images, and folders of images")
+    parser.add_argument("--top-k", type=int, metavar="K", help="classes told of an image (5, or all if there are fewer)")
+    parser.add_argument("--weights", choices=("raw", "ema"), help="default: as the recipe's headline")
+    parser.add_argument("--best", action="store_true", help="the best checkpoint of a run folder, not the last one")
+    parser.add_argument("--tta", type=int, default=0, metavar="A", help="average over A copies under the run's policy")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time (eval.batch_size)")
+    for form in _FORMS:
+        parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"write the predictions as {form} here")
+    arguments = parser.parse_args(argv)
+    for name, lowest in (("top_k", 1), ("batch_size", 1), ("tta", 0)):
+        if (value := getattr(arguments, name)) is not None and value < lowest:
+            parser.error(f"--{name.replace('_', '-')}: {value} must be at least {lowest}")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code, as that of train.py; images that cannot be decoded are named, and do not change it."""
+    arguments = parse(argv)
+    try:
+        predict_files(arguments)
+    except FastaugError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    return 0
+
+
+def predict_files(arguments: argparse.Namespace) -> None:
+    """Finds the images, classifies them, tells and writes; what can be refused is, before the first is read."""
+    from fastaug.data.loose_files import find_images, told
+    from fastaug.inference.prediction import build_predictor, predict
+    from fastaug.inference.prediction_files import FORMS
+
+    wanted = {form: file for form in _FORMS if (file := getattr(arguments, form)) is not None}
+    check_outputs(wanted)
+    images = find_images(arguments.images)
+    predictor = build_predictor(
+        arguments.path,
+        weights=arguments.weights,
+        which="best" if arguments.best else "last",
+        copies=arguments.tta,
+        batch_size=arguments.batch_size,
+    )
+    if predictor.facts.incomplete:
+        print(predictor.facts.incomplete, file=sys.stderr)
+    if images.others:
+        print(f"left out, for images have other endings: {told(images.others)}", file=sys.stderr)
+    found = predict(predictor, images.paths, arguments.top_k)
+    for form, file in wanted.items():
+        try:
+            write_atomically(file, FORMS[form](found))
+        except OSError as error:
+            raise StorageError(f"--{form}: {file} cannot be written: {error}; {remedy_of(error)}") from error
+    tell(found, quiet=bool(wanted))
+
+
+def check_outputs(wanted: dict[str, Path]) -> None:
+    """RecipeError where a file cannot be written as asked, before any work."""
+    from fastaug.inference.prediction_files import check_parquet
+
+    problems = []
+    for form, file in wanted.items():
+        if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+            reason = "is a folder" if file.is_dir() else "is in no folder that can be written to"
+            problems.append(f"--{form}: {file} {reason}; name a file in one that is there")
+    if problems:
+        raise RecipeError(problems)
+    if "parquet" in wanted:
+        check_parquet()
+
+
+def tell(found: "Predictions", quiet: bool) -> None:
+    """A line an image, unless `quiet`; always one for each that cannot be decoded, and how many there were."""
+    from fastaug.data.class_names import shown
+
+    for row, path in enumerate(found.paths):
+        name = shown(os.fsdecode(path))
+        if row in found.damaged:
+            print(f"skipped: damaged image {name}: {found.damaged[row]}", file=sys.stderr)
+        elif not quiet:
+            ranked = zip(found.outputs[row], found.probabilities[row], strict=True)
+            print(f"{name}: " + ", ".join(f"{shown(found.classes[output])} {chance:.4f}" for output, chance in ranked))
+    if quiet:
+        print(f"{len(found.paths) - len(found.damaged)} images classified, {len(found.damaged)} damaged")

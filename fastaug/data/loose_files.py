@@ -1,0 +1,77 @@
+"""Image files without labels, as a person names them: files and folders, in that order, as an index of its own."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastaug.data.class_names import shown, some
+from fastaug.data.folders import EXTENSIONS
+from fastaug.data.image_headers import screen_all
+from fastaug.data.index import Folder, Index, PathTable, Status
+from fastaug.errors import DataError
+
+
+class Found(NamedTuple):
+    """Absolute paths of image files, and how many other files the folders held, by ending."""
+
+    paths: list[bytes]
+    others: Counter[str]
+
+
+def find_images(places: Iterable[Path]) -> Found:
+    """The files named in `places`, whatever their ending, and those below its folders that have one of an image.
+
+    Those of a folder come sorted by path; names with a leading dot are left out. DataError for what is not there, and
+    for a folder without an image.
+    """
+    found = Found([], Counter())
+    for place in places:
+        if place.is_dir():
+            paths = list(_below(os.fsencode(os.path.abspath(place)), found.others))
+            if not paths:
+                others = f"; {told(found.others)} in it" if found.others else ""
+                raise DataError(f"{shown(str(place))}: no image below this folder{others}; name one that holds images")
+            found.paths.extend(sorted(paths))
+        elif place.exists():
+            found.paths.append(os.fsencode(os.path.abspath(place)))
+        else:
+            raise DataError(f"{shown(str(place))}: no such file or folder; name images, or folders that hold some")
+    return found
+
+
+def _below(top: bytes, others: Counter[str]) -> Iterable[bytes]:
+    for folder, names, files in os.walk(top):
+        names[:] = sorted(name for name in names if not name.startswith(b"."))
+        for name in files:
+            if name.startswith(b"."):
+                continue
+            if name.lower().endswith(EXTENSIONS):
+                yield os.path.join(folder, name)
+            else:
+                others[os.fsdecode(os.path.splitext(name)[1].lower()) or "without ending"] += 1
+
+
+def told(others: Counter[str]) -> str:
+    """Counts of files by ending as text."""
+    return some(f"{count} {ending}" for ending, count in others.items())
+
+
+def index_of(paths: Sequence[bytes], classes: tuple[str, ...], exif: str, threads: int) -> Index:
+    """The index of the image files `paths`, ids in their order; labels are 0 and mean nothing, nothing is cached."""
+    headers = screen_all(b"/", paths, exif, threads, "")
+    reasons = {i: header.reason for i, header in enumerate(headers) if header.reason}
+    return Index(
+        root=Path("/"),
+        classes=classes,
+        paths=PathTable.of(list(paths)),
+        labels=np.zeros(len(paths), np.int64),
+        heights=np.array([header.height for header in headers], np.int32),
+        widths=np.array([header.width for header in headers], np.int32),
+        status=np.array([Status.DAMAGED if header.reason else Status.OK for header in headers], np.uint8),
+        folders=np.full(len(paths), Folder.TEST, np.uint8),
+        reasons=reasons,
+    )

@@ -1,0 +1,161 @@
+"""A trained network from a run folder or one of its checkpoints, with its transform and class names: `fastaug.load`."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import clean_state_dict
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from fastaug.errors import RecipeError, StorageError
+from fastaug.nets.model import build_model
+from fastaug.training import checkpoint
+from fastaug.training.model_facts import ModelFacts, Preprocessing, read_facts
+
+Kind = Literal["raw", "ema"]
+Which = Literal["last", "best"]
+_STEMS = {"raw": "model", "ema": "ema"}
+
+
+class LoadedModel(NamedTuple):
+    """A trained network in eval mode, the transform from a PIL image to its input [C, S, S], and its outputs' names."""
+
+    model: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    classes: tuple[str, ...]
+
+
+def load(path: str | os.PathLike[str], *, weights: Kind | None = None, which: Which = "last") -> LoadedModel:
+    """The network of a run folder or of one of its checkpoints: (model, transform, classes).
+
+    `weights`: "raw" or "ema", their moving average; None: those of the recipe's headline (eval.weights). `which`: the
+    "last" or the "best" checkpoint of a run folder. The network has one output for each class: the one of
+    augment.other_class is cut off. StorageError, RecipeError when there is no such network.
+    """
+    found = find_checkpoint(Path(path), which)
+    facts = read_facts(found)
+    return LoadedModel(network_of(found, facts, weights), transform_of(facts.preprocessing), facts.classes)
+
+
+def find_checkpoint(path: Path, which: Which = "last") -> Path:
+    """The checkpoint folder that `path` is, or that `which` names in the run folder `path`; StorageError if none."""
+    if (path / "manifest.json").is_file():
+        return path
+    folder = path / "checkpoints"
+    if not folder.is_dir():
+        raise StorageError(
+            f"{path}: neither a run folder nor a checkpoint of one; name a run folder, or a checkpoints/step-* in it"
+        )
+    last, warnings = checkpoint.latest(folder)
+    if last is None:
+        reason = warnings[0] if warnings else "it has none yet"
+        raise StorageError(f"{path}: no checkpoint can be used: {reason}; train longer, or name another run")
+    if which == "last":
+        return last
+    best = read_facts(last).best_step
+    if best is None:
+        remedy = "take the last one, or train with data.select_fraction or a select/ folder"
+        raise StorageError(f"{path}: has no best checkpoint, for nothing was selected; {remedy}")
+    return folder / checkpoint.name_of(best)
+
+
+def kind_of(facts: ModelFacts, weights: Kind | None) -> Kind:
+    """The weights that are meant: those asked for, or those of the recipe's headline."""
+    kind: Kind = weights or facts.recipe.eval.weights
+    return kind
+
+
+def network_of(path: Path, facts: ModelFacts, weights: Kind | None = None) -> nn.Module:
+    """The network in the checkpoint folder `path`, in eval mode, one output a class, with timm's `pretrained_cfg`."""
+    recipe, kind = facts.recipe, kind_of(facts, weights)
+    network = build_model(untrained(facts).model, len(facts.classes))
+    state = tensors_of(path, kind)
+    own = network.state_dict()
+    if recipe.augment.other_class:
+        heads = _heads(network)
+        state = {name: t[: len(own[name])] if name in own and name.startswith(heads) else t for name, t in state.items()}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        text = f"its weights do not fit {recipe.model.name} with {len(facts.classes)} classes"
+        raise StorageError(f"{path}: {text}: {error}; was the recipe changed by hand?") from error
+    network.pretrained_cfg = pretrained_cfg(network, facts)
+    return network.eval()
+
+
+def untrained(facts: ModelFacts) -> Any:
+    """The recipe without what would fetch or read initial weights, which the checkpoint's replace."""
+    from dataclasses import replace
+
+    model = replace(facts.recipe.model, pretrained=False, initial_checkpoint=None)
+    return replace(facts.recipe, model=model)
+
+
+def tensors_of(path: Path, kind: Kind) -> dict[str, Tensor]:
+    """The weights of one kind in the checkpoint folder `path`; RecipeError where it has no moving average."""
+    file = path / f"{_STEMS[kind]}.safetensors"
+    if kind == "ema" and not file.is_file():
+        raise RecipeError([f"weights: {path} has no moving average (model.ema was off); take raw"])
+    try:
+        return dict(clean_state_dict(load_file(file)))
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{file}: cannot be loaded: {error}; choose another checkpoint") from error
+
+
+def _heads(network: nn.Module) -> tuple[str, ...]:
+    """The beginnings of the names of a timm network's classifier weights."""
+    named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{head}." for head in ([named] if isinstance(named, str) else named))
+
+
+def pretrained_cfg(network: nn.Module, facts: ModelFacts) -> dict[str, Any]:
+    """What timm notes of trained weights, for these: its transforms and loaders then prepare images as they need."""
+    prepared = facts.preprocessing
+    whole = prepared.crop == "whole"
+    before = dict(getattr(network, "pretrained_cfg", {}))
+    stale = {"url", "hf_hub_id", "file", "source", "tag", "license", "origin_url", "paper_name", "paper_ids", "notes"}
+    kept = {key: value for key, value in before.items() if key not in stale and not key.startswith("test_")}
+    return kept | {
+        "num_classes": len(facts.classes),
+        "label_names": facts.classes,
+        "input_size": prepared.input_size,
+        "crop_mode": "squash" if whole else "center",
+        "crop_pct": 1.0 if whole else prepared.crop_pct,
+        "interpolation": prepared.interpolation,
+        "mean": prepared.mean,
+        "std": prepared.std,
+    }
+
+
+class ToPixels(nn.Module):
+    """A PIL image as uint8 [C, H, W], in the channels and the orientation that the network was trained on."""
+
+    def __init__(self, prepared: Preprocessing) -> None:
+        super().__init__()
+        self.mode, self.turn = {1: "L", 3: "RGB"}[prepared.channels], prepared.exif == "apply"
+
+    def forward(self, image: Image.Image) -> Tensor:
+        """uint8 [C, H, W]."""
+        turned = ImageOps.exif_transpose(image) if self.turn else image
+        pixels: Tensor = v2.functional.pil_to_tensor(turned.convert(self.mode))
+        return pixels
+
+
+def transform_of(prepared: Preprocessing) -> v2.Compose:
+    """The transform of evaluation, from a PIL image to the network's input [C, S, S] float32.
+
+    It resizes by the kernel that the loader uses, so pixels are equal wherever Pillow decodes as DALI does: lossless
+    files always do.
+    """
+    side, kernel = prepared.img_size, v2.InterpolationMode(prepared.interpolation)
+    cut: list[nn.Module] = [v2.Resize([side, side], kernel)]
+    if prepared.crop != "whole":
+        cut = [v2.Resize(prepared.short_side, kernel), v2.CenterCrop(side)]
+    numbers = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(prepared.mean), list(prepared.std))]
+    return v2.Compose([ToPixels(prepared), *cut, *numbers])

@@ -1,0 +1,110 @@
+"""What timm's training script leaves beside its checkpoint, made of a run of ours: args.yaml, summary.csv, class_map.txt.
+
+Only arguments that mean the same in timm are given; what has no counterpart there stands in the model card's recipe.
+"""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from fastaug.recipe.strict_yaml import write_yaml
+from fastaug.training.model_facts import ModelFacts
+
+COLUMNS = ("epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr")
+_SAME_SCHEDULES = ("cosine", "step", "multistep")
+
+
+def timm_args(facts: ModelFacts) -> dict[str, Any]:
+    """Arguments of timm's train.py and validate.py by their names."""
+    recipe, prepared = facts.recipe, facts.preprocessing
+    whole = prepared.crop == "whole"
+    model, optim, train = recipe.model, recipe.optim, recipe.train
+    given = {
+        "model": model.name,
+        "num_classes": len(facts.classes),
+        "in_chans": prepared.channels,
+        "input_size": list(prepared.input_size),
+        "crop_pct": 1.0 if whole else prepared.crop_pct,
+        "crop_mode": "squash" if whole else "center",
+        "interpolation": prepared.interpolation,
+        "mean": list(prepared.mean),
+        "std": list(prepared.std),
+        "model_kwargs": dict(model.kwargs),
+        "drop": model.drop,
+        "drop_path": model.drop_path,
+        "model_ema": model.ema,
+        "model_ema_decay": model.ema_decay,
+        "channels_last": model.channels_last,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "opt": optim.opt,
+        "lr": optim.lr,
+        "momentum": optim.momentum,
+        "weight_decay": optim.weight_decay,
+        "warmup_epochs": optim.warmup_epochs,
+        "warmup_lr": optim.warmup_lr,
+        "min_lr": optim.min_lr,
+        "sched": optim.sched if optim.sched in _SAME_SCHEDULES else None,
+        "clip_grad": optim.clip_grad,
+        "aa": recipe.augment.aa,
+        "hflip": recipe.augment.hflip,
+        "mixup": recipe.augment.mixup,
+        "cutmix": recipe.augment.cutmix,
+        "smoothing": recipe.augment.smoothing,
+        "reprob": recipe.augment.reprob,
+        "scale": list(recipe.data.scale),
+        "ratio": list(recipe.data.ratio),
+        "seed": recipe.run.seed,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def args_yaml(facts: ModelFacts) -> bytes:
+    """args.yaml."""
+    return write_yaml(timm_args(facts)).encode()
+
+
+def class_map(facts: ModelFacts) -> bytes:
+    """class_map.txt: the class of each output, a line each; timm alone would count 10 behind 9, not behind 1."""
+    return "".join(f"{name}\n" for name in facts.classes).encode(errors="surrogateescape")
+
+
+def summary_csv(facts: ModelFacts, run: Path | None) -> bytes:
+    """summary.csv: a line an epoch up to the checkpoint, from the log of its run; without one its own epoch alone."""
+    epochs = _of_log(run / "metrics.jsonl", facts) if run is not None else {}
+    if not epochs and facts.figures is not None:
+        epochs = {round(facts.epoch): evaluated(facts.figures)}
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows({"epoch": epoch - 1, **values} for epoch, values in sorted(epochs.items()))  # timm counts from 0
+    return text.getvalue().encode()
+
+
+def evaluated(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures of an evaluation by timm's names, shares in per cent."""
+    return {"eval_loss": figures["nll"], "eval_top1": 100 * figures["top1"], "eval_top5": 100 * figures["top5"]}
+
+
+def _of_log(file: Path, facts: ModelFacts) -> dict[int, dict[str, float]]:
+    """By epoch, from 1: mean training loss, learning rate of its last line, figures of select, or test without it."""
+    if not file.is_file():
+        return {}
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [line for line in lines if line["step"] <= facts.step]
+    epochs: dict[int, dict[str, float]] = {}
+    before, losses = 0, dict[int, tuple[float, int]]()
+    for line in (line for line in lines if line["event"] == "train"):
+        epoch, updates = math.ceil(line["epoch"]), line["step"] - before
+        total, count = losses.get(epoch, (0.0, 0))
+        losses[epoch] = total + updates * line["loss"], count + updates
+        epochs[epoch] = {"train_loss": losses[epoch][0] / losses[epoch][1], "lr": line["lr"]}
+        before = line["step"]
+    split = "select" if any(line["event"] == "select" for line in lines) else "test"
+    weights = facts.recipe.eval.weights  # the last evaluation of a run tells of the others too
+    for line in (line for line in lines if line["event"] == split and line["weights"] == weights):
+        epochs.setdefault(math.ceil(line["epoch"]), {}).update(evaluated(line))
+    return epochs

@@ -116,7 +116,7 @@ def build_network(recipe: Recipe, classes: int, accelerator: Accelerator) -> nn.
     if ":" not in recipe.model.name:  # one from the hub is known only when it is there
         check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
-    return build_model(recipe.model, outputs).to(accelerator.device)
+    return build_model(recipe.model, outputs, recipe.data.channels).to(accelerator.device)
 
 
 def newest_state(run: Path) -> dict[str, Any]:
@@ -135,7 +135,11 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     parts = find_data(recipe, accelerator)
     order = build_order(recipe, accelerator, parts.splits)
     network = build_network(recipe, len(parts.classes), accelerator)
-    hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
+    hidden = (
+        HiddenCutMix(network, recipe.augment, recipe.data.img_size, recipe.data.channels)
+        if recipe.augment.mix_layer
+        else None
+    )
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer, newest_state, console.print)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32

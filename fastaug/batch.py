@@ -8,7 +8,7 @@ from torch import Tensor
 class Batch(NamedTuple):
     """A batch of decoded images and which ones they are.
 
-    `images` [N, S, S, 3] uint8 on the training device; `labels` [N] int64 on the same device; `ids` [N] int64 on the
+    `images` [N, S, S, C] uint8 on the training device; `labels` [N] int64 on the same device; `ids` [N] int64 on the
     host, where keyed draws are made.
     """
 

@@ -79,7 +79,7 @@ class RandomErasing:
         return height, width
 
     def apply(self, images: Tensor, params: Erasing) -> Tensor:
-        """Erases in place in normalised float images [N,3,H,W] and returns them; noise differs between devices."""
+        """Erases in place in normalised float images [N,C,H,W] and returns them; noise differs between devices."""
         return erase(images, params, self.img_size, noise=self.remode == "pixel")
 
 
@@ -108,28 +108,28 @@ class Cutout:
         return Erasing(box, np.zeros((len(box), 1, 3), np.float32), np.zeros(len(box), np.uint64))
 
     def apply(self, images: Tensor, params: Erasing) -> Tensor:
-        """Blanks in place in normalised float images [N,3,H,W] and returns them."""
+        """Blanks in place in normalised float images [N,C,H,W] and returns them."""
         return erase(images, params, self.img_size, noise=False)
 
 
 def erase(images: Tensor, params: Erasing, img_size: tuple[int, int], *, noise: bool) -> Tensor:
-    """Erases in place in normalised float images [N,3,H,W] and returns them.
+    """Erases in place in normalised float images [N,C,H,W] and returns them.
 
     Pixel noise is drawn by torch on the images' device: the same in every batch, but a GPU's differs from
     a CPU's.
     """
     if not images.is_floating_point() or tuple(images.shape[2:]) != img_size:
         found = f"{images.dtype} {tuple(images.shape)}"
-        raise ValueError(f"images must be floating [N,3,H,W] of size {img_size}, found {found}")
+        raise ValueError(f"images must be floating [N,C,H,W] of size {img_size}, found {found}")
     if len(images) != len(params.box):
         raise ValueError(f"{len(images)} images with the parameters of {len(params.box)}")
     values = to_device(torch.from_numpy(params.value).to(images.dtype), images.device)
-    generator = torch.Generator(images.device)
+    generator, channels = torch.Generator(images.device), images.shape[1]
     for i in np.flatnonzero((params.box[..., 1] > params.box[..., 0]).any(1)):
         generator.manual_seed(int(params.seed[i]))
         for j, (top, bottom, left, right) in enumerate(params.box[i].tolist()):
-            fill = values[i, j, :, None, None]
+            fill = values[i, j, :channels, None, None]
             if noise:
-                fill = torch.randn(3, bottom - top, right - left, generator=generator, device=images.device)
+                fill = torch.randn(channels, bottom - top, right - left, generator=generator, device=images.device)
             images[i, :, top:bottom, left:right] = fill
     return images

@@ -21,7 +21,7 @@ class HiddenCutMix:
     lambda is the exact share of its cells.
     """
 
-    def __init__(self, network: nn.Module, augment: Augment, img_size: int) -> None:
+    def __init__(self, network: nn.Module, augment: Augment, img_size: int, channels: int = 3) -> None:
         assert augment.mix_layer is not None
         self._sampling = Sampling(
             hflip=0.0,
@@ -41,15 +41,15 @@ class HiddenCutMix:
             )
         self._name = augment.mix_layer
         names[self._name].register_forward_hook(self._mix)
-        self._measure(network, img_size)
+        self._measure(network, img_size, channels)
 
-    def _measure(self, network: nn.Module, img_size: int) -> None:
+    def _measure(self, network: nn.Module, img_size: int, channels: int) -> None:
         """Learns the size of the feature map from a blank image."""
         device = next(network.parameters()).device
         training = network.training
         network.eval()
         with torch.no_grad():
-            network(torch.zeros(1, 3, img_size, img_size, device=device))
+            network(torch.zeros(1, channels, img_size, img_size, device=device))
         network.train(training)
         if self._size is None:
             raise RecipeError([f"augment.mix_layer: {self._name} was not used in a forward pass"])

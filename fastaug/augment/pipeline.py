@@ -53,7 +53,7 @@ class BatchAugment:
         self.image_weights = image_weights
         self.learned = LearnedEffects() if learned is None else learned
         self.shifts = recipe.data.known_shift != "none" and recipe.data.known_shift_train
-        augment, side = recipe.augment, recipe.data.img_size
+        augment, side, self.channels = recipe.augment, recipe.data.img_size, recipe.data.channels
         self.outputs = classes + augment.other_class  # of the network
         self.views = 1 + augment.copies  # of an image in a batch; the first, where there are more, is not augmented
         self.size = (side, side)
@@ -132,7 +132,7 @@ class BatchAugment:
 
     @torch.no_grad()
     def training(self, batch: Batch, epoch: int) -> tuple[Tensor, SoftTarget]:
-        """Augmented images [N, 3, S, S] `dtype`, channels last, and their targets; nothing of it on a graph."""
+        """Augmented images [N, C, S, S] `dtype`, channels last, and their targets; nothing of it on a graph."""
         view = self._view(batch, epoch, self.sample(batch, epoch), self.learned.rows(batch.ids))
         return self._padded(*self._apply(view, epoch, self.dtype))
 
@@ -222,34 +222,34 @@ class BatchAugment:
             blank = blank._replace(rows=target.rows.new_full((missing, *target.rows.shape[1:]), 1 / self.outputs))
         pairs = zip(target, blank, strict=True)
         joined = (None if a is None or b is None else torch.cat([a, b]) for a, b in pairs)
-        return torch.cat([images, images.new_zeros(missing, 3, *self.size)]), SoftTarget(*joined)  # type: ignore[arg-type]
+        return torch.cat([images, images.new_zeros(missing, self.channels, *self.size)]), SoftTarget(*joined)  # type: ignore[arg-type]
 
     def evaluation(self, batch: Batch) -> Tensor:
-        """Normalised images [N, 3, S, S] float32, channels last, under the recipe's known shift."""
+        """Normalised images [N, C, S, S] float32, channels last, under the recipe's known shift."""
         shifts = self.recipe.data.known_shift != "none"
         return self._normalised(self._shifted(batch.images) if shifts else batch.images, batch, torch.float32)
 
     @torch.no_grad()
     def unaugmented(self, batch: Batch) -> tuple[Tensor, SoftTarget]:
-        """Normalised training images [N, 3, S, S] `dtype`, channels last, as they were decoded; hard targets."""
+        """Normalised training images [N, C, S, S] `dtype`, channels last, as they were decoded; hard targets."""
         images = self._normalised(self._shifted(batch.images) if self.shifts else batch.images, batch, self.dtype)
         return self._padded(images, hard_target(batch.labels))
 
     def _normalised(self, images: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
-        data, params = self.recipe.data, identity_params(len(batch.ids), torch.zeros(3))
+        data, params = self.recipe.data, identity_params(len(batch.ids), torch.zeros(self.channels))
         return crop_mix(images, batch.labels, params, classes=self.classes, mean=data.mean, std=data.std, dtype=dtype)[
             0
         ]
 
     def _shifted(self, images: Tensor) -> Tensor:
-        """uint8 images [N, S, S, 3] under the recipe's known shift, as floats [N, 3, S, S]."""
+        """uint8 images [N, S, S, C] under the recipe's known shift, as floats [N, C, S, S]."""
         return known_shift(images.permute(0, 3, 1, 2) / 255, self.recipe.data.known_shift, self.recipe.data.mean)
 
     def under_policy(self, batch: Batch, epoch: int) -> Tensor:
         """`evaluation` of images under what is learned, as `epoch` draws it, without crop, flip or mixing."""
         if not self.learned.acts_on_images:
             return self.evaluation(batch)
-        params = identity_params(len(batch.ids), torch.zeros(3))
+        params = identity_params(len(batch.ids), torch.zeros(self.channels))
         view = View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), self.learned.rows(batch.ids))
         shifts = self.recipe.data.known_shift != "none"
         images = self._shifted(batch.images) if shifts else batch.images.permute(0, 3, 1, 2) / 255

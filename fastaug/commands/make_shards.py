@@ -8,8 +8,10 @@ import os
 import sys
 from pathlib import Path
 
+from fastaug.data.image_files import Colour, colour_of
 from fastaug.data.shards.layout import Settings
 from fastaug.errors import DataError, FastaugError
+from fastaug.recipe.schema import COLOURS
 
 STOPPED = 75  # as `fastaug train`
 
@@ -25,6 +27,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quality", type=int, metavar="Q", help="of JPEGs that are written (default 90)")
     parser.add_argument("--shard-size", type=int, metavar="IMAGES", help="in a tar file (default 4096, or 500 files)")
     parser.add_argument("--exif", default="ignore", choices=("ignore", "apply"), help="as data.exif (default ignore)")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="as data.table: paths, labels and splits of images")
+    parser.add_argument("--class-level", default="top", choices=("top", "leaf"), help="as data.class_level")
+    parser.add_argument("--class-map", type=Path, metavar="FILE", help="as data.class_map")
+    parser.add_argument("--background", metavar="COLOUR", help="as data.background: white, black or R,G,B")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads")
     arguments = parser.parse_args(argv)
     if (arguments.verify is None) == (arguments.out is None):
@@ -35,11 +41,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         arguments.quality = 90
     try:
         arguments.settings = Settings(
-            arguments.format, arguments.short_side, arguments.quality, arguments.shard_size, arguments.exif
+            arguments.format,
+            arguments.short_side,
+            arguments.quality,
+            arguments.shard_size,
+            arguments.exif,
+            background_of(arguments.background),
         )
     except ValueError as error:
         parser.error(str(error))
     return arguments
+
+
+def background_of(text: str | None) -> Colour | None:
+    """The colour that --background names; ValueError where it is none."""
+    try:
+        return colour_of(None if text is None else COLOURS.get(text) or [int(word) for word in text.split(",")])
+    except ValueError:
+        raise ValueError(f"--background {text}: must be white, black or three numbers of 0 to 255, as 9,9,9") from None
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -60,13 +79,15 @@ def make(arguments: argparse.Namespace) -> None:
     from fastaug.data.build import find_root
     from fastaug.data.class_names import shown
     from fastaug.data.index import load_index
+    from fastaug.data.listing import Listing
     from fastaug.data.shards.layout import is_shard_folder, open_shards
     from fastaug.data.shards.writer import counts, make_shards
 
-    console, root = Console(True), find_root(arguments.root, progress=True)
+    console, root = Console(True), find_root(arguments.root, progress=True, table=arguments.table)
     if is_shard_folder(root):
         raise DataError(f"{root} holds shards already; give the folder of the original images")
-    index = load_index(root, exif=arguments.exif, progress=True)
+    listing = Listing(arguments.table, arguments.class_level, arguments.class_map)
+    index = load_index(root, exif=arguments.exif, progress=True, listing=listing)
     make_shards(index, arguments.out, arguments.settings, workers=arguments.workers, console=console)
     shards = open_shards(arguments.out)
     for id, reason in shards.reasons.items():

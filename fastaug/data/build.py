@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from fastaug.data.class_names import outputs_of
+from fastaug.data.image_files import Colour
 from fastaug.data.index import Index, Status, load_index
+from fastaug.data.listing import USUAL, Listing
 from fastaug.data.loaders.base import Crop, Loader, Loading
 from fastaug.data.loaders.dali import DaliLoader
+from fastaug.data.loaders.grey import GreyLoader
 from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.loaders.shards import RawShardLoader, shard_loader
 from fastaug.data.loaders.synthetic import SyntheticLoader
@@ -129,8 +132,10 @@ class DataParts:
             digest.update(self.index.settings.pixels())
 
 
-def find_root(root: str, progress: bool) -> Path:
-    """The image folder that data.root names; sets in other forms are written as one first."""
+def find_root(root: str, progress: bool, table: Path | None = None) -> Path:
+    """The image folder that data.root names; sets in other forms are written as one first. "": that of the `table`."""
+    if not root and table is not None:
+        return table.parent
     kind, _, source = root.partition(":")
     if source and kind == EMBEDDED:
         return materialize(source, progress=progress)
@@ -139,9 +144,16 @@ def find_root(root: str, progress: bool) -> Path:
     return Path(root)
 
 
-def find_index(root: Path, exif: str, progress: bool) -> Index:
-    """The index of an image folder or of a shard folder."""
-    return open_shards(root, exif) if is_shard_folder(root) else load_index(root, exif=exif, progress=progress)
+def find_index(
+    root: Path, exif: str, progress: bool, listing: Listing = USUAL, background: Colour | None = None
+) -> Index:
+    """The index of an image folder or of a shard folder; DataError where shards were made otherwise."""
+    if not is_shard_folder(root):
+        return load_index(root, exif=exif, progress=progress, listing=listing)
+    if listing != USUAL:
+        text = f"data.root: the shards in {root} have the classes and splits that they were made with"
+        raise DataError(f"{text}; leave data.table, data.class_level and data.class_map to tools/make_shards.py")
+    return open_shards(root, exif, background)
 
 
 def synthetic_parts(images: int, classes: int, tested: int) -> DataParts:
@@ -153,6 +165,11 @@ def synthetic_parts(images: int, classes: int, tested: int) -> DataParts:
 
 def build_loader(parts: DataParts, ids: Ids, crop: Crop, loading: Loading, *, resident: bool = False) -> Loader:
     """The loader of the images `ids`; `resident`: decoded once and kept. DataError when there are none."""
+    loader = _colour_loader(parts, ids, crop, loading, resident)
+    return loader if crop.channels == 3 else GreyLoader(loader)
+
+
+def _colour_loader(parts: DataParts, ids: Ids, crop: Crop, loading: Loading, resident: bool) -> Loader:
     if parts.index is None:
         return SyntheticLoader(len(parts.classes), crop, loading)
     if not len(ids):

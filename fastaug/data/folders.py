@@ -3,7 +3,9 @@
 Layouts: (a) a training folder beside any of those for evaluation, meta step and selection, each holding class folders;
 (b) class folders directly below the root. `_SPLITS` has the names of (a), in any case, alone or with "set", "images" or
 a number behind (`Train`, `test_set`, `val2017`). Splits are never taken for classes: a root that has folders of such
-names and is not of layout (a) is refused. Images are searched at any depth below a class folder, links too.
+names and is not of layout (a) is refused. Images are searched at any depth below a class folder, links too: classes are
+the folders at the top. Where the level "leaf" is asked for, they are the folders that hold images themselves, at any
+depth, named as these. A class map (class_map.py) may rename, join and leave out classes of either kind.
 Ignored: names with a leading dot, files without an image's extension, files outside every class folder and,
 in layout (a), folders of other names beside the training one.
 """
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 
+from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import shown, some
 from fastaug.errors import DataError
 
@@ -80,8 +83,17 @@ class Walk:
         """Names of the visible folders in a folder, sorted."""
         return sorted(os.fsdecode(os.path.basename(path)) for path, folder in self.entries(relative) if folder)
 
-    def images(self, relative: bytes) -> Iterator[bytes]:
-        """Image files at any depth below a class folder; a link back to a folder above is not followed."""
+    def images(self, relative: bytes, *, deep: bool = True) -> Iterator[bytes]:
+        """Image files in a class folder, where `deep` at any depth; a link back to a folder above is not followed."""
+        for _, files in self.tree(relative, deep=deep):
+            for path in files:
+                if path.lower().endswith(EXTENSIONS):
+                    yield path
+                else:
+                    self.left_out[os.fsdecode(os.path.splitext(path)[1].lower())] += 1
+
+    def tree(self, relative: bytes, *, deep: bool = True) -> Iterator[tuple[bytes, list[bytes]]]:
+        """A folder and, where `deep`, those at any depth below it, with the files of images in each, read or not."""
         above = frozenset(self.identity(path) for path in (b"", os.path.dirname(relative)))
         stack = [(relative, above)]
         while stack:
@@ -89,13 +101,13 @@ class Walk:
             identity = self.identity(top)
             if identity in above:
                 continue
+            files = []
             for path, folder in self.entries(top):
-                if folder:
+                if folder and deep:
                     stack.append((path, above | {identity}))
-                elif path.lower().endswith(EXTENSIONS):
-                    yield path
-                elif path.lower().endswith(OTHER_EXTENSIONS):
-                    self.left_out[os.fsdecode(os.path.splitext(path)[1].lower())] += 1
+                elif not folder and path.lower().endswith((*EXTENSIONS, *OTHER_EXTENSIONS)):
+                    files.append(path)
+            yield top, files
 
     def others(self) -> str:
         """How many files there were of each of OTHER_EXTENSIONS, as text."""
@@ -121,10 +133,11 @@ _SPLITS = {
     "select": ("select", "selection"),
 }
 _SPLIT_NAMES = {word: role for role, words in _SPLITS.items() for word in words}
+ROLES = {"train": Folder.TRAIN, "test": Folder.TEST, "meta": Folder.META, "select": Folder.SELECT}
 
 
-def _split_of(name: str) -> str | None:
-    """The key of _SPLITS that a folder's name stands for, None for any other name."""
+def split_of(name: str) -> str | None:
+    """The split that a folder's or a table's word stands for: a key of ROLES or "val"; None for any other word."""
     letters = re.sub(r"[\W\d_]+", "", name.casefold())
     return _SPLIT_NAMES.get(re.sub(r"(?<=.)(set|split|data|images|imgs)$", "", letters))
 
@@ -132,12 +145,12 @@ def _split_of(name: str) -> str | None:
 def layout_of(walk: Walk) -> dict[str, Folder]:
     """The folders that hold class folders, relative to the root, and their roles; the training one first."""
     names = walk.folders(b"")
-    splits = {name: split for name in names if (split := _split_of(name))}
+    splits = {name: split for name in names if (split := split_of(name))}
     if "train" not in splits.values() or len(set(splits.values())) == 1:
         _refuse_hidden_splits(walk, names, splits)
         return {"": Folder.ALL}
     val = Folder.SELECT if "test" in splits.values() else Folder.TEST
-    role_of = {"train": Folder.TRAIN, "val": val, "test": Folder.TEST, "meta": Folder.META, "select": Folder.SELECT}
+    role_of = ROLES | {"val": val}
     roles = {name: role_of[split] for name, split in splits.items()}
     roles = dict(sorted(roles.items(), key=lambda item: item[1] != Folder.TRAIN))
     root = os.fsdecode(walk.root)
@@ -175,18 +188,56 @@ def _refuse_hidden_splits(walk: Walk, names: list[str], splits: dict[str, str]) 
                 )
 
 
-def classes_of(walk: Walk, layout: dict[str, Folder]) -> tuple[str, ...]:
+def images_in_folders(walk: Walk, level: str, names: ClassMap) -> tuple[tuple[str, ...], list[tuple[bytes, int, int]]]:
+    """Classes, and (path relative to the root, label, Folder) of all images, sorted by path; DataError for bad folders.
+
+    `level`: "top" or "leaf", the folders that are classes. `names` gives them other names.
+    """
+    layout = layout_of(walk)
+    folders = {split: class_folders(walk, split, level, names) for split in layout}
+    names.check_met()
+    classes = classes_of(walk, layout, folders)
+    return classes, image_rows(walk, layout, folders, classes, deep=level == "top")
+
+
+def class_folders(walk: Walk, split: str, level: str, names: ClassMap) -> dict[str, list[bytes]]:
+    """Class name -> its folders, relative to the root, of the folder `split` of a layout; counts what the map drops.
+
+    DataError where two folders of the level "leaf" have one name, and the map says nothing of them.
+    """
+    top = os.fsencode(split)
+    found = [os.path.join(top, os.fsencode(name)) for name in walk.folders(top)]
+    if level == "leaf":
+        found = sorted(folder for path in found for folder, files in walk.tree(path) if files)
+    classes: dict[str, list[bytes]] = {}
+    unmapped: dict[str, bytes] = {}
+    for folder in found:
+        below, name = os.fsdecode(os.path.relpath(folder, top or b".")), os.fsdecode(os.path.basename(folder))
+        new = names.of(name, below)
+        if not new:
+            names.left_out[below] += sum(1 for _ in walk.images(folder, deep=level == "top"))
+            continue
+        kept = name not in names and below not in names
+        if kept and (first := unmapped.setdefault(name, folder)) != folder:
+            both = " and ".join(shown(os.fsdecode(path)) for path in (first, folder))
+            text = f"{os.fsdecode(walk.root)}: {both} would both be class {shown(name)}"
+            raise DataError(f"{text}; rename one, or name them in a data.class_map")
+        classes.setdefault(new, []).append(folder)
+    return classes
+
+
+def classes_of(walk: Walk, layout: dict[str, Folder], folders: dict[str, dict[str, list[bytes]]]) -> tuple[str, ...]:
     """The class names: equal in train and evaluation folders; meta and select may lack some, not add any."""
     root = Path(os.fsdecode(walk.root))
     (first, *others) = layout
-    classes = walk.folders(os.fsencode(first))
+    classes = sorted(folders[first])
     if not classes:
         raise DataError(f"{root / first} holds no class folders; put the images of each class into a folder of its own")
     if len(classes) == 1:
-        hint = _hint_for_one(walk, os.path.join(first, classes[0]))
+        hint = _hint_for_one(walk, os.fsdecode(folders[first][classes[0]][0]))
         raise DataError(f"{root / first} holds one class only ({shown(classes[0])}); at least two are needed{hint}")
     for name in others:
-        found = walk.folders(os.fsencode(name))
+        found = list(folders[name])
         extra = set(found) - set(classes)
         missing = set(classes) - set(found) if layout[name] not in _MAY_LACK else set()
         if extra or missing:
@@ -205,24 +256,29 @@ _MAY_LACK = (Folder.META, Folder.SELECT)
 
 def _hint_for_one(walk: Walk, only: str) -> str:
     """What to do about a root whose one class folder, `only`, is no class."""
-    if _split_of(os.path.basename(only)):
+    if split_of(os.path.basename(only)):
         return "; a lone folder of a split: point data.root at it, or add val beside it"
     inside = walk.folders(os.fsencode(only))
     return f"; it holds {len(inside)} folders: if they are the classes, point data.root at it" if inside else ""
 
 
-def image_rows(walk: Walk, layout: dict[str, Folder], classes: tuple[str, ...]) -> list[tuple[bytes, int, int]]:
+def image_rows(
+    walk: Walk,
+    layout: dict[str, Folder],
+    folders: dict[str, dict[str, list[bytes]]],
+    classes: tuple[str, ...],
+    *,
+    deep: bool,
+) -> list[tuple[bytes, int, int]]:
     """(path relative to the root, label, Folder) of every image, sorted by path; warns of images that are not read."""
     rows: list[tuple[bytes, int, int]] = []
     empty: dict[str, Folder] = {}
     for name, role in layout.items():
         for label, label_name in enumerate(classes):
-            relative = os.path.join(os.fsencode(name), os.fsencode(label_name))
-            if not os.path.isdir(os.path.join(walk.root, relative)):
-                continue  # meta and select may lack a class
-            found = [(path, label, int(role)) for path in walk.images(relative)]
-            rows += found
-            empty |= {} if found else {os.fsdecode(relative): role}
+            for folder in folders[name].get(label_name, []):  # meta and select may lack a class
+                found = [(path, label, int(role)) for path in walk.images(folder, deep=deep)]
+                rows += found
+                empty |= {} if found else {os.fsdecode(folder): role}
     root = os.fsdecode(walk.root)
     others = walk.others()
     if empty:

@@ -1,7 +1,8 @@
 """One image file in memory: reading it, who can decode it, and decoding it by Pillow where DALI cannot.
 
 DALI is given only what its own parser accepts, in formats whose decoder survives damaged data: a header that it
-refuses, or a damaged TIFF or JPEG 2000 file, can end the process. What else Pillow opens, Pillow decodes.
+refuses, or a damaged TIFF or JPEG 2000 file, can end the process. What else Pillow opens, Pillow decodes: all images
+with transparency too, where that is to show a background, for DALI drops it.
 """
 
 import io
@@ -9,7 +10,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -22,6 +23,7 @@ from fastaug.errors import MACHINE, DataError
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8]
 Extent = tuple[int, int]  # height, width
+Colour = tuple[int, int, int]  # red, green, blue, 0 to 255
 Stamp = tuple[int, int]  # a file's length and when its bytes changed (ns)
 
 MAX_PIXELS = 178_956_970  # more is a decompression bomb; Pillow's own limit
@@ -76,7 +78,7 @@ def unreadable(path: bytes, error: OSError) -> DamagedImageError | DataError:
     return DamagedImageError(f"cannot be opened: {error.strerror}")
 
 
-def file_for_dali(data: Bytes, exif: str) -> tuple[Bytes, Extent] | None:
+def file_for_dali(data: Bytes, exif: str, background: Colour | None = None) -> tuple[Bytes, Extent] | None:
     """A file as DALI may be given it, and the (height, width) that it decodes to; None where it may not have it.
 
     The parser is the one inside DALI's decoder (nvImageCodec), asked for one file at a time: here it may refuse.
@@ -90,7 +92,18 @@ def file_for_dali(data: Bytes, exif: str) -> tuple[Bytes, Extent] | None:
         return None
     if not 0 < height * width <= MAX_PIXELS:
         return None
+    if background is not None and found.codec_name != "jpeg" and _is_transparent(data):
+        return None
     return (data, (height, width)) if exif == "ignore" else _turned(data, height, width)
+
+
+def _is_transparent(data: Bytes) -> bool:
+    """Whether a file says that pixels of it may be transparent; True too where Pillow does not open it."""
+    try:
+        with _opened(data) as image:
+            return bool(image.has_transparency_data)
+    except DamagedImageError:
+        return True
 
 
 @cache
@@ -140,14 +153,19 @@ def extent_for_pillow(data: Bytes, exif: str) -> Extent:
         return extent_of(image, exif)
 
 
-def decode_by_pillow(data: Bytes, exif: str) -> Pixels:
-    """uint8 [H, W, 3] RGB of a file, its first frame; transparency is dropped. DamagedImageError where Pillow fails."""
+def decode_by_pillow(data: Bytes, exif: str, background: Colour | None = None) -> Pixels:
+    """uint8 [H, W, 3] RGB of a file, its first frame. DamagedImageError where Pillow fails.
+
+    Transparent pixels show the `background`, None: the colour that the file gives them.
+    """
     from PIL import Image
 
     with _opened(data) as image:
         turn = orientation_of(image) if exif == "apply" and image.format != "TIFF" else None  # Pillow turns that itself
         image.load()
-        return _rgb(image.transpose(Image.Transpose(_TRANSPOSITIONS[turn])) if turn in _TRANSPOSITIONS else image)
+        seen_through = background is not None and image.has_transparency_data
+        turned = image.transpose(Image.Transpose(_TRANSPOSITIONS[turn])) if turn in _TRANSPOSITIONS else image
+        return _composited(turned, background) if background is not None and seen_through else _rgb(turned)
 
 
 @contextmanager
@@ -208,6 +226,27 @@ def _checked(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if not (pixels.min(initial=0) >= 0 and pixels.max(initial=0) <= 1):  # nan too
         raise DamagedImageError("floating-point pixels outside [0, 1], whose white is not known; scale them")
     return pixels
+
+
+def _composited(image: Any, background: Colour) -> Pixels:
+    """A transparent image over a colour: (alpha * image + (255 - alpha) * background) / 255, rounded to the nearest."""
+    if image.mode.startswith("I"):  # 16 bits, one value of which is transparent; Pillow's own conversion would clip it
+        clear = np.asarray(image) == image.info.get("transparency")
+        return np.where(clear[..., None], np.array(background, dtype=np.uint8), _rgb(image))
+    rgba = np.asarray(image.convert("RGBA")).astype(np.uint16)  # which holds 255 * 255 + 127
+    alpha = rgba[..., 3:]
+    seen = alpha * rgba[..., :3] + (255 - alpha) * np.array(background, dtype=np.uint16) + 127
+    return (seen // 255).astype(np.uint8)
+
+
+def colour_of(values: Sequence[int] | None) -> Colour | None:
+    """Three numbers as a colour; None stays. ValueError for other numbers than three of 0 to 255."""
+    if values is None:
+        return None
+    red, green, blue = values
+    if not {red, green, blue} <= set(range(256)):
+        raise ValueError(f"{values} is no colour: its numbers must be 0 to 255")
+    return red, green, blue
 
 
 def _rgb(image: Any) -> Pixels:

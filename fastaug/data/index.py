@@ -1,8 +1,9 @@
 """The index: one table per data root, made once; row number = stable id in the set sorted by path bytes.
 
-What is listed: folders.py; what makes an image DAMAGED: image_headers.py.
+What is listed: listing.py; what makes an image DAMAGED: image_headers.py.
 
-The table is cached. Folders are listed anew when the time of one has changed (a file was added, removed or renamed).
+The table is cached. Folders are listed anew when the time of one has changed (a file was added, removed or renamed), a
+table of images or a class map when its bytes have.
 Every use compares length and time of each file with those at its last reading; what differs, or is new, is read.
 """
 
@@ -22,8 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.data.class_names import some
-from fastaug.data.folders import Folder, Walk, classes_of, image_rows, layout_of, stamp
+from fastaug.data.folders import Folder, Walk, stamp
 from fastaug.data.image_headers import screen_all, stamps_of
+from fastaug.data.image_table import refuse_missing
+from fastaug.data.listing import USUAL, Listing, find_images
 from fastaug.errors import DataError
 
 __all__ = [
@@ -111,15 +114,20 @@ class Index:
 
 
 class Seen(NamedTuple):
-    """What a walk saw besides the images: folders with their stamps, and a text of files left out for their endings."""
+    """What a walk saw besides the images: folders with their stamps, and a text of files left out for their endings.
+
+    Of tables and class maps: the digest of their bytes, and a text of the images that a map leaves out.
+    """
 
     folders: dict[bytes, int]
     others: str
+    digest: str = ""
+    unmapped: str = ""
 
-    def current(self, root: Path) -> bool:
-        """Whether every folder is as it was: nothing was added, removed or renamed."""
+    def current(self, root: Path, digest: str) -> bool:
+        """Whether files and every folder are as they were: nothing was added, removed or renamed."""
         top = os.fsencode(root)
-        return all(stamp(os.path.join(top, path)) == at for path, at in self.folders.items())
+        return digest == self.digest and all(stamp(os.path.join(top, path)) == at for path, at in self.folders.items())
 
 
 def cache_dir() -> Path:
@@ -129,10 +137,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastaug"
 
 
-def cache_file(root: Path, exif: str, cache: Path | None = None) -> Path:
+def cache_file(root: Path, exif: str, cache: Path | None = None, listing: Listing = USUAL) -> Path:
     """Where the index of `root` is kept, below `cache` (default cache_dir()/"index")."""
     name = hashlib.sha256(os.fsencode(root.expanduser().resolve())).hexdigest()[:24]
-    return (cache or cache_dir() / "index") / f"{name}-{exif}.npz"
+    other = f"-{hashlib.sha256(os.fsencode(listing.name())).hexdigest()[:16]}" if listing.name() else ""
+    return (cache or cache_dir() / "index") / f"{name}-{exif}{other}.npz"
 
 
 def load_index(
@@ -142,25 +151,30 @@ def load_index(
     cache: Path | None = None,
     threads: int = 8,
     progress: bool = False,
+    listing: Listing = USUAL,
 ) -> Index:
     """The index of `root`, from the cache when nothing changed; DataError when it cannot be trained on.
 
-    exif: "ignore" (extent as stored) or "apply" (orientations 5-8 swap height and width).
+    exif: "ignore" (extent as stored) or "apply" (orientations 5-8 swap height and width). listing: by folders as they
+    are, unless it says otherwise.
     """
+    digest = listing.digest()
     if exif not in ("ignore", "apply"):
         raise ValueError(f"exif = {exif!r}: must be 'ignore' or 'apply'")
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data.root: {root} {found}; set data.root to a folder of class folders")
-    file = cache_file(root, exif, cache)
+    file = cache_file(root, exif, cache, listing)
     before, seen = _read_cache(file, root) or (None, None)
-    listed = before if seen and seen.current(root) else None
+    listed = before if seen and seen.current(root, digest) else None
     if listed is None:
-        walk = Walk(os.fsencode(root))
-        listed, seen = _listed(root, walk), Seen(walk.watch, walk.others())
+        listed, seen = _listed(root, listing, digest)
     assert seen is not None
-    index, changed = _screened(listed, before, exif, threads, progress)
+    stamps = stamps_of(os.fsencode(root), listed.paths, threads)  # before reading: later changes are noticed next time
+    if listing.table is not None and (gone := np.flatnonzero(stamps[:, 0] < 0).tolist()):
+        refuse_missing(listing.table, os.fsencode(root), [listed.paths[i] for i in gone])
+    index, changed = _screened(listed, before, stamps, exif, threads, progress)
     if index is not before:
         _write_cache(file, index, seen)
     if changed:
@@ -169,18 +183,19 @@ def load_index(
     if seen.others:
         text = f"{root}: left out, for images with such endings are not read: {seen.others}; convert them"
         warnings.warn(text, stacklevel=2)
+    if seen.unmapped:
+        warnings.warn(f"data.class_map leaves out {seen.unmapped}", stacklevel=2)
     return index
 
 
-def _listed(root: Path, walk: Walk) -> Index:
-    """The images below `root` by path and label, none of them looked at."""
-    layout = layout_of(walk)
-    classes = classes_of(walk, layout)
-    rows = image_rows(walk, layout, classes)
-    count = len(rows)
-    return Index(
+def _listed(root: Path, listing: Listing, digest: str) -> tuple[Index, Seen]:
+    """The images below `root` by path and label, none of them looked at, and what was seen besides."""
+    walk = Walk(os.fsencode(root))
+    found = find_images(walk, listing)
+    rows, count = found.rows, len(found.rows)
+    index = Index(
         root=root,
-        classes=classes,
+        classes=found.classes,
         paths=PathTable.of([path for path, _, _ in rows]),
         labels=np.array([label for _, label, _ in rows], dtype=np.int64),
         heights=np.zeros(count, np.int32),
@@ -189,15 +204,17 @@ def _listed(root: Path, walk: Walk) -> Index:
         folders=np.array([folder for _, _, folder in rows], dtype=np.uint8),
         reasons={},
     )
+    return index, Seen(walk.watch, walk.others(), digest, found.unmapped)
 
 
-def _screened(listed: Index, before: Index | None, exif: str, threads: int, progress: bool) -> tuple[Index, list[int]]:
+def _screened(
+    listed: Index, before: Index | None, stamps: npt.NDArray[np.int64], exif: str, threads: int, progress: bool
+) -> tuple[Index, list[int]]:
     """The index of what is listed, and the ids of files that were changed since the index `before` was made.
 
     What is in that one and was not changed is not read again; `before` itself where nothing was read.
     """
     top = os.fsencode(listed.root)
-    stamps = stamps_of(top, listed.paths, threads)  # before reading: a change meanwhile is noticed the next time
     row = _rows_in(before, listed)
     known = np.flatnonzero(row >= 0)
     if before is not None and before.stamps is not None:
@@ -270,6 +287,7 @@ def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
 def _write_cache(file: Path, index: Index, seen: Seen) -> None:
     """Replaces the cache file in one step: processes that race write the same table."""
     texts = {"watch": PathTable.of(list(seen.folders)), "others": PathTable.of([seen.others.encode()])}
+    texts["listing"] = PathTable.of([seen.digest.encode(), seen.unmapped.encode(errors="backslashreplace")])
     arrays = to_arrays(index) | text_arrays(texts)
     arrays["watched"] = np.array(list(seen.folders.values()), dtype=np.int64)
     arrays["stamps"] = index.stamps
@@ -294,7 +312,10 @@ def _read_cache(file: Path, root: Path) -> tuple[Index, Seen] | None:
             if int(z["version"]) != VERSION:
                 return None
             watch = dict(zip(_texts(z, "watch"), z["watched"].tolist(), strict=True))
-            return Index(**from_arrays(z, root), stamps=z["stamps"]), Seen(watch, _texts(z, "others")[0].decode())
+            listing = [text.decode() for text in _texts(z, "listing")] if "listing" in z.files else []  # 0.2.0 had none
+            return Index(**from_arrays(z, root), stamps=z["stamps"]), Seen(
+                watch, _texts(z, "others")[0].decode(), *listing
+            )
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
         return None  # absent or broken: it is made anew
 

@@ -41,7 +41,9 @@ class Exported:
     def probe(self, count: int) -> Tensor:
         """`count` normalised images of noise [N, C, S, S], always the same."""
         drawn = np.random.Generator(np.random.Philox(key=count)).random((count, *self.facts.preprocessing.input_size))
-        mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.facts.preprocessing.mean, self.facts.preprocessing.std))
+        mean, std = (
+            torch.tensor(x).view(-1, 1, 1) for x in (self.facts.preprocessing.mean, self.facts.preprocessing.std)
+        )
         return (torch.from_numpy(drawn).float() - mean) / std
 
     def notes(self) -> dict[str, str]:
@@ -94,7 +96,9 @@ def check_forms(forms: list[str], facts: ModelFacts) -> None:
     problems = []
     own = sorted({"hub", "timm"} & set(forms))
     if facts.recipe.model.stem != "default" and own:
-        text = f"--to {' '.join(own)}: timm has no {facts.recipe.model.name} with model.stem = {facts.recipe.model.stem}"
+        text = (
+            f"--to {' '.join(own)}: timm has no {facts.recipe.model.name} with model.stem = {facts.recipe.model.stem}"
+        )
         problems.append(f"{text}, so it could not load it; take onnx or torch, or fastaug.load")
     missing = [name for name in ONNX_NEEDS if find_spec(name) is None] if "onnx" in forms else []
     if missing:

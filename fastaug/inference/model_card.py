@@ -57,7 +57,14 @@ def _result(exported: Exported) -> list[str]:
         return ["## Result\n", f"Not known for these weights ({exported.weights}) at this update.\n"]
     split = figures.get("split", "test")
     rows = [f"| {name} | {figures[name]:.4f} |" for name in _FIGURES if name in figures]
-    return ["## Result\n", f"On the {split} split, {exported.weights} weights:\n", "| figure | value |", "|---|---|", *rows, ""]
+    return [
+        "## Result\n",
+        f"On the {split} split, {exported.weights} weights:\n",
+        "| figure | value |",
+        "|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _how_to_load(exported: Exported, forms: list[str]) -> list[str]:

@@ -79,7 +79,9 @@ def network_of(path: Path, facts: ModelFacts, weights: Kind | None = None) -> nn
     own = network.state_dict()
     if recipe.augment.other_class:
         heads = _heads(network)
-        state = {name: t[: len(own[name])] if name in own and name.startswith(heads) else t for name, t in state.items()}
+        state = {
+            name: t[: len(own[name])] if name in own and name.startswith(heads) else t for name, t in state.items()
+        }
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

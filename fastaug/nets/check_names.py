@@ -47,17 +47,20 @@ def _check_network(recipe: Recipe) -> None:
 
 def _check_initial_weights(recipe: Recipe) -> None:
     if recipe.model.initial_checkpoint is not None:
-        initial_weights(_on_meta(replace(recipe.model, stem="default"), CLASSES), recipe.model.initial_checkpoint)
+        initial_weights(
+            _on_meta(replace(recipe.model, stem="default"), CLASSES, recipe.data.channels),
+            recipe.model.initial_checkpoint,
+        )
 
 
 def check_shapes(recipe: Recipe, outputs: int) -> nn.Module:
     """The network without weights, on the meta device, when images of the sizes of the recipe go through it."""
-    network = _on_meta(recipe.model, outputs)
+    network = _on_meta(recipe.model, outputs, recipe.data.channels)
     for side in dict.fromkeys([recipe.data.img_size, recipe.eval.img_size or recipe.data.img_size]):
-        check_pass(network, recipe.model, side, outputs)
+        check_pass(network, recipe.model, side, outputs, recipe.data.channels)
     return network
 
 
-def _on_meta(model: Model, outputs: int) -> nn.Module:
+def _on_meta(model: Model, outputs: int, channels: int) -> nn.Module:
     with torch.device("meta"):
-        return build_model(replace(model, pretrained=False, initial_checkpoint=None), outputs)
+        return build_model(replace(model, pretrained=False, initial_checkpoint=None), outputs, channels)

@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import load_state_dict
+from timm.models import adapt_input_conv, load_state_dict
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -20,11 +20,15 @@ _UNREADABLE = (
 )
 
 
-def build_model(model: Model, num_classes: int) -> nn.Module:
-    """A timm model with `num_classes` outputs; RecipeError names a wrong name, argument or file."""
+def build_model(model: Model, num_classes: int, channels: int = 3) -> nn.Module:
+    """A timm model of images with `channels` and `num_classes` outputs; RecipeError names a wrong name or file.
+
+    Weights of another number of input channels are adapted as timm does.
+    """
     kwargs = dict(model.kwargs)
     # Passed only when set: not every network takes them.
     kwargs |= {k: v for k, v in (("drop_rate", model.drop), ("drop_path_rate", model.drop_path)) if v}
+    kwargs |= {} if channels == 3 else {"in_chans": channels}
     try:
         network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
@@ -59,6 +63,9 @@ def initial_weights(network: nn.Module, file: str) -> dict[str, Tensor]:
     own = network.state_dict()
     heads = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
     heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+    for name in _first_convolutions(network):
+        if (found := weights.get(name)) is not None and found.ndim == 4 and found.shape[1] == 3 != own[name].shape[1]:
+            weights[name] = adapt_input_conv(own[name].shape[1], found)
     wrong = [name for name in own if getattr(weights.get(name), "shape", None) != own[name].shape]
     lost = [name for name in wrong if not name.startswith(heads)]
     if lost:
@@ -67,20 +74,27 @@ def initial_weights(network: nn.Module, file: str) -> dict[str, Tensor]:
     return {name: weights[name] for name in own if name not in wrong}
 
 
-def check_pass(network: nn.Module, model: Model, img_size: int, classes: int) -> None:
+def _first_convolutions(network: nn.Module) -> list[str]:
+    """The names of the weights that see the image, as timm names the layers."""
+    first = getattr(network, "pretrained_cfg", {}).get("first_conv") or ()
+    return [f"{name}.weight" for name in ([first] if isinstance(first, str) else first)]
+
+
+def check_pass(network: nn.Module, model: Model, img_size: int, classes: int, channels: int = 3) -> None:
     """RecipeError unless images of `img_size` give `classes` outputs; `network` is on the meta device: costs no memory.
 
     A network that looks at values, which a meta tensor has not, cannot be judged so, and passes.
     """
     try:
         with torch.no_grad():
-            found = network(torch.zeros(SMALLEST_BATCH, 3, img_size, img_size, device="meta"))
+            found = network(torch.zeros(SMALLEST_BATCH, channels, img_size, img_size, device="meta"))
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
             return
         given = f"model.kwargs: with {model.kwargs}, {model.name}" if model.kwargs else f"data.img_size: {model.name}"
         reason = " ".join(str(error).split())
-        text = f"{given} does not take RGB images of {img_size} x {img_size} pixels ({reason})"
+        kind = "RGB" if channels == 3 else f"{channels}-channel"
+        text = f"{given} does not take {kind} images of {img_size} x {img_size} pixels ({reason})"
         raise RecipeError([f"{text}; change data.img_size, eval.img_size or model.kwargs"]) from error
     shape = list(getattr(found, "shape", ()))
     if shape != [SMALLEST_BATCH, classes]:

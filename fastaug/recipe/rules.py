@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fastaug.recipe.meta_rules import META_NEEDS, META_RULES, Need, has_policy
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import IMAGE_PARTS, Recipe
 
-_KEYS_OF_OURS = {"checkpoint_path", "pretrained", "num_classes"}
+_KEYS_OF_OURS = {"checkpoint_path", "pretrained", "num_classes", "in_chans"}
 
 
 def is_on_hub(name: str) -> bool:
@@ -23,8 +23,30 @@ def _changes_copies(recipe: Recipe) -> bool:
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
 _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
-        lambda r: not r.data.root and r.data.loader != "synthetic",
+        lambda r: not r.data.root and r.data.table is None and r.data.loader != "synthetic",
         "data.root: not set; name a folder of images or embedded:mnist5k",
+    ),
+    (
+        lambda r: r.data.loader == "synthetic" and (r.data.table is not None or r.data.class_map is not None),
+        "data.table: data.loader=synthetic reads no images; leave data.table and data.class_map out",
+    ),
+    (
+        lambda r: r.data.table is not None and r.data.class_level != "top",
+        "data.class_level: {r.data.class_level} is about folders, and data.table names the classes; leave it out",
+    ),
+    (
+        lambda r: {len(r.data.mean), len(r.data.std)} != {r.data.channels},
+        "data.mean: {r.data.mean} and data.std = {r.data.std} must have a number for each of data.channels = "
+        "{r.data.channels}; grey ImageNet has data.mean=[0.459] data.std=[0.226]",
+    ),
+    (
+        lambda r: r.data.channels != 3 and r.eval.tta > 0,
+        "eval.tta: its policies are for colours, and data.channels = {r.data.channels}; set one to its default",
+    ),
+    (
+        lambda r: r.data.channels != 3 and (bool({*IMAGE_PARTS} & {*r.meta.learn}) or r.meta.reuse is not None),
+        "data.channels: learned operations on images have colours; set it to 3, or leave out of meta.learn and "
+        "meta.reuse what changes images",
     ),
     (
         lambda r: bool(r.data.root) and r.data.loader == "synthetic",
@@ -109,7 +131,8 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: bool(_KEYS_OF_OURS & r.model.kwargs.keys()),
         "model.kwargs: {r.model.kwargs} has arguments that are set otherwise; leave out checkpoint_path (it is "
-        "model.initial_checkpoint), pretrained (model.pretrained), num_classes (follows from the data)",
+        "model.initial_checkpoint), pretrained (model.pretrained), in_chans (data.channels), num_classes (follows from "
+        "the data)",
     ),
     (
         lambda r: r.eval.weights == "ema" and not r.model.ema,

@@ -9,7 +9,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from fastaug.recipe.policy_names import parse_policy
@@ -31,6 +31,7 @@ IMAGE_PARTS = ("policy", "augmenter", "sample_policy")  # those that change imag
 UNLEARNED_KEYS = ("reuse", "frozen", "train_weight")  # keys of meta that act where nothing is learned
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
+COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}  # names of data.background
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
 EXPONENTS = (0.25, 16.0)  # bounds of a learned augment.soften_k
 LARGEST_SMOOTHING = 0.5  # bound of a learned augment.smoothing
@@ -69,6 +70,20 @@ def _checked_text(text: str) -> str:
     return text
 
 
+def _named_colour(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in COLOURS:
+        raise ValueError(f"{value[:60]!r} is no colour known; write white, black or [red, green, blue], 0 to 255 each")
+    return list(COLOURS[value])
+
+
+def _checked_channels(channels: int) -> int:
+    if channels not in (1, 3):
+        raise ValueError(f"{channels} channels cannot be read; make images of 3, or of 1 (grey)")
+    return channels
+
+
 def _checked_part(name: str) -> str:
     if name not in META_PARTS and not is_outside_part(name):
         raise ValueError(f"{name!r} is not one of {', '.join(META_PARTS)}, nor of the form module:Class")
@@ -88,6 +103,7 @@ PositiveShare = Annotated[float, Field(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 BatchSize = Annotated[int, Field(ge=SMALLEST_BATCH, le=2**20)]
+Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]  # red, green, blue
 Loss = Literal["ce", "kl", "symmetric_kl", "focal", "bce", "gce"]
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -127,6 +143,15 @@ class Data:
     """The images: where they are, how they are split, decoded and cropped."""
 
     root: Text = key("", "folder of images, or a set: embedded:mnist5k, cifar10:FOLDER, also cifar100, mnist, svhn")
+    table: Text | None = key(
+        None, "CSV, TSV or parquet file of path, label and split, in place of class folders; see docs/data.md"
+    )
+    class_level: Literal["top", "leaf"] = key(
+        "top", "folders that are classes: the topmost, with all below them, or each that holds images itself"
+    )
+    class_map: Text | None = key(
+        None, "CSV, TSV or parquet file of name and class: other classes for folders or labels; empty: left out"
+    )
     loader: Literal["dali", "resident", "synthetic"] = key(
         "dali", "dali: from encoded files; resident: decoded once and kept in memory; synthetic: random, to measure"
     )
@@ -140,10 +165,16 @@ class Data:
     )
     interpolation: Literal["bilinear", "bicubic"] = key("bilinear", "how images are resized")
     crop_pct: Annotated[float, Field(ge=0.1, le=1)] = key(0.875, "evaluation: img_size / short side after resizing")
-    mean: Annotated[list[Annotated[float, Field(ge=-1e3, le=1e3)]], Field(min_length=3, max_length=3)] = key(
+    channels: Annotated[int, AfterValidator(_checked_channels)] = key(
+        3, "channels of the network's input: 3, or 1 (grey)"
+    )
+    background: Annotated[Colour | None, BeforeValidator(_named_colour)] = key(
+        None, "colour behind transparent pixels: white, black or [red, green, blue]; null: transparency is dropped"
+    )
+    mean: Annotated[list[Annotated[float, Field(ge=-1e3, le=1e3)]], Field(min_length=1, max_length=3)] = key(
         [0.485, 0.456, 0.406], "mean of each channel (pixels in [0, 1]), subtracted from the images"
     )
-    std: Annotated[list[Annotated[float, Field(ge=1e-6, le=1e6)]], Field(min_length=3, max_length=3)] = key(
+    std: Annotated[list[Annotated[float, Field(ge=1e-6, le=1e6)]], Field(min_length=1, max_length=3)] = key(
         [0.229, 0.224, 0.225], "standard deviation of each channel, by which the images are divided"
     )
     exif: Literal["ignore", "apply"] = key("ignore", "the rotation that a JPEG notes; timm and torchvision ignore it")
@@ -495,6 +526,15 @@ class Recipe:
 
 # Keys that may differ when a run is continued: they change how it runs, not what it computes.
 RESUMABLE = {
-    *("run.dir", "data.root", "run.log_every", "run.checkpoint_every", "run.keep", "run.log_ids", "run.trackers"),
+    *(
+        "run.dir",
+        "data.root",
+        "data.table",
+        "run.log_every",
+        "run.checkpoint_every",
+        "run.keep",
+        "run.log_ids",
+        "run.trackers",
+    ),
     *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size", "eval.tta"),
 }

@@ -132,9 +132,9 @@ def softening_curve(image: Tensor, fill: Tensor) -> Image.Image:
 
 
 def displayed(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised images [N,3,H,W] as uint8 [N,H,W,3] in host memory; values beyond black and white are cut."""
+    """Normalised images [N,C,H,W] as uint8 [N,H,W,3] in host memory; values beyond black and white are cut."""
     values = images.detach().float().cpu().permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)
-    return (values * 255).round().clamp(0, 255).to(torch.uint8)
+    return (values * 255).round().clamp(0, 255).to(torch.uint8).expand(-1, -1, -1, 3)
 
 
 def augmented_grid(
@@ -159,7 +159,7 @@ def augmented_grid(
     parts = (None if part is None else part.detach().cpu()[rows] for part in target)
     results = displayed(inputs[rows[:images].to(inputs.device)], data.mean, data.std)
     on_host = SoftTarget(*parts)  # type: ignore[arg-type]
-    return batch_grid(batch.images.cpu()[rows], results, params, on_host, names, batch.ids[rows])
+    return batch_grid(batch.images.cpu()[rows].expand(-1, -1, -1, 3), results, params, on_host, names, batch.ids[rows])
 
 
 # ---- drawing ----

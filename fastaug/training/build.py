@@ -118,7 +118,7 @@ def build_network(recipe: Recipe, classes: int, accelerator: Accelerator) -> nn.
     if ":" not in recipe.model.name:  # one from the hub is known only when it is there
         check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
-    return build_model(recipe.model, outputs).to(accelerator.device)
+    return build_model(recipe.model, outputs, recipe.data.channels).to(accelerator.device)
 
 
 def newest_state(run: Path) -> dict[str, Any]:
@@ -139,7 +139,11 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     adjustment = build_adjustment(recipe, parts, accelerator.device)
     losses = sample_losses(recipe.augment, adjustment)
     network = build_network(recipe, len(parts.classes), accelerator)
-    hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
+    hidden = (
+        HiddenCutMix(network, recipe.augment, recipe.data.img_size, recipe.data.channels)
+        if recipe.augment.mix_layer
+        else None
+    )
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer, newest_state, console.print)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32

@@ -15,7 +15,9 @@ from accelerate import Accelerator
 from fastaug.augment.fixed.base import Policy
 from fastaug.augment.fixed.build import build_policy
 from fastaug.data.build import DataParts, build_loader, find_index, find_root, synthetic_parts
+from fastaug.data.image_files import colour_of
 from fastaug.data.label_files import with_labels
+from fastaug.data.listing import Listing
 from fastaug.data.loaders.base import Crop, Loader, Loading
 from fastaug.data.planting import planted_labels
 from fastaug.data.sampler import Ids, Order
@@ -39,7 +41,9 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
         return synthetic_parts(data.synthetic_images, data.synthetic_classes, tested=recipe.eval.batch_size)
     with local_main_process_first(accelerator):
         main = accelerator.is_main_process
-        index = find_index(find_root(data.root, main), data.exif, main)
+        listing = build_listing(recipe)
+        root = find_root(data.root, main, listing.table)
+        index = find_index(root, data.exif, main, listing, colour_of(data.background))
     splits = make_splits(
         index,
         seed=data.split_seed,
@@ -54,6 +58,13 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     parts = planted_parts(recipe, DataParts(index.classes, splits, index, given))
     check_same_data(recipe, accelerator, parts)
     return parts.with_meta() if recipe.meta.acts_frozen else parts
+
+
+def build_listing(recipe: Recipe) -> Listing:
+    """How the recipe has images listed: by folders, or by a table."""
+    data = recipe.data
+    table, class_map = (None if file is None else Path(file) for file in (data.table, data.class_map))
+    return Listing(table, data.class_level, class_map)
 
 
 def planted_parts(recipe: Recipe, parts: DataParts) -> DataParts:
@@ -152,6 +163,8 @@ def build_crop(recipe: Recipe, kind: str, side: int) -> Crop:
         crop_pct=data.crop_pct,
         interpolation=data.interpolation,
         exif=data.exif,
+        background=colour_of(data.background),
+        channels=data.channels,
     )
 
 

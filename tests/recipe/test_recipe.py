@@ -85,7 +85,9 @@ BAD: dict[str, tuple[str, list[str], str]] = {
     "overflow": (GOOD + "optim: {lr: 1e999}", [], "optim.lr: inf is not a finite number"),
     "nan in a list": ("data: {root: x, mean: [0, .nan, 0]}", [], "data.mean: nan is not a finite number"),
     "nan without other limits": (GOOD, ["data.mean=[0, 0, .inf]"], "data.mean: inf is not a finite number"),
-    "too few": ("data: {root: x, mean: [0.5]}", [], "data.mean: [0.5] must have 3 numbers"),
+    "too few": ("data: {root: x, scale: [0.5]}", [], "data.scale: [0.5] must have 2 numbers"),
+    "no channels": (GOOD, ["data.channels=2"], "data.channels: 2 channels cannot be read; make images of 3, or of 1"),
+    "no colour": (GOOD, ["data.background=grey"], "data.background: "),
     "too large a seed": (GOOD, [f"run.seed={2**63}"], f"run.seed: {2**63} must be at most {2**63 - 1}"),
     "choice": ("data: {root: x, loader: dalli}", [], "data.loader: 'dalli' is not one of dali, resident, synthetic"),
     "choice in a list": (
@@ -131,6 +133,8 @@ def test_a_bad_recipe_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     assert message in found
     assert "\n" not in found
 
+
+GREY = ["data.channels=1", "data.mean=[0.5]", "data.std=[0.5]"]
 
 # Each rule that joins keys: overrides that break it and nothing else, and the key that must be named.
 BROKEN_RULES: dict[str, tuple[list[str], str]] = {
@@ -237,6 +241,20 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     "class weights undone": (
         ["augment.class_weight=[1,2]", "augment.trim=0.1"],
         "augment.class_weight: augment.trim, augment.published_weighting and train.plain_step undo",
+    ),
+    "images of nothing": (
+        ["data.root=''", "data.loader=synthetic", "data.table=t.csv"],
+        "data.table: data.loader=synthetic reads no images",
+    ),
+    "folders of a table": (
+        ["data.table=t.csv", "data.class_level=leaf"],
+        "data.class_level: leaf is about folders, and data.table names the classes",
+    ),
+    "means of other channels": (["data.channels=1"], "data.mean: [0.485, 0.456, 0.406] and data.std = [0.229"),
+    "copies of grey": ([*GREY, "eval.tta=2", "augment.aa=ra-n2-m9"], "eval.tta: its policies are for colours"),
+    "colours of grey": (
+        [*GREY, "meta.learn=[policy]", "data.meta_fraction=0.1"],
+        "data.channels: learned operations on images have colours",
     ),
     "copies of nothing": (["eval.tta=8"], "eval.tta: 8 copies would all be the image itself"),
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastaug.batch import Batch
 from fastaug.data import crop_windows as windows
 from fastaug.data.crop_windows import Ints, Windows
+from fastaug.data.image_files import Colour
 from fastaug.data.loaders.cpu_resize import needed
 from fastaug.data.sampler import Request
 from fastaug.seeding import Key, Stream
@@ -56,6 +57,7 @@ class Crop:
 
     `kind`: "rrc" (random resized crop), "center" or "whole". `scale` and `ratio` are those of random crops, `crop_pct`
     that of central ones (side / short side after resizing). `exif`: "ignore" or "apply", as the index was made.
+    `background`: RGB behind transparent pixels, None: the colour that the file gives them. `channels`: 3, or 1 (grey).
     """
 
     kind: str
@@ -66,6 +68,8 @@ class Crop:
     crop_pct: float = 0.875
     interpolation: str = "bilinear"
     exif: str = "ignore"
+    background: Colour | None = None
+    channels: int = 3
 
     def windows(self, request: Request, heights: Ints, widths: Ints) -> Windows:
         """The windows of a request's images, whose sizes are `heights` and `widths` [N]."""

@@ -160,7 +160,7 @@ class Feed:
             return None
         try:
             data = self._encoded(sample) if self._encoded else self._read(sample)
-            if sample not in self.refused and (fit := file_for_dali(data, self.crop.exif)):
+            if sample not in self.refused and (fit := file_for_dali(data, self.crop.exif, self.crop.background)):
                 return _Opened(*fit, for_dali=True)
             return _Opened(data, extent_for_pillow(data, self.crop.exif), for_dali=False)
         except DamagedImageError as error:
@@ -171,7 +171,8 @@ class Feed:
         """The window of an image by Pillow; None where it is damaged. A copy: the whole image may be large."""
         top, left, height, width = task.windows.window[row].tolist()
         try:
-            window = decode_by_pillow(task.sources[row], self.crop.exif)[top : top + height, left : left + width].copy()
+            image = decode_by_pillow(task.sources[row], self.crop.exif, self.crop.background)
+            window = image[top : top + height, left : left + width].copy()
             if window.shape == (height, width, 3):
                 return window
             raise DamagedImageError("truncated or corrupt: of another size than its header says")

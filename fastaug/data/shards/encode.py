@@ -10,7 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastaug.data.image_files import Bytes, DamagedImageError, decode_by_pillow, file_for_dali, read_image_file
+from fastaug.data.image_files import (
+    Bytes,
+    Colour,
+    DamagedImageError,
+    decode_by_pillow,
+    file_for_dali,
+    read_image_file,
+)
 from fastaug.data.index import Index, Status
 from fastaug.data.shards.layout import Settings
 
@@ -53,7 +60,7 @@ class Preparer:
 
     def _decoder(self) -> "Decoder":
         if not hasattr(self._local, "decoder"):
-            self._local.decoder = Decoder(self.settings.exif)
+            self._local.decoder = Decoder(self.settings.exif, self.settings.background)
         decoder: Decoder = self._local.decoder
         return decoder
 
@@ -113,13 +120,13 @@ def _npy_header(height: int, width: int) -> bytes:
 class Decoder:
     """Decodes files in memory to uint8 [H, W, 3] RGB as the loaders do; for one thread."""
 
-    def __init__(self, exif: str) -> None:
-        self.exif = exif
+    def __init__(self, exif: str, background: Colour | None = None) -> None:
+        self.exif, self.background = exif, background
         self._pipeline = _build(exif, BATCH)
 
     def decode(self, files: list[Bytes]) -> list[Bytes | str]:
         """Each file's image, or why it cannot be decoded; BATCH files at most."""
-        fit = [file_for_dali(file, self.exif) for file in files]
+        fit = [file_for_dali(file, self.exif, self.background) for file in files]
         images = iter(self._by_dali([one[0] for one in fit if one]))
         return [next(images) if one else self._by_pillow(file) for file, one in zip(files, fit, strict=True)]
 
@@ -141,7 +148,7 @@ class Decoder:
 
     def _by_pillow(self, file: Bytes) -> Bytes | str:
         try:
-            return decode_by_pillow(file, self.exif)
+            return decode_by_pillow(file, self.exif, self.background)
         except DamagedImageError as error:
             return str(error)
 

@@ -9,14 +9,14 @@ import json
 import os
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.data.image_files import MAX_PIXELS
+from fastaug.data.image_files import MAX_PIXELS, Colour, colour_of
 from fastaug.data.index import COLUMNS, Folder, Index, Status, from_arrays
 from fastaug.data.shards.files import AGAIN, ShardFiles
 from fastaug.errors import DataError
@@ -39,6 +39,7 @@ class Settings:
     quality: int | None
     shard_size: int | None
     exif: str  # as data.exif
+    background: Colour | None = None  # as data.background
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -52,7 +53,8 @@ class Settings:
 
     def pixels(self) -> bytes:
         """What tells the pixels of two shard folders of the same source apart."""
-        return repr((self.format, self.short_side, self.quality, self.exif)).encode()
+        seen = () if self.background is None else (self.background,)
+        return repr((self.format, self.short_side, self.quality, self.exif, *seen)).encode()
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def read_manifest(root: Path) -> Manifest:
         if values["version"] != VERSION:
             raise DataError(f"{file}: version {values['version']}, this program reads {VERSION}; make the shards again")
         settings, source = Settings(**values["settings"]), Source(**values["source"])
+        if settings.background is not None:
+            settings = replace(settings, background=colour_of(settings.background))
         shards = tuple(Shard(**shard) for shard in values["shards"])
         if any(Path(shard.name).name != shard.name or not shard.name.isprintable() for shard in shards):
             raise ValueError("a name of a file elsewhere, or that no file has")
@@ -149,10 +153,11 @@ class ShardIndex(Index):
         return rows.reshape(height, across, 3)[:, left : left + width]
 
 
-def open_shards(root: str | Path, exif: str | None = None) -> ShardIndex:
-    """The index of a finished shard folder; DataError when a file is missing, of another size, or not as data.exif.
+def open_shards(root: str | Path, exif: str | None = None, background: Colour | None = None) -> ShardIndex:
+    """The index of a finished shard folder; DataError when a file is missing, of another size, or made otherwise.
 
-    Sizes are checked here, contents by writer.verify.
+    With `exif` as data.exif and data.background; None: whatever they were made with. Sizes are checked here, contents
+    by writer.verify.
     """
     root = Path(root).expanduser().resolve()
     manifest = read_manifest(root)
@@ -161,6 +166,10 @@ def open_shards(root: str | Path, exif: str | None = None) -> ShardIndex:
     made = manifest.settings.exif
     if exif not in (None, made):
         raise DataError(f"data.root: {root} was made with --exif {made}; set data.exif={made}, or make it again")
+    if exif is not None and background != (behind := manifest.settings.background):
+        text = "without a background" if behind is None else f"on the background {list(behind)}"
+        remedy = f"set data.background={'null' if behind is None else list(behind)}, or make it again"
+        raise DataError(f"data.root: {root} was made {text}; {remedy}")
     table = read_table(root, manifest)
     sizes = {shard.name: shard.bytes for shard in manifest.shards}
     files = ShardFiles(root, sizes, mapped=manifest.settings.format == "raw")

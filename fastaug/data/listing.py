@@ -1,0 +1,53 @@
+"""The listing of a data root: which files are images of which class and split, by folders or by a table."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fastaug.data.class_map import KEY, ClassMap
+from fastaug.data.folders import Walk, images_in_folders
+from fastaug.data.image_table import KEY as TABLE
+from fastaug.data.image_table import table_rows
+from fastaug.data.sheets import digest_of
+
+
+@dataclass(frozen=True)
+class Listing:
+    """How images are listed: by the file `table`, else by folders; `class_level` and `class_map` as in the recipe."""
+
+    table: Path | None = None
+    class_level: str = "top"
+    class_map: Path | None = None
+
+    def name(self) -> str:
+        """What tells listings of one root apart; "" for the usual one."""
+        if self == USUAL:
+            return ""
+        files = (None if file is None else str(file.expanduser().resolve()) for file in (self.table, self.class_map))
+        return repr((*files, self.class_level))
+
+    def digest(self) -> str:
+        """What changes with the bytes of the files that are read besides folders; DataError where one cannot be."""
+        files = ((self.table, TABLE), (self.class_map, KEY))
+        return " ".join(digest_of(file, key) for file, key in files if file is not None)
+
+
+USUAL = Listing()  # class folders, the topmost, under their own names
+
+
+class Found(NamedTuple):
+    """What was listed: classes, rows (path, label, Folder) sorted by path, and a text of images left out by the map."""
+
+    classes: tuple[str, ...]
+    rows: list[tuple[bytes, int, int]]
+    unmapped: str
+
+
+def find_images(walk: Walk, listing: Listing) -> Found:
+    """The images below the root of `walk`; DataError when they cannot be trained on."""
+    names = ClassMap(listing.class_map)
+    if listing.table is not None:
+        classes, rows = table_rows(listing.table, walk.root, names)
+    else:
+        classes, rows = images_in_folders(walk, listing.class_level, names)
+    return Found(classes, rows, names.said())

@@ -30,7 +30,7 @@ MAY_IMPORT = {  # from the bottom of the house to the top: a room knows only roo
     "data": "seeding errors batch atomic_files console",
     "augment": "ops targets seeding errors batch recipe",
     "hypergrad": "targets",
-    "nets": "errors recipe",
+    "nets": "errors recipe atomic_files",
     "meta": "hypergrad augment data recipe targets losses distributed seeding errors batch",
     "evaluation": ALL_BEFORE,
     "reports": ALL_BEFORE,

@@ -9,7 +9,8 @@ from timm.optim import list_optimizers
 from torch import nn
 
 from fastaug.errors import RecipeError
-from fastaug.nets.model import build_model, check_pass, initial_weights
+from fastaug.nets.initial_weights import initial_weights
+from fastaug.nets.model import build_model, check_pass
 from fastaug.nets.optim import build_optimizer
 from fastaug.recipe.schema import Model, Recipe
 
@@ -47,10 +48,8 @@ def _check_network(recipe: Recipe) -> None:
 
 def _check_initial_weights(recipe: Recipe) -> None:
     if recipe.model.initial_checkpoint is not None:
-        initial_weights(
-            _on_meta(replace(recipe.model, stem="default"), CLASSES, recipe.data.channels),
-            recipe.model.initial_checkpoint,
-        )
+        network = _on_meta(replace(recipe.model, stem="default"), CLASSES, recipe.data.channels)
+        initial_weights(network, recipe.model)
 
 
 def check_shapes(recipe: Recipe, outputs: int) -> nn.Module:

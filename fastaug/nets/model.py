@@ -1,29 +1,21 @@
 """timm models: by name, with weights from the hub or a file, a stem for small images, and their moving average."""
 
-import argparse
-import pickle
-from typing import Any
+from collections.abc import Callable
 
 import timm
 import torch
-from safetensors import SafetensorError
-from timm.models import adapt_input_conv, load_state_dict
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from fastaug.errors import RecipeError
+from fastaug.nets.initial_weights import Fit, ignored, initial_weights
 from fastaug.recipe.schema import SMALLEST_BATCH, Model
 
-_UNREADABLE = (
-    *(OSError, RuntimeError, KeyError, EOFError, ValueError, AttributeError, TypeError, IndexError),
-    *(pickle.UnpicklingError, SafetensorError),
-)
 
-
-def build_model(model: Model, num_classes: int, channels: int = 3) -> nn.Module:
+def build_model(model: Model, num_classes: int, channels: int = 3, tell: Callable[[Fit], None] = ignored) -> nn.Module:
     """A timm model of images with `channels` and `num_classes` outputs; RecipeError names a wrong name or file.
 
-    Weights of another number of input channels are adapted as timm does.
+    `tell` hears how the weights of model.initial_checkpoint fit.
     """
     kwargs = dict(model.kwargs)
     # Passed only when set: not every network takes them.
@@ -36,48 +28,14 @@ def build_model(model: Model, num_classes: int, channels: int = 3) -> nn.Module:
             raise RecipeError([f"model.pretrained: no weights for {model.name}: {error}"]) from error
         raise RecipeError([f"model.name: {model.name} cannot be built: {error}"]) from error
     if model.initial_checkpoint is not None:
-        network.load_state_dict(initial_weights(network, model.initial_checkpoint), strict=False)
+        weights, fit = initial_weights(network, model)
+        network.load_state_dict(weights, strict=False)
+        tell(fit)
     if model.stem == "small":
         _use_small_stem(network, model.name)
     if model.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return network
-
-
-def initial_weights(network: nn.Module, file: str) -> dict[str, Tensor]:
-    """The weights in `file` that `network` takes; without a head for another number of classes. RecipeError if others.
-
-    Nothing but tensors and plain values is loaded: a file from elsewhere may hold code that would run.
-    """
-    key = "model.initial_checkpoint"
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments, in what timm's script saves
-            weights: dict[str, Any] = load_state_dict(file, weights_only=True)
-    except FileNotFoundError:
-        raise RecipeError([f"{key}: no file {file}"]) from None
-    except _UNREADABLE as error:
-        if isinstance(error, pickle.UnpicklingError) or isinstance(error.__cause__, pickle.UnpicklingError):
-            reason = "more than tensors and plain values, or no weights at all; save its state_dict, as .safetensors"
-            raise RecipeError([f"{key}: {file} is not loaded: it holds {reason}"]) from error
-        raise RecipeError([f"{key}: {file} holds no weights that can be read: {error!r}"]) from error
-    own = network.state_dict()
-    heads = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
-    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-    for name in _first_convolutions(network):
-        if (found := weights.get(name)) is not None and found.ndim == 4 and found.shape[1] == 3 != own[name].shape[1]:
-            weights[name] = adapt_input_conv(own[name].shape[1], found)
-    wrong = [name for name in own if getattr(weights.get(name), "shape", None) != own[name].shape]
-    lost = [name for name in wrong if not name.startswith(heads)]
-    if lost:
-        found = f"{len(lost)} of {len(own)} tensors are missing or of another shape, the first {lost[0]}"
-        raise RecipeError([f"{key}: {file} does not fit this network: {found}"])
-    return {name: weights[name] for name in own if name not in wrong}
-
-
-def _first_convolutions(network: nn.Module) -> list[str]:
-    """The names of the weights that see the image, as timm names the layers."""
-    first = getattr(network, "pretrained_cfg", {}).get("first_conv") or ()
-    return [f"{name}.weight" for name in ([first] if isinstance(first, str) else first)]
 
 
 def check_pass(network: nn.Module, model: Model, img_size: int, classes: int, channels: int = 3) -> None:

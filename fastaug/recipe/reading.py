@@ -14,12 +14,13 @@ from pydantic import ValidationError
 from ruamel.yaml.error import YAMLError
 
 from fastaug.errors import RecipeError
+from fastaug.recipe import auto_values
 from fastaug.recipe.key_table import BOUNDS, choices, length_limits, number_in_words, type_name
 from fastaug.recipe.operation_files import check_operations
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.policy_names import parse_policy
 from fastaug.recipe.rules import key_of, validate
-from fastaug.recipe.schema import SCHEMA, UNLEARNED_KEYS, Recipe
+from fastaug.recipe.schema import SCHEMA, UNLEARNED_KEYS, Model, Recipe
 from fastaug.recipe.shipped import find_recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
 from fastaug.recipe.subpolicy_files import read_subpolicies
@@ -226,7 +227,10 @@ def _in_this_schema(values: Any, number: int) -> None:
 
 
 def read_recipe(path: str | Path, overrides: Sequence[Override] | None = None) -> Recipe:
-    """The recipe in file `path`, or the shipped one of that name, with `overrides`; RecipeError names every problem."""
+    """The recipe in file `path`, or the shipped one of that name, with `overrides`; RecipeError names every problem.
+
+    What `auto` stands for is said on the screen.
+    """
     path = find_recipe(path)
     recipe = _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
     if "policy" in recipe.meta.learn:
@@ -274,6 +278,10 @@ def _read(values: Any, path: Path, overrides: Sequence[Override], unnumbered: in
             _with_override(values, override, problems)
         else:
             _with_setting(values, *override, problems)
+    said, unresolved = auto_values.resolve(values, _network_name(values))
+    problems += unresolved
+    if said is not None:
+        auto_values.tell(said)
     recipe = _built(Recipe, values, "", problems)
     if recipe.run.dir is None:
         recipe.run.dir = str(Path("runs") / path.stem)
@@ -283,6 +291,13 @@ def _read(values: Any, path: Path, overrides: Sequence[Override], unnumbered: in
     if problems:
         raise RecipeError(problems)
     return recipe, number
+
+
+def _network_name(values: Any) -> str:
+    """What `model.name` of a recipe's values will be; the default where it is no text, which is told later."""
+    model = values.get("model") if isinstance(values, dict) else None
+    name = model.get("name") if isinstance(model, dict) else None
+    return name if isinstance(name, str) else Model().name
 
 
 def _turns_off_meta(values: Any) -> bool:

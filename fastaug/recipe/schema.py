@@ -155,7 +155,7 @@ class Data:
     loader: Literal["dali", "resident", "synthetic"] = key(
         "dali", "dali: from encoded files; resident: decoded once and kept in memory; synthetic: random, to measure"
     )
-    img_size: Pixels = key(224, "pixels a side")
+    img_size: Pixels = key(224, "pixels a side; auto: as the network's weights were trained")
     crop: Literal["rrc", "center", "whole"] = key("rrc", "training crop; rrc = random resized crop")
     scale: Annotated[list[PositiveShare], Field(min_length=2, max_length=2)] = key(
         [0.08, 1.0], "rrc: share of the area"
@@ -163,8 +163,12 @@ class Data:
     ratio: Annotated[list[Annotated[float, Field(ge=1e-3, le=1e3)]], Field(min_length=2, max_length=2)] = key(
         [3 / 4, 4 / 3], "rrc: width / height"
     )
-    interpolation: Literal["bilinear", "bicubic"] = key("bilinear", "how images are resized")
-    crop_pct: Annotated[float, Field(ge=0.1, le=1)] = key(0.875, "evaluation: img_size / short side after resizing")
+    interpolation: Literal["bilinear", "bicubic"] = key(
+        "bilinear", "how images are resized; auto: as for the network's weights"
+    )
+    crop_pct: Annotated[float, Field(ge=0.1, le=1)] = key(
+        0.875, "evaluation: img_size / short side after resizing; auto: as for the network's weights"
+    )
     channels: Annotated[int, AfterValidator(_checked_channels)] = key(
         3, "channels of the network's input: 3, or 1 (grey)"
     )
@@ -172,10 +176,12 @@ class Data:
         None, "colour behind transparent pixels: white, black or [red, green, blue]; null: transparency is dropped"
     )
     mean: Annotated[list[Annotated[float, Field(ge=-1e3, le=1e3)]], Field(min_length=1, max_length=3)] = key(
-        [0.485, 0.456, 0.406], "mean of each channel (pixels in [0, 1]), subtracted from the images"
+        [0.485, 0.456, 0.406],
+        "mean of each channel (pixels in [0, 1]), subtracted from the images; auto: that of the network's weights",
     )
     std: Annotated[list[Annotated[float, Field(ge=1e-6, le=1e6)]], Field(min_length=1, max_length=3)] = key(
-        [0.229, 0.224, 0.225], "standard deviation of each channel, by which the images are divided"
+        [0.229, 0.224, 0.225],
+        "standard deviation of each channel, by which the images are divided; auto: that of the network's weights",
     )
     exif: Literal["ignore", "apply"] = key("ignore", "the rotation that a JPEG notes; timm and torchvision ignore it")
     threads: Annotated[int, Field(ge=0, le=1024)] = key(0, "decoding threads of a process; 0: its share of the cores")
@@ -209,7 +215,17 @@ class Model:
 
     name: Text = key("resnet50", "name of any timm model")
     pretrained: bool = key(False, "weights from the hub")
-    initial_checkpoint: Text | None = key(None, "weights from a local file")
+    initial_checkpoint: Text | None = key(
+        None, "weights from a local file, or from model.safetensors of a folder; the head stays new for other classes"
+    )
+    checkpoint_keys: Text | dict[str, str] | None = key(
+        None,
+        "how names in initial_checkpoint become the network's: {regular expression: replacement, ...}, a YAML file of "
+        "that, or a packaged one, efficientnet_lite0",
+    )
+    checkpoint_fit: PositiveShare = key(
+        0.9, "share of the tensors, the head's left out, that has to fit; below it initial_checkpoint is refused"
+    )
     stem: Literal["default", "small"] = key("default", "small: 3x3, stride 1, no pooling, for images of 32 pixels")
     drop: ShareBelowOne = key(0.0, "dropout rate before the classifier")
     drop_path: ShareBelowOne = key(0.0, "stochastic depth rate")

@@ -1,5 +1,6 @@
 """Builds a run from its recipe: everything the loop needs, in the order in which it can fail cheapest."""
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ from fastaug.meta.build import build_learned, build_meta, build_validation
 from fastaug.meta.frozen import FrozenParts
 from fastaug.meta.step import NoMetaStep, Training, ignored
 from fastaug.nets.check_names import check_shapes
+from fastaug.nets.initial_weights import Fit
+from fastaug.nets.initial_weights import ignored as ignored_fit
 from fastaug.nets.model import build_ema, build_model
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
@@ -109,8 +112,10 @@ def build_order(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> O
     return order
 
 
-def build_network(recipe: Recipe, classes: int, accelerator: Accelerator) -> nn.Module:
-    """The network of a recipe with its initial weights, on the device."""
+def build_network(
+    recipe: Recipe, classes: int, accelerator: Accelerator, tell: Callable[[Fit], None] = ignored_fit
+) -> nn.Module:
+    """The network of a recipe with its initial weights, on the device; `tell` hears how those of a file fit."""
     if recipe.augment.soften_p_max < 1 / classes:
         found = f"{recipe.augment.soften_p_max} is below chance, {1 / classes:.4g}"
         raise RecipeError([f"augment.soften_p_max: {found}"])
@@ -118,7 +123,13 @@ def build_network(recipe: Recipe, classes: int, accelerator: Accelerator) -> nn.
     if ":" not in recipe.model.name:  # one from the hub is known only when it is there
         check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
-    return build_model(recipe.model, outputs, recipe.data.channels).to(accelerator.device)
+    return build_model(recipe.model, outputs, recipe.data.channels, tell).to(accelerator.device)
+
+
+def tell_fit(fit: Fit, folder: RunFolder, console: Console) -> None:
+    """Says how initial weights fit the network, on the screen and in status.json."""
+    console.print("\n".join(fit.lines()))
+    folder.notes["initial_checkpoint"] = fit.as_dict()
 
 
 def newest_state(run: Path) -> dict[str, Any]:
@@ -138,7 +149,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     order = build_order(recipe, accelerator, parts)
     adjustment = build_adjustment(recipe, parts, accelerator.device)
     losses = sample_losses(recipe.augment, adjustment)
-    network = build_network(recipe, len(parts.classes), accelerator)
+    network = build_network(recipe, len(parts.classes), accelerator, lambda fit: tell_fit(fit, folder, console))
     hidden = (
         HiddenCutMix(network, recipe.augment, recipe.data.img_size, recipe.data.channels)
         if recipe.augment.mix_layer

@@ -63,6 +63,7 @@ class RunFolder:
         self._hear = hear
         self.step, self.finished = 0, False
         self._lock: int | None = None
+        self.notes: dict[str, Any] = {}  # further entries of status.json
         self._lines: dict[str, int] = {}  # of the logs that this process writes
 
     @property
@@ -159,7 +160,7 @@ class RunFolder:
 
     def write_status(self, code: int | None, reason: str, step: int, name: str = "status.json") -> None:
         """How the run stands; `code` is the exit code, or None while it runs."""
-        self.write_json(name, {"code": code, "reason": reason, "step": step})
+        self.write_json(name, {"code": code, "reason": reason, "step": step, **self.notes})
 
     def _status(self) -> dict[str, Any]:
         """What status.json says; nothing when it is absent or broken."""

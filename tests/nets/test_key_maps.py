@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+import timm
+
+from fastaug.errors import RecipeError
+from fastaug.nets.key_maps import packaged, read_map, renamed
+
+
+def test_the_packaged_map_of_lite0_names_every_tensor_of_timm_s() -> None:
+    """From the names that the other implementation gives its layers: its blocks are numbered through."""
+    blocks = sum([1, 2, 2, 3, 3, 4, 1])
+    modules = ["_conv_stem", "_bn0", "_conv_head", "_bn1"]
+    for block in range(blocks):
+        layers = ["_expand_conv", "_bn0"] if block else []
+        modules += [f"_blocks.{block}.{name}" for name in [*layers, "_depthwise_conv", "_bn1", "_project_conv", "_bn2"]]
+    kept = {"conv": ["weight"], "bn": ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]}
+    names = [f"{module}.{name}" for module in modules for name in kept["bn" if "_bn" in module else "conv"]]
+    names += ["_fc.weight", "_fc.bias"]
+    found = renamed(dict.fromkeys(names), read_map("efficientnet_lite0"))
+    assert set(found) == set(timm.create_model("tf_efficientnet_lite0").state_dict())
+    assert "efficientnet_lite0" in packaged()
+
+
+def problem(given: str | dict[str, str], names: tuple[str, ...] = ("a.x", "b.x")) -> str:
+    with pytest.raises(RecipeError) as caught:
+        renamed(dict.fromkeys(names), read_map(given))
+    return str(caught.value)
+
+
+def test_rules_act_one_after_the_other() -> None:
+    assert list(renamed({"one.1": 0, "two.2": 1}, {r"(\d)": r"n\1", "two": "one"})) == ["one.n1", "one.n2"]
+
+
+def test_bad_maps_are_named(tmp_path: Path) -> None:
+    assert "'c' changes none of the 2 names (a.x, b.x" in problem({"c": "d"})
+    assert "'b.x' and another name both become 'a.x'" in problem({"^b": "a"})
+    assert "'(' is no regular expression" in problem({"(": "a"})
+    assert "cannot replace 'a'" in problem({"a": r"\1"})
+    assert "no file absent.yaml, and no packaged map (efficientnet_lite0" in problem("absent.yaml")
+    assert "is no map of texts" in problem({})
+    file = tmp_path / "map.yaml"
+    for text, said in (("[1, 2]", "is no map of texts"), ("a: 1", "is no map of texts"), ("a: [", "cannot be read")):
+        file.write_text(text)
+        assert said in problem(str(file))

@@ -74,7 +74,8 @@ def kind_of(facts: ModelFacts, weights: Kind | None) -> Kind:
 def network_of(path: Path, facts: ModelFacts, weights: Kind | None = None) -> nn.Module:
     """The network in the checkpoint folder `path`, in eval mode, one output a class, with timm's `pretrained_cfg`."""
     recipe, kind = facts.recipe, kind_of(facts, weights)
-    network = build_model(untrained(facts).model, len(facts.classes))
+    recipe = untrained(facts)
+    network = build_model(recipe.model, len(facts.classes), channels=recipe.data.channels)
     state = tensors_of(path, kind)
     own = network.state_dict()
     if recipe.augment.other_class:

@@ -62,4 +62,4 @@ def check_shapes(recipe: Recipe, outputs: int) -> nn.Module:
 
 def _on_meta(model: Model, outputs: int, channels: int) -> nn.Module:
     with torch.device("meta"):
-        return build_model(replace(model, pretrained=False, initial_checkpoint=None), outputs, channels)
+        return build_model(replace(model, pretrained=False, initial_checkpoint=None), outputs, channels=channels)

@@ -123,7 +123,7 @@ def build_network(
     if ":" not in recipe.model.name:  # one from the hub is known only when it is there
         check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
-    return build_model(recipe.model, outputs, recipe.data.channels, tell).to(accelerator.device)
+    return build_model(recipe.model, outputs, tell, channels=recipe.data.channels).to(accelerator.device)
 
 
 def tell_fit(fit: Fit, folder: RunFolder, console: Console) -> None:

@@ -12,7 +12,9 @@ from fastaug.nets.initial_weights import Fit, ignored, initial_weights
 from fastaug.recipe.schema import SMALLEST_BATCH, Model
 
 
-def build_model(model: Model, num_classes: int, channels: int = 3, tell: Callable[[Fit], None] = ignored) -> nn.Module:
+def build_model(
+    model: Model, num_classes: int, tell: Callable[[Fit], None] = ignored, *, channels: int = 3
+) -> nn.Module:
     """A timm model of images with `channels` and `num_classes` outputs; RecipeError names a wrong name or file.
 
     `tell` hears how the weights of model.initial_checkpoint fit.

@@ -5,7 +5,6 @@ import os
 from fastaug.console import Console
 from fastaug.data.class_names import some
 from fastaug.distributed import Peers, build_accelerator, check_launch
-from fastaug.errors import EXIT_DONE
 from fastaug.recipe.reading import flat
 from fastaug.recipe.schema import Recipe
 from fastaug.training.build import Trainer, assemble
@@ -49,7 +48,7 @@ def attempt(recipe: Recipe, listeners: Listeners, *, tells: bool = True) -> Endi
         ending.figures = fit(trainer, stop)
         summarise(trainer, ending.figures["test"])
         accelerator.end_training()
-    ending.interrupted = stop.interrupted and ending.code != EXIT_DONE
+    ending.interrupted = stop.interrupted
     ending.trainer = None  # it holds network and data, and whoever asks how it ended needs neither
     return ending
 

@@ -36,6 +36,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--tta", type=int, metavar="A", help="also average over A copies under the run's policy (eval.tta)"
     )
+    parser.add_argument("--per-class", action="store_true", help="print precision, recall and F1 of every class too")
+    parser.add_argument(
+        "--latency",
+        type=int,
+        nargs="?",
+        const=50,
+        metavar="RUNS",
+        help="time the network on one image alone too, the median of so many passes (default 50)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return parser.parse_intermixed_args()
 
@@ -139,7 +148,9 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.console import Console
     from fastaug.data.class_names import shown
+    from fastaug.evaluation.class_table import print_worst, table_lines
     from fastaug.evaluation.evaluate import Evaluator
+    from fastaug.evaluation.latency import measured_cost, parameters
     from fastaug.provenance import versions
     from fastaug.training.build_data import evaluation_loader
 
@@ -150,10 +161,18 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     learned = learned_policy(path, recipe, parts, network, state, accelerator.device) if recipe.eval.tta else None
     augment = BatchAugment(recipe, len(parts.classes), learned=learned)
     evaluator = Evaluator(recipe, accelerator, parts, loader, augment)
-    figures: dict[str, Any] = evaluator.run(network, arguments.split, recipe.eval.tta)
-    figures = {"weights": recipe.eval.weights, **figures}
+    figures: dict[str, Any] = evaluator.run(network, arguments.split, recipe.eval.tta, details=True)
+    figures = {"weights": recipe.eval.weights, **figures, "parameters": parameters(network)}
+    if arguments.latency:
+        side = recipe.eval.img_size or recipe.data.img_size
+        shape = (len(recipe.data.mean), side, side)
+        figures |= measured_cost(network, shape, accelerator.device, arguments.latency, accelerator.autocast)
     for sample, reason in loader.skipped.items():
         print(f"skipped: damaged image {shown(parts.name_of(sample))}: {reason}")
+    if arguments.per_class:
+        for line in table_lines(figures["classes"]):
+            console.print(line)
+    print_worst(console, figures)
     console.summary(f"{path}, {arguments.split}", shown_figures(figures))
     if arguments.json and accelerator.is_main_process:
         result = {"checkpoint": str(path), "split": arguments.split, "figures": figures, "versions": versions()}

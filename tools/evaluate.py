@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from fastaug.meta.parameters import LearnedParts
 
 
+MOST_RUNS = 100_000  # of --latency
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -39,7 +42,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-class", action="store_true", help="print precision, recall and F1 of every class too")
     parser.add_argument(
         "--latency",
-        type=int,
+        type=_runs,
         nargs="?",
         const=50,
         metavar="RUNS",
@@ -47,6 +50,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return parser.parse_intermixed_args()
+
+
+def _runs(text: str) -> int:
+    """A number of passes; argparse tells a ValueError."""
+    if not 1 <= int(text) <= MOST_RUNS:
+        raise argparse.ArgumentTypeError(f"{text} is no number of passes from 1 to {MOST_RUNS}")
+    return int(text)
 
 
 def checkpoint_and_recipe(arguments: argparse.Namespace) -> tuple[Path, Recipe]:

@@ -12,7 +12,10 @@ PAGES = (
     "AGENTS.md",
     *(
         f"docs/{page}.md"
-        for page in ("experiments", "glossary", "policies", "autodo", "label_doctor", "noisy_data", "python")
+        for page in (
+            *("experiments", "glossary", "policies", "autodo", "label_doctor", "noisy_data", "python"),
+            "uneven_classes",
+        )
     ),
 )
 FOLDERS = "fastaug|benchmarks|tools|tests|recipes|docs"

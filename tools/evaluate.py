@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+
 from fastaug.commands.evaluate import main
 
 if __name__ == "__main__":

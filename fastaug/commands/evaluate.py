@@ -10,6 +10,8 @@ from typing import Any
 
 from fastaug.errors import told
 
+MOST_RUNS = 100_000  # of --latency
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
@@ -23,8 +25,25 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tta", type=int, metavar="A", help="also average over A copies under the run's policy (eval.tta)"
     )
+    parser.add_argument("--per-class", action="store_true", help="print precision, recall and F1 of every class too")
+    parser.add_argument(
+        "--latency",
+        type=_runs,
+        nargs="?",
+        const=50,
+        default=0,
+        metavar="RUNS",
+        help="time the network on one image alone too, the median of so many passes (default 50)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return parser.parse_intermixed_args(argv)
+
+
+def _runs(text: str) -> int:
+    """A number of passes; argparse tells a ValueError."""
+    if not 1 <= int(text) <= MOST_RUNS:
+        raise argparse.ArgumentTypeError(f"{text} is no number of passes from 1 to {MOST_RUNS}")
+    return int(text)
 
 
 def shown_figures(figures: dict[str, Any]) -> dict[str, str]:
@@ -37,14 +56,20 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     """Prints the figures and writes them where asked."""
     from fastaug.console import Console
     from fastaug.data.class_names import shown
+    from fastaug.evaluation.class_table import print_worst, table_lines
     from fastaug.provenance import versions
     from fastaug.training.evaluate_run import Wanted, evaluate_run
 
-    words = {name: value for name, value in vars(arguments).items() if name != "json"}
+    words = {name: value for name, value in vars(arguments).items() if name not in ("json", "per_class")}
     found = evaluate_run(Wanted(**words))
     for name, reason in found.skipped.items():
         print(f"skipped: damaged image {shown(name)}: {reason}")
-    Console(found.main).summary(f"{found.checkpoint}, {arguments.split}", shown_figures(found.figures))
+    console = Console(found.main)
+    if arguments.per_class:
+        for line in table_lines(found.figures["classes"]):
+            console.print(line)
+    print_worst(console, found.figures)
+    console.summary(f"{found.checkpoint}, {arguments.split}", shown_figures(found.figures))
     if arguments.json and found.main:
         result = {
             "checkpoint": str(found.checkpoint),

@@ -32,16 +32,26 @@ class Evaluator:
     augment: BatchAugment
 
     @torch.no_grad()
-    def run(self, network: nn.Module, split: str, copies: int = 0, record: SplitRecord | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        network: nn.Module,
+        split: str,
+        copies: int = 0,
+        record: SplitRecord | None = None,
+        *,
+        details: bool = False,
+    ) -> dict[str, Any]:
         """Figures of `network` on a split, every image counted once; every process must call this.
 
         With `copies` also "tta", those of predictions averaged over so many copies under the policy. `record` is told
-        what the network says of each image. NoImageError when not one of its images can be decoded.
+        what the network says of each image. `details`: figures of single classes too. NoImageError when not one of its
+        images can be decoded.
         """
         accelerator, recipe, classes = self.accelerator, self.recipe, len(self.parts.classes)
         share_buffers(network)
         ids = self.parts.splits.of(split)
-        meter, averaged = (Evaluation(classes, recipe.eval.ece_bins, accelerator.device) for _ in range(2))
+        meter = Evaluation(classes, recipe.eval.ece_bins, accelerator.device, pairs=details)
+        averaged = Evaluation(classes, recipe.eval.ece_bins, accelerator.device)
         test_time = TestTimeAugmentation(recipe, self.augment, copies) if copies else None
         world, rank = accelerator.num_processes, accelerator.process_index
         network.eval()
@@ -63,6 +73,8 @@ class Evaluator:
             damaged = ((self.parts.name_of(i), why) for i, why in self.loader.skipped.items() if i in ids)
             first = next((f", the first {name}: {why}" for name, why in damaged), "")
             raise NoImageError(f"{split}: {error}, of {len(ids)}{first}; repair them or change data.root") from None
+        if details:
+            figures |= meter.details(accelerator, self.parts.classes)
         if copies:
             figures["tta"] = {"copies": copies, **averaged.result(accelerator)}
         return {"skipped": len(ids) - figures["images"], **figures}

@@ -78,6 +78,11 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "train.accumulate: {r.train.accumulate} does not divide train.batch_size = {r.train.batch_size}",
     ),
     (
+        lambda r: r.train.patience > 0 and (r.eval.every == 0 or r.data.loader == "synthetic"),
+        "train.patience: counts evaluations of select, and there are none before the end (eval.every=0, synthetic "
+        "images); set eval.every to 1, or train.patience to 0",
+    ),
+    (
         lambda r: r.optim.warmup_epochs >= r.train.epochs,
         "optim.warmup_epochs: {r.optim.warmup_epochs} leaves nothing of train.epochs = {r.train.epochs}",
     ),

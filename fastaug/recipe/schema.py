@@ -105,6 +105,8 @@ Pixels = Annotated[int, Field(ge=1, le=4096)]
 BatchSize = Annotated[int, Field(ge=SMALLEST_BATCH, le=2**20)]
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]  # red, green, blue
 Loss = Literal["ce", "kl", "symmetric_kl", "focal", "bce", "gce"]
+Metric = Literal["top1", "top5", "balanced_top1", "precision_macro", "f1_macro", "f1_weighted", "nll", "ece"]
+LOWER_IS_BETTER = ("nll", "ece")  # of these
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -281,6 +283,9 @@ class Train:
     drop_last: bool = key(False, "leave out the smaller last batch of an epoch")
     cudnn_benchmark: bool = key(True, "let cuDNN time its convolution algorithms and keep the fastest (GPU only)")
     tf32: bool = key(True, "TensorFloat-32 for matrix products and convolutions in float32 (GPU only)")
+    patience: CountOrNone = key(
+        0, "evaluations of select without a better eval.best_metric after which the training ends early; 0: never"
+    )
     plain_step: bool = key(False, "a second step of the optimizer in every update, on the images as they were decoded")
 
 
@@ -518,6 +523,9 @@ class Eval:
     batch_size: Annotated[int, Field(ge=1, le=2**16)] = key(256, "images per process")
     img_size: Pixels | None = key(None, "pixels a side; null: data.img_size")
     weights: Literal["raw", "ema"] = key("raw", "which weights give the headline")
+    best_metric: Metric = key(
+        "top1", "figure of the select split that picks the best checkpoint; of nll and ece the lowest is best"
+    )
     ece_bins: Annotated[int, Field(ge=2, le=10**4)] = key(15, "bins of the expected calibration error")
     tta: Annotated[int, Field(ge=0, le=1000)] = key(
         0,

@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 FIGURES = (
-    *("error", "balanced_error", "ece", "nll", "select_error", "weight_auroc", "loss_auroc"),
+    *("error", "balanced_error", "f1_macro", "ece", "nll", "select_error", "weight_auroc", "loss_auroc"),
     *("labels_repaired", "labels_spoiled"),
 )
 SHARES = tuple(figure for figure in FIGURES if figure != "nll")  # those that can be told in percent
@@ -27,6 +27,8 @@ def figures_of_result(result: Mapping[str, Any]) -> dict[str, Any]:
     figures = {"error": 1 - result["top1"], "ece": result["ece"], "nll": result["nll"]}
     if "balanced_top1" in result:
         figures["balanced_error"] = 1 - result["balanced_top1"]
+    if "f1_macro" in result:
+        figures["f1_macro"] = result["f1_macro"]
     if result["select"]:
         figures |= {"select_error": 1 - result["select"]["top1"], "select_nll": result["select"]["nll"]}
     return figures | result.get("samples", {}) | {"commit": result["commit"]}

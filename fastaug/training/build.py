@@ -17,8 +17,9 @@ from fastaug.console import Console
 from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
+from fastaug.data.splits import Splits
 from fastaug.distributed import step_on_host
-from fastaug.errors import RecipeError, StorageError
+from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
 from fastaug.evaluation.training_record import TrainingRecord, build_record
@@ -49,7 +50,8 @@ class Progress:
     train_seconds: float = 0.0
     epoch_began: float = 0.0  # train_seconds at the start of the present epoch
     best_step: int | None = None
-    best_top1: float | None = None
+    best_value: float | None = None  # of eval.best_metric
+    stale: int = 0  # evaluations of select since the best one
     skipped: dict[int, str] = field(default_factory=dict)  # damaged images met by any process
 
 
@@ -85,6 +87,25 @@ class Trainer:
         """Updates of the whole run."""
         return self.recipe.train.epochs * self.order.steps_per_epoch
 
+    @property
+    def early(self) -> str | None:
+        """Why the training ends before its last update, by train.patience; None where it does not."""
+        recipe, progress = self.recipe, self.progress
+        if not 0 < recipe.train.patience <= progress.stale or progress.step >= self.last_step:
+            return None
+        per_epoch = self.order.steps_per_epoch
+        best = "" if progress.best_step is None else f", the best of epoch {progress.best_step // per_epoch}"
+        return (
+            f"stopped early after epoch {progress.step // per_epoch} of {recipe.train.epochs}: {progress.stale} "
+            f"evaluations of select without a better {recipe.eval.best_metric}{best}; the learning rate's schedule "
+            f"was that of {recipe.train.epochs} epochs"
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the training is done, or what train.patience leaves of it."""
+        return self.progress.step >= self.last_step or self.early is not None
+
     def weights(self, kind: str) -> nn.Module:
         """The network with its "raw" or its "ema" weights."""
         if kind == "raw":
@@ -110,6 +131,15 @@ def build_order(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> O
     )
     order.check(SMALLEST_BATCH)
     return order
+
+
+def check_patience(recipe: Recipe, splits: Splits) -> None:
+    """DataError where train.patience has no select split to look at."""
+    if recipe.train.patience and not len(splits.select):
+        raise DataError(
+            f"train.patience: {recipe.train.patience} evaluations of the select split, and there is none; set "
+            "data.select_fraction, say to 0.1, or train.patience to 0"
+        )
 
 
 def build_network(
@@ -146,6 +176,7 @@ def newest_state(run: Path) -> dict[str, Any]:
 def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
     """The Trainer of a recipe, at step 0."""
     parts = find_data(recipe, accelerator)
+    check_patience(recipe, parts.splits)
     order = build_order(recipe, accelerator, parts)
     adjustment = build_adjustment(recipe, parts, accelerator.device)
     losses = sample_losses(recipe.augment, adjustment)

@@ -70,7 +70,7 @@ def class_weights(recipe: Recipe, parts: DataParts) -> Numbers | None:
     """Loss weight [C] of each class by augment.class_weight, 1 in the mean over the images drawn; None: all are 1.
 
     inverse: 1 / n_c; effective: (1 - beta) / (1 - beta^n_c), the inverse effective number of Cui et al. 2019
-    (arXiv:1901.05555, eq. 2). RecipeError for given weights that are not of these classes.
+    (arXiv:1901.05555). RecipeError for given weights that are not of these classes.
     """
     kind, key = recipe.augment.class_weight, "augment.class_weight"
     if kind == "none":

@@ -60,6 +60,8 @@ class Ending:
                 self._folder.close()
                 return False
             reason = self._judge(error)
+        elif self.trainer is not None and self.trainer.early is not None:
+            reason = f"done, {self.trainer.early}"
         self._write_status(reason)
         self._folder.close()
         return True

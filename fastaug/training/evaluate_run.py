@@ -13,6 +13,7 @@ from fastaug.data.build import DataParts
 from fastaug.distributed import build_accelerator
 from fastaug.errors import RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator
+from fastaug.evaluation.latency import measured_cost, parameters
 from fastaug.evaluation.learned_policy import learned_policy
 from fastaug.recipe.reading import Override, read_recipe, read_stored
 from fastaug.recipe.schema import Recipe
@@ -26,7 +27,8 @@ from fastaug.training.trainer_state import class_names, load_weights
 class Wanted:
     """What is to be evaluated: `path`, a run folder or one of its checkpoints, on a split, under which changes.
 
-    `weights` and `tta` are the recipe's where they are None.
+    `weights` and `tta` are the recipe's where they are None. `latency`: passes over which the network is timed on one
+    image alone; 0: none.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Wanted:
     weights: str | None = None
     tta: int | None = None
     overrides: Sequence[Override] = ()
+    latency: int = 0
 
 
 def checkpoint_and_recipe(wanted: Wanted) -> tuple[Path, Recipe]:
@@ -109,7 +112,12 @@ def evaluate_run(wanted: Wanted) -> Evaluated:
     learned = learned_policy(path, recipe, parts, network, state, accelerator.device) if recipe.eval.tta else None
     augment = BatchAugment(recipe, len(parts.classes), learned=learned)
     evaluator = Evaluator(recipe, accelerator, parts, loader, augment)
-    figures: dict[str, Any] = evaluator.run(network, wanted.split, recipe.eval.tta)
+    figures: dict[str, Any] = evaluator.run(network, wanted.split, recipe.eval.tta, details=True)
+    figures = {"weights": recipe.eval.weights, **figures, "parameters": parameters(network)}
+    if wanted.latency:
+        side = recipe.eval.img_size or recipe.data.img_size
+        shape = (recipe.data.channels, side, side)
+        figures |= measured_cost(network, shape, accelerator.device, wanted.latency, accelerator.autocast)
     skipped = {parts.name_of(sample): reason for sample, reason in loader.skipped.items()}
     accelerator.end_training()
-    return Evaluated(path, {"weights": recipe.eval.weights, **figures}, skipped, accelerator.is_main_process)
+    return Evaluated(path, figures, skipped, accelerator.is_main_process)

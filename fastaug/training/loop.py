@@ -37,7 +37,7 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
     batches.images = progress.step % order.steps_per_epoch  # of the epoch so far; 0 only at its start
     clock, total = Clock(progress, batches), trainer.last_step
     with trainer.console.bar("training", total, progress.step) as bar:
-        while progress.step < total:
+        while not trainer.ended:
             # ---- one update ----
             rate = train_step(trainer, batches)
             bar.advance(f"epoch {(progress.step - 1) // order.steps_per_epoch + 1}/{trainer.recipe.train.epochs}")
@@ -61,12 +61,14 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
             # With several processes all stop at the same update: at a log line, where they synchronise anyway.
             stops = (logs or trainer.accelerator.num_processes == 1) and any_process(trainer.accelerator, bool(reason))
             due = progress.step % run.checkpoint_every == 0 if run.checkpoint_every else epoch_ends
-            if stops or improved or due or progress.step == total:
+            if stops or improved or due or trainer.ended:
                 keep(trainer, clock)
             if stops:
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes when the first one leaves
                 raise Stopped(f"{reason or 'another process was told to stop'}; the same command continues from here")
             clock.resume()
+    if trainer.early is not None:
+        trainer.console.print(trainer.early)
     return evaluate_end(trainer)
 
 

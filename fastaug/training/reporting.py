@@ -12,10 +12,12 @@ from fastaug.batch import Batch
 from fastaug.data.class_names import shown
 from fastaug.distributed import any_process, merged
 from fastaug.errors import DataError, NoImageError
+from fastaug.evaluation.class_table import without_details
 from fastaug.evaluation.label_scores import score_of
 from fastaug.evaluation.learned_labels import mended
 from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
 from fastaug.evaluation.sample_file import FILE, SplitRecord, archive
+from fastaug.recipe.schema import LOWER_IS_BETTER
 from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
@@ -140,10 +142,21 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
     clock.pause()
     figures = evaluate(trainer, split)
     trainer.evaluated = {"step": progress.step, "split": split, **scalars(figures)}
-    if split == "test" or (progress.best_top1 is not None and figures["top1"] <= progress.best_top1):
+    if split == "test":
         return False
-    progress.best_step, progress.best_top1 = progress.step, figures["top1"]
+    value = figures[trainer.recipe.eval.best_metric]
+    if not is_better(trainer.recipe.eval.best_metric, value, progress.best_value):
+        progress.stale += 1
+        return False
+    progress.best_step, progress.best_value, progress.stale = progress.step, value, 0
     return True
+
+
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """Whether `value` of a figure is better than the best so far; one that is no number never is."""
+    if math.isnan(value):
+        return False
+    return best is None or (value < best if metric in LOWER_IS_BETTER else value > best)
 
 
 def evaluate(trainer: Trainer, split: str, weights: str | None = None) -> dict[str, Any]:
@@ -155,19 +168,26 @@ def evaluate(trainer: Trainer, split: str, weights: str | None = None) -> dict[s
 
 
 def measure(
-    trainer: Trainer, split: str, weights: str | None = None, copies: int = 0, record: SplitRecord | None = None
+    trainer: Trainer,
+    split: str,
+    weights: str | None = None,
+    copies: int = 0,
+    record: SplitRecord | None = None,
+    *,
+    details: bool = False,
 ) -> dict[str, Any]:
     """Figures of one split by the network's `weights`; DataError when none of its images can be decoded.
 
-    `copies`: of test-time augmentation, whose figures stand beside them. `record`: see `Evaluator.run`.
+    `copies`: of test-time augmentation, whose figures stand beside them. `record`, `details`: see `Evaluator.run`.
     """
     weights = weights or trainer.recipe.eval.weights
-    return {"weights": weights, **trainer.evaluator.run(trainer.weights(weights), split, copies, record)}
+    found = trainer.evaluator.run(trainer.weights(weights), split, copies, record, details=details)
+    return {"weights": weights, **found}
 
 
 def tell(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
     """A line of metrics.jsonl, the trackers and the screen for the figures of a split."""
-    report(trainer, split, figures)
+    report(trainer, split, without_details(figures))
     numbers = f"{split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}  ({figures['weights']} weights)"
     trainer.console.print(f"epoch {trainer.progress.step / trainer.order.steps_per_epoch:.0f}  {numbers}")
     if (tta := figures.get("tta")) is not None:
@@ -192,7 +212,8 @@ def evaluate_end(trainer: Trainer) -> dict[str, Any]:
         final.append((f"test_{other}", "test", other))
     for name, split, weights in final:
         try:
-            figures[name] = measure(trainer, split, weights, trainer.recipe.eval.tta, records.get(name))
+            tta, record = trainer.recipe.eval.tta, records.get(name)
+            figures[name] = measure(trainer, split, weights, tta, record, details=name == split)
         except NoImageError as error:
             problems.append(error)
     collect_skipped(trainer)

@@ -3,30 +3,39 @@
 from typing import Any
 
 from fastaug.data.shards.layout import ShardIndex
+from fastaug.evaluation.class_table import print_worst
+from fastaug.evaluation.latency import parameters
 from fastaug.provenance import commit, versions
 from fastaug.training.build import Trainer
+from fastaug.training.checkpoint import name_of
 from fastaug.training.model_facts import attach_result
 from fastaug.training.timing import peak_memory
 
-HEADLINE = ("top1", "top5", "balanced_top1", "f1_macro", "nll", "ece", "ece_bins", "weights")
+HEADLINE = (
+    *("top1", "top5", "balanced_top1", "precision_macro", "recall_macro", "f1_macro", "f1_weighted"),
+    *("nll", "ece", "ece_bins", "weights"),
+)
 
 
 def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
     """Writes result.json with the figures of every split by name; main process, where there are some of test."""
     if not trainer.accelerator.is_main_process or "test" not in figures:
         return
-    progress = trainer.progress
+    progress, metric = trainer.progress, trainer.recipe.eval.best_metric
+    best = {"step": progress.best_step, "metric": metric, f"select_{metric}": progress.best_value}
     result = {
         **{name: figures["test"][name] for name in HEADLINE},
         "checkpoint": "last",
         "test": figures["test"],
         "select": figures.get("select"),
         **{name: value for name, value in figures.items() if name not in ("test", "select")},
-        "best": {"step": progress.best_step, "select_top1": progress.best_top1} if progress.best_step else None,
+        "best": best if progress.best_step else None,
+        "stopped_early": trainer.early,
+        "parameters": parameters(trainer.network),
         "images_per_second": progress.images_seen / progress.train_seconds,
         "train_seconds": progress.train_seconds,
         "images_seen": progress.images_seen,
-        "seconds_per_epoch": progress.train_seconds / trainer.recipe.train.epochs,
+        "seconds_per_epoch": progress.train_seconds * trainer.order.steps_per_epoch / progress.step,
         **peak_memory(trainer.accelerator.device),
         "skipped_images": len(progress.skipped),
         **({"meta_shares": shared} if (shared := trainer.parts.splits.meta_shares) else {}),  # no result: an ablation
@@ -44,12 +53,16 @@ def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
 def summarise(trainer: Trainer, test: dict[str, Any]) -> None:
     """Prints the figures of the test split and the speed of the run."""
     progress = trainer.progress
-    rows = {f"test {name}": f"{test[name]:.4f}" for name in ("top1", "top5", "f1_macro", "nll", "ece")}
+    rows = {f"test {name}": f"{test[name]:.4f}" for name in ("top1", "top5", "balanced_top1", "f1_macro", "nll", "ece")}
     rows |= {
         "images/s": f"{progress.images_seen / progress.train_seconds:.0f}",
         "training": f"{progress.train_seconds:.1f} s",
         "skipped": str(len(progress.skipped)),
     }
+    if progress.best_step is not None:
+        metric = trainer.recipe.eval.best_metric
+        rows[f"best {metric} of select"] = f"{progress.best_value:.4f}, {name_of(progress.best_step)}"
+    print_worst(trainer.console, test)
     trainer.console.summary(f"{trainer.folder.path} ({test['weights']} weights, last checkpoint)", rows)
 
 

@@ -89,7 +89,7 @@ def restore(trainer: Trainer) -> None:
         load_into(trainer, path)
     if accelerator.is_main_process:
         folder.write_json("classes.json", {"classes": list(trainer.parts.classes)})  # of outputs 0, 1, ...
-    if accelerator.is_main_process and trainer.progress.step < trainer.last_step:
+    if accelerator.is_main_process and not trainer.ended:
         folder.finished = False
         folder.write_status(None, "running", trainer.progress.step)
 
@@ -163,7 +163,10 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
     mark_changed(trainer, state["changed_rows"])
     trainer.meter.restore(state["meter"])
     began = {"epoch_began": state["progress"]["train_seconds"]}  # unknown to older versions: counted from here
-    progress = Progress(**began | state["progress"])
+    stored = dict(state["progress"])
+    if "best_top1" in stored:  # older versions knew no other figure
+        stored["best_value"] = stored.pop("best_top1")
+    progress = Progress(**began | stored)
     if trainer.order.step(state["position"]) != progress.step or checkpoint.name_of(progress.step) != Path(path).name:
         raise ValueError(f"it is of update {progress.step}, at position {state['position']}")
     progress.skipped = skipped_now(trainer, progress.skipped, state.get("skipped_paths"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from fastaug.errors import DataError
@@ -133,10 +133,10 @@ generator = torch.Generator().manual_seed(0)
 logits, labels = torch.randn(30, 6, generator=generator), torch.randint(6, (30,), generator=generator)
 figures = []
 for cut in (20, 30):  # uneven; then nothing for the second process
-    meter = Evaluation(6, 15, torch.device("cpu"))
+    meter = Evaluation(6, 15, torch.device("cpu"), pairs=True)
     part = slice(0, cut) if rank == 0 else slice(cut, 30)
     meter.add(logits[part], labels[part])
-    figures.append(meter.result(accelerator))
+    figures.append(meter.result(accelerator) | {"details": meter.details(accelerator, list("abcdef"))})
 train = TrainMeter(accelerator)
 train.add(torch.tensor(1.0 + rank), torch.tensor(7.0))
 train.add(torch.tensor(3.0), torch.tensor(0.5))
@@ -157,7 +157,10 @@ def test_two_processes_give_the_figures_of_one(
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(30, 6, generator=generator), torch.randint(6, (30,), generator=generator)
     whole = measured(accelerator, logits, labels, [30], 15)
+    meter = Evaluation(6, 15, CPU, pairs=True)
+    meter.add(logits, labels)
     for figures in (uneven, lone):
+        assert figures.pop("details") == meter.details(accelerator, list("abcdef"))
         assert figures.pop("f1_by_class") == pytest.approx(whole["f1_by_class"])
     del whole["f1_by_class"]
     assert uneven == pytest.approx(whole, abs=1e-6)
@@ -195,3 +198,36 @@ def test_balanced_top1_is_scikit_learns(accelerator: Accelerator) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of predictions of class 4
         assert result["balanced_top1"] == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
+
+
+def test_averages_of_precision_recall_and_f1_are_scikit_learns(accelerator: Accelerator) -> None:
+    logits, labels = logits_and_labels(300, 6)
+    labels[labels == 4] = 0  # named, but not there
+    logits[:, 3], logits[:, 5], labels[labels == 5] = -torch.inf, -torch.inf, 1  # there, not named; neither
+    result = measured(accelerator, logits, labels, [100, 200], 15)
+    for average in ("macro", "weighted"):
+        expected = precision_recall_fscore_support(labels, logits.argmax(1), average=average, zero_division=0)
+        for name, value in zip(("precision", "recall", "f1"), expected, strict=False):
+            if (name, average) != ("recall", "weighted"):  # top-1
+                assert result[f"{name}_{average}"] == pytest.approx(value), (name, average)
+
+
+def test_details_are_scikit_learns_table_and_matrix(accelerator: Accelerator) -> None:
+    logits, labels = logits_and_labels(400, 5)
+    labels[labels == 4] = 0
+    logits[7] = torch.nan  # taken for nothing
+    meter = Evaluation(5, 15, CPU, pairs=True)
+    for part, of in zip(logits.split([150, 250]), labels.split([150, 250]), strict=True):
+        meter.add(part, of)
+    names = [f"class {label}" for label in range(5)]
+    found = meter.details(accelerator, names)
+    named = logits.argmax(1)
+    keep = torch.arange(400) != 7
+    wanted = confusion_matrix(labels[keep], named[keep], labels=range(5))
+    matrix = [[found["confusion"].get(a, {}).get(b, 0) for b in names] for a in names]
+    np.testing.assert_array_equal(matrix, wanted)
+    named[7] = -1
+    columns = precision_recall_fscore_support(labels, named, labels=range(5), zero_division=0)
+    for row, precision, recall, f1, images in zip(found["classes"], *columns, strict=True):
+        assert (row["precision"], row["f1"], row["images"]) == pytest.approx((precision, f1, images))
+        assert row["recall"] == (pytest.approx(recall) if images else None)

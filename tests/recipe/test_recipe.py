@@ -218,6 +218,10 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["augment.copies=2", "augment.clean_loss=0", "augment.copies_loss=0"],
         "augment.clean_loss: with augment.copies_loss it is 0",
     ),
+    "patience at the end": (
+        ["train.patience=3", "eval.every=0"],
+        "train.patience: counts evaluations of select, and there are none before the end",
+    ),
     "synthetic classes drawn": (
         ["data.root=''", "data.loader=synthetic", "data.sampling=sqrt"],
         "data.sampling: synthetic images have no classes to draw by",

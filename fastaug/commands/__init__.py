@@ -1,1 +1,1 @@
-"""What users run: each file is one command, `fastaug NAME`, with `main(argv) -> exit code`. Nobody imports this room."""
+"""What users run: every file is a command, `fastaug NAME`, with `main(argv)` that gives the exit code."""

@@ -14,7 +14,7 @@ _FORMS = ("hub", "timm", "onnx", "torch")
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="export", description=__doc__)
-    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or one of its checkpoints/step-*")
+    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a checkpoints/step-* of it")
     parser.add_argument("--to", nargs="+", required=True, choices=_FORMS, help="one or several forms, into one folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder that is new, or empty")
     parser.add_argument("--weights", choices=("raw", "ema"), help="default: as the recipe's headline")
@@ -49,7 +49,9 @@ def export(arguments: argparse.Namespace) -> None:
         print(facts.incomplete, file=sys.stderr)
     run = path.resolve().parent.parent
     network = network_of(path, facts, arguments.weights)
-    exported = Exported(network, facts, run if (run / "recipe.yaml").is_file() else None, kind_of(facts, arguments.weights))
+    exported = Exported(
+        network, facts, run if (run / "recipe.yaml").is_file() else None, kind_of(facts, arguments.weights)
+    )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:

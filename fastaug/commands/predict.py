@@ -18,9 +18,11 @@ _FORMS = ("csv", "json", "parquet")
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="predict", description=__doc__)
-    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or one of its checkpoints/step-*")
+    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a checkpoints/step-* of it")
     parser.add_argument("images", type=Path, nargs="+", metavar="FILE|FOLDER", help="images, and folders of images")
-    parser.add_argument("--top-k", type=int, metavar="K", help="classes told of an image (5, or all if there are fewer)")
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="classes told of an image (5, or all if there are fewer)"
+    )
     parser.add_argument("--weights", choices=("raw", "ema"), help="default: as the recipe's headline")
     parser.add_argument("--best", action="store_true", help="the best checkpoint of a run folder, not the last one")
     parser.add_argument("--tta", type=int, default=0, metavar="A", help="average over A copies under the run's policy")

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from fastaug.errors import RecipeError, StorageError
 from fastaug.nets.model import build_model
@@ -74,19 +74,28 @@ def kind_of(facts: ModelFacts, weights: Kind | None) -> Kind:
 def network_of(path: Path, facts: ModelFacts, weights: Kind | None = None) -> nn.Module:
     """The network in the checkpoint folder `path`, in eval mode, one output a class, with timm's `pretrained_cfg`."""
     recipe, kind = facts.recipe, kind_of(facts, weights)
-    network = build_model(untrained(facts).model, len(facts.classes))
+    network: Any = build_model(untrained(facts).model, len(facts.classes))
     state = tensors_of(path, kind)
     own = network.state_dict()
     if recipe.augment.other_class:
         heads = _heads(network)
-        state = {name: t[: len(own[name])] if name in own and name.startswith(heads) else t for name, t in state.items()}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        text = f"its weights do not fit {recipe.model.name} with {len(facts.classes)} classes"
-        raise StorageError(f"{path}: {text}: {error}; was the recipe changed by hand?") from error
+        state = {
+            name: t[: len(own[name])] if name in own and name.startswith(heads) else t for name, t in state.items()
+        }
+    apart = [
+        name
+        for name in {**own, **state}
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if apart:
+        text = f"{path}: its weights are not those of {recipe.model.name} with {len(facts.classes)} classes"
+        found = f"{len(apart)} tensors are missing, too many or of another shape, the first {apart[0]}"
+        raise StorageError(f"{text}: {found}; is model.json of another checkpoint, or timm of another version?")
+    network.load_state_dict(state)
     network.pretrained_cfg = pretrained_cfg(network, facts)
-    return network.eval()
+    network.eval()
+    trained: nn.Module = network
+    return trained
 
 
 def untrained(facts: ModelFacts) -> Any:
@@ -114,22 +123,27 @@ def _heads(network: nn.Module) -> tuple[str, ...]:
     return tuple(f"{head}." for head in ([named] if isinstance(named, str) else named))
 
 
-def pretrained_cfg(network: nn.Module, facts: ModelFacts) -> dict[str, Any]:
-    """What timm notes of trained weights, for these: its transforms and loaders then prepare images as they need."""
+def pretrained_cfg(network: nn.Module, facts: ModelFacts, *, names: bool = True) -> dict[str, Any]:
+    """What timm notes of trained weights, for these: its transforms and loaders then prepare images as they need.
+
+    `names`: with the names of the outputs, which a config.json has elsewhere.
+    """
     prepared = facts.preprocessing
     whole = prepared.crop == "whole"
     before = dict(getattr(network, "pretrained_cfg", {}))
     stale = {"url", "hf_hub_id", "file", "source", "tag", "license", "origin_url", "paper_name", "paper_ids", "notes"}
     kept = {key: value for key, value in before.items() if key not in stale and not key.startswith("test_")}
+    kept.pop("label_names", None)
     return kept | {
+        **({"label_names": facts.classes} if names else {}),
         "num_classes": len(facts.classes),
-        "label_names": facts.classes,
         "input_size": prepared.input_size,
         "crop_mode": "squash" if whole else "center",
         "crop_pct": 1.0 if whole else prepared.crop_pct,
         "interpolation": prepared.interpolation,
         "mean": prepared.mean,
         "std": prepared.std,
+        "pool_size": None,  # of the features at the size of the weights that timm knows
     }
 
 

@@ -1,8 +1,8 @@
 """model.json of a checkpoint: all that somebody who has only its folder needs to use the network in it.
 
 That is the names of its outputs, how an image becomes its input, the recipe that trained it and, where it was
-evaluated at that update, the figures. The manifest vouches for it as for the weights. Checkpoints from before it existed
-are completed from the run folder that they lie in.
+evaluated at that update, the figures. The manifest vouches for it as for the weights. Checkpoints that are older
+than it are completed from the run folder that they lie in.
 """
 
 import json
@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fastaug
 from fastaug.atomic_files import open_regular
 from fastaug.errors import RecipeError, StorageError
+from fastaug.provenance import versions
 from fastaug.recipe.reading import read_stored, recipe_of
 from fastaug.recipe.schema import SCHEMA, Recipe
 from fastaug.training import checkpoint
@@ -108,7 +108,7 @@ def facts_file(trainer: "Trainer") -> bytes:
     prepared = preprocessing_of(recipe)
     values = {
         "format": FORMAT,
-        "fastaug": fastaug.__version__,
+        "fastaug": versions().get("fastaug"),
         "step": progress.step,
         "epoch": progress.step / trainer.order.steps_per_epoch,
         "best_step": progress.best_step,

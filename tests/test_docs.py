@@ -11,6 +11,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "AGENTS.md",
     *(f"docs/{page}.md" for page in ("experiments", "glossary", "policies", "autodo", "label_doctor", "noisy_data")),
+    "docs/using_models.md",
 )
 FOLDERS = "fastaug|benchmarks|tools|tests|pipelines|recipes|docs"
 

@@ -53,6 +53,10 @@ def predict_files(arguments: argparse.Namespace) -> None:
     from fastaug.inference.prediction import build_predictor, predict
     from fastaug.inference.prediction_files import FORMS
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError(
+            ["predict runs as one process; start it without a launcher, and share the files out yourself"]
+        )
     wanted = {form: file for form in _FORMS if (file := getattr(arguments, form)) is not None}
     check_outputs(wanted)
     images = find_images(arguments.images)

@@ -142,12 +142,17 @@ def extent_for_pillow(data: Bytes, exif: str) -> Extent:
 
 def decode_by_pillow(data: Bytes, exif: str) -> Pixels:
     """uint8 [H, W, 3] RGB of a file, its first frame; transparency is dropped. DamagedImageError where Pillow fails."""
+    with _opened(data) as image:
+        return pixels_of(image, exif)
+
+
+def pixels_of(image: Any, exif: str) -> Pixels:
+    """uint8 [H, W, 3] RGB of an image that Pillow has opened, as `decode_by_pillow` of its file."""
     from PIL import Image
 
-    with _opened(data) as image:
-        turn = orientation_of(image) if exif == "apply" and image.format != "TIFF" else None  # Pillow turns that itself
-        image.load()
-        return _rgb(image.transpose(Image.Transpose(_TRANSPOSITIONS[turn])) if turn in _TRANSPOSITIONS else image)
+    turn = orientation_of(image) if exif == "apply" and image.format != "TIFF" else None  # Pillow turns that itself
+    image.load()
+    return _rgb(image.transpose(Image.Transpose(_TRANSPOSITIONS[turn])) if turn in _TRANSPOSITIONS else image)
 
 
 @contextmanager

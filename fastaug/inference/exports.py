@@ -4,7 +4,6 @@ Each form is read back by the program that it is for, and its outputs are compar
 not give the same is refused.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -142,7 +141,7 @@ def write_timm(exported: Exported, folder: Path) -> None:
         "epoch": max(0, round(facts.epoch) - 1) if facts.epoch == facts.epoch else None,  # timm counts from 0
         "arch": facts.recipe.model.name,
         "state_dict": state,
-        "args": argparse.Namespace(**timm_args(facts)),
+        "args": timm_args(facts),  # timm's script saves a Namespace, which torch.load takes for code
         "version": 2,
         "metric": 100 * figures["top1"] if "top1" in figures else None,
     }
@@ -157,8 +156,7 @@ def read_timm(exported: Exported, folder: Path) -> Callable[[Tensor], Tensor]:
     recipe, classes = exported.facts.recipe, len(exported.facts.classes)
     channels = exported.facts.preprocessing.channels
     network = timm.create_model(recipe.model.name, num_classes=classes, in_chans=channels, **recipe.model.kwargs)
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        timm.models.load_checkpoint(network, str(folder / "model_best.pth.tar"), use_ema=False)
+    timm.models.load_checkpoint(network, str(folder / "model_best.pth.tar"), use_ema=False)
     loaded: Callable[[Tensor], Tensor] = network.eval()
     return loaded
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from fastaug.data.image_files import pixels_of
 from fastaug.errors import RecipeError, StorageError
 from fastaug.nets.model import build_model
 from fastaug.training import checkpoint
@@ -148,28 +149,25 @@ def pretrained_cfg(network: nn.Module, facts: ModelFacts, *, names: bool = True)
 
 
 class ToPixels(nn.Module):
-    """A PIL image as uint8 [C, H, W], in the channels and the orientation that the network was trained on."""
+    """A PIL image as uint8 RGB [3, H, W]: of whatever mode, as the loader decodes its file."""
 
-    def __init__(self, prepared: Preprocessing) -> None:
+    def __init__(self, exif: str) -> None:
         super().__init__()
-        self.mode, self.turn = {1: "L", 3: "RGB"}[prepared.channels], prepared.exif == "apply"
+        self.exif = exif
 
     def forward(self, image: Image.Image) -> Tensor:
-        """uint8 [C, H, W]."""
-        turned = ImageOps.exif_transpose(image) if self.turn else image
-        pixels: Tensor = v2.functional.pil_to_tensor(turned.convert(self.mode))
-        return pixels
+        """uint8 [3, H, W]."""
+        return torch.from_numpy(pixels_of(image, self.exif).copy()).permute(2, 0, 1)
 
 
 def transform_of(prepared: Preprocessing) -> v2.Compose:
     """The transform of evaluation, from a PIL image to the network's input [C, S, S] float32.
 
-    It resizes by the kernel that the loader uses, so pixels are equal wherever Pillow decodes as DALI does: lossless
-    files always do.
+    It resizes by the kernel that the loader uses, so pixels are equal wherever Pillow decodes as DALI does.
     """
     side, kernel = prepared.img_size, v2.InterpolationMode(prepared.interpolation)
     cut: list[nn.Module] = [v2.Resize([side, side], kernel)]
     if prepared.crop != "whole":
         cut = [v2.Resize(prepared.short_side, kernel), v2.CenterCrop(side)]
     numbers = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(prepared.mean), list(prepared.std))]
-    return v2.Compose([ToPixels(prepared), *cut, *numbers])
+    return v2.Compose([ToPixels(prepared.exif), *cut, *numbers])

@@ -1,7 +1,9 @@
 """fastaug predict: images by name, on screen and in files; what cannot be is refused before anything is written."""
 
 import csv
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ def test_a_folder_is_written_in_every_form(tiny_run: Path, tmp_path: Path, capsy
     files = {form: tmp_path / f"out.{form}" for form in ("csv", "json", "parquet")}
     words = [word for form, file in files.items() for word in (f"--{form}", str(file))]
     assert main([str(tiny_run), str(held_out(tiny_run)), str(tmp_path / "broken.png"), *words]) == 0
-    rows = list(csv.DictReader(files["csv"].open()))
+    rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
     assert len(rows) == len(json.loads(files["json"].read_text())["predictions"]) == 49
     assert rows[-1]["path"].endswith("broken.png")
     assert rows[-1]["error"]
@@ -55,9 +57,7 @@ def test_what_cannot_be_is_refused_and_nothing_written(
     for name, place in places.items():
         words = [word.replace(name, str(place)) for word in words]
     assert main([*words, "--csv", str(tmp_path / "out.csv")]) == code
-    from re import search
-
-    assert search(said, capsys.readouterr().err)
+    assert re.search(said, capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 

@@ -33,6 +33,14 @@ def test_what_is_no_image_is_in_the_index_as_damaged(tmp_path: Path) -> None:
     assert (index.status[0], list(index.reasons)) == (Status.DAMAGED, [0])
 
 
+def test_links_are_followed_and_circles_end(jpegs: Callable[..., Path], tmp_path: Path) -> None:
+    jpegs(tmp_path / "elsewhere", 1, 2)
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "named")
+    assert len(find_images([tmp_path / "named"]).paths) == 2
+
+
 def test_a_folder_without_images_is_refused_with_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.heic").write_text("")

@@ -1,6 +1,5 @@
 """Exports: what other programs read back has the network's outputs, names and preprocessing."""
 
-import argparse
 import csv
 import io
 import json
@@ -86,12 +85,11 @@ def test_torch_loads_it_without_timm(folder: Path, images: torch.Tensor, ours: t
 
 
 def test_a_timm_checkpoint_holds_plain_values_and_the_figures(tiny_run: Path, folder: Path) -> None:
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        saved = torch.load(folder / "model_best.pth.tar", weights_only=True)
+    saved = torch.load(folder / "model_best.pth.tar", weights_only=True)
     result = json.loads((tiny_run / "result.json").read_text())
     assert (saved["arch"], saved["epoch"], saved["version"]) == ("test_resnet", 1, 2)
     assert saved["metric"] == 100 * result["top1"]
-    assert saved["args"].crop_pct == 0.8
+    assert saved["args"]["crop_pct"] == 0.8
     assert "crop_mode: center" in (folder / "args.yaml").read_text()
     rows = list(csv.DictReader(io.StringIO((folder / "summary.csv").read_text())))
     lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
@@ -114,8 +112,7 @@ def test_timm_evaluates_it_with_the_top1_of_the_run(tiny_run: Path, folder: Path
             image.resize((40, 40)).save(file.with_suffix(".png"))
         file.unlink()
     model = timm.create_model("test_resnet", num_classes=12)
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        timm.models.load_checkpoint(model, str(folder / "model_best.pth.tar"), use_ema=False)
+    timm.models.load_checkpoint(model, str(folder / "model_best.pth.tar"), use_ema=False)
     dataset = timm.data.create_dataset("", str(tmp_path), split="val", class_map=str(folder / "class_map.txt"))
     dataset.transform = timm.data.create_transform((3, 32, 32), crop_pct=0.8, interpolation="bilinear")
     with torch.no_grad():

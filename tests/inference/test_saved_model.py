@@ -91,24 +91,35 @@ def test_the_transform_gives_the_pixels_of_the_loader(
 ) -> None:
     jpegs(tmp_path / "a", 2, 6, (20, 150))
     jpegs(tmp_path / "b", 2, 2, (20, 150), kind="png")
-    paths = find_images([tmp_path / "a", tmp_path / "b"]).paths
-    parts = parts_of(index_of(paths, ("x", "y"), "ignore", 1), ("x", "y"))
-    crop = Crop(kind, 48, crop_pct=0.875, interpolation=interpolation)
+    prepared = Preprocessing(48, kind, 0.875, interpolation, (0.0,) * 3, (1.0,) * 3, "ignore")
+    assert_same_pixels([tmp_path / "a", tmp_path / "b"], prepared)
+
+
+def assert_same_pixels(places: list[Path], prepared: Preprocessing) -> None:
+    paths = find_images(places).paths
+    parts = parts_of(index_of(paths, ("x", "y"), prepared.exif, 1), ("x", "y"))
+    how = {"crop_pct": prepared.crop_pct, "interpolation": prepared.interpolation, "exif": prepared.exif}
+    crop = Crop(prepared.crop, prepared.img_size, **how)  # type: ignore[arg-type]
     loader = build_loader(parts, parts.splits.test, crop, Loading(torch.device("cpu"), 16))
     (batch,) = loader.batches(evaluation_requests(parts.splits.test, 16, 1, 0))
-    transform = transform_of(Preprocessing(48, kind, 0.875, interpolation, (0.0,) * 3, (1.0,) * 3, "ignore"))
+    assert len(batch.ids) == len(paths)
+    transform = transform_of(prepared)
     for path, ours in zip(paths, batch.images, strict=True):
         with Image.open(path) as image:
             assert torch.equal((transform(image) * 255).round().byte(), ours.permute(2, 0, 1))
 
 
-def test_other_modes_and_turned_images_are_taken_as_in_training() -> None:
-    drawn = np.random.default_rng(0).integers(0, 256, (9, 12), np.uint8)
-    for exif, shape in (("ignore", "center"), ("apply", "center")):
-        transform = transform_of(Preprocessing(8, shape, 1.0, "bilinear", (0.5,) * 3, (0.5,) * 3, exif))
-        grey = transform(Image.fromarray(drawn))
-        assert grey.shape == (3, 8, 8)
-        assert torch.equal(grey[0], grey[2])
+@pytest.mark.parametrize("exif", ["ignore", "apply"])
+def test_other_modes_and_turned_images_are_those_of_the_loader(tmp_path: Path, exif: str) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (30, 44, 4), np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(drawn[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(drawn[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(drawn).save(tmp_path / "transparent.png")
+    Image.fromarray(drawn[..., :3]).quantize(16).save(tmp_path / "palette.gif")
+    Image.fromarray(drawn[..., :3]).save(tmp_path / "turned.jpg", exif=turned)
+    assert_same_pixels([tmp_path], Preprocessing(24, "center", 0.9, "bilinear", (0.0,) * 3, (1.0,) * 3, exif))
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -123,3 +123,45 @@ def jpegs(photos: list[np.ndarray]) -> MakeFolder:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def train_tiny(tmp_path_factory: pytest.TempPathFactory, jpegs: MakeFolder) -> Callable[..., Path]:
+    """train_tiny(key=value, ...): the run folder of timm's smallest network after 2 epochs on 12 classes.
+
+    Photographs lie beside it in images/{train,val}; classes are class0, class1, class10, class11, class2, ...
+    """
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    from fastaug.recipe.reading import read_recipe
+    from fastaug.training.worker import run
+
+    def train(**keys: object) -> Path:
+        folder = tmp_path_factory.mktemp("tiny")
+        jpegs(folder / "images", 12, 4, splits=("train", "val"))
+        (folder / "recipe.yaml").write_text(TINY)
+        words = [f"{name.replace('__', '.')}={value}" for name, value in keys.items()]
+        recipe = read_recipe(
+            folder / "recipe.yaml", [f"data.root={folder / 'images'}", f"run.dir={folder / 'run'}", *words]
+        )
+        for kept in (AcceleratorState, GradientState, PartialState):  # of another run, maybe of another precision
+            kept._reset_state()
+        assert run(recipe) == 0
+        return folder / "run"
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def tiny_run(train_tiny: Callable[..., Path]) -> Path:
+    """The run folder of `train_tiny` as it is, with a moving average and a best checkpoint; tests only read it."""
+    return train_tiny()
+
+
+TINY = """
+data: {img_size: 32, crop_pct: 0.8, threads: 1, select_fraction: 0.25}
+model: {name: test_resnet, ema: true, ema_decay: 0.5}
+optim: {opt: adamw, lr: 2e-3, sched: constant}
+train: {epochs: 2, batch_size: 12}
+eval: {batch_size: 7}
+"""

@@ -25,7 +25,7 @@ def importable_names() -> list[tuple[str, str]]:
         for path in sorted((ROOT / folder).iterdir()):
             if path.suffix == ".py" or (path.is_dir() and any(path.rglob("*.py"))):
                 found.append((folder, path.stem))
-    return [(folder, name) for folder, name in found if name != "__init__"]
+    return [(folder, name) for folder, name in found if name not in ("__init__", "__main__")]
 
 
 @pytest.mark.parametrize(("folder", "name"), importable_names())

@@ -35,6 +35,7 @@ MAY_IMPORT = {  # from the bottom of the house to the top: a room knows only roo
     "evaluation": ALL_BEFORE,
     "reports": ALL_BEFORE,
     "training": ALL_BEFORE,
+    "inference": ALL_BEFORE,
     "step_profile": ALL_BEFORE,
     "lightning_callback": "ops seeding",
     "api": "errors recipe training",

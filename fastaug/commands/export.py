@@ -14,9 +14,7 @@ _FORMS = ("hub", "timm", "onnx", "torch")
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="export", description=__doc__)
-    parser.add_argument(
-        "path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or one of its checkpoints/step-*"
-    )
+    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a checkpoints/step-* of it")
     parser.add_argument("--to", nargs="+", required=True, choices=_FORMS, help="one or several forms, into one folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder that is new, or empty")
     parser.add_argument("--weights", choices=("raw", "ema"), help="default: as the recipe's headline")

@@ -18,9 +18,7 @@ _FORMS = ("csv", "json", "parquet")
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="predict", description=__doc__)
-    parser.add_argument(
-        "path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or one of its checkpoints/step-*"
-    )
+    parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a checkpoints/step-* of it")
     parser.add_argument("images", type=Path, nargs="+", metavar="FILE|FOLDER", help="images, and folders of images")
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="classes told of an image (5, or all if there are fewer)"
@@ -55,6 +53,10 @@ def predict_files(arguments: argparse.Namespace) -> None:
     from fastaug.inference.prediction import build_predictor, predict
     from fastaug.inference.prediction_files import FORMS
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError(
+            ["predict runs as one process; start it without a launcher, and share the files out yourself"]
+        )
     wanted = {form: file for form in _FORMS if (file := getattr(arguments, form)) is not None}
     check_outputs(wanted)
     images = find_images(arguments.images)

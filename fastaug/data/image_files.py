@@ -154,18 +154,23 @@ def extent_for_pillow(data: Bytes, exif: str) -> Extent:
 
 
 def decode_by_pillow(data: Bytes, exif: str, background: Colour | None = None) -> Pixels:
-    """uint8 [H, W, 3] RGB of a file, its first frame. DamagedImageError where Pillow fails.
+    """uint8 [H, W, 3] RGB of a file, its first frame, as `pixels_of`. DamagedImageError where Pillow fails."""
+    with _opened(data) as image:
+        return pixels_of(image, exif, background)
+
+
+def pixels_of(image: Any, exif: str, background: Colour | None = None) -> Pixels:
+    """uint8 [H, W, 3] RGB of an image that Pillow has opened.
 
     Transparent pixels show the `background`, None: the colour that the file gives them.
     """
     from PIL import Image
 
-    with _opened(data) as image:
-        turn = orientation_of(image) if exif == "apply" and image.format != "TIFF" else None  # Pillow turns that itself
-        image.load()
-        seen_through = background is not None and image.has_transparency_data
-        turned = image.transpose(Image.Transpose(_TRANSPOSITIONS[turn])) if turn in _TRANSPOSITIONS else image
-        return _composited(turned, background) if background is not None and seen_through else _rgb(turned)
+    turn = orientation_of(image) if exif == "apply" and image.format != "TIFF" else None  # Pillow turns that itself
+    image.load()
+    seen_through = background is not None and image.has_transparency_data
+    turned = image.transpose(Image.Transpose(_TRANSPOSITIONS[turn])) if turn in _TRANSPOSITIONS else image
+    return _composited(turned, background) if background is not None and seen_through else _rgb(turned)
 
 
 @contextmanager

@@ -44,7 +44,14 @@ def find_images(places: Iterable[Path]) -> Found:
 
 
 def _below(top: bytes, others: Counter[str]) -> Iterable[bytes]:
-    for folder, names, files in os.walk(top):
+    """Images at any depth; links are followed, and a folder that is reached twice is read once."""
+    seen: set[tuple[int, int]] = set()
+    for folder, names, files in os.walk(top, onerror=_unlisted, followlinks=True):
+        found = os.stat(folder)
+        if (found.st_dev, found.st_ino) in seen:
+            names.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
         names[:] = sorted(name for name in names if not name.startswith(b"."))
         for name in files:
             if name.startswith(b"."):
@@ -53,6 +60,10 @@ def _below(top: bytes, others: Counter[str]) -> Iterable[bytes]:
                 yield os.path.join(folder, name)
             else:
                 others[os.fsdecode(os.path.splitext(name)[1].lower()) or "without ending"] += 1
+
+
+def _unlisted(error: OSError) -> None:
+    raise DataError(f"{error.filename!r} cannot be listed ({error.strerror}); repair it, or name other folders")
 
 
 def told(others: Counter[str]) -> str:

@@ -4,7 +4,6 @@ Each form is read back by the program that it is for, and its outputs are compar
 not give the same is refused.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import timm
@@ -19,9 +19,9 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-import fastaug
 from fastaug.errors import FastaugError, RecipeError
 from fastaug.inference.prediction_files import readable
+from fastaug.inference.saved_model import pretrained_cfg
 from fastaug.inference.timm_files import args_yaml, class_map, summary_csv, timm_args
 from fastaug.training.model_facts import ModelFacts
 
@@ -40,10 +40,9 @@ class Exported:
 
     def probe(self, count: int) -> Tensor:
         """`count` normalised images of noise [N, C, S, S], always the same."""
-        drawn = np.random.Generator(np.random.Philox(key=count)).random((count, *self.facts.preprocessing.input_size))
-        mean, std = (
-            torch.tensor(x).view(-1, 1, 1) for x in (self.facts.preprocessing.mean, self.facts.preprocessing.std)
-        )
+        prepared = self.facts.preprocessing
+        drawn = np.random.Generator(np.random.Philox(key=count)).random((count, *prepared.input_size))
+        mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (prepared.mean, prepared.std))
         return (torch.from_numpy(drawn).float() - mean) / std
 
     def notes(self) -> dict[str, str]:
@@ -52,7 +51,6 @@ class Exported:
         return {
             "classes": json.dumps([readable(name) for name in self.facts.classes]),
             "preprocessing": json.dumps({**asdict(prepared), "channels": prepared.channels}),
-            "fastaug": fastaug.__version__,
         }
 
 
@@ -94,12 +92,10 @@ def _difference(exported: Exported, read: Callable[[Tensor], Tensor]) -> float:
 def check_forms(forms: list[str], facts: ModelFacts) -> None:
     """RecipeError with each form that this network, or this installation, cannot be written in."""
     problems = []
-    own = sorted({"hub", "timm"} & set(forms))
-    if facts.recipe.model.stem != "default" and own:
-        text = (
-            f"--to {' '.join(own)}: timm has no {facts.recipe.model.name} with model.stem = {facts.recipe.model.stem}"
-        )
-        problems.append(f"{text}, so it could not load it; take onnx or torch, or fastaug.load")
+    model, own = facts.recipe.model, sorted({"hub", "timm"} & set(forms))
+    if model.stem != "default" and own:
+        text = f"--to {' '.join(own)}: timm has no {model.name} with model.stem = {model.stem}, so it could not load it"
+        problems.append(f"{text}; take onnx or torch, or fastaug.load")
     missing = [name for name in ONNX_NEEDS if find_spec(name) is None] if "onnx" in forms else []
     if missing:
         problems.append(f"--to onnx: {', '.join(missing)} not installed; pip install 'fastaug[export]'")
@@ -115,7 +111,8 @@ def check_forms(forms: list[str], facts: ModelFacts) -> None:
 def write_hub(exported: Exported, folder: Path) -> None:
     """timm's layout of a model repository, which timm.create_model loads from the hub or a folder."""
     network = deepcopy(exported.network).to(memory_format=torch.contiguous_format)
-    network.pretrained_cfg = {k: v for k, v in network.pretrained_cfg.items() if k != "label_names"}
+    described: Any = network
+    described.pretrained_cfg = pretrained_cfg(network, exported.facts, names=False)
     names = [readable(name) for name in exported.facts.classes]
     arguments = dict(exported.facts.recipe.model.kwargs)
     save_for_hf(network, folder, {"label_names": names}, model_args=arguments, safe_serialization=True)
@@ -144,7 +141,7 @@ def write_timm(exported: Exported, folder: Path) -> None:
         "epoch": max(0, round(facts.epoch) - 1) if facts.epoch == facts.epoch else None,  # timm counts from 0
         "arch": facts.recipe.model.name,
         "state_dict": state,
-        "args": argparse.Namespace(**timm_args(facts)),
+        "args": timm_args(facts),  # timm's script saves a Namespace, which torch.load takes for code
         "version": 2,
         "metric": 100 * figures["top1"] if "top1" in figures else None,
     }
@@ -159,8 +156,7 @@ def read_timm(exported: Exported, folder: Path) -> Callable[[Tensor], Tensor]:
     recipe, classes = exported.facts.recipe, len(exported.facts.classes)
     channels = exported.facts.preprocessing.channels
     network = timm.create_model(recipe.model.name, num_classes=classes, in_chans=channels, **recipe.model.kwargs)
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        timm.models.load_checkpoint(network, str(folder / "model_best.pth.tar"), use_ema=False)
+    timm.models.load_checkpoint(network, str(folder / "model_best.pth.tar"), use_ema=False)
     loaded: Callable[[Tensor], Tensor] = network.eval()
     return loaded
 
@@ -191,7 +187,7 @@ def write_onnx(exported: Exported, folder: Path) -> None:
 
 def read_onnx(_: Exported, folder: Path) -> Callable[[Tensor], Tensor]:
     """The network in onnxruntime, on the CPU."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])

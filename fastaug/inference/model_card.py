@@ -1,10 +1,10 @@
 """The model card of an exported network: README.md, as hubs show it, and as people read it."""
 
 import json
+import shlex
 from dataclasses import asdict
 from typing import Any
 
-import fastaug
 from fastaug.inference.exports import Exported
 from fastaug.inference.prediction_files import readable
 from fastaug.provenance import versions
@@ -47,7 +47,7 @@ def _head(facts: ModelFacts) -> list[str]:
         write_yaml(front).strip(),
         "---\n",
         f"# {name}, {len(facts.classes)} classes\n",
-        f"An image classifier, timm's `{name}`, trained with fastaug {fastaug.__version__} for {facts.step} updates.\n",
+        f"An image classifier, timm's `{name}`, trained with fastaug for {facts.step} updates.\n",
     ]
 
 
@@ -106,15 +106,16 @@ def validate_command(facts: ModelFacts) -> str:
     """The command by which timm's validate.py evaluates model_best.pth.tar as we do."""
     prepared = facts.preprocessing
     whole = prepared.crop == "whole"
-    numbers = {name: " ".join(f"{x:g}" for x in getattr(prepared, name)) for name in ("input_size", "mean", "std")}
-    kwargs = "".join(f" {name}={value}" for name, value in facts.recipe.model.kwargs.items())
+    numbers = {name: " ".join(map(str, getattr(prepared, name))) for name in ("input_size", "mean", "std")}
+    given = [f"{name}={value}".replace(" ", "") for name, value in facts.recipe.model.kwargs.items()]
     words = [
-        f"python validate.py --data-dir IMAGES --split SPLIT --class-map class_map.txt --model {facts.recipe.model.name}",
-        f"--checkpoint model_best.pth.tar --num-classes {len(facts.classes)} --input-size {numbers['input_size']}",
-        f"--crop-mode {'squash' if whole else 'center'} --crop-pct {1.0 if whole else prepared.crop_pct:g}",
+        "python validate.py --data-dir IMAGES --split SPLIT --class-map class_map.txt",
+        f"--model {facts.recipe.model.name} --checkpoint model_best.pth.tar --num-classes {len(facts.classes)}",
+        f"--input-size {numbers['input_size']} --crop-mode {'squash' if whole else 'center'}",
+        f"--crop-pct {1.0 if whole else prepared.crop_pct}",
         f"--interpolation {prepared.interpolation} --mean {numbers['mean']} --std {numbers['std']}",
     ]
-    return " ".join(words) + (f" --model-kwargs{kwargs}" if kwargs else "")
+    return " ".join(words) + (f" --model-kwargs {shlex.join(given)}" if given else "")
 
 
 def _preprocessing(facts: ModelFacts) -> list[str]:
@@ -123,7 +124,7 @@ def _preprocessing(facts: ModelFacts) -> list[str]:
     cut = f"resized to {side} x {side} pixels, whatever their shape"
     if prepared.crop != "whole":
         cut = f"short side to {prepared.short_side} pixels, then the middle {side} x {side}"
-    numbers = [f"{name} {', '.join(f'{x:g}' for x in getattr(prepared, name))}" for name in ("mean", "std")]
+    numbers = [f"{name} {', '.join(map(str, getattr(prepared, name)))}" for name in ("mean", "std")]
     rest = f"{prepared.channels} channels, pixels in [0, 1], {'; '.join(numbers)}; EXIF rotation: {prepared.exif}."
     return ["## Preprocessing\n", f"Images: {cut} ({prepared.interpolation}, antialiased); {rest}\n"]
 

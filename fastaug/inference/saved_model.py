@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from fastaug.data.image_files import Colour, pixels_of
+from fastaug.data.loaders.grey import grey
 from fastaug.errors import RecipeError, StorageError
 from fastaug.nets.model import build_model
 from fastaug.training import checkpoint
@@ -74,8 +76,8 @@ def kind_of(facts: ModelFacts, weights: Kind | None) -> Kind:
 def network_of(path: Path, facts: ModelFacts, weights: Kind | None = None) -> nn.Module:
     """The network in the checkpoint folder `path`, in eval mode, one output a class, with timm's `pretrained_cfg`."""
     recipe, kind = facts.recipe, kind_of(facts, weights)
-    recipe = untrained(facts)
-    network = build_model(recipe.model, len(facts.classes), channels=recipe.data.channels)
+    bare = untrained(facts)
+    network: Any = build_model(bare.model, len(facts.classes), channels=bare.data.channels)
     state = tensors_of(path, kind)
     own = network.state_dict()
     if recipe.augment.other_class:
@@ -83,13 +85,20 @@ def network_of(path: Path, facts: ModelFacts, weights: Kind | None = None) -> nn
         state = {
             name: t[: len(own[name])] if name in own and name.startswith(heads) else t for name, t in state.items()
         }
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        text = f"its weights do not fit {recipe.model.name} with {len(facts.classes)} classes"
-        raise StorageError(f"{path}: {text}: {error}; was the recipe changed by hand?") from error
+    apart = [
+        name
+        for name in {**own, **state}
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if apart:
+        text = f"{path}: its weights are not those of {recipe.model.name} with {len(facts.classes)} classes"
+        found = f"{len(apart)} tensors are missing, too many or of another shape, the first {apart[0]}"
+        raise StorageError(f"{text}: {found}; is model.json of another checkpoint, or timm of another version?")
+    network.load_state_dict(state)
     network.pretrained_cfg = pretrained_cfg(network, facts)
-    return network.eval()
+    network.eval()
+    trained: nn.Module = network
+    return trained
 
 
 def untrained(facts: ModelFacts) -> Any:
@@ -117,48 +126,52 @@ def _heads(network: nn.Module) -> tuple[str, ...]:
     return tuple(f"{head}." for head in ([named] if isinstance(named, str) else named))
 
 
-def pretrained_cfg(network: nn.Module, facts: ModelFacts) -> dict[str, Any]:
-    """What timm notes of trained weights, for these: its transforms and loaders then prepare images as they need."""
+def pretrained_cfg(network: nn.Module, facts: ModelFacts, *, names: bool = True) -> dict[str, Any]:
+    """What timm notes of trained weights, for these: its transforms and loaders then prepare images as they need.
+
+    `names`: with the names of the outputs, which a config.json has elsewhere.
+    """
     prepared = facts.preprocessing
     whole = prepared.crop == "whole"
     before = dict(getattr(network, "pretrained_cfg", {}))
     stale = {"url", "hf_hub_id", "file", "source", "tag", "license", "origin_url", "paper_name", "paper_ids", "notes"}
     kept = {key: value for key, value in before.items() if key not in stale and not key.startswith("test_")}
+    kept.pop("label_names", None)
     return kept | {
+        **({"label_names": facts.classes} if names else {}),
         "num_classes": len(facts.classes),
-        "label_names": facts.classes,
         "input_size": prepared.input_size,
         "crop_mode": "squash" if whole else "center",
         "crop_pct": 1.0 if whole else prepared.crop_pct,
         "interpolation": prepared.interpolation,
         "mean": prepared.mean,
         "std": prepared.std,
+        "pool_size": None,  # of the features at the size of the weights that timm knows
     }
 
 
 class ToPixels(nn.Module):
-    """A PIL image as uint8 [C, H, W], in the channels and the orientation that the network was trained on."""
+    """A PIL image as uint8 RGB [3, H, W]: of whatever mode, as the loader decodes its file."""
 
-    def __init__(self, prepared: Preprocessing) -> None:
+    def __init__(self, exif: str, background: Colour | None) -> None:
         super().__init__()
-        self.mode, self.turn = {1: "L", 3: "RGB"}[prepared.channels], prepared.exif == "apply"
+        self.exif, self.background = exif, background
 
     def forward(self, image: Image.Image) -> Tensor:
-        """uint8 [C, H, W]."""
-        turned = ImageOps.exif_transpose(image) if self.turn else image
-        pixels: Tensor = v2.functional.pil_to_tensor(turned.convert(self.mode))
-        return pixels
+        """uint8 [3, H, W]."""
+        return torch.from_numpy(pixels_of(image, self.exif, self.background).copy()).permute(2, 0, 1)
 
 
 def transform_of(prepared: Preprocessing) -> v2.Compose:
     """The transform of evaluation, from a PIL image to the network's input [C, S, S] float32.
 
-    It resizes by the kernel that the loader uses, so pixels are equal wherever Pillow decodes as DALI does: lossless
-    files always do.
+    It resizes by the kernel that the loader uses, so pixels are equal wherever Pillow decodes as DALI does.
     """
     side, kernel = prepared.img_size, v2.InterpolationMode(prepared.interpolation)
     cut: list[nn.Module] = [v2.Resize([side, side], kernel)]
     if prepared.crop != "whole":
         cut = [v2.Resize(prepared.short_side, kernel), v2.CenterCrop(side)]
+    if prepared.channels == 1:
+        cut.append(v2.Lambda(lambda pixels: grey(pixels.permute(1, 2, 0)).permute(2, 0, 1)))
     numbers = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(prepared.mean), list(prepared.std))]
-    return v2.Compose([ToPixels(prepared), *cut, *numbers])
+    return v2.Compose([ToPixels(prepared.exif, prepared.background), *cut, *numbers])

@@ -1,4 +1,4 @@
-"""What timm's training script leaves beside its checkpoint, made of a run of ours: args.yaml, summary.csv, class_map.txt.
+"""What timm's training script leaves beside a checkpoint, made of a run of ours: args.yaml, summary.csv, class_map.txt.
 
 Only arguments that mean the same in timm are given; what has no counterpart there stands in the model card's recipe.
 """

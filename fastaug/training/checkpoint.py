@@ -1,10 +1,10 @@
 """Checkpoints that survive a kill at any moment and notice a single flipped bit.
 
 A checkpoint is a folder `step-XXXXXXXX` with safetensors weights, `state.pt` (tensors and plain values only), files of
-learned tables (`table_files.py`), `model.json` (`model_facts.py`) and a `manifest.json` with the size and SHA-256 of every file. It is written under a
-temporary name, synced, given its manifest last, renamed, read back, and only then named by the pointer file `last`. A
-folder without a valid manifest is no checkpoint. A kill may come between any two of these: `settle` brings a folder to
-where they would have led.
+learned tables (`table_files.py`), `model.json` (`model_facts.py`) and a `manifest.json` with the size and SHA-256 of
+every file. It is written under a temporary name, synced, given its manifest last, renamed, read back, and only then
+named by the pointer file `last`. A folder without a valid manifest is no checkpoint. A kill may come between any two of
+these: `settle` brings a folder to where they would have led.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """model.json of a checkpoint: all that somebody who has only its folder needs to use the network in it.
 
 That is the names of its outputs, how an image becomes its input, the recipe that trained it and, where it was
-evaluated at that update, the figures. The manifest vouches for it as for the weights. Checkpoints from before it existed
-are completed from the run folder that they lie in.
+evaluated at that update, the figures. The manifest vouches for it as for the weights. Checkpoints that are older
+than it are completed from the run folder that they lie in.
 """
 
 import json
@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fastaug
 from fastaug.atomic_files import open_regular
+from fastaug.data.image_files import colour_of
 from fastaug.errors import RecipeError, StorageError
+from fastaug.provenance import versions
 from fastaug.recipe.reading import read_stored, recipe_of
 from fastaug.recipe.schema import SCHEMA, Recipe
 from fastaug.training import checkpoint
@@ -31,7 +32,8 @@ class Preprocessing:
     """How an image becomes the network's input, as evaluation does it.
 
     `crop` "center": the short side is resized to floor(img_size / crop_pct) pixels, then the middle is cut; "whole":
-    resized to img_size x img_size whatever its shape. Then pixels in [0, 1] lose `mean` and are divided by `std`.
+    resized to img_size x img_size whatever its shape. Then a network of one channel gets its grey, and pixels in [0, 1]
+    lose `mean` and are divided by `std`. `background`: the colour behind transparent pixels, None: as the file has it.
     """
 
     img_size: int
@@ -41,6 +43,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     exif: str
+    background: tuple[int, int, int] | None = None
 
     @property
     def channels(self) -> int:
@@ -69,6 +72,7 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
         mean=tuple(data.mean),
         std=tuple(data.std),
         exif=data.exif,
+        background=colour_of(data.background),
     )
 
 
@@ -108,7 +112,7 @@ def facts_file(trainer: "Trainer") -> bytes:
     prepared = preprocessing_of(recipe)
     values = {
         "format": FORMAT,
-        "fastaug": fastaug.__version__,
+        "fastaug": versions().get("fastaug"),
         "step": progress.step,
         "epoch": progress.step / trainer.order.steps_per_epoch,
         "best_step": progress.best_step,

@@ -13,7 +13,19 @@ import pytest
 import torch
 
 from fastaug.errors import StorageError
-from fastaug.training.checkpoint import OutOfReachError, Weights, latest, load, name_of, prune, save, steps_of, verify
+from fastaug.training import checkpoint
+from fastaug.training.checkpoint import (
+    OutOfReachError,
+    Weights,
+    attach,
+    latest,
+    load,
+    name_of,
+    prune,
+    save,
+    steps_of,
+    verify,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -335,3 +347,46 @@ def test_nothing_in_the_project_loads_code() -> None:
         if forbidden.search(line) or (re.search(r"\btorch\.load\(", line) and "weights_only=True" not in line)
     }
     assert not found
+
+
+def test_a_file_put_into_a_checkpoint_is_vouched_for(tmp_path: Path) -> None:
+    (path,) = saved(tmp_path, 1)
+    for text in (b"one", b"another"):  # the second time in place of the first
+        attach(path, "note.json", text)
+        assert verify(path) is None
+        assert (path / "note.json").read_bytes() == text
+    (path / "note.json").write_bytes(b"a nother")
+    assert "note.json" in str(verify(path))
+
+
+def test_a_kill_while_a_file_is_put_in_leaves_a_sound_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = saved(tmp_path, 1)
+    real, left = checkpoint.write_atomically, [0]
+
+    def killed(*arguments: object) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        real(*arguments)  # type: ignore[arg-type]
+
+    for left[0] in (0, 1, 2):  # writes before the kill
+        monkeypatch.undo()
+        attach(path, "note.json", b"one")
+        monkeypatch.setattr(checkpoint, "write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            attach(path, "note.json", b"two")
+        assert verify(path) is None
+        assert load(path).state["position"] == 64
+
+
+def test_a_full_disk_while_a_file_is_put_in_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = saved(tmp_path, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(StorageError, match=r"note\.json: cannot be written.*free space"):
+        attach(path, "note.json", b"one")

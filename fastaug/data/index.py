@@ -231,7 +231,7 @@ def _screened(
         status[known] = before.status[row[known]]
         reasons = {i: before.reasons[r] for i, r in zip(known.tolist(), row[known].tolist(), strict=True) if status[i]}
     new = np.setdiff1d(np.arange(len(listed)), known).tolist()
-    text = f"index: reading {len(new):,} of {len(listed):,} images" if progress else ""
+    text = f"index: reading {len(new):,} of {len(listed):,} images" if progress and new else ""
     for i, header in zip(new, screen_all(top, [listed.paths[i] for i in new], exif, threads, text), strict=True):
         heights[i], widths[i], status[i] = header.height, header.width, Status.DAMAGED if header.reason else Status.OK
         reasons |= {i: header.reason} if header.reason else {}

@@ -152,6 +152,14 @@ class Data:
     class_map: Text | None = key(
         None, "CSV, TSV or parquet file of name and class: other classes for folders or labels; empty: left out"
     )
+    multi_label: Literal["off", "separated", "columns"] = key(
+        "off",
+        "images of any number of classes, with augment.loss=bce. separated: several labels in a cell of the table; "
+        "columns: a column of 0 and 1 for each class",
+    )
+    label_separator: Annotated[Text, Field(min_length=1, max_length=8)] = key(
+        "|", "multi_label=separated: what stands between the labels of an image"
+    )
     loader: Literal["dali", "resident", "synthetic"] = key(
         "dali", "dali: from encoded files; resident: decoded once and kept in memory; synthetic: random, to measure"
     )
@@ -486,6 +494,9 @@ class Eval:
     batch_size: Annotated[int, Field(ge=1, le=2**16)] = key(256, "images per process")
     img_size: Pixels | None = key(None, "pixels a side; null: data.img_size")
     weights: Literal["raw", "ema"] = key("raw", "which weights give the headline")
+    threshold: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.5, "data.multi_label: probability from which a class counts as predicted, in F1"
+    )
     ece_bins: Annotated[int, Field(ge=2, le=10**4)] = key(15, "bins of the expected calibration error")
     tta: Annotated[int, Field(ge=0, le=1000)] = key(
         0,

@@ -20,7 +20,7 @@ from fastaug.reports.batch_grid import augmented_grid
 from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
 from fastaug.training.policy_files import write_policy
-from fastaug.training.result import write_result
+from fastaug.training.result import chosen_by, write_result
 from fastaug.training.timing import Awaited, Clock, peak_memory
 
 AUROC_IMAGES = 10_000  # of a log line's figure, whose cost grows with them; the final one is of all
@@ -138,9 +138,10 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
         return False
     clock.pause()
     figures = evaluate(trainer, split)
-    if split == "test" or (progress.best_top1 is not None and figures["top1"] <= progress.best_top1):
+    figure = figures[chosen_by(trainer.recipe)]
+    if split == "test" or (progress.best_top1 is not None and figure <= progress.best_top1):
         return False
-    progress.best_step, progress.best_top1 = progress.step, figures["top1"]
+    progress.best_step, progress.best_top1 = progress.step, figure
     return True
 
 
@@ -166,7 +167,11 @@ def measure(
 def tell(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
     """A line of metrics.jsonl, the trackers and the screen for the figures of a split."""
     report(trainer, split, figures)
-    numbers = f"{split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}  ({figures['weights']} weights)"
+    if "mean_ap" in figures:
+        numbers = f"mAP {figures['mean_ap']:.4f}  F1 {figures['f1_micro']:.4f} micro, {figures['f1_macro']:.4f} macro"
+    else:
+        numbers = f"top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}"
+    numbers = f"{split} {numbers}  ({figures['weights']} weights)"
     trainer.console.print(f"epoch {trainer.progress.step / trainer.order.steps_per_epoch:.0f}  {numbers}")
     if (tta := figures.get("tta")) is not None:
         numbers = f"top-1 {tta['top1']:.4f}  NLL {tta['nll']:.4f}  ECE {tta['ece']:.4f}, without {figures['ece']:.4f}"

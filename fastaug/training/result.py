@@ -4,24 +4,33 @@ from typing import Any
 
 from fastaug.data.shards.layout import ShardIndex
 from fastaug.provenance import commit, versions
+from fastaug.recipe.schema import Recipe
 from fastaug.training.build import Trainer
 from fastaug.training.timing import peak_memory
 
 HEADLINE = ("top1", "top5", "balanced_top1", "f1_macro", "nll", "ece", "ece_bins", "weights")
+MULTI_LABEL = ("mean_ap", "f1_micro", "f1_macro", "exact", "bce", "threshold", "weights")  # with data.multi_label
+
+
+def chosen_by(recipe: Recipe) -> str:
+    """The figure of the select split that picks the best checkpoint."""
+    return "top1" if recipe.data.multi_label == "off" else "mean_ap"
 
 
 def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
     """Writes result.json with the figures of every split by name; main process, where there are some of test."""
     if not trainer.accelerator.is_main_process or "test" not in figures:
         return
-    progress = trainer.progress
+    progress, one_label = trainer.progress, trainer.recipe.data.multi_label == "off"
     result = {
-        **{name: figures["test"][name] for name in HEADLINE},
+        **{name: figures["test"][name] for name in (HEADLINE if one_label else MULTI_LABEL)},
         "checkpoint": "last",
         "test": figures["test"],
         "select": figures.get("select"),
         **{name: value for name, value in figures.items() if name not in ("test", "select")},
-        "best": {"step": progress.best_step, "select_top1": progress.best_top1} if progress.best_step else None,
+        "best": {"step": progress.best_step, f"select_{chosen_by(trainer.recipe)}": progress.best_top1}
+        if progress.best_step
+        else None,
         "images_per_second": progress.images_seen / progress.train_seconds,
         "train_seconds": progress.train_seconds,
         "images_seen": progress.images_seen,
@@ -42,7 +51,8 @@ def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
 def summarise(trainer: Trainer, test: dict[str, Any]) -> None:
     """Prints the figures of the test split and the speed of the run."""
     progress = trainer.progress
-    rows = {f"test {name}": f"{test[name]:.4f}" for name in ("top1", "top5", "f1_macro", "nll", "ece")}
+    names = ("top1", "top5", "f1_macro", "nll", "ece", *MULTI_LABEL[:-1])
+    rows = {f"test {name}": f"{test[name]:.4f}" for name in dict.fromkeys(names) if name in test}
     rows |= {
         "images/s": f"{progress.images_seen / progress.train_seconds:.0f}",
         "training": f"{progress.train_seconds:.1f} s",

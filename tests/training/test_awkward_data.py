@@ -101,3 +101,30 @@ def test_grey_images_over_a_background_train_to_a_result(root: Path, train: Trai
     code, folder = train("grey", f"data.root={root}", *grey, *changed)
     assert code == 0
     assert json.loads((folder / "result.json").read_text())["test"]["skipped"] == 0
+
+
+def test_images_of_many_classes_train_alike_from_labels_and_from_columns(
+    root: Path, tmp_path: Path, train: Train
+) -> None:
+    labels, columns = ["path,label,split"], ["path,first,third,split"]
+    for number, path in enumerate(path.decode() for path in load_index(root, threads=1).paths):
+        first, third, split = "class0" in path, number % 3 == 0, path.split("/")[0]
+        labels.append(f"{path},{'|'.join(['first'] * first + ['third'] * third)},{split}")
+        columns.append(f"{path},{first:d},{third:d},{split}")
+    keys = [f"data.root={root}", "data.select_fraction=0.25", "augment.loss=bce", "run.log_losses=false"]
+    keys += ["augment.cutmix=1", "augment.soften=none"]
+    losses = []
+    for kind, rows in (("separated", labels), ("columns", columns)):
+        table = tmp_path / f"{kind}.csv"
+        table.write_text("\n".join(rows))
+        code, folder = train(
+            kind, *keys, f"data.table={table}", f"data.multi_label={kind}", "data.select_fraction=0.25"
+        )
+        assert code == 0
+        result = json.loads((folder / "result.json").read_text())
+        assert (result["test"]["images"], len(result["test"]["ap_by_class"])) == (16, 2)
+        assert 0 < result["mean_ap"] <= 1
+        assert set(result["best"]) == {"step", "select_mean_ap"}
+        losses.append([json.loads(line).get("loss") for line in (folder / "metrics.jsonl").read_text().splitlines()])
+    assert losses[0] == losses[1]
+    assert losses[0][0] is not None

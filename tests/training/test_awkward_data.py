@@ -117,9 +117,7 @@ def test_images_of_many_classes_train_alike_from_labels_and_from_columns(
     for kind, rows in (("separated", labels), ("columns", columns)):
         table = tmp_path / f"{kind}.csv"
         table.write_text("\n".join(rows))
-        code, folder = train(
-            kind, *keys, f"data.table={table}", f"data.multi_label={kind}", "data.select_fraction=0.25"
-        )
+        code, folder = train(kind, *keys, f"data.table={table}", f"data.multi_label={kind}")
         assert code == 0
         result = json.loads((folder / "result.json").read_text())
         assert (result["test"]["images"], len(result["test"]["ap_by_class"])) == (16, 2)

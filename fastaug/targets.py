@@ -21,7 +21,8 @@ class SoftTarget(NamedTuple):
     """Targets of B samples: classes [B,2] int64, mass [B,2] and loss weight [B] float, rows [B,2,C] or None.
 
     Masses are >= 0 and a sample's two sum to at most 1; a pair may name one class twice. `rows` are
-    probabilities that replace the one-hot rows of `classes`; only `named_values` and `dense` read them.
+    probabilities that replace the one-hot rows of `classes`; only `named_values` and `dense` read them. For images of
+    any number of classes they are multi-hot, and go with binary cross-entropy alone.
     """
 
     classes: Tensor

@@ -37,7 +37,7 @@ class BatchAugment:
     `hidden` mixes inside the network, `learned` is what a meta step changes. `dtype` is that of training images:
     bfloat16 saves half of the writing where autocast rounds them to it anyway, in the network's first layer.
     `image_weights(ids)`: loss weights [n] of training images, besides those that are learned; the same in all of an
-    update.
+    update. `multi_hot` uint8 [images, C] by id: the classes of images that have any number of them.
     """
 
     def __init__(
@@ -48,9 +48,10 @@ class BatchAugment:
         learned: LearnedEffects | None = None,
         dtype: torch.dtype = torch.float32,
         image_weights: Callable[[Tensor], Tensor] | None = None,
+        multi_hot: Tensor | None = None,
     ) -> None:
         self.recipe, self.classes, self.hidden, self.dtype = recipe, classes, hidden, dtype
-        self.image_weights = image_weights
+        self.image_weights, self.multi_hot = image_weights, multi_hot
         self.learned = LearnedEffects() if learned is None else learned
         self.shifts = recipe.data.known_shift != "none" and recipe.data.known_shift_train
         augment, side, self.channels = recipe.augment, recipe.data.img_size, recipe.data.channels
@@ -194,6 +195,9 @@ class BatchAugment:
         if self.image_weights is not None:
             weight = mixed_weight(target.mass, view.pairs(self.image_weights(view.batch.ids)))
             target = target._replace(weight=target.weight * weight)
+        if self.multi_hot is not None:
+            own = self.multi_hot[view.batch.ids.to(self.multi_hot.device)].float()
+            target = target._replace(rows=view.pairs(own))
         smoothing = self.learned.smoothing(self.recipe.augment.smoothing)
         return smoothed(target, smoothing) if isinstance(smoothing, Tensor) or smoothing else target
 

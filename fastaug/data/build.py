@@ -67,6 +67,12 @@ class DataParts:
         labels[self.planted.ids] = self.planted.given
         return labels
 
+    def multi_hot(self, device: torch.device) -> torch.Tensor | None:
+        """uint8 [N, C] by id: the classes of images that have any number of them; None where each has one."""
+        if self.index is None or self.index.multi_hot is None:
+            return None
+        return torch.from_numpy(self.index.multi_hot).to(device)
+
     def held_out(self) -> list[str]:
         """The splits that can be evaluated."""
         return [name for name in ("select", "test") if len(self.splits.of(name))]
@@ -78,6 +84,10 @@ class DataParts:
         """
         outputs, names = outputs_of(self.classes, trained), tuple(trained)
         index = None if self.index is None else replace(self.index, classes=names, labels=outputs[self.index.labels])
+        if index is not None and index.multi_hot is not None:
+            multi_hot = np.zeros((len(index), len(names)), dtype=np.uint8)
+            multi_hot[:, outputs] = index.multi_hot
+            index = replace(index, multi_hot=multi_hot)
         given = None if self.folder_labels is None else outputs[self.folder_labels]
         planted = None if self.planted is None else self.planted._replace(given=outputs[self.planted.given])
         return replace(self, classes=names, index=index, folder_labels=given, planted=planted)
@@ -89,7 +99,9 @@ class DataParts:
         readable, found = self.index.status == Status.OK, {}
         for role in ("train", "test"):
             ids = self.splits.of(role)
-            counts = np.bincount(self.index.labels[ids[readable[ids]]], minlength=len(self.classes))
+            seen = ids[readable[ids]]
+            counts = np.bincount(self.index.labels[seen], minlength=len(self.classes))
+            counts = counts if self.index.multi_hot is None else self.index.multi_hot[seen].sum(0)
             found[role] = [self.classes[label] for label in np.flatnonzero(counts == 0)]
         return {role: names for role, names in found.items() if names}
 
@@ -109,6 +121,8 @@ class DataParts:
             digest.update(len(ids).to_bytes(8) + ids.tobytes())
             if self.index is not None:
                 digest.update(self.index.labels[ids].tobytes())
+                if self.index.multi_hot is not None:
+                    digest.update(self.index.multi_hot[ids].tobytes())
                 digest.update(np.diff(self.index.paths.offsets)[ids].tobytes())
                 for run in np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1) if len(ids) else []:
                     first, last = self.index.paths.offsets[run[0]], self.index.paths.offsets[run[-1] + 1]

@@ -30,12 +30,12 @@ _PLACE = re.compile(r"-?\d{1,18}")
 def table_rows(file: Path, root: bytes, names: ClassMap) -> tuple[tuple[str, ...], list[tuple[bytes, int, int]]]:
     """Classes, and (path relative to `root`, label, Folder) of all images, sorted by path. DataError names lines."""
     sheet = read_sheet(file, KEY)
-    paths = _paths(sheet, root)
+    paths = paths_of(sheet, root)
     labels = sheet.column("label", ALIASES["label"])
     assert labels is not None
     missing = [(line, "") for label, line in zip(labels, sheet.lines, strict=True) if not label]
     sheet.refuse(missing, "no label", "fill it in, or remove the rows")
-    classes, roles = [names.of(label) for label in labels], _roles(sheet)
+    classes, roles = [names.of(label) for label in labels], roles_of(sheet)
     names.check_met()
     for label, name in zip(labels, classes, strict=True):
         names.left_out.update([label] if not name else [])
@@ -63,14 +63,14 @@ def refuse_missing(file: Path, root: bytes, gone: Sequence[bytes]) -> None:
     """DataError with the lines of the paths in `gone`, whose files are not there."""
     sheet, lost = read_sheet(file, KEY), set(gone)
     wrong = [
-        (line, os.fsdecode(path)) for path, line in zip(_paths(sheet, root), sheet.lines, strict=True) if path in lost
+        (line, os.fsdecode(path)) for path, line in zip(paths_of(sheet, root), sheet.lines, strict=True) if path in lost
     ]
     slash = ", write / in place of \\" if any("\\" in path for _, path in wrong) else ""
     where = f"paths are relative to {os.fsdecode(root)}; correct them{slash}, or set data.root"
     sheet.refuse(wrong, "a file that is not there or cannot be reached", where)
 
 
-def _paths(sheet: Sheet, root: bytes) -> list[bytes]:
+def paths_of(sheet: Sheet, root: bytes) -> list[bytes]:
     """The paths of all rows relative to `root`; DataError for an empty one, or one that stands twice."""
     cells = sheet.column("path", ALIASES["path"])
     assert cells is not None
@@ -91,7 +91,7 @@ def _relative(path: bytes, root: bytes) -> bytes:
     return os.path.relpath(path, root) if os.path.isabs(path) else os.path.normpath(path)
 
 
-def _roles(sheet: Sheet) -> list[Folder]:
+def roles_of(sheet: Sheet) -> list[Folder]:
     """The split of every row; ALL in a table without that column."""
     cells = sheet.column("split", ALIASES["split"], needed=False)
     if cells is None:

@@ -104,6 +104,7 @@ class Index:
     folders: npt.NDArray[np.uint8]  # [N] of Folder
     reasons: dict[int, str]  # why each DAMAGED row is
     stamps: npt.NDArray[np.int64] | None = field(default=None, kw_only=True)  # [N, 3] see stamps_of
+    multi_hot: npt.NDArray[np.uint8] | None = field(default=None, kw_only=True)  # [N, C], see multi_label.py
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -203,6 +204,7 @@ def _listed(root: Path, listing: Listing, digest: str) -> tuple[Index, Seen]:
         status=np.zeros(count, np.uint8),
         folders=np.array([folder for _, _, folder in rows], dtype=np.uint8),
         reasons={},
+        multi_hot=found.multi_hot,
     )
     return index, Seen(walk.watch, walk.others(), digest, found.unmapped)
 
@@ -231,7 +233,7 @@ def _screened(
         status[known] = before.status[row[known]]
         reasons = {i: before.reasons[r] for i, r in zip(known.tolist(), row[known].tolist(), strict=True) if status[i]}
     new = np.setdiff1d(np.arange(len(listed)), known).tolist()
-    text = f"index: reading {len(new):,} of {len(listed):,} images" if progress else ""
+    text = f"index: reading {len(new):,} of {len(listed):,} images" if progress and new else ""
     for i, header in zip(new, screen_all(top, [listed.paths[i] for i in new], exif, threads, text), strict=True):
         heights[i], widths[i], status[i] = header.height, header.width, Status.DAMAGED if header.reason else Status.OK
         reasons |= {i: header.reason} if header.reason else {}
@@ -263,6 +265,7 @@ def to_arrays(index: Index) -> dict[str, Any]:
         "reasons": PathTable.of([reason.encode(errors="replace") for reason in index.reasons.values()]),
     }
     arrays = {name: getattr(index, name) for name in COLUMNS} | text_arrays(texts)
+    arrays |= {} if index.multi_hot is None else {"multi_hot": index.multi_hot}
     return arrays | {"damaged": np.array(list(index.reasons), dtype=np.int64)}
 
 
@@ -280,7 +283,7 @@ def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
         "classes": tuple(os.fsdecode(name) for name in _texts(z, "classes")),
         "paths": _texts(z, "paths"),
         "reasons": dict(zip(z["damaged"].tolist(), reasons, strict=True)),
-        **{name: z[name] for name in COLUMNS},
+        **{name: z[name] for name in (*COLUMNS, *(["multi_hot"] if "multi_hot" in z.files else []))},
     }
 
 

@@ -4,27 +4,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from fastaug.data.class_map import KEY, ClassMap
 from fastaug.data.folders import Walk, images_in_folders
 from fastaug.data.image_table import KEY as TABLE
 from fastaug.data.image_table import table_rows
+from fastaug.data.multi_label import multi_label_rows
 from fastaug.data.sheets import digest_of
 
 
 @dataclass(frozen=True)
 class Listing:
-    """How images are listed: by the file `table`, else by folders; `class_level` and `class_map` as in the recipe."""
+    """How images are listed: by the file `table`, else by folders; the others as in the recipe."""
 
     table: Path | None = None
     class_level: str = "top"
     class_map: Path | None = None
+    multi_label: str = "off"
+    separator: str = "|"
 
     def name(self) -> str:
         """What tells listings of one root apart; "" for the usual one."""
         if self == USUAL:
             return ""
         files = (None if file is None else str(file.expanduser().resolve()) for file in (self.table, self.class_map))
-        return repr((*files, self.class_level))
+        return repr((*files, self.class_level, self.multi_label, self.separator))
 
     def digest(self) -> str:
         """What changes with the bytes of the files that are read besides folders; DataError where one cannot be."""
@@ -36,15 +42,22 @@ USUAL = Listing()  # class folders, the topmost, under their own names
 
 
 class Found(NamedTuple):
-    """What was listed: classes, rows (path, label, Folder) sorted by path, and a text of images left out by the map."""
+    """What was listed: classes, rows (path, label, Folder) sorted by path, and a text of images left out by the map.
+
+    multi_hot: uint8 [N, C], the classes of each, where they have any number of them.
+    """
 
     classes: tuple[str, ...]
     rows: list[tuple[bytes, int, int]]
     unmapped: str
+    multi_hot: npt.NDArray[np.uint8] | None = None
 
 
 def find_images(walk: Walk, listing: Listing) -> Found:
     """The images below the root of `walk`; DataError when they cannot be trained on."""
+    if listing.table is not None and listing.multi_label != "off":
+        found = multi_label_rows(listing.table, walk.root, listing.multi_label, listing.separator)
+        return Found(found.classes, found.rows, "", found.multi_hot)
     names = ClassMap(listing.class_map)
     if listing.table is not None:
         classes, rows = table_rows(listing.table, walk.root, names)

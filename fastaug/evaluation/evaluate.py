@@ -16,6 +16,7 @@ from fastaug.data.sampler import evaluation_requests
 from fastaug.distributed import time_kernels
 from fastaug.errors import NoImageError
 from fastaug.evaluation.metrics import Evaluation
+from fastaug.evaluation.multi_label import MultiLabelEvaluation
 from fastaug.evaluation.sample_file import SplitRecord
 from fastaug.evaluation.test_time import TestTimeAugmentation
 from fastaug.recipe.schema import Recipe
@@ -50,6 +51,8 @@ class Evaluator:
         accelerator, recipe, classes = self.accelerator, self.recipe, len(self.parts.classes)
         share_buffers(network)
         ids = self.parts.splits.of(split)
+        multi_hot = self.parts.multi_hot(torch.device("cpu"))
+        several = None if multi_hot is None else MultiLabelEvaluation(multi_hot, recipe.eval.threshold)
         meter = Evaluation(classes, recipe.eval.ece_bins, accelerator.device, pairs=details)
         averaged = Evaluation(classes, recipe.eval.ece_bins, accelerator.device)
         test_time = TestTimeAugmentation(recipe, self.augment, copies) if copies else None
@@ -63,17 +66,20 @@ class Evaluator:
                 logits = network(self.augment.evaluation(batch))
                 if test_time is not None:
                     averaged.add(test_time.logits(network, batch, classes), batch.labels)
+            if several is not None:
+                several.add(logits, batch.ids)
+                continue
             meter.add(logits[:, :classes], batch.labels)  # without the "other" class
             if record is not None:
                 record.add(batch.ids, logits[:, :classes], batch.labels)
         network.train()
         try:
-            figures = meter.result(accelerator)
+            figures = (several or meter).result(accelerator)
         except NoImageError as error:
             damaged = ((self.parts.name_of(i), why) for i, why in self.loader.skipped.items() if i in ids)
             first = next((f", the first {name}: {why}" for name, why in damaged), "")
             raise NoImageError(f"{split}: {error}, of {len(ids)}{first}; repair them or change data.root") from None
-        if details:
+        if details and several is None:
             figures |= meter.details(accelerator, self.parts.classes)
         if copies:
             figures["tta"] = {"copies": copies, **averaged.result(accelerator)}

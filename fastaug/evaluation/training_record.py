@@ -233,8 +233,11 @@ def _unpacked(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def build_record(
     recipe: Recipe, images: int | None, classes: int, accelerator: Accelerator, largest: int
 ) -> TrainingRecord | None:
-    """The record that run.sample_record asks for; synthetic images, whose number is None, have none."""
-    if images is None or not recipe.run.sample_record:
+    """The record that run.sample_record asks for; synthetic images, whose number is None, have none.
+
+    Nor have images of any number of classes: it is about the one label that may be wrong.
+    """
+    if images is None or not recipe.run.sample_record or recipe.data.multi_label != "off":
         return None
     mixes = recipe.augment.mixup > 0 or recipe.augment.cutmix > 0
     return TrainingRecord(images, classes, accelerator, largest, mixes=mixes)

@@ -20,6 +20,21 @@ def _changes_copies(recipe: Recipe) -> bool:
     return has_policy(recipe) or bool(augment.shift or augment.hflip or augment.reprob or augment.cutout)
 
 
+def _one_label_only(r: Recipe) -> bool:
+    """Whether something is asked for that is about the one label of an image."""
+    of_labels = r.data.labels is not None or r.data.class_map is not None or r.run.plant > 0 or r.run.log_losses
+    balanced = r.data.sampling != "natural" or r.augment.class_weight != "none" or r.augment.logit_adjustment
+    chosen = r.eval.best_metric != "top1"  # by the mean average precision
+    return bool(of_labels or balanced or chosen or r.augment.trust or r.meta.learn or r.meta.acts_frozen or r.eval.tta)
+
+
+def _leaves_rest(r: Recipe) -> bool:
+    """Whether targets would have a part that is uniform over the classes, or an image without a target of its own."""
+    a = r.augment
+    softened = a.soften in ("both", "target") and (a.shift or a.cutmix or a.soften_p_max < 1)
+    return bool(softened or a.smoothing or a.other_class or a.copies or a.mix_layer or r.train.plain_step)
+
+
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
 _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
@@ -33,6 +48,28 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: r.data.table is not None and r.data.class_level != "top",
         "data.class_level: {r.data.class_level} is about folders, and data.table names the classes; leave it out",
+    ),
+    (
+        lambda r: r.data.multi_label != "off" and r.data.table is None,
+        "data.multi_label: the classes of images are read from a table; set data.table",
+    ),
+    (
+        lambda r: r.data.multi_label != "off" and r.augment.loss != "bce",
+        "data.multi_label: needs a sigmoid for each class; set augment.loss to bce, found {r.augment.loss}",
+    ),
+    (
+        lambda r: r.data.multi_label != "off" and _one_label_only(r),
+        "data.multi_label: data.labels, class_map and sampling, run.plant, run.log_losses, augment.trust, class_weight and "
+        "logit_adjustment, meta.*, eval.tta and best_metric are about one label an image; leave them out",
+    ),
+    (
+        lambda r: r.data.multi_label != "off" and _leaves_rest(r),
+        "data.multi_label: a target has no share that is uniform over the classes; leave out augment.smoothing, "
+        "other_class, copies, mix_layer, train.plain_step; with shift or cutmix set augment.soften to weight or none",
+    ),
+    (
+        lambda r: r.data.multi_label != "separated" and r.data.label_separator != "|",
+        "data.label_separator: {r.data.label_separator} does nothing unless data.multi_label=separated; leave it out",
     ),
     (
         lambda r: {len(r.data.mean), len(r.data.std)} != {r.data.channels},

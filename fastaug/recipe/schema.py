@@ -154,6 +154,14 @@ class Data:
     class_map: Text | None = key(
         None, "CSV, TSV or parquet file of name and class: other classes for folders or labels; empty: left out"
     )
+    multi_label: Literal["off", "separated", "columns"] = key(
+        "off",
+        "images of any number of classes, with augment.loss=bce. separated: several labels in a cell of the table; "
+        "columns: a column of 0 and 1 for each class",
+    )
+    label_separator: Annotated[Text, Field(min_length=1, max_length=8)] = key(
+        "|", "multi_label=separated: what stands between the labels of an image"
+    )
     loader: Literal["dali", "resident", "synthetic"] = key(
         "dali", "dali: from encoded files; resident: decoded once and kept in memory; synthetic: random, to measure"
     )
@@ -525,6 +533,9 @@ class Eval:
     weights: Literal["raw", "ema"] = key("raw", "which weights give the headline")
     best_metric: Metric = key(
         "top1", "figure of the select split that picks the best checkpoint; of nll and ece the lowest is best"
+    )
+    threshold: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.5, "data.multi_label: probability from which a class counts as predicted, in F1"
     )
     ece_bins: Annotated[int, Field(ge=2, le=10**4)] = key(15, "bins of the expected calibration error")
     tta: Annotated[int, Field(ge=0, le=1000)] = key(

@@ -192,7 +192,8 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     images = None if parts.index is None else len(parts.index)
     record = build_record(recipe, images, len(parts.classes), accelerator, order.largest_piece())
     image_weights = build_image_weights(recipe, parts, record, accelerator.device)
-    augment = BatchAugment(recipe, len(parts.classes), hidden, learned, dtype, image_weights)
+    multi_hot = parts.multi_hot(accelerator.device)
+    augment = BatchAugment(recipe, len(parts.classes), hidden, learned, dtype, image_weights, multi_hot)
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
     set_rate = build_schedule(recipe.optim, optimizer, **updates)
     ema = build_ema(recipe.model, network)

@@ -64,7 +64,7 @@ def build_listing(recipe: Recipe) -> Listing:
     """How the recipe has images listed: by folders, or by a table."""
     data = recipe.data
     table, class_map = (None if file is None else Path(file) for file in (data.table, data.class_map))
-    return Listing(table, data.class_level, class_map)
+    return Listing(table, data.class_level, class_map, data.multi_label, data.label_separator)
 
 
 def planted_parts(recipe: Recipe, parts: DataParts) -> DataParts:

@@ -23,7 +23,7 @@ from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
 from fastaug.training.model_facts import scalars
 from fastaug.training.policy_files import write_policy
-from fastaug.training.result import write_result
+from fastaug.training.result import chosen_by, write_result
 from fastaug.training.timing import Awaited, Clock, peak_memory
 
 AUROC_IMAGES = 10_000  # of a log line's figure, whose cost grows with them; the final one is of all
@@ -144,11 +144,11 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
     trainer.evaluated = {"step": progress.step, "split": split, **scalars(figures)}
     if split == "test":
         return False
-    value = figures[trainer.recipe.eval.best_metric]
-    if not is_better(trainer.recipe.eval.best_metric, value, progress.best_value):
+    metric = chosen_by(trainer.recipe)
+    if not is_better(metric, figures[metric], progress.best_value):
         progress.stale += 1
         return False
-    progress.best_step, progress.best_value, progress.stale = progress.step, value, 0
+    progress.best_step, progress.best_value, progress.stale = progress.step, figures[metric], 0
     return True
 
 
@@ -188,7 +188,11 @@ def measure(
 def tell(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
     """A line of metrics.jsonl, the trackers and the screen for the figures of a split."""
     report(trainer, split, without_details(figures))
-    numbers = f"{split} top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}  ({figures['weights']} weights)"
+    if "mean_ap" in figures:
+        numbers = f"mAP {figures['mean_ap']:.4f}  F1 {figures['f1_micro']:.4f} micro, {figures['f1_macro']:.4f} macro"
+    else:
+        numbers = f"top-1 {figures['top1']:.4f}  NLL {figures['nll']:.4f}"
+    numbers = f"{split} {numbers}  ({figures['weights']} weights)"
     trainer.console.print(f"epoch {trainer.progress.step / trainer.order.steps_per_epoch:.0f}  {numbers}")
     if (tta := figures.get("tta")) is not None:
         numbers = f"top-1 {tta['top1']:.4f}  NLL {tta['nll']:.4f}  ECE {tta['ece']:.4f}, without {figures['ece']:.4f}"

@@ -6,6 +6,7 @@ from fastaug.data.shards.layout import ShardIndex
 from fastaug.evaluation.class_table import print_worst
 from fastaug.evaluation.latency import parameters
 from fastaug.provenance import commit, versions
+from fastaug.recipe.schema import Recipe
 from fastaug.training.build import Trainer
 from fastaug.training.checkpoint import name_of
 from fastaug.training.model_facts import attach_result
@@ -15,16 +16,23 @@ HEADLINE = (
     *("top1", "top5", "balanced_top1", "precision_macro", "recall_macro", "f1_macro", "f1_weighted"),
     *("nll", "ece", "ece_bins", "weights"),
 )
+MULTI_LABEL = ("mean_ap", "f1_micro", "f1_macro", "exact", "bce", "threshold", "weights")  # with data.multi_label
+
+
+def chosen_by(recipe: Recipe) -> str:
+    """The figure of the select split that picks the best checkpoint."""
+    return recipe.eval.best_metric if recipe.data.multi_label == "off" else "mean_ap"
 
 
 def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
     """Writes result.json with the figures of every split by name; main process, where there are some of test."""
     if not trainer.accelerator.is_main_process or "test" not in figures:
         return
-    progress, metric = trainer.progress, trainer.recipe.eval.best_metric
+    progress, metric = trainer.progress, chosen_by(trainer.recipe)
+    one_label = trainer.recipe.data.multi_label == "off"
     best = {"step": progress.best_step, "metric": metric, f"select_{metric}": progress.best_value}
     result = {
-        **{name: figures["test"][name] for name in HEADLINE},
+        **{name: figures["test"][name] for name in (HEADLINE if one_label else MULTI_LABEL)},
         "checkpoint": "last",
         "test": figures["test"],
         "select": figures.get("select"),
@@ -53,14 +61,15 @@ def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
 def summarise(trainer: Trainer, test: dict[str, Any]) -> None:
     """Prints the figures of the test split and the speed of the run."""
     progress = trainer.progress
-    rows = {f"test {name}": f"{test[name]:.4f}" for name in ("top1", "top5", "balanced_top1", "f1_macro", "nll", "ece")}
+    names = ("top1", "top5", "balanced_top1", "f1_macro", "nll", "ece", *MULTI_LABEL[:-1])
+    rows = {f"test {name}": f"{test[name]:.4f}" for name in dict.fromkeys(names) if name in test}
     rows |= {
         "images/s": f"{progress.images_seen / progress.train_seconds:.0f}",
         "training": f"{progress.train_seconds:.1f} s",
         "skipped": str(len(progress.skipped)),
     }
     if progress.best_step is not None:
-        metric = trainer.recipe.eval.best_metric
+        metric = chosen_by(trainer.recipe)
         rows[f"best {metric} of select"] = f"{progress.best_value:.4f}, {name_of(progress.best_step)}"
     print_worst(trainer.console, test)
     trainer.console.summary(f"{trainer.folder.path} ({test['weights']} weights, last checkpoint)", rows)

@@ -144,8 +144,8 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
     if not trainer.parts.trains_as(state["data"], learns=trainer.meta.learned is not None):
         raise DataError(
             f"data.root: the images to train on, their labels or their numbers in the order of all paths are not those "
-            f"that {path} was trained on; put the folder and the file of data.labels back as they were, or "
-            "choose another run.dir"
+            f"that {path} was trained on; put the folder and the files of data.table, data.class_map and data.labels "
+            "back as they were, or choose another run.dir"
         )
     load_weights(trainer.network, weights["model"])
     if trainer.ema is not None:

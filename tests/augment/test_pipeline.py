@@ -43,6 +43,32 @@ def test_nothing_asked_is_normalisation_and_hard_labels():
     torch.testing.assert_close(build().evaluation(given), images, rtol=0, atol=0)
 
 
+def test_images_of_many_classes_mix_their_rows_by_area():
+    recipe = Recipe(data=Data(img_size=SIDE), train=Train(epochs=10), augment=Augment(cutmix=1.0, soften="none"))
+    table = (torch.rand(100, CLASSES, generator=torch.Generator().manual_seed(1)) < 0.5).to(torch.uint8)
+    plain = BatchAugment(recipe, CLASSES)
+    images, one = plain.training(batch(), epoch=1)
+    same, many = BatchAugment(recipe, CLASSES, multi_hot=table).training(batch(), epoch=1)
+    partner = plain.sample(batch(), 1).partner
+    own = one.mass[:, :1] * table[:N] + one.mass[:, 1:] * table[:N][partner]
+    assert torch.equal(same, images)
+    assert ((own > 0) & (own < 1)).any()
+    torch.testing.assert_close(dense(many, CLASSES), own, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("remode", ["const", "rand", "pixel"])
+def test_grey_images_pass_with_all_that_is_asked(remode):
+    data = Data(img_size=SIDE, channels=1, mean=[0.4], std=[0.2], known_shift="rotate45", known_shift_train=True)
+    keys = {"shift": 0.3, "fill": "random", "cutmix": 1.0, "reprob": 1.0, "remode": remode, "cutout": 0.3}
+    augment = BatchAugment(Recipe(data=data, train=Train(epochs=10), augment=Augment(**keys)), CLASSES)
+    given = batch()
+    given = given._replace(images=given.images[..., :1].contiguous())
+    assert augment.training(given, epoch=1)[0].shape == (N, 1, SIDE, SIDE)
+    alone = Batch(*(field[:1] for field in given))
+    assert augment.training(alone, epoch=1)[0].shape == (2, 1, SIDE, SIDE)  # padded for BatchNorm
+    assert augment.evaluation(given).shape == (N, 1, SIDE, SIDE)
+
+
 EVERYTHING = {
     "shift": 0.3,
     "cutmix": 1.0,

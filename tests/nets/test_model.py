@@ -92,6 +92,20 @@ def test_a_local_checkpoint_with_another_head_gives_the_backbone(tmp_path: Path,
             assert torch.equal(tensor, weights[name]), name
 
 
+def test_weights_of_colour_images_are_adapted_to_grey_ones_as_timm_does(tmp_path: Path) -> None:
+    weights = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "weights.safetensors")
+    model = plain(initial_checkpoint=str(tmp_path / "weights.safetensors"))
+    network, colour = build_model(model, 5, channels=1).eval(), build_model(model, 5).eval()
+    assert network(torch.zeros(2, 1, 64, 64)).shape == (2, 5)
+    first, grey = network.pretrained_cfg["first_conv"], torch.rand(2, 1, 64, 64)
+    expected = timm.models.adapt_input_conv(1, weights[f"{first}.weight"])
+    assert torch.equal(network.get_submodule(first).weight, expected)
+    with torch.no_grad():  # of a grey image, they say what the weights for colours said
+        colour.fc.load_state_dict(network.fc.state_dict())
+        torch.testing.assert_close(network(grey), colour(grey.expand(-1, 3, -1, -1)))
+
+
 def test_a_missing_checkpoint_is_a_recipe_error(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"model\.initial_checkpoint: no file .*absent\.pth"):
         build_model(plain(initial_checkpoint=str(tmp_path / "absent.pth")), 5)

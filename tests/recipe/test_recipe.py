@@ -134,6 +134,7 @@ def test_a_bad_recipe_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in found
 
 
+MANY = ["data.table=t.csv", "data.multi_label=separated", "augment.loss=bce"]
 GREY = ["data.channels=1", "data.mean=[0.5]", "data.std=[0.5]"]
 
 # Each rule that joins keys: overrides that break it and nothing else, and the key that must be named.
@@ -260,8 +261,34 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         [*GREY, "meta.learn=[policy]", "data.meta_fraction=0.1"],
         "data.channels: learned operations on images have colours",
     ),
+    "classes of folders": (
+        ["data.multi_label=columns", "augment.loss=bce"],
+        "data.multi_label: the classes of images are read from a table; set data.table",
+    ),
+    "classes that exclude": ([*MANY[:2]], "data.multi_label: needs a sigmoid for each class"),
+    "many labels, one label": (
+        [*MANY, "data.labels=x.tsv"],
+        "data.multi_label: data.labels, data.class_map, run.plant",
+    ),
+    "many labels, smoothed": ([*MANY, "augment.smoothing=0.1"], "data.multi_label: a target has no share that is"),
+    "nothing separated": (["data.label_separator=;"], "data.label_separator: ; does nothing unless data.multi_label"),
     "copies of nothing": (["eval.tta=8"], "eval.tta: 8 copies would all be the image itself"),
 }
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *(["augment.cutmix=1"], ["augment.shift=0.2"], ["augment.other_class=true"], ["augment.copies=1"]),
+        *(["train.plain_step=true"], ["augment.mix_layer=layer1", "augment.cutmix=1", "augment.soften=none"]),
+        *(["run.plant=0.01"], ["run.log_losses=true"], ["augment.trust=2"], ["meta.frozen=true"]),
+        *(["eval.tta=2", "augment.aa=ra-n2-m9"], ["data.class_map=m.csv"]),
+    ],
+)
+def test_what_is_about_one_label_does_not_go_with_many(tmp_path: Path, keys: list[str]) -> None:
+    assert any(found.startswith("data.multi_label: ") for found in problems(tmp_path, GOOD, *MANY, *keys))
+    mixed = ["augment.cutmix=1", "augment.mixup=0.2", "augment.shift=0.1", "augment.soften=weight", "augment.trim=0.1"]
+    read(tmp_path, GOOD, *MANY, *mixed)
 
 
 @pytest.mark.parametrize("name", BROKEN_RULES)

@@ -96,6 +96,11 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.start_epochs: {r.meta.start_epochs} leaves nothing of train.epochs = {r.train.epochs}",
     ),
     (
+        lambda r: _moves(r) and r.meta.start_epochs < r.model.head_first_epochs,
+        "meta.start_epochs: {r.meta.start_epochs} lies in model.head_first_epochs = {r.model.head_first_epochs}, in "
+        "which there is no step of the whole network to differentiate; set it to that or more",
+    ),
+    (
         lambda r: r.meta.settle_epochs > 0 and r.meta.start_epochs + r.meta.settle_epochs >= r.train.epochs,
         "meta.settle_epochs: {r.meta.settle_epochs} with meta.start_epochs = {r.meta.start_epochs} leaves nothing of "
         "train.epochs = {r.train.epochs} to learn in; lower it",

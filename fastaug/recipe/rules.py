@@ -76,6 +76,16 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "optim.decay_milestones: {r.optim.decay_milestones} must rise",
     ),
     (
+        lambda r: r.model.head_first_epochs > 0 and r.model.head_first_epochs >= r.train.epochs,
+        "model.head_first_epochs: {r.model.head_first_epochs} leaves nothing of train.epochs = {r.train.epochs}; to "
+        "train the head alone set model.freeze=[backbone]",
+    ),
+    (
+        lambda r: r.model.stem == "small" and (r.model.head_first_epochs > 0 or "backbone" in r.model.freeze),
+        "model.stem: small begins with new weights, which would be frozen; name what is frozen by patterns without the "
+        "stem, and set model.head_first_epochs to 0",
+    ),
+    (
         lambda r: r.data.scale[0] > r.data.scale[1],
         "data.scale: {r.data.scale} must be [smallest, largest]",
     ),

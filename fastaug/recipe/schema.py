@@ -190,6 +190,11 @@ class Model:
     checkpoint_fit: PositiveShare = key(
         0.9, "share of the tensors, the head's left out, that has to fit; below it initial_checkpoint is refused"
     )
+    freeze: Annotated[list[Text], Field(max_length=256)] = key(
+        [], "parameters that are not trained: patterns of whole names (blocks.0.*), or backbone: all but the head"
+    )
+    freeze_bn: bool = key(True, "BatchNorm layers whose weights are frozen use and keep the statistics that they have")
+    head_first_epochs: Epochs = key(0.0, "epochs at the start in which the head alone is trained")
     stem: Literal["default", "small"] = key("default", "small: 3x3, stride 1, no pooling, for images of 32 pixels")
     drop: ShareBelowOne = key(0.0, "dropout rate before the classifier")
     drop_path: ShareBelowOne = key(0.0, "stochastic depth rate")
@@ -210,6 +215,12 @@ class Optim:
     momentum: ShareBelowOne = key(0.9, "momentum, of optimizers that have it")
     weight_decay: NonNegative = key(
         1e-4, "weight decay as the optimizer defines it: added to the gradient, or decoupled"
+    )
+    layer_decay: PositiveShare | None = key(
+        None, "factor on the learning rate from each layer to the one below it, as timm counts them; null: none"
+    )
+    lr_scale: dict[str, Positive] = key(
+        {}, "factors on the learning rate by pattern of parameter names, as model.freeze: {backbone: 0.1}"
     )
     norm_weight_decay: bool = key(False, "decay biases and normalisation layers too")
     opt_eps: Positive | None = key(None, "the optimizer's eps; null: its own default")

@@ -28,6 +28,7 @@ from fastaug.meta.build import build_learned, build_meta, build_validation
 from fastaug.meta.frozen import FrozenParts
 from fastaug.meta.step import NoMetaStep, Training, ignored
 from fastaug.nets.check_names import check_shapes
+from fastaug.nets.freezing import Freezing
 from fastaug.nets.initial_weights import Fit
 from fastaug.nets.initial_weights import ignored as ignored_fit
 from fastaug.nets.model import build_ema, build_model
@@ -69,6 +70,7 @@ class Trainer:
     network: nn.Module  # the plain module, for weights and evaluation
     model: nn.Module  # the same behind Accelerate: precision and processes
     ema: ModelEmaV3 | None
+    freezing: Freezing
     optimizer: Any  # Accelerate's, around timm's
     set_rate: SetRate
     meter: TrainMeter
@@ -130,6 +132,25 @@ def tell_fit(fit: Fit, folder: RunFolder, console: Console) -> None:
     folder.notes["initial_checkpoint"] = fit.as_dict()
 
 
+def build_freezing(
+    recipe: Recipe, network: nn.Module, accelerator: Accelerator, steps_per_epoch: int, console: Console
+) -> Freezing:
+    """The frozen weights of a recipe; a warning where they are random."""
+    model = recipe.model
+    freezing = Freezing(
+        network,
+        model,
+        head_first=round(model.head_first_epochs * steps_per_epoch),
+        processes=accelerator.num_processes,
+    )
+    if (model.freeze or model.head_first_epochs) and not (model.pretrained or model.initial_checkpoint):
+        console.print("warning: frozen weights are random ones; set model.pretrained or model.initial_checkpoint")
+    if model.freeze:
+        trained = sum(p.requires_grad for p in network.parameters())
+        console.print(f"{trained} of {len(list(network.parameters()))} parameters are trained (model.freeze)")
+    return freezing
+
+
 def newest_state(run: Path) -> dict[str, Any]:
     """The state in the newest sound checkpoint of the run folder `run`, which is another run's; RecipeError without."""
     try:
@@ -146,6 +167,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     parts = find_data(recipe, accelerator)
     order = build_order(recipe, accelerator, parts.splits)
     network = build_network(recipe, len(parts.classes), accelerator, lambda fit: tell_fit(fit, folder, console))
+    freezing = build_freezing(recipe, network, accelerator, order.steps_per_epoch, console)
     hidden = HiddenCutMix(network, recipe.augment, recipe.data.img_size) if recipe.augment.mix_layer else None
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer, newest_state, console.print)
@@ -200,6 +222,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         network=network,
         model=model,
         ema=ema,
+        freezing=freezing,
         optimizer=prepared,
         set_rate=set_rate,
         meter=TrainMeter(accelerator),

@@ -84,6 +84,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     step, world = progress.step, accelerator.num_processes
     epoch, images = step // order.steps_per_epoch, order.size(step)
     rate = trainer.set_rate(step)
+    trainer.freezing.begin(step)
     total = torch.zeros((), device=accelerator.device)
     ids = []
     if trainer.record is not None:
@@ -119,6 +120,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
             trainer.record.add(batch, logits.detach(), target)
 
     # ---- clip, check ----
+    trainer.freezing.end(step)
     # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.
     norm = accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad or math.inf)
     checked = torch.stack([total, norm.to(total)]) if accelerator.scaler is None else total

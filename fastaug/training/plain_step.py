@@ -22,6 +22,7 @@ def plain_step(trainer: Trainer, batch: Batch, images: int) -> None:
     torch.manual_seed(scalar_seed(key, step * accelerator.num_processes + trainer.order.rank))
     loss = trainer.objective(trainer.model(inputs), target) / images
     accelerator.backward(loss * accelerator.num_processes)  # as in the loop
+    trainer.freezing.end(step)
     norm = accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad or math.inf)
     checked = torch.stack([loss.detach(), norm.to(loss)]) if accelerator.scaler is None else loss.detach()
     stop_if_not_finite(accelerator, checked, "the loss of the plain step or its gradient", step, trainer.not_finite)

@@ -22,6 +22,10 @@ REFUSED = {
     "nothing learned": (["meta.every=5"], "meta.learn: is empty"),
     "twice": (["meta.learn=[weights,weights]"], "meta.learn: ['weights', 'weights'] names a part twice"),
     "late": (["meta.learn=[weights]", "meta.start_epochs=300"], "meta.start_epochs: 300.0 leaves nothing"),
+    "the head alone": (
+        ["meta.learn=[weights]", "model.head_first_epochs=3", "meta.start_epochs=2"],
+        "meta.start_epochs: 2.0 lies in model.head_first_epochs = 3.0",
+    ),
     "settled before it begins": (
         ["meta.learn=[softness]", "augment.shift=0.2", "meta.start_epochs=50", "meta.settle_epochs=50"],
         "meta.settle_epochs: 50.0 with meta.start_epochs = 50.0 leaves nothing of train.epochs = 100",

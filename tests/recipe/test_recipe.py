@@ -146,6 +146,11 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     ),
     "min_lr": (["optim.lr=0.1", "optim.min_lr=0.2"], "optim.min_lr: 0.2 is above optim.lr = 0.1"),
     "warmup_lr": (["optim.warmup_epochs=1", "optim.warmup_lr=0.2"], "optim.warmup_lr: 0.2 is above optim.lr = 0.1"),
+    "head alone": (
+        ["train.epochs=5", "model.head_first_epochs=5"],
+        "model.head_first_epochs: 5.0 leaves nothing of train.epochs = 5; to train the head alone",
+    ),
+    "new stem, frozen": (["model.stem=small", "model.freeze=[backbone]"], "model.stem: small begins with new weights"),
     "betas": (["optim.opt_betas=[0.9]"], "optim.opt_betas: [0.9] needs two numbers or more"),
     "milestones": (["optim.decay_milestones=[30, 20]"], "optim.decay_milestones: [30, 20] must rise"),
     "milestones twice": (["optim.decay_milestones=[30, 30]"], "optim.decay_milestones: [30, 30] must rise"),

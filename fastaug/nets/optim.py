@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from fastaug.errors import RecipeError
 from fastaug.nets.parameter_names import matched
+from fastaug.nets.plateau import Plateau
 from fastaug.recipe.schema import Optim
 
 SetRate = Callable[[int], float]  # update number -> learning rate, set in the optimizer
@@ -88,8 +89,12 @@ def build_schedule(
     *,
     epochs: int,
     updates_per_epoch: int,
+    plateau: Plateau | None = None,
 ) -> SetRate:
-    """The schedule: a function that sets the learning rates of update u (from 0) and returns that of factor 1."""
+    """The schedule: a function that sets the learning rates of update u (from 0) and returns that of factor 1.
+
+    `plateau`: what has fallen so far by that schedule.
+    """
     scheduler = _scheduler(optim, optimizer, epochs, updates_per_epoch)
     given = [group["lr"] * scale_of(group) for group in optimizer.param_groups]
 
@@ -99,6 +104,9 @@ def build_schedule(
         else:
             for group, rate in zip(optimizer.param_groups, given, strict=True):
                 group["lr"] = rate  # learned rates may have changed it
+        if plateau is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = max(group["lr"] * plateau.factor, optim.min_lr * scale_of(group))
         first = optimizer.param_groups[0]
         return first["lr"] / scale_of(first)
 
@@ -107,7 +115,7 @@ def build_schedule(
 
 def _scheduler(optim: Optim, optimizer: Optimizer, epochs: int, updates_per_epoch: int) -> Scheduler | None:
     """timm's, None where the rate never changes; decays of step and multistep are counted from the training's start."""
-    constant = optim.sched == "constant"
+    constant = optim.sched in ("constant", "plateau")
     after_warmup = optim.sched == "cosine" and optim.warmup_prefix and optim.warmup_epochs > 0
     if constant and not optim.warmup_epochs:
         return None

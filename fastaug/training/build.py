@@ -28,11 +28,13 @@ from fastaug.meta.build import build_learned, build_meta, build_validation
 from fastaug.meta.frozen import FrozenParts
 from fastaug.meta.step import NoMetaStep, Training, ignored
 from fastaug.nets.check_names import check_shapes
+from fastaug.nets.clipping import Clipping
 from fastaug.nets.freezing import Freezing
 from fastaug.nets.initial_weights import Fit
 from fastaug.nets.initial_weights import ignored as ignored_fit
-from fastaug.nets.model import build_ema, build_model
+from fastaug.nets.model import build_ema, build_model, synchronised
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
+from fastaug.nets.plateau import Plateau
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.training import checkpoint
 from fastaug.training.build_data import evaluation_loader, find_data, meta_loader, training_loader
@@ -73,6 +75,8 @@ class Trainer:
     freezing: Freezing
     optimizer: Any  # Accelerate's, around timm's
     set_rate: SetRate
+    clip: Clipping
+    plateau: Plateau | None  # None unless optim.sched is plateau
     meter: TrainMeter
     evaluator: Evaluator
     sample_losses: SampleLosses | None  # None unless run.log_losses
@@ -123,7 +127,10 @@ def build_network(
     if ":" not in recipe.model.name:  # one from the hub is known only when it is there
         check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
-    return build_model(recipe.model, outputs, tell).to(accelerator.device)
+    network = build_model(recipe.model, outputs, tell).to(accelerator.device)
+    if recipe.model.sync_bn:
+        return synchronised(network, accelerator.num_processes, accelerator.device)
+    return network
 
 
 def tell_fit(fit: Fit, folder: RunFolder, console: Console) -> None:
@@ -151,6 +158,16 @@ def build_freezing(
     return freezing
 
 
+def build_plateau(recipe: Recipe, splits: Splits) -> Plateau | None:
+    """The state of a plateau schedule, if the recipe has one; RecipeError without a split that it can follow."""
+    if recipe.optim.sched != "plateau":
+        return None
+    if not len(splits.select):
+        remedy = "set data.select_fraction, say to 0.1, or name ids in select.txt of data.splits"
+        raise RecipeError([f"optim.sched: plateau follows the select split, and there is none; {remedy}"])
+    return Plateau(recipe.optim)
+
+
 def newest_state(run: Path) -> dict[str, Any]:
     """The state in the newest sound checkpoint of the run folder `run`, which is another run's; RecipeError without."""
     try:
@@ -176,8 +193,9 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     record = build_record(recipe, images, len(parts.classes), accelerator, order.largest_piece())
     image_weights = build_image_weights(recipe, parts, record, accelerator.device)
     augment = BatchAugment(recipe, len(parts.classes), hidden, learned, dtype, image_weights)
+    plateau = build_plateau(recipe, parts.splits)
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
-    set_rate = build_schedule(recipe.optim, optimizer, **updates)
+    set_rate = build_schedule(recipe.optim, optimizer, **updates, plateau=plateau)
     ema = build_ema(recipe.model, network)
     plain = copy(network)  # the same weights, for the meta step, without what compilation and Accelerate add
     if recipe.model.compile:
@@ -225,6 +243,8 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         freezing=freezing,
         optimizer=prepared,
         set_rate=set_rate,
+        clip=Clipping(recipe.optim, network),
+        plateau=plateau,
         meter=TrainMeter(accelerator),
         evaluator=Evaluator(recipe, accelerator, parts, tested, augment),
         sample_losses=build_sample_losses(recipe, accelerator, parts),

@@ -138,6 +138,8 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
         return False
     clock.pause()
     figures = evaluate(trainer, split)
+    if trainer.plateau is not None and trainer.plateau.see(figures["top1"], epoch):
+        trainer.console.print(f"the learning rate falls to {trainer.plateau.factor:g} of optim.lr: select no better")
     if split == "test" or (progress.best_top1 is not None and figures["top1"] <= progress.best_top1):
         return False
     progress.best_step, progress.best_top1 = progress.step, figures["top1"]

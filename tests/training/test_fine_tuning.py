@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +13,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.recipe.reading import read_recipe
-from fastaug.training import checkpoint
+from fastaug.training import checkpoint, loop
 from fastaug.training.worker import run
 
 RECIPE = """
@@ -109,3 +111,62 @@ def test_a_run_cut_before_or_after_the_head_learned_alone_continues_exactly(trai
 def test_frozen_random_weights_are_warned_of(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train("run", "train.epochs=1", "model.freeze=[layer1.*]", "model.initial_checkpoint=null")
     assert "warning: frozen weights are random ones" in capsys.readouterr().out
+
+
+PLATEAU = ["optim.sched=plateau", "optim.patience_epochs=0", "optim.decay_rate=0.5", "train.epochs=6"]
+
+
+def rates(folder: Path) -> list[float]:
+    """The learning rate of each epoch's last update."""
+    text = (folder / "metrics.jsonl").read_text().splitlines()
+    steps = {line["step"]: line["lr"] for line in map(json.loads, text) if line["event"] == "train"}
+    return [steps[step] for step in sorted(steps)][2::3]
+
+
+def test_the_plateau_schedule_follows_select_and_continues(train: Train) -> None:
+    whole = train("whole", *PLATEAU)
+    found = rates(whole)
+    assert found[0] == 0.01
+    assert 0 < found[-1] < 0.01
+    assert all(after in (before, before / 2) for before, after in pairwise(found))
+    assert rates(cut(train, whole, *PLATEAU, kept=3)) == found
+
+
+def test_the_plateau_schedule_needs_a_select_split(train: Train) -> None:
+    folder = train("run", *PLATEAU, "data.select_fraction=0", code=2)
+    reason = json.loads((folder / "status.json").read_text())["reason"]
+    assert reason.startswith(
+        "optim.sched: plateau follows the select split, and there is none; set data.select_fraction"
+    )
+
+
+RESIZED = ["data.loader=dali", "data.crop=rrc", "train.resize=[[0, 16], [2, 24]]", "augment.reprob=0.5"]
+
+
+def test_sizes_rise_and_a_cut_run_continues(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    before = loop.log_ids
+
+    def watched(trainer: Any, ids: Any, epoch: int) -> None:
+        before(trainer, ids, epoch)
+        seen.append(trainer.augment.size[0])
+
+    monkeypatch.setattr(loop, "log_ids", watched)
+    whole = train("whole", *RESIZED)
+    assert seen == [16] * 6 + [24] * 3
+    again = cut(train, whole, *RESIZED, kept=1)
+    assert seen[9:] == [24] * 3
+    assert differing(weights_of(whole), weights_of(again)) == set()
+
+
+def test_one_size_written_as_a_stage_changes_nothing(train: Train) -> None:
+    """Windows and draws do not know of stages."""
+    keys = ["data.loader=dali", "data.crop=rrc", "augment.cutmix=1", "train.epochs=2"]
+    one, staged = train("one", *keys), train("staged", *keys, "train.resize=[[0, 20], [1, 20]]")
+    assert differing(weights_of(one), weights_of(staged)) == set()
+
+
+def test_checkpointing_of_activations_changes_no_bit_of_a_run(train: Train) -> None:
+    keys = ["model.drop_path=0.3", "train.epochs=2", "train.plain_step=true"]
+    kept, again = train("kept", *keys), train("again", *keys, "model.grad_checkpointing=true")
+    assert differing(weights_of(kept), weights_of(again)) == set()

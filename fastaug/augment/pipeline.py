@@ -54,10 +54,14 @@ class BatchAugment:
         self.image_weights, self.multi_hot = image_weights, multi_hot
         self.learned = LearnedEffects() if learned is None else learned
         self.shifts = recipe.data.known_shift != "none" and recipe.data.known_shift_train
-        augment, side, self.channels = recipe.augment, recipe.data.img_size, recipe.data.channels
-        self.outputs = classes + augment.other_class  # of the network
-        self.views = 1 + augment.copies  # of an image in a batch; the first, where there are more, is not augmented
-        self.size = (side, side)
+        self.channels = recipe.data.channels
+        self.outputs = classes + recipe.augment.other_class  # of the network
+        self.views = 1 + recipe.augment.copies  # of an image in a batch; the first, if of more, is not augmented
+        self._take_side(recipe.data.img_size)
+
+    def _take_side(self, side: int) -> None:
+        """Makes ready for images of `side` x `side` pixels."""
+        augment, self.size = self.recipe.augment, (side, side)
         self.erasing: list[RandomErasing | Cutout] = []
         if augment.reprob:
             erasing = RandomErasing(augment.reprob, self.size, augment.remode, augment.recount)
@@ -134,6 +138,8 @@ class BatchAugment:
     @torch.no_grad()
     def training(self, batch: Batch, epoch: int) -> tuple[Tensor, SoftTarget]:
         """Augmented images [N, C, S, S] `dtype`, channels last, and their targets; nothing of it on a graph."""
+        if (side := self.recipe.side(epoch)) != self.size[0]:
+            self._take_side(side)
         view = self._view(batch, epoch, self.sample(batch, epoch), self.learned.rows(batch.ids))
         return self._padded(*self._apply(view, epoch, self.dtype))
 

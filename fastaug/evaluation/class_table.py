@@ -53,7 +53,7 @@ def without_details(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_worst(console: Console, figures: dict[str, Any]) -> None:
-    """Prints the worst classes and the pairs that are confused most; nothing where there are none, as of several labels."""
+    """Prints the worst classes and the pairs that are confused most; nothing without any, or of several labels."""
     if "classes" not in figures:
         return
     rows = {row["class"]: row for row in figures["classes"]}

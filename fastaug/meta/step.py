@@ -130,7 +130,8 @@ class MetaStep(NoMetaStep):
         self.training, self.augment, self.learned, self.validation = training, augment, learned, validation
         self.meta, self.accelerator = training.recipe.meta, training.accelerator
         self.network, self.optimizer = training.network, training.optimizer
-        self.first_step = max(round(self.meta.start_epochs * training.steps_per_epoch), self.unsettled())
+        head_first = round(training.recipe.model.head_first_epochs * training.steps_per_epoch)
+        self.first_step = max(round(self.meta.start_epochs * training.steps_per_epoch), head_first + self.unsettled())
         self.engine = EngineChoice(training.recipe, training.say)
         self.meta_optimizer = build_meta_optimizer(self.meta, learned.groups())
         self.names: list[str] | None = None  # of the weights that v is in; None: all
@@ -142,7 +143,7 @@ class MetaStep(NoMetaStep):
     # ---- when ----
 
     def unsettled(self) -> int:
-        """Updates at the start of training whose derivatives mean nothing yet."""
+        """Updates at the start of the whole network's training whose derivatives mean nothing yet."""
         return UNSETTLED if rule_of(self.optimizer, self.meta.approximate).uses_gradients else 0
 
     def learns(self, step: int) -> bool:
@@ -224,7 +225,8 @@ class MetaStep(NoMetaStep):
         rows = {name.removeprefix(ROW): g for name, g in gradients.items() if name.startswith(ROW)}
         parameters = self.learned.shared()
         shared = {name: gradients.get(name, torch.zeros_like(p)) for name, p in parameters.items()}
-        self.log.add(step, shared, rows, rate=float(self.optimizer.param_groups[0]["lr"]))
+        first = self.optimizer.param_groups[0]
+        self.log.add(step, shared, rows, rate=float(first["lr"]) / first.get("lr_scale", 1.0))
         steps = self._with_penalty(shared, parameters)
         if self.meta.anneal:
             self._anneal()

@@ -55,7 +55,7 @@ def _check_initial_weights(recipe: Recipe) -> None:
 def check_shapes(recipe: Recipe, outputs: int) -> nn.Module:
     """The network without weights, on the meta device, when images of the sizes of the recipe go through it."""
     network = _on_meta(recipe.model, outputs, recipe.data.channels)
-    for side in dict.fromkeys([recipe.data.img_size, recipe.eval.img_size or recipe.data.img_size]):
+    for side in dict.fromkeys([*recipe.sides(), recipe.eval.img_size or recipe.data.img_size]):
         check_pass(network, recipe.model, side, outputs, recipe.data.channels)
     return network
 

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from fastaug.errors import RecipeError
 from fastaug.nets.initial_weights import Fit, ignored, initial_weights
+from fastaug.nets.recomputing import use_checkpoints
 from fastaug.recipe.schema import SMALLEST_BATCH, Model
 
 
@@ -35,6 +37,8 @@ def build_model(
         tell(fit)
     if model.stem == "small":
         _use_small_stem(network, model.name)
+    if model.grad_checkpointing:
+        use_checkpoints(network, model.name)
     if model.channels_last:
         network = network.to(memory_format=torch.channels_last)
     return network
@@ -73,6 +77,16 @@ def _use_small_stem(network: nn.Module, name: str) -> None:
     network.conv1 = nn.Conv2d(first.in_channels, last.out_channels, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
+
+
+def synchronised(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
+    """`network` with BatchNorm over the batches of all processes; itself where there is one."""
+    if processes == 1:
+        return network
+    if device.type == "cpu":
+        raise RecipeError(["model.sync_bn: torch synchronises BatchNorm on GPUs alone; turn it off"])
+    found: nn.Module = convert_sync_batchnorm(network)
+    return found
 
 
 def build_ema(model: Model, network: nn.Module) -> ModelEmaV3 | None:

@@ -96,6 +96,24 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.start_epochs: {r.meta.start_epochs} leaves nothing of train.epochs = {r.train.epochs}",
     ),
     (
+        lambda r: _moves(r) and r.meta.start_epochs < r.model.head_first_epochs,
+        "meta.start_epochs: {r.meta.start_epochs} lies in model.head_first_epochs = {r.model.head_first_epochs}, in "
+        "which there is no step of the whole network to differentiate; set it to that or more",
+    ),
+    (
+        lambda r: _moves(r) and r.optim.clip_mode != "norm",
+        "optim.clip_mode: meta steps know the derivative of clipping by norm alone, not by {r.optim.clip_mode}; set it "
+        "to norm",
+    ),
+    (
+        lambda r: _moves(r) and (r.model.grad_checkpointing or r.model.sync_bn),
+        "model.grad_checkpointing, model.sync_bn: meta steps cannot be differentiated through them; turn them off",
+    ),
+    (
+        lambda r: _moves(r) and bool(r.train.resize),
+        "train.resize: meta images have the one size data.img_size; leave it out, or set meta.frozen",
+    ),
+    (
         lambda r: r.meta.settle_epochs > 0 and r.meta.start_epochs + r.meta.settle_epochs >= r.train.epochs,
         "meta.settle_epochs: {r.meta.settle_epochs} with meta.start_epochs = {r.meta.start_epochs} leaves nothing of "
         "train.epochs = {r.train.epochs} to learn in; lower it",

@@ -59,8 +59,8 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: r.data.multi_label != "off" and _one_label_only(r),
-        "data.multi_label: data.labels, class_map and sampling, run.plant, run.log_losses, augment.trust, class_weight and "
-        "logit_adjustment, meta.*, eval.tta and best_metric are about one label an image; leave them out",
+        "data.multi_label: data.labels, class_map and sampling, run.plant, run.log_losses, augment.trust, class_weight "
+        "and logit_adjustment, meta.*, eval.tta and best_metric are about one label an image; leave them out",
     ),
     (
         lambda r: r.data.multi_label != "off" and _leaves_rest(r),
@@ -132,12 +132,46 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "optim.warmup_lr: {r.optim.warmup_lr} is above optim.lr = {r.optim.lr}",
     ),
     (
+        lambda r: r.optim.clip_mode != "norm" and r.optim.clip_grad is None,
+        "optim.clip_mode: {r.optim.clip_mode} does nothing unless optim.clip_grad is set; set that, or leave it out",
+    ),
+    (
+        lambda r: r.optim.sched == "plateau" and not r.eval.every,
+        "optim.sched: plateau follows evaluations, of which eval.every = 0 makes none; set it to 1",
+    ),
+    (
+        lambda r: r.optim.sched != "plateau" and r.optim.patience_epochs != Recipe().optim.patience_epochs,
+        "optim.patience_epochs: {r.optim.patience_epochs} does nothing unless optim.sched is plateau; leave it out",
+    ),
+    (
+        lambda r: [epoch for epoch, _ in r.train.resize] != sorted({epoch for epoch, _ in r.train.resize}),
+        "train.resize: epochs of {r.train.resize} must rise",
+    ),
+    (
+        lambda r: any(not (0 <= epoch < r.train.epochs and 1 <= side <= 4096) for epoch, side in r.train.resize),
+        "train.resize: {r.train.resize} must hold epochs below train.epochs = {r.train.epochs} and sides of 1 to 4096",
+    ),
+    (
+        lambda r: bool(r.train.resize) and (r.data.loader == "resident" or r.augment.mix_layer is not None),
+        "train.resize: data.loader=resident and augment.mix_layer know one size; use dali, and no mix_layer",
+    ),
+    (
         lambda r: r.optim.opt_betas is not None and len(r.optim.opt_betas) < 2,
         "optim.opt_betas: {r.optim.opt_betas} needs two numbers or more",
     ),
     (
         lambda r: r.optim.decay_milestones != sorted(set(r.optim.decay_milestones)),
         "optim.decay_milestones: {r.optim.decay_milestones} must rise",
+    ),
+    (
+        lambda r: r.model.head_first_epochs > 0 and r.model.head_first_epochs >= r.train.epochs,
+        "model.head_first_epochs: {r.model.head_first_epochs} leaves nothing of train.epochs = {r.train.epochs}; to "
+        "train the head alone set model.freeze=[backbone]",
+    ),
+    (
+        lambda r: r.model.stem == "small" and (r.model.head_first_epochs > 0 or "backbone" in r.model.freeze),
+        "model.stem: small begins with new weights, which would be frozen; name what is frozen by patterns without the "
+        "stem, and set model.head_first_epochs to 0",
     ),
     (
         lambda r: r.data.scale[0] > r.data.scale[1],

@@ -236,10 +236,19 @@ class Model:
     checkpoint_fit: PositiveShare = key(
         0.9, "share of the tensors, the head's left out, that has to fit; below it initial_checkpoint is refused"
     )
+    freeze: Annotated[list[Text], Field(max_length=256)] = key(
+        [], "parameters that are not trained: patterns of whole names (blocks.0.*), or backbone: all but the head"
+    )
+    freeze_bn: bool = key(True, "BatchNorm layers whose weights are frozen use and keep the statistics that they have")
+    head_first_epochs: Epochs = key(0.0, "epochs at the start in which the head alone is trained")
     stem: Literal["default", "small"] = key("default", "small: 3x3, stride 1, no pooling, for images of 32 pixels")
     drop: ShareBelowOne = key(0.0, "dropout rate before the classifier")
     drop_path: ShareBelowOne = key(0.0, "stochastic depth rate")
     kwargs: dict[str, Any] = key({}, "further arguments of timm.create_model")
+    sync_bn: bool = key(False, "several processes on GPUs: BatchNorm normalises by the batch of all of them")
+    grad_checkpointing: bool = key(
+        False, "compute activations again in the backward pass instead of keeping them: less memory, more time"
+    )
     channels_last: bool = key(True, "memory format of images and weights")
     compile: bool = key(False, "compile the network with torch.compile")
     ema: bool = key(False, "exponential moving average of the weights (timm's ModelEmaV3)")
@@ -257,14 +266,20 @@ class Optim:
     weight_decay: NonNegative = key(
         1e-4, "weight decay as the optimizer defines it: added to the gradient, or decoupled"
     )
+    layer_decay: PositiveShare | None = key(
+        None, "factor on the learning rate from each layer to the one below it, as timm counts them; null: none"
+    )
+    lr_scale: dict[str, Positive] = key(
+        {}, "factors on the learning rate by pattern of parameter names, as model.freeze: {backbone: 0.1}"
+    )
     norm_weight_decay: bool = key(False, "decay biases and normalisation layers too")
     opt_eps: Positive | None = key(None, "the optimizer's eps; null: its own default")
     opt_betas: Annotated[list[ShareBelowOne], Field(max_length=8)] | None = key(
         None, "the optimizer's betas; null: its own default"
     )
     opt_kwargs: dict[str, Any] = key({}, "further arguments of the optimizer")
-    sched: Literal["cosine", "step", "multistep", "constant"] = key(
-        "cosine", "schedule of the learning rate after the warm-up"
+    sched: Literal["cosine", "step", "multistep", "constant", "plateau"] = key(
+        "cosine", "schedule of the learning rate after the warm-up; plateau: it falls when select does not improve"
     )
     warmup_epochs: Epochs = key(0.0, "epochs in which the learning rate rises linearly from warmup_lr to lr")
     warmup_prefix: bool = key(
@@ -276,8 +291,14 @@ class Optim:
     decay_milestones: Annotated[list[Annotated[int, Field(ge=1, le=10**6)]], Field(max_length=256)] = key(
         [30, 60, 80], "multistep: epochs of the decays (timm: an update early)"
     )
-    decay_rate: PositiveShare = key(0.1, "step and multistep: factor of a decay")
+    decay_rate: PositiveShare = key(0.1, "step, multistep and plateau: factor of a decay")
+    patience_epochs: CountOrNone = key(10, "plateau: epochs without a better top-1 on select before a decay")
     clip_grad: Positive | None = key(None, "largest global norm of the gradient; null: not clipped")
+    clip_mode: Literal["norm", "value", "agc"] = key(
+        "norm",
+        "what clip_grad limits: norm; value: each number of the gradient; agc: the gradient of each unit, as a share "
+        "of the norm of its weights (0.01)",
+    )
 
 
 @dataclass(config=STRICT)
@@ -288,6 +309,9 @@ class Train:
     batch_size: BatchSize = key(256, "images per update, over all processes and micro-batches")
     accumulate: Annotated[int, Field(ge=1, le=2**20)] = key(1, "micro-batches per update and process")
     precision: Literal["no", "bf16", "fp16"] = key("no", "type of autocast; no: float32 throughout")
+    resize: Annotated[list[Annotated[list[int], Field(min_length=2, max_length=2)]], Field(max_length=256)] = key(
+        [], "progressive resizing, [[epoch, pixels a side], ...]: from that epoch on; evaluation keeps its own size"
+    )
     drop_last: bool = key(False, "leave out the smaller last batch of an epoch")
     cudnn_benchmark: bool = key(True, "let cuDNN time its convolution algorithms and keep the fastest (GPU only)")
     tf32: bool = key(True, "TensorFloat-32 for matrix products and convolutions in float32 (GPU only)")
@@ -557,6 +581,14 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     meta: Meta = field(default_factory=Meta)
     eval: Eval = field(default_factory=Eval)
+
+    def side(self, epoch: int) -> int:
+        """Pixels a side of training images in `epoch` (from 0)."""
+        return ([self.data.img_size] + [side for begins, side in self.train.resize if begins <= epoch])[-1]
+
+    def sides(self) -> list[int]:
+        """Every size of images that are trained on, each once."""
+        return list(dict.fromkeys(map(self.side, [0, *(epoch for epoch, _ in self.train.resize)])))
 
 
 # Keys that may differ when a run is continued: they change how it runs, not what it computes.

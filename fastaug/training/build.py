@@ -28,10 +28,13 @@ from fastaug.meta.build import build_learned, build_meta, build_validation
 from fastaug.meta.frozen import FrozenParts
 from fastaug.meta.step import NoMetaStep, Training, ignored
 from fastaug.nets.check_names import check_shapes
+from fastaug.nets.clipping import Clipping
+from fastaug.nets.freezing import Freezing
 from fastaug.nets.initial_weights import Fit
 from fastaug.nets.initial_weights import ignored as ignored_fit
-from fastaug.nets.model import build_ema, build_model
+from fastaug.nets.model import build_ema, build_model, synchronised
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
+from fastaug.nets.plateau import Plateau
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.training import checkpoint
 from fastaug.training.build_data import evaluation_loader, find_data, meta_loader, training_loader
@@ -71,8 +74,11 @@ class Trainer:
     network: nn.Module  # the plain module, for weights and evaluation
     model: nn.Module  # the same behind Accelerate: precision and processes
     ema: ModelEmaV3 | None
+    freezing: Freezing
     optimizer: Any  # Accelerate's, around timm's
     set_rate: SetRate
+    clip: Clipping
+    plateau: Plateau | None  # None unless optim.sched is plateau
     meter: TrainMeter
     evaluator: Evaluator
     sample_losses: SampleLosses | None  # None unless run.log_losses
@@ -153,13 +159,45 @@ def build_network(
     if ":" not in recipe.model.name:  # one from the hub is known only when it is there
         check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
-    return build_model(recipe.model, outputs, tell, channels=recipe.data.channels).to(accelerator.device)
+    network = build_model(recipe.model, outputs, tell, channels=recipe.data.channels).to(accelerator.device)
+    if recipe.model.sync_bn:
+        return synchronised(network, accelerator.num_processes, accelerator.device)
+    return network
 
 
 def tell_fit(fit: Fit, folder: RunFolder, console: Console) -> None:
     """Says how initial weights fit the network, on the screen and in status.json."""
     console.print("\n".join(fit.lines()))
     folder.notes["initial_checkpoint"] = fit.as_dict()
+
+
+def build_freezing(
+    recipe: Recipe, network: nn.Module, accelerator: Accelerator, steps_per_epoch: int, console: Console
+) -> Freezing:
+    """The frozen weights of a recipe; a warning where they are random."""
+    model = recipe.model
+    freezing = Freezing(
+        network,
+        model,
+        head_first=round(model.head_first_epochs * steps_per_epoch),
+        processes=accelerator.num_processes,
+    )
+    if (model.freeze or model.head_first_epochs) and not (model.pretrained or model.initial_checkpoint):
+        console.print("warning: frozen weights are random ones; set model.pretrained or model.initial_checkpoint")
+    if model.freeze:
+        trained = sum(p.requires_grad for p in network.parameters())
+        console.print(f"{trained} of {len(list(network.parameters()))} parameters are trained (model.freeze)")
+    return freezing
+
+
+def build_plateau(recipe: Recipe, splits: Splits) -> Plateau | None:
+    """The state of a plateau schedule, if the recipe has one; RecipeError without a split that it can follow."""
+    if recipe.optim.sched != "plateau":
+        return None
+    if not len(splits.select):
+        remedy = "set data.select_fraction, say to 0.1, or name ids in select.txt of data.splits"
+        raise RecipeError([f"optim.sched: plateau follows the select split, and there is none; {remedy}"])
+    return Plateau(recipe.optim)
 
 
 def newest_state(run: Path) -> dict[str, Any]:
@@ -181,6 +219,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     adjustment = build_adjustment(recipe, parts, accelerator.device)
     losses = sample_losses(recipe.augment, adjustment)
     network = build_network(recipe, len(parts.classes), accelerator, lambda fit: tell_fit(fit, folder, console))
+    freezing = build_freezing(recipe, network, accelerator, order.steps_per_epoch, console)
     hidden = (
         HiddenCutMix(network, recipe.augment, recipe.data.img_size, recipe.data.channels)
         if recipe.augment.mix_layer
@@ -194,8 +233,9 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     image_weights = build_image_weights(recipe, parts, record, accelerator.device)
     multi_hot = parts.multi_hot(accelerator.device)
     augment = BatchAugment(recipe, len(parts.classes), hidden, learned, dtype, image_weights, multi_hot)
+    plateau = build_plateau(recipe, parts.splits)
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
-    set_rate = build_schedule(recipe.optim, optimizer, **updates)
+    set_rate = build_schedule(recipe.optim, optimizer, **updates, plateau=plateau)
     ema = build_ema(recipe.model, network)
     plain = copy(network)  # the same weights, for the meta step, without what compilation and Accelerate add
     if recipe.model.compile:
@@ -240,8 +280,11 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         network=network,
         model=model,
         ema=ema,
+        freezing=freezing,
         optimizer=prepared,
         set_rate=set_rate,
+        clip=Clipping(recipe.optim, network),
+        plateau=plateau,
         meter=TrainMeter(accelerator),
         evaluator=Evaluator(recipe, accelerator, parts, tested, augment),
         sample_losses=build_sample_losses(recipe, accelerator, parts, losses),

@@ -19,6 +19,7 @@ from fastaug.data.image_files import colour_of
 from fastaug.data.label_files import with_labels
 from fastaug.data.listing import Listing
 from fastaug.data.loaders.base import Crop, Loader, Loading
+from fastaug.data.loaders.resizing import ResizingLoader
 from fastaug.data.planting import planted_labels
 from fastaug.data.sampler import Ids, Order
 from fastaug.data.splits import ROLES, make_splits
@@ -120,6 +121,18 @@ def check_same_data(recipe: Recipe, accelerator: Accelerator, parts: DataParts) 
 
 def training_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, order: Order) -> Loader:
     """The loader of the training split; the recipe's fixed policy is applied in its threads."""
+    if recipe.train.resize:
+        return ResizingLoader(
+            lambda side: _training_loader(_at_side(recipe, side), accelerator, parts, order), recipe.side
+        )
+    return _training_loader(recipe, accelerator, parts, order)
+
+
+def _at_side(recipe: Recipe, side: int) -> Recipe:
+    return replace(recipe, data=replace(recipe.data, img_size=side))
+
+
+def _training_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, order: Order) -> Loader:
     crop = build_crop(recipe, recipe.data.crop, recipe.data.img_size)
     loading = build_loading(recipe, accelerator, order.largest_piece(), fixed_policy(recipe))
     loading = replace(loading, first_epoch=recipe.augment.start_epochs, spare=order.views > 1)

@@ -1,6 +1,5 @@
 """The training loop: the order of events of a run, top to bottom."""
 
-import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from fastaug.batch import Batch
 from fastaug.distributed import any_process, stop_if_not_finite, time_kernels
 from fastaug.errors import NoImageError, Stopped
+from fastaug.nets.recomputing import backward_pass
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training.build import Trainer
 from fastaug.training.plain_step import plain_step
@@ -86,6 +86,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     step, world = progress.step, accelerator.num_processes
     epoch, images = step // order.steps_per_epoch, order.size(step)
     rate = trainer.set_rate(step)
+    trainer.freezing.begin(step)
     total = torch.zeros((), device=accelerator.device)
     ids = []
     if trainer.record is not None:
@@ -113,7 +114,8 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
             # ---- loss, backward ----
             # Of all processes' images, damaged ones too: every image weighs the same at any number of processes.
             loss = trainer.objective(logits, trained) / images
-            accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
+            with backward_pass(trainer.network, recomputes=trainer.recipe.model.grad_checkpointing):
+                accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
         total += loss.detach()
         if trainer.sample_losses is not None:
             trainer.sample_losses.add(batch, logits.detach(), trained)
@@ -121,8 +123,9 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
             trainer.record.add(batch, logits.detach(), target)
 
     # ---- clip, check ----
+    trainer.freezing.end(step)
     # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.
-    norm = accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad or math.inf)
+    norm = trainer.clip(accelerator, trainer.model)
     checked = torch.stack([total, norm.to(total)]) if accelerator.scaler is None else total
     stop_if_not_finite(accelerator, checked, "the training loss or its gradient", step, trainer.not_finite)
 

@@ -1,11 +1,10 @@
 """The plain step: a second optimizer step in an update, on the un-augmented batch (bilevel_augment's clf_loss)."""
 
-import math
-
 import torch
 
 from fastaug.batch import Batch
 from fastaug.distributed import stop_if_not_finite
+from fastaug.nets.recomputing import backward_pass
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training.build import Trainer
 
@@ -21,8 +20,10 @@ def plain_step(trainer: Trainer, batch: Batch, images: int) -> None:
     key = Key(trainer.recipe.run.seed, step // trainer.order.steps_per_epoch, Stream.PLAIN_STEP)
     torch.manual_seed(scalar_seed(key, step * accelerator.num_processes + trainer.order.rank))
     loss = trainer.objective(trainer.model(inputs), target) / images
-    accelerator.backward(loss * accelerator.num_processes)  # as in the loop
-    norm = accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.recipe.optim.clip_grad or math.inf)
+    with backward_pass(trainer.network, recomputes=trainer.recipe.model.grad_checkpointing):
+        accelerator.backward(loss * accelerator.num_processes)  # as in the loop
+    trainer.freezing.end(step)
+    norm = trainer.clip(accelerator, trainer.model)
     checked = torch.stack([loss.detach(), norm.to(loss)]) if accelerator.scaler is None else loss.detach()
     stop_if_not_finite(accelerator, checked, "the loss of the plain step or its gradient", step, trainer.not_finite)
     trainer.optimizer.step()

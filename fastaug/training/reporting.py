@@ -142,13 +142,16 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
     clock.pause()
     figures = evaluate(trainer, split)
     trainer.evaluated = {"step": progress.step, "split": split, **scalars(figures)}
+    metric = chosen_by(trainer.recipe)
+    value = figures[metric]
+    if trainer.plateau is not None and trainer.plateau.see(-value if metric in LOWER_IS_BETTER else value, epoch):
+        trainer.console.print(f"the learning rate falls to {trainer.plateau.factor:g} of optim.lr: select no better")
     if split == "test":
         return False
-    metric = chosen_by(trainer.recipe)
-    if not is_better(metric, figures[metric], progress.best_value):
+    if not is_better(metric, value, progress.best_value):
         progress.stale += 1
         return False
-    progress.best_step, progress.best_value, progress.stale = progress.step, figures[metric], 0
+    progress.best_step, progress.best_value, progress.stale = progress.step, value, 0
     return True
 
 

@@ -40,6 +40,7 @@ def save(trainer: Trainer) -> None:
         "sample_losses": losses,
         "sample_record": record,
         "meta": trainer.meta.state_dict(),
+        "plateau": None if trainer.plateau is None else trainer.plateau.state_dict(),
         "lines": trainer.folder.lines(),
         "skipped_paths": {sample: trainer.parts.name_of(sample) for sample in progress.skipped},
     }
@@ -159,6 +160,8 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
         trainer.record.restore(record)
     elif trainer.record is not None:
         trainer.console.print(f"{path} is of a version that kept no statistics of single images: they begin here")
+    if trainer.plateau is not None:
+        trainer.plateau.load_state_dict(state["plateau"])
     trainer.meta.load_state_dict(state["meta"])
     mark_changed(trainer, state["changed_rows"])
     trainer.meter.restore(state["meter"])

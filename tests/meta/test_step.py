@@ -143,6 +143,26 @@ def test_a_continued_run_ends_as_the_uninterrupted_one(train, learned):
     assert lines(whole, "meta") == lines(cut, "meta")
 
 
+def test_frozen_layers_and_factors_on_rates_go_with_meta_steps(train):
+    """Their derivatives are by group, of what is trained: continued as any other run, and with the full v."""
+    settings = ["meta.learn=[weights,softness]", "meta.every=1", "model.freeze=[conv1.*,bn1.*,layer1.*]"]
+    settings += ["optim.opt=adamw", "optim.layer_decay=0.7", "optim.lr_scale={head: 3}"]
+    settings += ["model.head_first_epochs=1", "meta.start_epochs=1", "train.epochs=3", "run.checkpoint_every=1"]
+    whole = train("whole", *settings, "run.keep=99")
+    meta = lines(whole, "meta")
+    assert [line["step"] for line in meta] == [6, 7, 8, 9]  # two updates of the whole network come first
+    assert all(line["hypergradient"] > 0 for line in meta)
+    shutil.copytree(whole, whole.parent / "cut")
+    paths = sorted((whole.parent / "cut" / "checkpoints").glob("step-*"))
+    for path in paths[6:]:
+        shutil.rmtree(path)
+    (paths[0].parent / "last").write_text(paths[5].name)
+    cut = train("cut", *settings, "run.keep=99")
+    for a, b in zip(last(whole), last(cut), strict=True):
+        assert_same({**a, "progress": None}, {**b, "progress": None})
+    assert lines(whole, "meta") == lines(cut, "meta")
+
+
 def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monkeypatch):
     from fastaug.meta.validation_gradient import ValidationGradient
 

@@ -142,3 +142,50 @@ def test_options_reach_the_optimizer(network: torch.nn.Module) -> None:
 def test_what_cannot_be_built_is_a_recipe_error(network: torch.nn.Module, keys: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=r"optim\.opt: \w+ cannot be built"):
         build_optimizer(Optim(**keys), network)  # type: ignore[arg-type]
+
+
+def rates(network: torch.nn.Module, **keys: object) -> dict[str, float]:
+    """The learning rate of each parameter in update 0, over that of factor 1."""
+    optim = Optim(lr=0.4, **keys)  # type: ignore[arg-type]
+    optimizer = build_optimizer(optim, network)
+    top = build_schedule(optim, optimizer, epochs=EPOCHS, updates_per_epoch=UPDATES)(0)
+    assert top == pytest.approx(0.4)
+    names = {p: name for name, p in network.named_parameters()}
+    return {names[p]: group["lr"] / top for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("sched", ["cosine", "constant"])
+def test_factors_by_pattern(network: torch.nn.Module, sched: str) -> None:
+    found = rates(network, lr_scale={"backbone": 0.1}, sched=sched)
+    assert set(found) == {name for name, _ in network.named_parameters()}
+    assert {name for name, rate in found.items() if rate == pytest.approx(1)} == {"fc.weight", "fc.bias"}
+    assert {name for name, rate in found.items() if rate == pytest.approx(0.1)} == set(found) - {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("sched", ["cosine", "constant"])
+def test_layer_decay_is_timm_s_and_multiplies_with_factors(network: torch.nn.Module, sched: str) -> None:
+    found = rates(network, layer_decay=0.5, sched=sched)
+    layers = timm.models.group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+    top = max(layers.values())
+    assert found == pytest.approx({name: 0.5 ** (top - layers[name]) for name in found})
+    assert found["fc.weight"] == 1
+    both = rates(network, layer_decay=0.5, lr_scale={"layer4.*": 3.0}, sched=sched)
+    scaled = {name: (3 if name.startswith("layer4.") else 1) * rate for name, rate in found.items()}
+    assert both == pytest.approx(scaled)
+
+
+def test_factors_leave_decay_as_it_was(network: torch.nn.Module) -> None:
+    decays = []
+    for keys in ({}, {"lr_scale": {"backbone": 0.1, "head": 2.0}}, {"layer_decay": 0.5, "lr_scale": {"head": 2.0}}):
+        optimizer = build_optimizer(Optim(weight_decay=0.3, **keys), network)
+        decays.append({p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]})
+    assert decays[0] == decays[1] == decays[2]
+    assert set(decays[0].values()) == {0.0, 0.3}
+
+
+def test_patterns_that_disagree_are_named(network: torch.nn.Module) -> None:
+    with pytest.raises(RecipeError, match=r"optim\.lr_scale: fc\.weight matches '\*' \(0\.1\) and 'head' \(1\)"):
+        rates(network, lr_scale={"*": 0.1, "head": 1.0})
+    assert rates(network, lr_scale={"*": 0.5, "head": 0.5})["fc.bias"] == pytest.approx(0.5)
+    with pytest.raises(RecipeError, match=r"optim\.lr_scale: 'stem\.\*' matches none"):
+        rates(network, lr_scale={"stem.*": 0.1})

@@ -22,6 +22,19 @@ REFUSED = {
     "nothing learned": (["meta.every=5"], "meta.learn: is empty"),
     "twice": (["meta.learn=[weights,weights]"], "meta.learn: ['weights', 'weights'] names a part twice"),
     "late": (["meta.learn=[weights]", "meta.start_epochs=300"], "meta.start_epochs: 300.0 leaves nothing"),
+    "clipped by value": (
+        ["meta.learn=[weights]", "optim.clip_grad=1", "optim.clip_mode=value"],
+        "optim.clip_mode: meta steps know the derivative of clipping by norm alone, not by value",
+    ),
+    "computed again": (
+        ["meta.learn=[weights]", "model.grad_checkpointing=true"],
+        "model.grad_checkpointing, model.sync_bn: meta steps cannot be differentiated through them",
+    ),
+    "two sizes": (["meta.learn=[weights]", "train.resize=[[0, 64]]"], "train.resize: meta images have the one size"),
+    "the head alone": (
+        ["meta.learn=[weights]", "model.head_first_epochs=3", "meta.start_epochs=2"],
+        "meta.start_epochs: 2.0 lies in model.head_first_epochs = 3.0",
+    ),
     "settled before it begins": (
         ["meta.learn=[softness]", "augment.shift=0.2", "meta.start_epochs=50", "meta.settle_epochs=50"],
         "meta.settle_epochs: 50.0 with meta.start_epochs = 50.0 leaves nothing of train.epochs = 100",

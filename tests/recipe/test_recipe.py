@@ -151,6 +151,23 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     ),
     "min_lr": (["optim.lr=0.1", "optim.min_lr=0.2"], "optim.min_lr: 0.2 is above optim.lr = 0.1"),
     "warmup_lr": (["optim.warmup_epochs=1", "optim.warmup_lr=0.2"], "optim.warmup_lr: 0.2 is above optim.lr = 0.1"),
+    "head alone": (
+        ["train.epochs=5", "model.head_first_epochs=5"],
+        "model.head_first_epochs: 5.0 leaves nothing of train.epochs = 5; to train the head alone",
+    ),
+    "new stem, frozen": (["model.stem=small", "model.freeze=[backbone]"], "model.stem: small begins with new weights"),
+    "clipping nothing": (["optim.clip_mode=agc"], "optim.clip_mode: agc does nothing unless optim.clip_grad is set"),
+    "plateau of nothing": (
+        ["optim.sched=plateau", "eval.every=0"],
+        "optim.sched: plateau follows evaluations, of which eval.every = 0 makes none",
+    ),
+    "patience of nothing": (["optim.patience_epochs=3"], "optim.patience_epochs: 3 does nothing unless optim.sched is"),
+    "sizes out of order": (["train.resize=[[3, 64], [1, 32]]"], "train.resize: epochs of [[3, 64], [1, 32]] must rise"),
+    "sizes too late": (["train.epochs=3", "train.resize=[[3, 64]]"], "train.resize: [[3, 64]] must hold epochs below"),
+    "sizes of what is kept": (
+        ["train.resize=[[1, 64]]", "data.loader=resident", "data.crop=whole"],
+        "train.resize: data.loader=resident and augment.mix_layer know one size",
+    ),
     "betas": (["optim.opt_betas=[0.9]"], "optim.opt_betas: [0.9] needs two numbers or more"),
     "milestones": (["optim.decay_milestones=[30, 20]"], "optim.decay_milestones: [30, 20] must rise"),
     "milestones twice": (["optim.decay_milestones=[30, 30]"], "optim.decay_milestones: [30, 30] must rise"),

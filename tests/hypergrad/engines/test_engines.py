@@ -9,6 +9,7 @@ import pytest
 import tiny_nets as nets
 import torch
 from tiny_nets import N, assert_agree, parts, relative, some_problem, validation_loss
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -114,6 +115,19 @@ def test_every_meta_parameter_agrees_with_a_step_unrolled_by_higher(name, rule):
         found = hypergradient(problem, u, learned.parameters, engine)
         for parameter, theirs in zip(learned.parameters, expected, strict=True):
             assert relative(found[parameter], theirs) <= 1e-10, (engine, parameter)
+
+
+def test_batchnorm_that_holds_its_statistics():
+    """As `model.freeze` leaves it: in evaluation mode, its weights constants."""
+    problem, u = some_problem()
+    norms = [name for name, module in problem.network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    problem.network.get_submodule(norms[0]).eval()
+    trained = [name for name in problem.weights if not name.startswith(f"{norms[0]}.")]
+    problem = replace(problem, weights={name: problem.weights[name] for name in trained})
+    u = {name: u[name] for name in trained}
+    expected = reverse(problem, u, images=True)
+    for engine in ("forward", "functional"):
+        assert_agree(ENGINES[engine](problem, u, images=True), expected)
 
 
 # ---- every loss, every shape of the problem ----

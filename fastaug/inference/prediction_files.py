@@ -61,8 +61,8 @@ def as_json(found: Predictions) -> bytes:
 def as_parquet(found: Predictions) -> bytes:
     """The columns of `rows_of`; RecipeError without pyarrow."""
     check_parquet()
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     rows = rows_of(found)
     kinds = {"probability": pyarrow.float64()}

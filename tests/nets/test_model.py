@@ -221,7 +221,7 @@ def test_the_full_check_passes_images_through_the_network(tmp_path: Path) -> Non
     assert full(tmp_path) == full(tmp_path, "data.img_size=224", name=vit) == []
     assert full(tmp_path, "model.kwargs={img_size: 96}", "data.img_size=96", name=vit) == []
     (found,) = full(tmp_path, "model.kwargs={in_chans: 1}")
-    assert found.startswith("model.kwargs: with {'in_chans': 1}, test_resnet does not take RGB images of 160 x 160 pix")
+    assert found.startswith("model.kwargs: {'in_chans': 1} has arguments that are set otherwise; leave out")
     (found,) = full(tmp_path, "data.img_size=192", name=vit)
     assert found.startswith(f"data.img_size: {vit} does not take RGB images of 192 x 192 pixels (")
     assert found.endswith("; change data.img_size, eval.img_size or model.kwargs")

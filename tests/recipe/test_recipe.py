@@ -285,7 +285,7 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     "classes that exclude": ([*MANY[:2]], "data.multi_label: needs a sigmoid for each class"),
     "many labels, one label": (
         [*MANY, "data.labels=x.tsv"],
-        "data.multi_label: data.labels, data.class_map, run.plant",
+        "data.multi_label: data.labels, class_map and sampling, run.plant",
     ),
     "many labels, smoothed": ([*MANY, "augment.smoothing=0.1"], "data.multi_label: a target has no share that is"),
     "nothing separated": (["data.label_separator=;"], "data.label_separator: ; does nothing unless data.multi_label"),

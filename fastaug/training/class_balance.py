@@ -53,17 +53,25 @@ def build_draws(recipe: Recipe, parts: DataParts) -> ClassDraws | None:
 def build_adjustment(recipe: Recipe, parts: DataParts, device: torch.device) -> Tensor | None:
     """What augment.logit_adjustment adds to training logits, tau * log prior [outputs]; None where tau is 0.
 
-    The prior is the share of each class in what is drawn. The "other" class has none: it takes 1 / C, so that nothing
-    changes for even classes.
+    The prior is the share of each class in what is drawn, clean images by their meta.train_weight. The "other" class
+    has none: it takes 1 / C, so that nothing changes for even classes.
     """
     tau, key = recipe.augment.logit_adjustment, "augment.logit_adjustment"
     if not tau:
         return None
-    counts = drawn_counts(recipe, parts, key)
+    counts = drawn_counts(recipe, parts, key) * mean_weights(recipe, parts)
     prior = counts / counts.sum()
     if recipe.augment.other_class:
         prior = np.append(prior, 1 / len(counts))
     return torch.tensor(tau * np.log(prior), dtype=torch.float32, device=device)
+
+
+def mean_weights(recipe: Recipe, parts: DataParts) -> Numbers:
+    """The mean of meta.train_weight [C] over the training images of each class."""
+    assert parts.index is not None
+    labels, classes = parts.index.labels, len(parts.classes)
+    clean, every = (np.bincount(labels[ids], minlength=classes) for ids in (parts.clean, parts.splits.train))
+    return 1 + (recipe.meta.train_weight - 1) * clean / np.maximum(every, 1)
 
 
 def class_weights(recipe: Recipe, parts: DataParts) -> Numbers | None:

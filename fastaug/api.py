@@ -63,7 +63,7 @@ def train(
 
     listeners = Listeners(listening)
     with borrowed_process():
-        ending = attempt(given, listeners, tells=False)
+        ending = attempt(given, listeners, borrowed=True)
     if listeners.error is not None:
         raise listeners.error
     if ending.interrupted:
@@ -100,4 +100,4 @@ def evaluate(
 
     path = run.run if isinstance(run, Result) else Path(run)
     with borrowed_process():
-        return evaluate_run(Wanted(path, split, weights, tta, list(settings.items()))).figures
+        return evaluate_run(Wanted(path, split, weights, tta, list(settings.items())), borrowed=True).figures

@@ -63,6 +63,15 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
+def finish(accelerator: Accelerator, *, stays_joined: bool = False) -> None:
+    """Ends the trackers of a run, and the group of its processes unless a next run in them is to find it."""
+    if not stays_joined:
+        accelerator.end_training()
+        return
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
 def check_launch() -> None:
     """PeerError where a scheduler starts several tasks of which each would train alone, knowing nothing of the others.
 

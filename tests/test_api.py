@@ -278,3 +278,30 @@ def test_the_function_is_never_the_script_of_the_same_name() -> None:
         "0 False",
         "fastaug.api True False",
     ]
+
+
+TWICE = """
+import fastaug, os, sys
+
+def refuse(line):
+    if line["step"] == 2:
+        raise ValueError("enough")
+
+try:
+    fastaug.train(sys.argv[1], callbacks=refuse, **{"data.root": sys.argv[2], "run.dir": sys.argv[3]})
+except (ValueError, fastaug.errors.Stopped) as error:
+    said = type(error).__name__
+found = fastaug.train(sys.argv[1], **{"data.root": sys.argv[2], "run.dir": sys.argv[3]})
+same = fastaug.evaluate(found)["nll"] == found.figures["test"]["nll"]
+assert same and said == ("ValueError" if os.environ["RANK"] == "0" else "Stopped"), said
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_stop_together_and_train_again(
+    train: Train, tmp_path: Path, root: Path, in_processes: Callable[..., str]
+) -> None:
+    del train  # it has written the recipe
+    said = in_processes(2, "-c", TWICE, tmp_path / "small.yaml", root, tmp_path / "run")
+    assert "continuing from" in said
+    assert status(tmp_path / "run") == {"code": 0, "reason": "done", "step": 6}

@@ -1,5 +1,6 @@
 """The process of somebody's script or notebook: what a run changes in it is put back, and one run has it at a time."""
 
+import atexit
 import os
 import threading
 import warnings
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+import torch.distributed as dist
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.errors import FastaugError
@@ -20,13 +22,15 @@ def borrowed_process() -> Iterator[None]:
     """Inside, a run may have the process to itself; behind it everything is as before, whatever happened.
 
     Put back are Accelerate's state, torch's generators and precision settings, environment variables and warning
-    filters. FastaugError when another run of this process is inside.
+    filters. Several processes stay joined, since a launcher's meeting place is good for one group: the next run finds
+    them so, and they part when the process ends. FastaugError when another run of this process is inside.
     """
     if not _taken.acquire(blocking=False):
         raise FastaugError(
             "another training or evaluation runs in this process, and both would change the settings of torch; "
             "wait for it, or start a process for each"
         )
+    joined = _joined()
     try:
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
@@ -35,7 +39,20 @@ def borrowed_process() -> Iterator[None]:
                 stack.enter_context(keeper())
             yield
     finally:
+        if _joined() and not joined:
+            atexit.register(_part)
         _taken.release()
+
+
+def _joined() -> bool:
+    """Whether this process is in a group of processes."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def _part() -> None:
+    """Leaves the group: one of its threads that outlives the interpreter would abort the process."""
+    if _joined():
+        dist.destroy_process_group()
 
 
 @contextmanager

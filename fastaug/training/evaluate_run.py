@@ -10,7 +10,7 @@ from torch import nn
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts
-from fastaug.distributed import build_accelerator
+from fastaug.distributed import build_accelerator, finish
 from fastaug.errors import RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator
 from fastaug.evaluation.latency import measured_cost, parameters
@@ -104,8 +104,11 @@ class Evaluated(NamedTuple):
     main: bool  # whether this is the main process
 
 
-def evaluate_run(wanted: Wanted) -> Evaluated:
-    """The figures of what is wanted; every process of a job must call this and gets the same figures."""
+def evaluate_run(wanted: Wanted, *, borrowed: bool = False) -> Evaluated:
+    """The figures of what is wanted; every process of a job must call this and gets the same figures.
+
+    `borrowed`: of a process that may call it again, see `borrowed_process`.
+    """
     path, recipe = checkpoint_and_recipe(wanted)
     recipe, accelerator, parts, network, state = restored(path, recipe)
     loader = evaluation_loader(recipe, accelerator, parts, parts.splits.of(wanted.split))
@@ -119,5 +122,5 @@ def evaluate_run(wanted: Wanted) -> Evaluated:
         shape = (recipe.data.channels, side, side)
         figures |= measured_cost(network, shape, accelerator.device, wanted.latency, accelerator.autocast)
     skipped = {parts.name_of(sample): reason for sample, reason in loader.skipped.items()}
-    accelerator.end_training()
+    finish(accelerator, stays_joined=borrowed)
     return Evaluated(path, figures, skipped, accelerator.is_main_process)

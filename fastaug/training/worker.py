@@ -4,7 +4,7 @@ import os
 
 from fastaug.console import Console
 from fastaug.data.class_names import some
-from fastaug.distributed import Peers, build_accelerator, check_launch
+from fastaug.distributed import Peers, build_accelerator, check_launch, finish
 from fastaug.recipe.reading import flat
 from fastaug.recipe.schema import Recipe
 from fastaug.training.build import Trainer, assemble
@@ -21,11 +21,11 @@ def run(recipe: Recipe) -> int:
     return attempt(recipe, Listeners()).code
 
 
-def attempt(recipe: Recipe, listeners: Listeners, *, tells: bool = True) -> Ending:
-    """Trains and writes result.json; how it ended, which is on the screen too if it `tells`."""
+def attempt(recipe: Recipe, listeners: Listeners, *, borrowed: bool = False) -> Ending:
+    """Trains and writes result.json; how it ended, which is on the screen too unless the process is `borrowed`."""
     assert recipe.run.dir is not None
     folder = RunFolder(recipe.run.dir, listeners.hear)
-    ending = Ending(folder, tells=tells)
+    ending = Ending(folder, tells=not borrowed)
     with StopRequest(listeners.reason) as stop, ending:
         check_launch()
         given = recipe
@@ -47,7 +47,7 @@ def attempt(recipe: Recipe, listeners: Listeners, *, tells: bool = True) -> Endi
         describe(trainer)
         ending.figures = fit(trainer, stop)
         summarise(trainer, ending.figures["test"])
-        accelerator.end_training()
+        finish(accelerator, stays_joined=borrowed)
     ending.interrupted = stop.interrupted
     ending.trainer = None  # it holds network and data, and whoever asks how it ended needs neither
     return ending

@@ -122,6 +122,39 @@ def test_a_run_cut_short_stops_where_it_would_have_stopped(train, monkeypatch, e
     assert read(again, "status.json") == read(whole, "status.json")
 
 
+RANK = """
+import sys
+from fastaug.recipe.reading import read_recipe
+from fastaug.training.worker import run
+sys.exit(run(read_recipe(sys.argv[1], sys.argv[2:])))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_on_the_images_of_one(tmp_path, root, in_processes):
+    """Under a learning rate of next to nothing no evaluation is better than the first one."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "rank.py").write_text(RANK)
+    keys = [
+        "optim.lr=1e-12",
+        "eval.best_metric=top1",
+        "data.sampling=balanced",
+        "run.log_ids=true",
+        "train.drop_last=true",
+    ]
+    steps, ids = [], []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        in_processes(count, tmp_path / "rank.py", tmp_path / "r.yaml", f"data.root={root}", f"run.dir={folder}", *keys)
+        status = read(folder, "status.json")
+        assert "stopped early after epoch 3 of 6" in status["reason"]
+        steps.append(status["step"])
+        ranks = [(folder / f"ids-{rank}.jsonl").read_text().splitlines() for rank in range(count)]
+        ids.append([sorted(i for line in lines for i in json.loads(line)["ids"]) for lines in zip(*ranks, strict=True)])
+    assert steps[0] == steps[1]
+    assert ids[0] == ids[1]
+
+
 def test_patience_without_a_select_split_is_refused_with_the_remedy(train):
     folder = train("run", "data.select_fraction=0", code=3)
     assert read(folder, "status.json")["reason"] == (

@@ -92,6 +92,13 @@ def test_a_share_of_the_background_shows_through(kind: str) -> None:
     assert found[0] == list(BACK)
 
 
+def test_every_level_of_transparency_is_rounded_to_the_nearest() -> None:
+    alpha = np.arange(256).reshape(SIDE, SIDE)
+    pixels = np.dstack([np.full((SIDE, SIDE, 3), INK, dtype=np.uint8), alpha.astype(np.uint8)])
+    exact = (alpha[..., None] * np.array(INK) + (255 - alpha[..., None]) * np.array(BACK)) / 255
+    assert np.abs(whole(saved(Image.fromarray(pixels), "PNG")) - exact).max() <= 0.5
+
+
 @pytest.mark.parametrize("kind", CLEAR)
 def test_clear_pixels_of_every_kind_are_the_background(kind: str) -> None:
     make, solid = CLEAR[kind]

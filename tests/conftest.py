@@ -158,6 +158,14 @@ def tiny_run(train_tiny: Callable[..., Path]) -> Path:
     return train_tiny()
 
 
+@pytest.fixture(scope="session")
+def odd_run(train_tiny: Callable[..., Path]) -> Path:
+    """The same with a stem for small images and an output for the "other" class, after one epoch; only read."""
+    return train_tiny(
+        model__stem="small", model__ema="false", augment__other_class="true", augment__shift=0.3, train__epochs=1
+    )
+
+
 TINY = """
 data: {img_size: 32, crop_pct: 0.8, threads: 1, select_fraction: 0.25}
 model: {name: test_resnet, ema: true, ema_decay: 0.5}

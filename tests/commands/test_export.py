@@ -1,6 +1,5 @@
 """fastaug export: a folder that is complete or not there."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,13 +38,12 @@ def test_a_folder_that_holds_something_is_left_alone(
 
 
 def test_a_stem_that_timm_has_not_is_refused_for_timm_alone(
-    train_tiny: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    odd_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train_tiny(model__stem="small", train__epochs=1)
-    assert main([str(run), "--to", "hub", "timm", "torch", "--out", str(tmp_path / "out")]) == 2
+    assert main([str(odd_run), "--to", "hub", "timm", "torch", "--out", str(tmp_path / "out")]) == 2
     assert "timm has no test_resnet with model.stem = small" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-    assert main([str(run), "--to", "torch", "--out", str(tmp_path / "out")]) == 0
+    assert main([str(odd_run), "--to", "torch", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_what_fails_on_the_way_leaves_nothing(

@@ -61,14 +61,6 @@ def test_timm_prepares_images_as_the_network_was_evaluated(tiny_run: Path) -> No
     assert model.pretrained_cfg["label_names"][2] == "class10"
 
 
-@pytest.fixture(scope="module")
-def odd_run(train_tiny: Callable[..., Path]) -> Path:
-    """A network with a stem for small images and an output for the "other" class."""
-    return train_tiny(
-        model__stem="small", model__ema="false", augment__other_class="true", augment__shift=0.3, train__epochs=1
-    )
-
-
 def test_a_small_stem_comes_back_and_the_other_class_is_cut_off(odd_run: Path) -> None:
     model, _, classes = fastaug.load(odd_run)
     path = find_checkpoint(odd_run)

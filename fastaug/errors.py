@@ -1,6 +1,9 @@
 """The ways a run can end, each with the exit code that scripts and schedulers rely on."""
 
 import errno
+import subprocess
+import sys
+from collections.abc import Callable
 
 EXIT_DONE = 0
 # Trouble of the machine, not of the file that was to be read: never taken for damage.
@@ -71,3 +74,15 @@ class Stopped(FastaugError):
     """Stopped by a signal, after the state was saved; the same command continues."""
 
     code = 75
+
+
+def told(work: Callable[[], int | None]) -> int:
+    """The exit code that `work` returns, 0 for none, or that of what it ended with, which is told."""
+    try:
+        return work() or 0
+    except FastaugError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except subprocess.CalledProcessError as error:
+        print(f"a run ended with code {error.returncode}; the same command goes on: {error}", file=sys.stderr)
+        return 1

@@ -38,6 +38,7 @@ MAY_IMPORT = {  # from the bottom of the house to the top: a room knows only roo
     "step_profile": ALL_BEFORE,
     "train": "errors recipe nets training",
     "lightning_callback": "ops seeding",
+    "commands": ALL_BEFORE,
 }
 FILES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file

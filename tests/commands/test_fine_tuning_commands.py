@@ -56,7 +56,7 @@ def test_a_rate_is_suggested_and_no_run_folder_left(
 def test_a_loss_that_never_falls_is_told(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_sweep, "turning_points", lambda rates, losses: (None, None))
+    monkeypatch.setattr(rate_sweep, "turning_points", lambda *_: (None, None))
     assert find_lr.main([*words, "--updates", "20"]) == 3
     assert "no rate is suggested: the loss did not fall; lower --low" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -110,6 +110,10 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "model.grad_checkpointing, model.sync_bn: meta steps cannot be differentiated through them; turn them off",
     ),
     (
+        lambda r: _moves(r) and r.distill.teacher is not None,
+        "distill.teacher: meta steps differentiate the loss of labels alone; leave it out, or set meta.frozen",
+    ),
+    (
         lambda r: _moves(r) and bool(r.train.resize),
         "train.resize: meta images have the one size data.img_size; leave it out, or set meta.frozen",
     ),

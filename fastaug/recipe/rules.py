@@ -156,6 +156,19 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "train.resize: data.loader=resident and augment.mix_layer know one size; use dali, and no mix_layer",
     ),
     (
+        lambda r: r.distill.teacher is not None and r.distill.pretrained == (r.distill.checkpoint is not None),
+        "distill.teacher: {r.distill.teacher} needs trained weights, from one place; set distill.checkpoint or "
+        "distill.pretrained",
+    ),
+    (
+        lambda r: (
+            r.distill.teacher is not None
+            and (r.augment.other_class or r.augment.copies > 0 or r.augment.mix_layer is not None or r.train.plain_step)
+        ),
+        "distill.teacher: knows no augment.other_class, augment.copies, augment.mix_layer or train.plain_step; turn "
+        "those off",
+    ),
+    (
         lambda r: r.optim.opt_betas is not None and len(r.optim.opt_betas) < 2,
         "optim.opt_betas: {r.optim.opt_betas} needs two numbers or more",
     ),
@@ -397,6 +410,15 @@ _NEEDS: list[Need] = [
 ]
 
 
+_DISTILL_NEEDS: list[Need] = [
+    (
+        lambda r: r.distill.teacher is not None,
+        "distill.teacher is set",
+        ["pretrained", "checkpoint", "checkpoint_keys", "kwargs", "weight", "temperature", "mean", "std"],
+    ),
+]
+
+
 def key_of(problem: str) -> str:
     """The key that a problem's text begins with."""
     return problem.partition(":")[0]
@@ -415,6 +437,7 @@ def validate(recipe: Recipe, unusable: set[str] | None = None) -> list[str]:
         except _BrokenKey:
             continue  # what the rule says would be said of a stand-in
     idle = _idle_problems(recipe, "augment", _NEEDS, broken_keys)
+    idle += _idle_problems(recipe, "distill", _DISTILL_NEEDS, broken_keys)
     return problems + idle + (_idle_problems(recipe, "meta", META_NEEDS, broken_keys) if recipe.meta.learn else [])
 
 

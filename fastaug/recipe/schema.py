@@ -548,6 +548,27 @@ class Meta:
 
 
 @dataclass(config=STRICT)
+class Distill:
+    """Knowledge distillation: a trained network whose probabilities are learned too. Off while `teacher` is null."""
+
+    teacher: Text | None = key(None, "name of any timm model, with this recipe's classes in their order")
+    pretrained: bool = key(False, "its weights from the hub")
+    checkpoint: Text | None = key(None, "its weights from a local file, read as model.initial_checkpoint")
+    checkpoint_keys: Text | dict[str, str] | None = key(None, "as model.checkpoint_keys, for the teacher")
+    kwargs: dict[str, Any] = key({}, "further arguments of timm.create_model for the teacher")
+    weight: Share = key(0.5, "share of the loss that is the teacher's; the rest is the labels'")
+    temperature: Positive = key(
+        1.0, "T, by which both networks' logits are divided: larger shows more of what is unlikely"
+    )
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)] | None = key(
+        None, "mean of each channel in the teacher's images; null: data.mean"
+    )
+    std: Annotated[list[Annotated[float, Field(ge=1e-6, le=1e6)]], Field(min_length=3, max_length=3)] | None = key(
+        None, "standard deviation of each channel in the teacher's images; null: data.std"
+    )
+
+
+@dataclass(config=STRICT)
 class Eval:
     """The evaluation."""
 
@@ -581,6 +602,7 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     meta: Meta = field(default_factory=Meta)
     eval: Eval = field(default_factory=Eval)
+    distill: Distill = field(default_factory=Distill)
 
     def side(self, epoch: int) -> int:
         """Pixels a side of training images in `epoch` (from 0)."""

@@ -29,7 +29,7 @@ def palette(names: Sequence[str]) -> dict[str, str]:
 class _Field:
     """The field of a chart: from values to pixels."""
 
-    def __init__(self, title: str, xs: Sequence[float], low: float, high: float) -> None:
+    def __init__(self, title: str, xs: Sequence[float], low: float, high: float, across: str = "epoch") -> None:
         self.page = Image.new("RGB", (WIDTH * FINE, HEIGHT * FINE), PAPER)
         self.draw = ImageDraw.Draw(self.page)
         self.low, self.high = low, high if high > low else low + 1
@@ -41,7 +41,7 @@ class _Field:
             self.write((LEFT - 8, y / FINE), f"{value:g}", anchor="rm")
         for value in ticks(self.first, self.last):
             self.write((self.at(value, self.low)[0] / FINE, HEIGHT - BOTTOM + 6), f"{value:g}", anchor="ma")
-        self.write((WIDTH - RIGHT - 24, HEIGHT - BOTTOM - 20), "epoch", "#777777", "ra")
+        self.write((WIDTH - RIGHT - 24, HEIGHT - BOTTOM - 20), across, "#777777", "ra")
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Where a value is on the page."""
@@ -82,12 +82,17 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def lines_chart(
-    title: str, xs: Sequence[float], series: Series, *, bounds: tuple[float, float] | None = None
+    title: str,
+    xs: Sequence[float],
+    series: Series,
+    *,
+    bounds: tuple[float, float] | None = None,
+    across: str = "epoch",
 ) -> Image.Image:
-    """Values over time, a line for each name."""
+    """Values over time, or over what `across` says, a line for each name."""
     every = [value for values in series.values() for value in values]
     low, high = bounds or (min(every), max(every))
-    field, colours, ends = _Field(title, xs, low, high), palette(list(series)), {}
+    field, colours, ends = _Field(title, xs, low, high, across), palette(list(series)), {}
     for name, values in series.items():
         points = [field.at(x, y) for x, y in zip(xs, values, strict=True)]
         field.draw.line([*points, points[-1]], colours[name], 2 * FINE, joint="curve")

@@ -39,6 +39,7 @@ from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.training import checkpoint
 from fastaug.training.build_data import evaluation_loader, find_data, meta_loader, training_loader
 from fastaug.training.class_balance import build_adjustment, build_draws
+from fastaug.training.distillation import Teacher, build_teacher
 from fastaug.training.image_weights import build_image_weights
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.train_meter import TrainMeter
@@ -71,6 +72,7 @@ class Trainer:
     loader: Loader
     augment: BatchAugment
     objective: Objective
+    teacher: Teacher | None  # None unless distill.teacher
     network: nn.Module  # the plain module, for weights and evaluation
     model: nn.Module  # the same behind Accelerate: precision and processes
     ema: ModelEmaV3 | None
@@ -277,6 +279,9 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         loader=training_loader(recipe, accelerator, parts, order),
         augment=augment,
         objective=build_objective(recipe.augment, adjustment),
+        teacher=build_teacher(
+            recipe, len(parts.classes), accelerator, lambda fit: console.print("\n".join(fit.lines()))
+        ),
         network=network,
         model=model,
         ema=ema,

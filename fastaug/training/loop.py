@@ -113,7 +113,10 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
 
             # ---- loss, backward ----
             # Of all processes' images, damaged ones too: every image weighs the same at any number of processes.
-            loss = trainer.objective(logits, trained) / images
+            loss = trainer.objective(logits, trained)
+            if trainer.teacher is not None:
+                loss = trainer.teacher.joined(loss, inputs, logits, len(batch.ids))
+            loss = loss / images
             with backward_pass(trainer.network, recomputes=trainer.recipe.model.grad_checkpointing):
                 accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
         total += loss.detach()

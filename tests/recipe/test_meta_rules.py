@@ -31,6 +31,10 @@ REFUSED = {
         "model.grad_checkpointing, model.sync_bn: meta steps cannot be differentiated through them",
     ),
     "two sizes": (["meta.learn=[weights]", "train.resize=[[0, 64]]"], "train.resize: meta images have the one size"),
+    "taught": (
+        ["meta.learn=[weights]", "distill.teacher=resnet18", "distill.pretrained=true"],
+        "distill.teacher: meta steps differentiate the loss of labels alone",
+    ),
     "the head alone": (
         ["meta.learn=[weights]", "model.head_first_epochs=3", "meta.start_epochs=2"],
         "meta.start_epochs: 2.0 lies in model.head_first_epochs = 3.0",

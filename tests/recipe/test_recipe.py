@@ -168,6 +168,12 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["train.resize=[[1, 64]]", "data.loader=resident", "data.crop=whole"],
         "train.resize: data.loader=resident and augment.mix_layer know one size",
     ),
+    "teacher without weights": (["distill.teacher=resnet18"], "distill.teacher: resnet18 needs trained weights"),
+    "no teacher": (["distill.weight=0.9"], "distill.weight: 0.9 does nothing unless distill.teacher is set"),
+    "teacher of copies": (
+        ["distill.teacher=resnet18", "distill.pretrained=true", "augment.copies=1"],
+        "distill.teacher: knows no augment.other_class, augment.copies, augment.mix_layer or train.plain_step",
+    ),
     "betas": (["optim.opt_betas=[0.9]"], "optim.opt_betas: [0.9] needs two numbers or more"),
     "milestones": (["optim.decay_milestones=[30, 20]"], "optim.decay_milestones: [30, 20] must rise"),
     "milestones twice": (["optim.decay_milestones=[30, 30]"], "optim.decay_milestones: [30, 30] must rise"),

@@ -170,3 +170,21 @@ def test_checkpointing_of_activations_changes_no_bit_of_a_run(train: Train) -> N
     keys = ["model.drop_path=0.3", "train.epochs=2", "train.plain_step=true"]
     kept, again = train("kept", *keys), train("again", *keys, "model.grad_checkpointing=true")
     assert differing(weights_of(kept), weights_of(again)) == set()
+
+
+def test_a_taught_run_continues_exactly_and_its_teacher_has_to_know_the_classes(train: Train, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    torch.save(timm.create_model("test_efficientnet", num_classes=2).state_dict(), tmp_path / "teacher.pth")
+    keys = ["distill.teacher=test_efficientnet", f"distill.checkpoint={tmp_path / 'teacher.pth'}"]
+    keys += ["augment.cutmix=1", "distill.mean=[0.5, 0.5, 0.5]"]
+    whole = train("whole", *keys)
+    assert differing(weights_of(whole), weights_of(cut(train, whole, *keys, kept=0))) == set()
+    unmoved = train("unmoved", *keys, "distill.weight=0")
+    plain = train("plain", "augment.cutmix=1")
+    assert differing(weights_of(unmoved), weights_of(plain)) == set()
+    assert differing(weights_of(unmoved), weights_of(whole))
+    torch.save(timm.create_model("test_efficientnet", num_classes=5).state_dict(), tmp_path / "teacher.pth")
+    folder = train("refused", *keys, code=2)
+    reason = json.loads((folder / "status.json").read_text())["reason"]
+    assert "distill.checkpoint: " in reason
+    assert "its head does not fit 2 classes: classifier.weight ([5, " in reason

@@ -68,6 +68,11 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "other_class, copies, mix_layer, train.plain_step; with shift or cutmix set augment.soften to weight or none",
     ),
     (
+        lambda r: r.distill.teacher is not None and (r.data.channels != 3 or r.data.multi_label != "off"),
+        "distill.teacher: tells one class of an image with three channels; leave it out, or set data.channels to 3 and "
+        "data.multi_label to off",
+    ),
+    (
         lambda r: r.data.multi_label != "separated" and r.data.label_separator != "|",
         "data.label_separator: {r.data.label_separator} does nothing unless data.multi_label=separated; leave it out",
     ),

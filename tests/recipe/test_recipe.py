@@ -274,6 +274,10 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["data.root=''", "data.loader=synthetic", "data.table=t.csv"],
         "data.table: data.loader=synthetic reads no images",
     ),
+    "a teacher of grey": (
+        ["distill.teacher=test_resnet", "data.channels=1", "data.mean=[0.5]", "data.std=[0.2]"],
+        "distill.teacher: tells one class of an image with three channels",
+    ),
     "folders of a table": (
         ["data.table=t.csv", "data.class_level=leaf"],
         "data.class_level: leaf is about folders, and data.table names the classes",

@@ -275,7 +275,7 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         "data.table: data.loader=synthetic reads no images",
     ),
     "a teacher of grey": (
-        ["distill.teacher=test_resnet", "data.channels=1", "data.mean=[0.5]", "data.std=[0.2]"],
+        ["distill.teacher=resnet18", "distill.pretrained=true", "data.channels=1", "data.mean=[0.5]", "data.std=[0.2]"],
         "distill.teacher: tells one class of an image with three channels",
     ),
     "folders of a table": (

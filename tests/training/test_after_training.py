@@ -146,10 +146,10 @@ def test_a_select_split_without_an_image_does_not_cost_the_figures_of_test(
 ) -> None:
     evaluate = Evaluator.run
 
-    def torn(self: Evaluator, network: Any, split: str, *more: Any) -> dict[str, Any]:
+    def torn(self: Evaluator, network: Any, split: str, *more: Any, details: bool = False) -> dict[str, Any]:
         if split == "select":
             raise NoImageError("select: no image")
-        return evaluate(self, network, split, *more)
+        return evaluate(self, network, split, *more, details=details)
 
     monkeypatch.setattr(Evaluator, "run", torn)
     code, folder = train(f"data.root={jpeg_folder(images=12)}", "data.select_fraction=0.2")

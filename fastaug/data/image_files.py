@@ -167,6 +167,8 @@ def pixels_of(image: Any, exif: str, background: Colour | None = None) -> Pixels
     from PIL import Image
 
     turn = orientation_of(image) if exif == "apply" and image.format != "TIFF" else None  # Pillow turns that itself
+    if background is not None and image.format == "PNG":
+        _scale_transparent_level(image)
     image.load()
     seen_through = background is not None and image.has_transparency_data
     turned = image.transpose(Image.Transpose(_TRANSPOSITIONS[turn])) if turn in _TRANSPOSITIONS else image
@@ -231,6 +233,18 @@ def _checked(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if not (pixels.min(initial=0) >= 0 and pixels.max(initial=0) <= 1):  # nan too
         raise DamagedImageError("floating-point pixels outside [0, 1], whose white is not known; scale them")
     return pixels
+
+
+def _scale_transparent_level(image: Any) -> None:
+    """Puts a PNG's transparent level into the units of its pixels, which Pillow scales to 8 bits and the level not."""
+    level, stored = image.info.get("transparency"), image.tile[0][3] if image.tile else ""
+    if isinstance(level, int) and stored in _LEVELS:
+        image.info["transparency"] = level * _LEVELS[stored]
+    if isinstance(level, tuple) and stored == "RGB;16B":
+        raise DamagedImageError("a transparent colour of 16 bits, which is not read; convert it to 8 bits")
+
+
+_LEVELS = {"L;2": 85, "L;4": 17}  # 255 / the white of 2 and of 4 bits
 
 
 def _composited(image: Any, background: Colour) -> Pixels:

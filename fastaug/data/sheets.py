@@ -122,9 +122,18 @@ def _parquet(file: Path, key: str, content: bytes) -> Sheet:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{key}: {file} is no parquet file that can be read ({error}); write it again") from error
+    if odd := [field.name for field in table.schema if _is_no_text(pyarrow.types, field.type)]:
+        named = ", ".join(map(shown, odd))
+        raise DataError(
+            f"{key}: {file} has columns of lists, structures or bytes: {named}; leave them out, or write text"
+        )
     columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
     rows = [list(row) for row in zip(*columns, strict=True)]
     return Sheet(file, key, list(table.column_names), rows, list(range(1, len(rows) + 1)))
+
+
+def _is_no_text(types: Any, kind: Any) -> bool:
+    return bool(types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _text(value: Any) -> str:

@@ -615,15 +615,7 @@ class Recipe:
 
 # Keys that may differ when a run is continued: they change how it runs, not what it computes.
 RESUMABLE = {
-    *(
-        "run.dir",
-        "data.root",
-        "data.table",
-        "run.log_every",
-        "run.checkpoint_every",
-        "run.keep",
-        "run.log_ids",
-        "run.trackers",
-    ),
+    *("run.dir", "data.root", "data.table", "data.class_map", "run.log_every", "run.checkpoint_every", "run.keep"),
+    *("run.log_ids", "run.trackers"),
     *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size", "eval.tta"),
 }

@@ -36,6 +36,9 @@ def test_parquet_gives_whole_numbers_as_a_csv_file_would_have_them(tmp_path: Pat
     found = read_sheet(tmp_path / "t.parquet", "data.table")
     assert found.cells == [["a.jpg", "3", "1"], ["b.jpg", "", "2"], ["c.jpg", "2.5", "3"]]
     assert found.lines == [1, 2, 3]
+    parquet.write_table(pyarrow.table(columns | {"boxes": [[1], [], [2]]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="has columns of lists, structures or bytes: boxes; leave them out"):
+        read_sheet(tmp_path / "t.parquet", "data.table")
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"t\.parquet is no parquet file that can be read"):
         read_sheet(tmp_path / "t.parquet", "data.table")

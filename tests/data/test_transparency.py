@@ -1,6 +1,8 @@
 """Transparent pixels show data.background, the same in every format and on every way from a file to a batch."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from PIL import Image
 
 from fastaug.console import Console
 from fastaug.data.build import find_index
-from fastaug.data.image_files import Colour, colour_of, decode_by_pillow, file_for_dali
+from fastaug.data.image_files import Colour, DamagedImageError, colour_of, decode_by_pillow, file_for_dali
 from fastaug.data.index import load_index
 from fastaug.data.loaders.base import Crop, Loading
 from fastaug.data.loaders.dali import DaliLoader
@@ -106,6 +108,30 @@ def test_clear_pixels_of_every_kind_are_the_background(kind: str) -> None:
     assert (pixels[:, : SIDE // 2] == BACK).all()
     assert (pixels[:, SIDE // 2 :] == solid).all()
     assert file_for_dali(np.frombuffer(make(), np.uint8), "ignore", BACK) is None  # DALI would drop the transparency
+
+
+def png(bits: int, colour: int, row: bytes, clear: bytes) -> bytes:
+    """A PNG of two pixels, as Pillow does not write it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, colour, 0, 0, 0)) + chunk(b"tRNS", clear)
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("bits", "row", "level"), [(4, b"\x5a", 5), (2, b"\x60", 1), (1, b"\x40", 0)])
+def test_a_transparent_level_of_few_bits_is_found(bits: int, row: bytes, level: int) -> None:
+    pixels = whole(png(bits, 0, row, struct.pack(">H", level)))
+    assert pixels[0, 0].tolist() == list(BACK)
+    assert len(set(pixels[0, 1].tolist())) == 1
+
+
+def test_a_transparent_colour_of_16_bits_is_refused() -> None:
+    data = png(16, 2, struct.pack(">6H", 300, 70, 9, 400, 1, 2), struct.pack(">3H", 300, 70, 9))
+    with pytest.raises(DamagedImageError, match="a transparent colour of 16 bits, which is not read"):
+        whole(data)
+    assert whole(data, None).shape == (1, 2, 3)
 
 
 def test_dali_decodes_what_has_no_transparency() -> None:

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,3 +115,28 @@ def until(condition: object, seconds: float = 20) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_another_reason_is_asked_for_too_and_ctrl_c_is_told_apart() -> None:
+    reasons = [None, "a callback raised", "a callback raised"]
+    with StopRequest(lambda: reasons.pop(0)) as stop:
+        assert stop.reason() is None
+        assert stop.reason() == "a callback raised"
+        assert not stop.interrupted
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.reason() == "signal SIGINT"
+        assert stop.interrupted
+
+
+def test_in_another_thread_no_handler_is_set() -> None:
+    found: list[object] = []
+
+    def work() -> None:
+        with StopRequest() as stop:
+            found.extend([signal.getsignal(signal.SIGTERM), stop.reason()])
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [before, None]

@@ -16,7 +16,7 @@ from fastaug.recipe.reading import read_recipe
 from fastaug.training import checkpoint
 from fastaug.training.worker import run
 
-Evaluate = Callable[[Path, Path], tuple[int, dict[str, object]]]
+Evaluate = Callable[..., tuple[int, dict[str, object]]]
 REPO = Path(__file__).resolve().parents[2]
 COLOURS = {"cherry": (200, 30, 30), "leaf": (30, 200, 30), "sea": (30, 30, 200)}
 RECIPE = """
@@ -64,9 +64,9 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """evaluate(run folder, another root) -> exit code of the tool, started in this process, and the figures."""
     file = tmp_path / "figures.json"
 
-    def start(folder: Path, root: Path) -> tuple[int, dict[str, object]]:
+    def start(folder: Path, root: Path, *words: str) -> tuple[int, dict[str, object]]:
         monkeypatch.setattr(sys, "path", ["", *sys.path])  # whose first entry the tool replaces
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder), f"data.root={root}", "--json", str(file)])
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder), f"data.root={root}", "--json", str(file), *words])
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(REPO / "tools" / "evaluate.py"), run_name="__main__")
         code = end.value.code or 0
@@ -80,6 +80,26 @@ def test_classes_of_another_root_are_matched_by_name(trained: Path, tmp_path: Pa
     code, figures = evaluate(trained, some)
     assert code == 0
     assert (figures["top1"], figures["images"]) == (1.0, 10)
+
+
+def test_the_table_of_classes_and_the_cost_of_the_network(
+    trained: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the blue images lie under the name of the green ones: what the network takes for its mistakes."""
+    root = images(tmp_path / "mixed", {"leaf": "leaf", "sea": "sea"}, 4)
+    for number in (0, 1):
+        (root / "val" / "sea" / f"{number}.png").rename(root / "val" / "leaf" / f"blue{number}.png")
+    code, figures = evaluate(trained, root, "--per-class", "--latency", "3")
+    assert code == 0
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines() if line.startswith(("cherry", "leaf", "sea"))]
+    assert ["leaf", "0.8000", "1.0000", "0.6667", "6"] in rows
+    assert ["cherry", "-", "-", "-", "0"] in rows
+    assert "leaf taken for sea: 2 images, 33.3% of the class" in said
+    assert figures["confusion"] == {"leaf": {"leaf": 4, "sea": 2}, "sea": {"sea": 2}}
+    assert figures["latency_runs"] == 3
+    assert 100_000 < figures["parameters"] < 1_000_000
+    assert evaluate(trained, root, "--latency", "0")[0] == 2
 
 
 def test_classes_of_other_names_are_refused_with_both_lists(

@@ -10,7 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "CONTRIBUTING.md",
     "AGENTS.md",
-    *(f"docs/{page}.md" for page in ("experiments", "glossary", "policies", "autodo", "label_doctor", "noisy_data", "fine_tuning")),
+    *(
+        f"docs/{page}.md"
+        for page in ("experiments", "glossary", "policies", "autodo", "label_doctor", "noisy_data", "fine_tuning")
+    ),
 )
 FOLDERS = "fastaug|benchmarks|tools|tests|pipelines|recipes|docs"
 

@@ -1,4 +1,4 @@
-"""A learning rate for a recipe: the training loss while the rate rises exponentially, and where it is lowest.
+"""Finds a learning rate for a recipe: its training loss while the rate rises exponentially.
 
 Trains the recipe's own step, network, augmentation and freezing, without schedule, meta step and run folder.
 """

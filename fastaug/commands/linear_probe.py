@@ -1,4 +1,4 @@
-"""How far a frozen network goes: logistic regression on its features, which are computed once and kept.
+"""Tries how far a frozen network goes: logistic regression on its features, computed once.
 
 The network and its weights are those of the recipe (model.initial_checkpoint or model.pretrained); features are those
 of evaluation images. The strength of regularisation is chosen on the select split; the test split is only evaluated.

@@ -1,4 +1,4 @@
-"""Classifies image files with the network of a run: the likeliest classes of each by name, on screen or as a table."""
+"""Classifies image files with the network of a run, by class names, on the screen or as a table."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ _FORMS = ("csv", "json", "parquet")
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="predict", description=__doc__)
+    parser = argparse.ArgumentParser(prog="fastaug predict", description=__doc__)
     parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a checkpoints/step-* of it")
     parser.add_argument("images", type=Path, nargs="+", metavar="FILE|FOLDER", help="images, and folders of images")
     parser.add_argument(

@@ -225,7 +225,7 @@ def test_the_graph_for_a_gpu_has_operators_that_exist_there() -> None:
     used = [(operator._op.schema.Name(), operator._op.device) for operator in pipeline._ops]
     assert all(name in known[device] for name, device in used)
     after = [pair for pair in used if pair[1] != "cpu"]
-    assert after == [("decoders__ImageSlice", "mixed"), ("Resize", "gpu"), ("Slice", "gpu")]
+    assert after == [("decoders__Image", "mixed"), ("Slice", "gpu"), ("Resize", "gpu"), ("Slice", "gpu")]
 
 
 @pytest.mark.gpu

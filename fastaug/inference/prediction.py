@@ -145,16 +145,18 @@ def _for_prediction(path: Path, facts: ModelFacts, copies: int, batch_size: int 
 def predict(predictor: Predictor, paths: Sequence[bytes], k: int | None = None) -> Predictions:
     """The `k` likeliest classes of each of the image files `paths`; None: 5, or all where there are fewer.
 
+    Probabilities are of one class an image, softmax, or of each class for itself, sigmoid, with data.multi_label.
     RecipeError where k is above the number of classes; DataError when not one image can be decoded.
     """
     classes = predictor.facts.classes
     if k is not None and not 1 <= k <= len(classes):
         raise RecipeError([f"k: {k} is not between 1 and {len(classes)}, the classes of {predictor.path}"])
     k = k or min(MOST_SHOWN, len(classes))
+    several = predictor.recipe.data.multi_label != "off"
     outputs, probabilities = np.full((len(paths), k), -1, np.int64), np.full((len(paths), k), np.nan)
 
     def keep(rows: npt.NDArray[np.int64], logits: Tensor) -> None:
-        top = logits.double().softmax(1).topk(k)
+        top = (logits.double().sigmoid() if several else logits.double().softmax(1)).topk(k)
         outputs[rows], probabilities[rows] = top.indices.cpu().numpy(), top.values.cpu().numpy()
 
     damaged = predictor.logits(paths, keep)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_probabilities_are_ranked_and_named(tiny_run: Path) -> None:
     assert np.array_equal(found.outputs[:, 0], logits.argmax(1).numpy())
     assert np.allclose(found.probabilities[:, 0], logits.double().softmax(1).max(1).values.numpy(), atol=1e-12)
     assert (np.diff(found.probabilities, axis=1) <= 0).all()
+
+
+def test_of_several_labels_each_has_a_probability_of_its_own(tiny_run: Path) -> None:
+    predictor = build_predictor(tiny_run)
+    data = replace(predictor.recipe.data, multi_label="separated")
+    several = replace(predictor, recipe=replace(predictor.recipe, data=data))
+    found = predict(several, find_images([held_out(tiny_run)]).paths, 12)
+    want = predicted(tiny_run)[0].double().sigmoid().sort(1, descending=True).values
+    np.testing.assert_allclose(found.probabilities, want.numpy(), rtol=1e-6)
 
 
 def test_it_agrees_with_load_on_one_picture(tiny_run: Path) -> None:

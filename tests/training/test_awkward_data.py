@@ -122,7 +122,7 @@ def test_images_of_many_classes_train_alike_from_labels_and_from_columns(
         result = json.loads((folder / "result.json").read_text())
         assert (result["test"]["images"], len(result["test"]["ap_by_class"])) == (16, 2)
         assert 0 < result["mean_ap"] <= 1
-        assert set(result["best"]) == {"step", "select_mean_ap"}
+        assert set(result["best"]) == {"step", "metric", "select_mean_ap"}
         losses.append([json.loads(line).get("loss") for line in (folder / "metrics.jsonl").read_text().splitlines()])
     assert losses[0] == losses[1]
     assert losses[0][0] is not None

@@ -139,8 +139,8 @@ def test_keys_that_change_no_number_may_differ(tmp_path: Path) -> None:
     changed.run.peer_timeout = 60
     changed.data.threads, changed.data.prefetch = 3, 4
     changed.eval.every, changed.eval.batch_size = 2, 10
-    changed.data.root = "moved"
-    assert len(RESUMABLE) == 13, "a key was added: change it above too"  # eval.tta needs a policy to be set
+    changed.data.root, changed.data.table, changed.data.class_map = "moved", "moved.csv", "moved.tsv"
+    assert len(RESUMABLE) == 15, "a key was added: change it above too"  # eval.tta needs a policy to be set
     folder = RunFolder(tmp_path)
     folder.open(changed)
     folder.close()

@@ -5,10 +5,14 @@ Under torchrun with as many processes as wanted, with the same figures.
 
 import argparse
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastaug.errors import told
+
+if TYPE_CHECKING:
+    from fastaug.training.evaluate_run import Evaluated
 
 MOST_RUNS = 100_000  # of --latency
 
@@ -52,11 +56,26 @@ def shown_figures(figures: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in (figures | tta).items() if not isinstance(value, (list, dict))}
 
 
+def class_lines(found: "Evaluated") -> list[str]:
+    """A line of figures for each class."""
+    from fastaug.evaluation.class_table import table_lines
+
+    if "classes" in found.figures:
+        return table_lines(found.figures["classes"])
+    several = zip(found.classes, found.figures["ap_by_class"], found.figures["f1_by_class"], strict=True)
+    return [f"{name}: average precision {number(ap)}, F1 {number(f1)}" for name, ap, f1 in several]
+
+
+def number(value: float | None) -> str:
+    """A figure, or a dash where a class has none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
 def evaluate_path(arguments: argparse.Namespace) -> None:
     """Prints the figures and writes them where asked."""
     from fastaug.console import Console
     from fastaug.data.class_names import shown
-    from fastaug.evaluation.class_table import print_worst, table_lines
+    from fastaug.evaluation.class_table import print_worst
     from fastaug.provenance import versions
     from fastaug.training.evaluate_run import Wanted, evaluate_run
 
@@ -66,7 +85,7 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
         print(f"skipped: damaged image {shown(name)}: {reason}")
     console = Console(found.main)
     if arguments.per_class:
-        for line in table_lines(found.figures["classes"]):
+        for line in class_lines(found):
             console.print(line)
     print_worst(console, found.figures)
     console.summary(f"{found.checkpoint}, {arguments.split}", shown_figures(found.figures))

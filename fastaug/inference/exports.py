@@ -99,6 +99,8 @@ def check_forms(forms: list[str], facts: ModelFacts) -> None:
     missing = [name for name in ONNX_NEEDS if find_spec(name) is None] if "onnx" in forms else []
     if missing:
         problems.append(f"--to onnx: {', '.join(missing)} not installed; pip install 'fastaug[export]'")
+    if "timm" in forms and facts.recipe.data.multi_label != "off":
+        problems.append("--to timm: its validate.py counts one label an image; take hub, onnx or torch")
     if "timm" in forms and (odd := [name for name in facts.classes if name != name.strip() or "\n" in name]):
         problems.append(f"--to timm: class {odd[0]!r} begins or ends with a blank, which class_map.txt cannot say")
     if problems:

@@ -12,7 +12,7 @@ from fastaug.recipe.schema import Recipe
 from fastaug.recipe.strict_yaml import write_yaml
 from fastaug.training.model_facts import ModelFacts
 
-_FIGURES = ("top1", "top5", "balanced_top1", "f1_macro", "nll", "ece")
+_FIGURES = ("top1", "top5", "balanced_top1", "mean_ap", "f1_micro", "f1_macro", "nll", "ece")
 _PATHS = {"run": ("dir", "plant_like"), "data": ("root", "labels", "splits"), "model": ("initial_checkpoint",)}
 _SHOWN = 100  # names of classes in the card; all of them are in config.json
 
@@ -126,7 +126,17 @@ def _preprocessing(facts: ModelFacts) -> list[str]:
         cut = f"short side to {prepared.short_side} pixels, then the middle {side} x {side}"
     numbers = [f"{name} {', '.join(map(str, getattr(prepared, name)))}" for name in ("mean", "std")]
     rest = f"{prepared.channels} channels, pixels in [0, 1], {'; '.join(numbers)}; EXIF rotation: {prepared.exif}."
-    return ["## Preprocessing\n", f"Images: {cut} ({prepared.interpolation}, antialiased); {rest}\n"]
+    told = [f"Images: {cut} ({prepared.interpolation}, antialiased); {rest}\n"]
+    if prepared.background is not None:
+        colour = ", ".join(map(str, prepared.background))
+        told.append(
+            f"Transparent pixels lie on the colour ({colour}); timm's transforms do not do this: do it before.\n"
+        )
+    if prepared.channels == 1:
+        told.append('Grey images: open them by `Image.open(FILE).convert("L")`.\n')
+    if facts.recipe.data.multi_label != "off":
+        told.append("Several classes an image: the probability of each is the sigmoid of its output.\n")
+    return ["## Preprocessing\n", *told]
 
 
 def _classes(facts: ModelFacts) -> list[str]:

@@ -125,7 +125,10 @@ def read_weights(file: str) -> tuple[dict[str, Tensor], str]:
         content = _loaded(path)
     except FileNotFoundError:
         raise RecipeError(
-            [f"{KEY}: no file {path}; name a file of weights, or a folder with model.safetensors"]
+            [
+                f"{KEY}: no file {path}; name a file of weights, or a folder with "
+                "model.safetensors (of a run: checkpoints/step-N in it)"
+            ]
         ) from None
     except _UNREADABLE as error:
         if isinstance(error, pickle.UnpicklingError):

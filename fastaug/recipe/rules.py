@@ -320,6 +320,11 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "data.sampling: synthetic images have no classes to draw by; set it to natural",
     ),
     (
+        lambda r: r.data.sampling != "natural" and r.augment.trust > 0,
+        "data.sampling: {r.data.sampling} draws images several times an epoch, and augment.trust reads what the epochs "
+        "before said of them; take augment.class_weight or logit_adjustment instead, or set augment.trust to 0",
+    ),
+    (
         lambda r: r.data.sampling != "natural" and (r.augment.repeats > 1 or r.augment.copies > 0),
         "data.sampling: {r.data.sampling} repeats images in an epoch itself; set augment.repeats to 1 and "
         "augment.copies to 0",
@@ -415,6 +420,14 @@ _NEEDS: list[Need] = [
 ]
 
 
+_MODEL_NEEDS: list[Need] = [
+    (
+        lambda r: r.model.initial_checkpoint is not None,
+        "model.initial_checkpoint is set",
+        ["checkpoint_keys", "checkpoint_fit"],
+    ),
+]
+_EVAL_NEEDS: list[Need] = [(lambda r: r.data.multi_label != "off", "data.multi_label is on", ["threshold"])]
 _DISTILL_NEEDS: list[Need] = [
     (
         lambda r: r.distill.teacher is not None,
@@ -442,7 +455,8 @@ def validate(recipe: Recipe, unusable: set[str] | None = None) -> list[str]:
         except _BrokenKey:
             continue  # what the rule says would be said of a stand-in
     idle = _idle_problems(recipe, "augment", _NEEDS, broken_keys)
-    idle += _idle_problems(recipe, "distill", _DISTILL_NEEDS, broken_keys)
+    for section, needs in (("model", _MODEL_NEEDS), ("eval", _EVAL_NEEDS), ("distill", _DISTILL_NEEDS)):
+        idle += _idle_problems(recipe, section, needs, broken_keys)
     return problems + idle + (_idle_problems(recipe, "meta", META_NEEDS, broken_keys) if recipe.meta.learn else [])
 
 

@@ -141,12 +141,17 @@ def build_order(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> O
     return order
 
 
-def check_patience(recipe: Recipe, splits: Splits) -> None:
-    """DataError where train.patience has no select split to look at."""
+def check_select(recipe: Recipe, splits: Splits) -> None:
+    """DataError where train.patience or another eval.best_metric than the default has no select split to look at."""
     if recipe.train.patience and not len(splits.select):
         raise DataError(
             f"train.patience: {recipe.train.patience} evaluations of the select split, and there is none; set "
             "data.select_fraction, say to 0.1, or train.patience to 0"
+        )
+    if recipe.eval.best_metric != "top1" and not len(splits.select):
+        raise DataError(
+            f"eval.best_metric: {recipe.eval.best_metric} of the select split, and there is none; set "
+            "data.select_fraction, say to 0.1, or leave it out"
         )
 
 
@@ -216,7 +221,7 @@ def newest_state(run: Path) -> dict[str, Any]:
 def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
     """The Trainer of a recipe, at step 0."""
     parts = find_data(recipe, accelerator)
-    check_patience(recipe, parts.splits)
+    check_select(recipe, parts.splits)
     order = build_order(recipe, accelerator, parts)
     adjustment = build_adjustment(recipe, parts, accelerator.device)
     losses = sample_losses(recipe.augment, adjustment)

@@ -70,7 +70,9 @@ def build_teacher(
     try:
         network = build_model(model, classes, told).to(accelerator.device).eval().requires_grad_(False)
     except RecipeError as error:
-        raise RecipeError([f"distill.teacher: {problem}" for problem in error.problems]) from error
+        problems = (text.replace("model.initial_checkpoint", "distill.checkpoint") for text in error.problems)
+        own = [text if text.startswith("distill.") else f"distill.teacher: {text}" for text in problems]
+        raise RecipeError(own) from error
     torch.set_rng_state(state)
     mean, std = distill.mean or data.mean, distill.std or data.std
     rescale = None

@@ -102,6 +102,7 @@ class Evaluated(NamedTuple):
     figures: dict[str, Any]
     skipped: dict[str, str]
     main: bool  # whether this is the main process
+    classes: tuple[str, ...]  # names of the outputs
 
 
 def evaluate_run(wanted: Wanted, *, borrowed: bool = False) -> Evaluated:
@@ -123,4 +124,4 @@ def evaluate_run(wanted: Wanted, *, borrowed: bool = False) -> Evaluated:
         figures |= measured_cost(network, shape, accelerator.device, wanted.latency, accelerator.autocast)
     skipped = {parts.name_of(sample): reason for sample, reason in loader.skipped.items()}
     finish(accelerator, stays_joined=borrowed)
-    return Evaluated(path, figures, skipped, accelerator.is_main_process)
+    return Evaluated(path, figures, skipped, accelerator.is_main_process, tuple(parts.classes))

@@ -274,6 +274,18 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["data.root=''", "data.loader=synthetic", "data.table=t.csv"],
         "data.table: data.loader=synthetic reads no images",
     ),
+    "drawn twice and trusted": (
+        ["data.sampling=sqrt", "augment.trust=4"],
+        "data.sampling: sqrt draws images several times an epoch, and augment.trust",
+    ),
+    "names of no file": (
+        ["model.checkpoint_keys=efficientnet_lite0"],
+        "model.checkpoint_keys: efficientnet_lite0 does nothing unless model.initial_checkpoint is set",
+    ),
+    "threshold of one label": (
+        ["eval.threshold=0.9"],
+        "eval.threshold: 0.9 does nothing unless data.multi_label is on",
+    ),
     "a teacher of grey": (
         ["distill.teacher=resnet18", "distill.pretrained=true", "data.channels=1", "data.mean=[0.5]", "data.std=[0.2]"],
         "distill.teacher: tells one class of an image with three channels",

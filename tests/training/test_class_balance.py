@@ -111,6 +111,22 @@ def test_adjustment_follows_the_labels_that_are_trained_on(tmp_path, uneven):
     np.testing.assert_allclose(found, np.log(np.array([12, 18, 12]) / 42), rtol=1e-6)
 
 
+def test_clean_images_count_by_their_weight_in_the_prior(tmp_path, uneven):
+    """Half of class1's images are the meta split, and trained on with three times the weight of others."""
+    _, parts = parts_and_recipe(tmp_path, uneven)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    train, label = parts.splits.train.tolist(), parts.index.labels
+    clean = [i for i in train if label[i] == 1][:3]
+    for name, ids in (("train", sorted({*train} - {*clean})), ("meta", clean), ("test", parts.splits.test.tolist())):
+        (lists / f"{name}.txt").write_text("".join(f"{i}\n" for i in ids))
+    keys = ["augment.logit_adjustment=1", "meta.frozen=true", "meta.train_weight=3"]
+    keys += [f"data.splits={lists}", "data.test_fraction=0"]
+    found = build_adjustment(*parts_and_recipe(tmp_path, uneven, *keys), CPU)
+    weighed = COUNTS + np.array([0, 2 * 3, 0])
+    np.testing.assert_allclose(found, np.log(weighed / weighed.sum()), rtol=1e-6)
+
+
 def test_the_other_class_is_adjusted_as_an_even_one(tmp_path, uneven):
     keys = ["augment.logit_adjustment=1", "augment.other_class=true", "augment.shift=0.2"]
     found = build_adjustment(*parts_and_recipe(tmp_path, uneven, *keys), CPU)
@@ -155,7 +171,7 @@ def test_mixed_samples_weigh_both_classes_by_their_masses(tmp_path, uneven):
     "overrides",
     [
         ["data.sampling=balanced"],
-        ["data.sampling=sqrt", "augment.logit_adjustment=1", "augment.trust=2", "augment.cutmix=1"],
+        ["data.sampling=sqrt", "augment.logit_adjustment=1", "augment.cutmix=1"],
         ["augment.class_weight=effective", "augment.logit_adjustment=1", "augment.loss=gce"],
     ],
 )

@@ -71,8 +71,8 @@ def build_teacher(
         network = build_model(model, classes, told).to(accelerator.device).eval().requires_grad_(False)
     except RecipeError as error:
         problems = (text.replace("model.initial_checkpoint", "distill.checkpoint") for text in error.problems)
-        own = [text if text.startswith("distill.") else f"distill.teacher: {text}" for text in problems]
-        raise RecipeError(own) from error
+        named = [text if text.startswith("distill.") else f"distill.teacher: {text}" for text in problems]
+        raise RecipeError(named) from error
     torch.set_rng_state(state)
     mean, std = distill.mean or data.mean, distill.std or data.std
     rescale = None

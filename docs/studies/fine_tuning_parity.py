@@ -6,7 +6,7 @@ same new classifier, drawn for the seed. The loop is what timm's documentation s
 DataLoader, create_optimizer_v2, CosineLRScheduler by updates. Prints a line for each training and the paired
 difference; --json keeps every figure. Nothing is downloaded. Runs that are there already are not trained again.
 
-    python docs/studies/fine_tuning_parity.py ROOT WEIGHTS --model tf_efficientnet_lite0 --side 128 --json parity.json
+    python docs/studies/fine_tuning_parity.py ROOT WEIGHTS --model tf_efficientnet_lite0 --side 96 --json parity.json
 """
 
 import argparse

@@ -104,7 +104,7 @@ def compare(killed: Path, whole: Path, last: int) -> None:
 
 
 def main(folder: Path, kills: int, seed: int) -> None:
-    """Kills life after life; after one in three, and the last, compares with the folder that no kill fell into."""
+    """Kills life after life; after one in three, and in the end, compares with the folder that no kill fell into."""
     torch.set_num_threads(1)
     killed, whole, draw = folder / "killed", folder / "whole", random.Random(seed)
     for path in (killed, whole):
@@ -112,18 +112,27 @@ def main(folder: Path, kills: int, seed: int) -> None:
     begun = time.perf_counter()
     live(whole, 10)
     update = (time.perf_counter() - begun) / 10  # seconds
+    begun = time.perf_counter()
+    live(whole, 10)  # reads the recipe and the checkpoint, as every life does before its first update
+    reading = time.perf_counter() - begun
     shutil.rmtree(whole)
     done = lives = leftovers = reached = 0
-    while done < kills:
+    while done < kills or (not leftovers and done < 10 * kills):  # some have to fall into a save
         lives += 1
-        done += one_life(killed, reached + draw.choice((1, 2, 3, 1000)), draw.uniform(0, 8) * update)
+        done += one_life(
+            killed,
+            reached + draw.choice((1, 2, 3, 1000)),
+            draw.uniform(*draw.choice(((0, reading), (reading, 2 * reading + 16 * update)))),
+        )
         steps = checkpoint.steps_of(killed / "checkpoints")
         leftovers += bool(list(killed.rglob("*.tmp")))
         if max(steps, default=0) < reached:
             raise SystemExit(f"the checkpoint of update {reached} is gone")
         reached = max(steps, default=0)
-        if reached and (done == kills or draw.random() < 1 / 3):
+        if reached and draw.random() < 1 / 3:
             compare(killed, whole, reached)
+    if reached:
+        compare(killed, whole, reached)
     if not leftovers:
         raise SystemExit("no kill fell into a save: this tested nothing")
     print(json.dumps({"lives": lives, "updates": reached, "half_written": leftovers}))

@@ -1,4 +1,6 @@
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -56,28 +58,35 @@ def _fresh_accelerator() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def in_processes() -> Callable[..., str]:
-    """in_processes(count, word, ...): starts Python so often, as processes that find each other; what the first says.
+def forking_server() -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported fastaug and forks those that `in_processes` starts."""
+    command, env = [sys.executable, str(ROOT / "tests" / "forking_server.py")], os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, start_new_session=True, **pipes) as server:
+        yield server
+        os.killpg(server.pid, signal.SIGKILL)  # with what a test may have left running
 
-    By the variables that torchrun sets, without torchrun, whose own import of torch takes as long as theirs.
+
+@pytest.fixture(scope="session")
+def in_processes(forking_server: subprocess.Popen[str]) -> Callable[..., str]:
+    """in_processes(count, script, ..., code=0): runs it in so many processes that find each other; what the first says.
+
+    `script` can be "-c", with code behind it; `code` is the exit code that all are to have. The processes find each
+    other by the variables that torchrun sets.
     """
 
-    def start(count: int, *words: object) -> str:
+    def start(count: int, *words: object, code: int = 0) -> str:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **job}
-        command = [sys.executable, *map(str, words)]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-        started = [subprocess.Popen(command, env=env | rank, **pipes) for rank in ranks]
-        try:
-            said = [process.communicate(timeout=250)[0] for process in started]
-        finally:
-            for process in started:
-                process.kill()
-        assert [process.returncode for process in started] == [0] * count, "\n".join(said)[-3000:]
-        return said[0]
+        ranks = [{**env, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+        assert forking_server.stdin is not None
+        assert forking_server.stdout is not None
+        print(json.dumps({"argv": [*map(str, words)], "environments": ranks}), file=forking_server.stdin, flush=True)
+        ended = json.loads(forking_server.stdout.readline())
+        assert ended["codes"] == [code] * count, "\n".join(ended["said"])[-3000:]
+        return ended["said"][0]
 
     return start
 

@@ -123,7 +123,8 @@ RESUME = [
 ]
 
 
-@pytest.mark.parametrize("cuts", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.slow  # CI runs attacks.kills, which compares whole folders after more kills
+@pytest.mark.parametrize("cuts", [2, pytest.param(20, marks=pytest.mark.timeout(1200))])
 def test_killed_runs_end_bit_equal_to_the_uninterrupted_one(recipe, tmp_path, cuts):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run_here([*recipe, *RESUME, f"run.dir={whole}"]) == 0
@@ -199,6 +200,7 @@ def test_a_worker_whose_launcher_is_killed_saves_and_ends(recipe, tmp_path):
     assert "launcher" in status(folder)["reason"]
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_still_ends_the_job_and_is_named(recipe, tmp_path):
     folder = tmp_path / "run"
     settings = ["train.epochs=5000", "eval.every=0", "run.peer_timeout=3", f"run.dir={folder}"]
@@ -287,10 +289,10 @@ def test_a_run_ends_with_its_result(recipe, tmp_path):
     assert result["f1_macro"] == pytest.approx(sum(result["test"]["f1_by_class"]) / 2)
 
 
-def test_a_loss_that_is_not_finite_stops_all_processes_before_the_update(recipe, tmp_path):
+def test_a_loss_that_is_not_finite_stops_all_processes_before_the_update(recipe, tmp_path, in_processes):
     folder = tmp_path / "run"
     settings = ["optim.opt=sgd", "optim.lr=1e30", "optim.sched=constant", "run.checkpoint_every=1", "eval.every=0"]
-    run([*torchrun(2), *TRAIN[1:], *recipe, *settings, f"run.dir={folder}"], expected=1)
+    in_processes(2, *TRAIN[1:], *recipe, *settings, f"run.dir={folder}", code=4)
     ended = status(folder)
     assert ended["code"] == 4
     assert "not finite" in ended["reason"]

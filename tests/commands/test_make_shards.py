@@ -41,6 +41,7 @@ def kill_after(shards: int, out: Path, words: list[str], how: signal.Signals) ->
     assert started.wait(60) == (75 if how == signal.SIGINT else -how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_goes_on_after_a_kill(
     tmp_path: Path, jpeg_folder: Callable[..., Path], tool: Tool, how: signal.Signals

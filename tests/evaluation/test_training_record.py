@@ -1,8 +1,5 @@
 """The statistics of training images: against exact averages, over processes, kills and mixed samples."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,13 +138,8 @@ def test_a_record_continues_where_images_to_evaluate_have_come_or_gone():
         assert kept["probability"][SIZE:].isnan().all()
 
 
-def test_two_processes_keep_what_one_does_bit_for_bit(tmp_path):
-    script = Path(__file__).with_name("record_processes.py")
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run([*command, str(tmp_path / "two.pt")], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_processes_keep_what_one_does_bit_for_bit(tmp_path, in_processes):
+    in_processes(2, Path(__file__).with_name("record_processes.py"), tmp_path / "two.pt")
     two = torch.load(tmp_path / "two.pt")
     one = trained().state()
     harm = [state["sums"][3].clone() for state in (one, two)]

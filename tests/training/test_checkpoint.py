@@ -272,6 +272,7 @@ def kill(folder: Path, kills: int) -> None:
     assert f"{kills} kills" in ended.stdout
 
 
+@pytest.mark.slow  # of the sample of attacks that CI runs after the tests
 def test_after_any_kills_a_folder_is_that_of_a_run_without(tmp_path: Path) -> None:
     kill(tmp_path, 20)
 

@@ -89,6 +89,7 @@ def test_plain_steps_train_as_torch_does(setting: Any) -> None:
     assert not len(plain(task)())
 
 
+@pytest.mark.slow
 def test_rows_of_processes_and_of_what_cannot_run(setting: Any, tmp_path: Path) -> None:
     missing = {"betty": str(tmp_path / "python")}
     rows, gates = measure.measure(["ours forward", "betty darts"], ["all"], 1, 1, missing, setting, pairs=1)

@@ -328,6 +328,7 @@ def test_settings_that_change_later_do_not_change_the_window() -> None:
     assert "params" not in update["settings"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["momentum", "adamw"])
 def test_memory_is_flat_over_two_hundred_windows(kind: str) -> None:
     """Live tensors with the cycle collector off: no window leaves a graph, or anything else, to it."""

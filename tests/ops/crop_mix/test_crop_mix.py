@@ -358,6 +358,7 @@ assert not cpu.uses_numba(torch.float32)
 """
 
 
+@pytest.mark.slow
 def test_slices_do_without_numba_and_say_so_once() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr

@@ -82,6 +82,7 @@ def test_compiled_code_is_kept_until_another_source_changes(package: Path, tmp_p
     assert {file.parent for file in tmp_path.rglob("*.nbi")} == {folder / "__pycache__"}
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_written_to_keeps_it_in_the_users_cache(package: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     (package / "ops" / "crop_mix" / "cpu" / "__pycache__").touch()  # no folder can be made there, by root neither

@@ -126,13 +126,15 @@ class ExactLoader:
         problems = self._differences(state)
         if problems:
             raise RecipeError(problems)
+        self._go_on_at(self._step_of(state["images"]))
+
+    def _step_of(self, images: Any) -> int:
         try:
-            step = self.order.step(state["images"])
-        except (ValueError, TypeError) as error:
-            raise RecipeError(
-                [f"images: {state['images']!r} is not where a batch ends ({error}); save it anew"]
-            ) from error
-        self._go_on_at(step)
+            if images >= 0:
+                return self.order.step(images)
+        except (ValueError, TypeError):
+            pass
+        raise RecipeError([f"images: {images!r} is not where a batch of {self.order.batch_size} ends; save it anew"])
 
     def _differences(self, state: Mapping[str, Any]) -> list[str]:
         version = state.get("version")

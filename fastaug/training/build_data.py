@@ -36,8 +36,13 @@ from fastaug.recipe.schema import Recipe
 class Place(Protocol):
     """Where loaders put their batches: the device of this process, and how many processes there are. An Accelerator."""
 
-    device: torch.device
-    num_processes: int
+    @property
+    def device(self) -> torch.device:
+        """The device that this process's batches are made for."""
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that share a machine's cores, unless a launcher says how many of them do."""
 
 
 def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:

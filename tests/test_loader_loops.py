@@ -1,0 +1,214 @@
+"""`fastaug.loader` in loops that are not fastaug's: 20 equal batches in each, and what becomes of its state there."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+import fastaug
+from fastaug.data.exact_loader import ExactLoader
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\):FutureWarning"),  # Lightning itself
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before:UserWarning"),
+]
+ROOT = Path(__file__).resolve().parents[1]
+SIDE, SIZE, BATCHES = 32, 12, 20
+Pair = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, jpegs: Callable[..., Path]) -> Path:
+    """120 training and 24 test images of two classes: ten batches an epoch."""
+    folder = tmp_path_factory.mktemp("set") / "images"
+    jpegs(folder / "train", 2, 60, (40, 60))
+    jpegs(folder / "val", 2, 12, (40, 60))
+    return folder
+
+
+def made(root: Path, **options: Any) -> ExactLoader:
+    settings: dict[str, Any] = {"img_size": SIDE, "threads": 1, "hflip": 0.5, "gives": "pairs", "device": "cpu"}
+    return fastaug.loader(root, SIZE, **{**settings, **options})
+
+
+@pytest.fixture(scope="module")
+def wanted(root: Path) -> list[Pair]:
+    """The first twenty batches, of two epochs."""
+    loader = made(root)
+    return [pair for _ in range(2) for pair in loader]
+
+
+def assert_equal(found: list[Pair], wanted: list[Pair]) -> None:
+    assert len(found) == len(wanted)
+    for pair, other in zip(found, wanted, strict=True):
+        assert torch.equal(pair[0], other[0])
+        assert torch.equal(pair[1], other[1])
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 2))
+
+
+def test_plain_loop(root, wanted):
+    model, seen = network(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    loader = made(root)
+    for _epoch in range(loader.epoch, 2):
+        for images, labels in loader:
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seen.append((images, labels))
+    assert len(seen) == BATCHES
+    assert_equal(seen, wanted)
+
+
+# ---- Accelerate ----
+
+
+@pytest.fixture
+def accelerator(tmp_path: Path) -> Accelerator:
+    for kept in (AcceleratorState, GradientState, PartialState):
+        kept._reset_state()
+    return Accelerator(cpu=True, project_dir=tmp_path)
+
+
+def test_accelerate_leaves_the_loader_alone_and_keeps_its_state(root, wanted, accelerator, tmp_path):
+    model, loader = network(), made(root)
+    model, optimizer, prepared = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.05), loader)
+    assert prepared is loader
+    accelerator.register_for_checkpointing(loader)
+    seen = []
+    for _epoch in range(2):
+        for images, labels in prepared:
+            accelerator.backward(nn.functional.cross_entropy(model(images), labels))
+            optimizer.step()
+            optimizer.zero_grad()
+            seen.append((images, labels))
+            if len(seen) == 13:
+                accelerator.save_state(tmp_path / "state")
+    assert_equal(seen, wanted)
+    accelerator.load_state(tmp_path / "state")
+    assert_equal(list(loader), wanted[13:])
+
+
+# ---- Lightning ----
+
+
+class Module(LightningModule):
+    """A linear classifier that keeps what its steps were given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.seen = network(), []
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        images, labels = batch
+        self.seen.append((images, labels))
+        return nn.functional.cross_entropy(self.network(images), labels)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def fit(loader: ExactLoader, resumed: Path | None = None, **options: Any) -> Module:
+    module = Module()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    given = {"max_epochs": 2, "enable_checkpointing": False, **options}
+    Trainer(accelerator="cpu", devices=1, **quiet, **given).fit(module, loader, ckpt_path=resumed, weights_only=True)
+    return module
+
+
+def test_lightning(root, wanted):
+    assert_equal(fit(made(root)).seen, wanted)
+
+
+def test_lightning_left_early_goes_on_with_the_next_epoch(root, wanted):
+    assert_equal(fit(made(root), limit_train_batches=4).seen, wanted[:4] + wanted[10:14])
+
+
+@pytest.mark.parametrize("done", [3, 10, 13])
+def test_lightning_keeps_the_state_in_its_checkpoints(root, wanted, tmp_path, done):
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=done, filename="{step}")
+    fit(made(root), callbacks=[saved], enable_checkpointing=True, max_steps=done)
+    again = fit(made(root), tmp_path / f"step={done}.ckpt")
+    assert_equal(again.seen, wanted[done:])
+
+
+# ---- Transformers: needs the extra `loops` ----
+
+HUGGING_FACE = """
+import json, sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+import fastaug
+
+root, out, resumed = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+seen = []
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 2)
+
+    def forward(self, pixel_values, labels):
+        seen.append((pixel_values, labels))
+        logits = self.linear(nn.functional.avg_pool2d(pixel_values, 8).flatten(1))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class Ours(Trainer):
+    def get_train_dataloader(self):
+        return loader
+
+
+class Keep(TrainerCallback):
+    def on_save(self, args, state, control, **_):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / "loader.json").write_text(json.dumps(loader.state_dict()))
+
+
+settings = dict(img_size=32, threads=1, hflip=0.5, device="cpu")
+loader = fastaug.loader(root, 12, gives="dict", **settings)
+if resumed:
+    loader.load_state_dict(json.loads((Path(resumed[0]) / "loader.json").read_text()))
+arguments = TrainingArguments(
+    out, num_train_epochs=2, save_steps=13, report_to=[], use_cpu=True, disable_tqdm=True, ignore_data_skip=True
+)
+Ours(Net(), arguments, callbacks=[Keep()]).train(resume_from_checkpoint=resumed[0] if resumed else None)
+torch.save(seen, out / "seen.pt")
+"""
+
+
+def run(script: Path, *words: object, **environment: str) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    ended = subprocess.run(
+        [sys.executable, script, *map(str, words)], env=env, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_hugging_face_trainer(root, wanted, tmp_path):
+    (tmp_path / "train.py").write_text(HUGGING_FACE)
+    run(tmp_path / "train.py", root, tmp_path / "one")
+    assert_equal(torch.load(tmp_path / "one" / "seen.pt"), wanted)
+    (tmp_path / "two").mkdir()
+    run(tmp_path / "train.py", root, tmp_path / "two", tmp_path / "one" / "checkpoint-13")
+    assert_equal(torch.load(tmp_path / "two" / "seen.pt"), wanted[13:])

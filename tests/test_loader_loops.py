@@ -1,6 +1,9 @@
 """`fastaug.loader` in loops that are not fastaug's: 20 equal batches in each, and what becomes of its state there."""
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -212,3 +215,84 @@ def test_hugging_face_trainer(root, wanted, tmp_path):
     (tmp_path / "two").mkdir()
     run(tmp_path / "train.py", root, tmp_path / "two", tmp_path / "one" / "checkpoint-13")
     assert_equal(torch.load(tmp_path / "two" / "seen.pt"), wanted[13:])
+
+
+# ---- timm's train.py, which is in its repository alone ----
+
+RECORDER = """
+import runpy, sys
+
+import torch
+
+seen = []
+
+
+def record(module, inputs):
+    if type(module).__name__ == "ClassificationTask" and module.training:
+        seen.append(inputs[:2])
+
+
+torch.nn.modules.module.register_module_forward_pre_hook(record)
+script, out, *words = sys.argv[1:]
+sys.argv = [script, *words]
+runpy.run_path(script, run_name="__main__")
+torch.save(seen, out)
+"""
+
+
+@pytest.mark.slow
+def test_timm_train_script(root, wanted, tmp_path):
+    """With the lines that docs/loader.md puts into it."""
+    if not (script := os.environ.get("FASTAUG_TIMM_TRAIN")):
+        pytest.skip("FASTAUG_TIMM_TRAIN is not set to train.py of a copy of timm's repository")
+    shutil.copy(script, tmp_path / "train.py")
+    diff = re.search(r"```diff\n(.*?)```", (ROOT / "docs" / "loader.md").read_text(), flags=re.S)
+    assert diff is not None
+    (tmp_path / "ours.diff").write_text(diff[1])
+    subprocess.run(["patch", "-p1", "-i", "ours.diff"], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "record.py").write_text(RECORDER)
+    words = {"data-dir": root, "model": "test_resnet", "num-classes": 2, "img-size": SIDE, "batch-size": SIZE}
+    words |= {"epochs": 2, "warmup-epochs": 0, "device": "cpu", "output": tmp_path / "output", "workers": 1}
+    flags = [text for name, value in words.items() for text in (f"--{name}", str(value))]
+    mean = [*("--mean", 0.485, 0.456, 0.406), *("--std", 0.229, 0.224, 0.225), "--interpolation", "bilinear"]
+    run(tmp_path / "record.py", tmp_path / "train.py", tmp_path / "seen.pt", *flags, *mean)
+    assert_equal(torch.load(tmp_path / "seen.pt"), wanted)
+
+
+# ---- processes ----
+
+PART = """
+import json, sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+import fastaug
+
+root, out, batches = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+dist.init_process_group("gloo")
+loader = fastaug.loader(root, 12, img_size=32, threads=1, device="cpu")
+if (out / "state.json").exists():
+    loader.load_state_dict(json.loads((out / "state.json").read_text()))
+dist.barrier()
+ids = [batch.ids.tolist() for _, batch in zip(range(batches), loader)]
+found = [None] * dist.get_world_size()
+dist.all_gather_object(found, (ids, loader.state_dict()))
+if dist.get_rank() == 0:
+    assert all(state == found[0][1] for _, state in found)
+    (out / "state.json").write_text(json.dumps(found[0][1]))
+    whole = [[i for part in parts for i in part] for parts in zip(*(ids for ids, _ in found))]
+    (out / f"world-{len(found)}.json").write_text(json.dumps(whole))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_global_batches_go_on_over_one_two_and_three_processes(root, tmp_path, in_processes):
+    """Saved in the middle of an epoch by real processes, resumed by another number of them."""
+    (tmp_path / "part.py").write_text(PART)
+    found = []
+    for world in (1, 2, 3):
+        in_processes(world, tmp_path / "part.py", root, tmp_path, 3)
+        found += json.loads((tmp_path / f"world-{world}.json").read_text())
+    assert found == [batch.ids.tolist() for batch in made(root, gives="batch")][:9]

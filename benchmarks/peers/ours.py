@@ -1,6 +1,7 @@
 """fastaug's loader, opened as a training run opens it: recipe, data, order, loader."""
 
 from pathlib import Path
+from typing import Any
 
 import fastaug
 from benchmarks.peers.job import Job, Stream
@@ -40,7 +41,7 @@ def stream(job: Job) -> Stream:
 
 def standalone_stream(job: Job) -> Stream:
     """The same batches from `fastaug.loader`, as somebody else's loop asks for them."""
-    settings = {"img_size": job.side, "scale": job.scale, "ratio": job.ratio, "threads": job.threads}
+    settings: dict[str, Any] = {"img_size": job.side, "scale": job.scale, "ratio": job.ratio, "threads": job.threads}
     loader = fastaug.loader(job.source, job.batch, device="cpu", **settings)
     for batch in job.epochs(loader):
         yield batch.images, batch.labels, batch.ids

@@ -6,7 +6,7 @@ for epoch in range(loader.epoch, epochs):
 """
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from types import TracebackType
 from typing import Any
@@ -39,7 +39,7 @@ class ExactLoader:
     prepared ahead count as little as images that are damaged. What prepares them ends with the iterator.
 
     `order.batch_size` images are those of all processes together, so that a state, and what meets in which batch, do
-    not depend on their number. `skipped`: {id: reason} of the damaged images that were met; `path(id)` is its file.
+    not depend on their number. `classes`: names by label. `skipped`: {id: reason} of the damaged images that were met; `path(id)` is its file.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class ExactLoader:
         identity: Mapping[str, Any],
         *,
         convert: Callable[[Batch, int], Any] = lambda batch, _: batch,
+        classes: Sequence[str] = (),
         path: Callable[[int], str] = str,
         damaged: str = "skip",
         training: bool = True,
@@ -59,7 +60,8 @@ class ExactLoader:
         `training`: every process gets a batch, or an error, in every step. `follows`: rank and number of processes in
         `order` are those that were found, and have to be the same when an epoch begins.
         """
-        self.order, self.identity, self.skipped, self.path = order, dict(identity), loader.skipped, path
+        self.order, self.identity, self.classes = order, dict(identity), tuple(classes)
+        self.skipped, self.path = loader.skipped, path
         self._loader, self._convert = loader, convert
         self._raises, self._training, self._follows = damaged == "raise", training, follows
         self._step = 0  # batches that were delivered since the start of training

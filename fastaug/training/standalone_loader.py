@@ -107,6 +107,7 @@ def loader(
     if problems:
         raise RecipeError(problems)
     recipe = _recipe(str(root), batch_size, settings)
+    _check_weights(recipe, gives)
     here = _here(device, rank, world)
     parts = split_index(recipe, read_index(recipe, progress=here.rank == 0), needs_test=False)
     parts = _alone(parts, split)
@@ -122,6 +123,7 @@ def loader(
         source,
         identity,
         convert=_conversion(recipe, parts, gives, trains, "hflip" in settings),
+        classes=parts.classes,
         path=parts.name_of,
         damaged=damaged,
         training=trains,
@@ -197,6 +199,14 @@ def _recipe(root: str, batch_size: int, settings: Mapping[str, Any]) -> Recipe:
         own = "|".join(f"{section}.{name}" for name, section in _SECTION.items())
         shorter = [re.sub(rf"\b(?:{own}|data\.root|train\.batch_size)\b", _last_name, text) for text in error.problems]
         raise RecipeError(shorter) from None
+
+
+def _check_weights(recipe: Recipe, gives: str) -> None:
+    """RecipeError where targets come with loss weights that what is delivered has no place for."""
+    a = recipe.augment
+    if gives == "dense" and a.soften in ("both", "weight") and (a.shift or a.soften_p_max < 1):
+        text = f"soften: {a.soften} gives images loss weights, for which gives=dense has no place"
+        raise RecipeError([f"{text}; set soften to target or none, or gives to soft"])
 
 
 def _plain(value: Any) -> Any:

@@ -66,17 +66,23 @@ def test_batches_are_those_of_a_training_run(root, tmp_path):
 
 def test_soft_targets_are_those_of_a_training_run(root, tmp_path):
     recipe = recipe_of(root, tmp_path, **MIXED)
-    augment = BatchAugment(recipe, 2)
-    soft, filled = made(root, gives="soft", **MIXED), made(root, gives="dense", **MIXED)
-    found = [pair for _ in range(2) for pair in soft]
-    rows = [pair for _ in range(2) for pair in filled]
-    for (images, target), (again, probabilities), (batch, epoch) in zip(found, rows, trained_on(recipe), strict=True):
+    augment, loader = BatchAugment(recipe, 2), made(root, gives="soft", **MIXED)
+    found = [pair for _ in range(2) for pair in loader]
+    for (images, target), (batch, epoch) in zip(found, trained_on(recipe), strict=True):
         wanted, wanted_target = augment.training(batch, epoch)
         assert torch.equal(images, wanted)
-        assert torch.equal(again, wanted)
         assert same(target[:3], wanted_target[:3])
-        assert torch.equal(probabilities, dense(wanted_target, 2))
     assert any(target.mass.max() < 1 for _, target in found)
+    assert min(float(target.weight.min()) for _, target in found) < 1
+
+
+def test_soft_targets_as_probabilities(root):
+    settings = {**MIXED, "soften": "target"}
+    rows, soft = made(root, gives="dense", **settings), made(root, gives="soft", **settings)
+    for (images, probabilities), (others, target) in zip(rows, soft, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(probabilities, dense(target, 2))
+        assert torch.equal(target.weight, torch.ones(len(images)))
 
 
 def test_shift_does_not_anneal_in_long_trainings(root):
@@ -179,6 +185,7 @@ def test_damaged_images_are_skipped_and_told(damaged):
     assert sum(len(batch.ids) for batch in loader) == 17
     assert sorted(Path(loader.path(i)).name for i in loader.skipped) == ["001.jpg", "002.jpg", "003.jpg"]
     assert loader.state_dict()["images"] == 20
+    assert loader.classes == ("class0", "class1")
 
 
 def test_damaged_images_can_be_an_error(damaged):
@@ -218,6 +225,10 @@ def test_a_batch_without_an_image_is_left_out_unless_processes_wait_for_it(damag
         ({"split": "test", "gives": "soft"}, "gives: soft is for training"),
         ({"cutmix": 1.0}, "cutmix: acts on normalised images; leave it out, or set gives to soft"),
         ({"gives": "pairs", "smoothing": 0.1}, "smoothing: is for soft targets, and gives=pairs has labels"),
+        (
+            {"gives": "dense", "shift": 0.3},
+            "soften: both gives images loss weights, for which gives=dense has no place",
+        ),
         ({"rank": 1}, "rank: is one of `world` processes; give both"),
         ({"rank": 2, "world": 2}, "rank: 2 is not one of 0 to world - 1 = 1"),
     ],

@@ -39,7 +39,8 @@ class ExactLoader:
     prepared ahead count as little as images that are damaged. What prepares them ends with the iterator.
 
     `order.batch_size` images are those of all processes together, so that a state, and what meets in which batch, do
-    not depend on their number. `classes`: names by label. `skipped`: {id: reason} of the damaged images that were met; `path(id)` is its file.
+    not depend on their number. `classes`: names by label. `skipped`: {id: reason} of the damaged images that were met;
+    `path(id)` is the file of one.
     """
 
     def __init__(

@@ -149,6 +149,59 @@ def test_lightning_keeps_the_state_in_its_checkpoints(root, wanted, tmp_path, do
     assert_equal(again.seen, wanted[done:])
 
 
+DDP = """
+import json, sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+import fastaug
+
+root, out, when = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+
+
+def made():
+    return fastaug.loader(root, 12, img_size=32, threads=1, device="cpu")
+
+
+class Module(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.ids = nn.Linear(1, 1), []
+
+    def train_dataloader(self):
+        return made()
+
+    def training_step(self, batch, _):
+        self.ids.append(batch.ids.tolist())
+        return self.layer(torch.ones(1, 1)).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+module, early = Module(), made() if when == "early" else None
+options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, **options)
+trainer.fit(module, early)
+(out / f"rank-{trainer.global_rank}.json").write_text(json.dumps(module.ids))
+"""
+
+
+@pytest.mark.slow
+def test_lightning_in_two_processes(root, tmp_path):
+    """Which it starts in `fit`: a loader of before belongs to one process alone, and says so."""
+    (tmp_path / "ddp.py").write_text(DDP)
+    run(tmp_path / "ddp.py", root, tmp_path, "late")
+    ids = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    wanted = [batch.ids.tolist() for batch in made(root, gives="batch")]
+    assert [one + other for one, other in zip(*ids, strict=True)] == wanted
+    with pytest.raises(AssertionError, match=r"made for process 0 of 1, and this is 0 of 2"):
+        run(tmp_path / "ddp.py", root, tmp_path, "early")
+
+
 # ---- Transformers: needs the extra `loops` ----
 
 HUGGING_FACE = """

@@ -35,12 +35,17 @@ from benchmarks.peers.job import Job
 
 MEAN_BYTES = 55_000  # of a file; to find how many files are more than the cache holds
 GATE_IMAGES = 96
-COMPARED = {"raw_over_ffcv": ("ours raw", "ffcv raw"), "shard_jpeg_over_ffcv": ("ours shard jpeg", "ffcv shard jpeg")}
+COMPARED = {
+    "raw_over_ffcv": ("ours raw", "ffcv raw"),
+    "shard_jpeg_over_ffcv": ("ours shard jpeg", "ffcv shard jpeg"),
+    "standalone_over_ours": ("ours standalone", "ours"),
+}
 TARGETS = {
     "jpeg_over_best_peer": 1.5,
     "jpeg_share_of_decode_limit": 0.8,
     "raw_over_ffcv": 1.5,
     "shard_jpeg_over_ffcv": 1.5,
+    "standalone_over_ours": 0.97,
 }
 SPEED = "images_per_core_second"
 

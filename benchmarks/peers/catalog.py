@@ -27,6 +27,7 @@ _FFCV = "order by id; ids only as a field of one's own; resume"
 
 LOADERS = {
     "ours": Peer("ours.stream", "root", _OWN, ""),
+    "ours standalone": Peer("ours.standalone_stream", "root", _OWN, "", "standalone"),
     "torchvision": Peer("map_style.torchvision_stream", "files", ("torchvision", "torch"), _SAMPLER),
     "torchvision PIL": Peer("map_style.pil_stream", "files", ("torchvision", "pillow"), _SAMPLER),
     "torchcodec": Peer("map_style.torchcodec_stream", "files", ("torchcodec", "torchvision"), _SAMPLER),

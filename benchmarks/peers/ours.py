@@ -1,7 +1,9 @@
 """fastaug's loader, opened as a training run opens it: recipe, data, order, loader."""
 
 from pathlib import Path
+from typing import Any
 
+import fastaug
 from benchmarks.peers.job import Job, Stream
 from fastaug.data.sampler import Order
 from fastaug.distributed import build_accelerator
@@ -34,4 +36,12 @@ def stream(job: Job) -> Stream:
     loader = training_loader(recipe, accelerator, parts, order)
     last = order.steps_per_epoch if job.once else recipe.train.epochs * order.steps_per_epoch
     for batch in loader.batches(order.requests(0, last)):
+        yield batch.images, batch.labels, batch.ids
+
+
+def standalone_stream(job: Job) -> Stream:
+    """The same batches from `fastaug.loader`, as somebody else's loop asks for them."""
+    settings: dict[str, Any] = {"img_size": job.side, "scale": job.scale, "ratio": job.ratio, "threads": job.threads}
+    loader = fastaug.loader(job.source, job.batch, device="cpu", **settings)
+    for batch in job.epochs(loader):
         yield batch.images, batch.labels, batch.ids

@@ -169,6 +169,14 @@ class Order:
                 yield own if self.views == 1 else in_views(own, self.views)
 
 
+class FileOrder(Order):
+    """The order of evaluation: every image once, in the order of ids, cut over the processes as a training order is."""
+
+    def epoch_ids(self, epoch: int) -> Ids:  # noqa: ARG002
+        """The ids of the split as they are."""
+        return self.ids[: self.samples_per_epoch]
+
+
 def in_views(request: Request, views: int) -> Request:
     """The request for `views` copies of each of its images, one after the other; copy 0 is the image itself."""
     copies = np.repeat(np.arange(views), len(request.ids))

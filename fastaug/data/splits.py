@@ -64,11 +64,13 @@ def make_splits(
     select: float = 0,
     test: float = 0,
     files: Path | None = None,
+    needs_test: bool = True,
 ) -> Splits:
     """The roles of all ids: from the folders, then fractions of train, or from lists in the folder `files`.
 
     A role without a list in `files` keeps the images of its folder. ValueError for fractions outside [0, 1)
-    or with `files`; DataError for overlap, for an empty train or test, or a split without an undamaged image.
+    or with `files`; DataError for overlap, for an empty train or (with `needs_test`) test, or a split without an
+    undamaged image.
     """
     fractions = {"test": test, "select": select, "meta": meta}
     _check_fractions(fractions, files)
@@ -80,7 +82,7 @@ def make_splits(
     else:
         roles["train"] = np.flatnonzero(np.isin(index.folders, (Folder.ALL, Folder.TRAIN)))
         roles = _take(index, roles, seed, fractions)
-    _check(index, roles, fractions)
+    _check(index, roles, fractions, needs_test)
     if shared is not None:
         roles["meta"] = roles[shared]
     return Splits(**{role: np.sort(ids).astype(np.int64) for role, ids in roles.items()}, meta_shares=shared)
@@ -179,7 +181,7 @@ def id_of(entry: bytes, ids: Mapping[bytes, int]) -> int | None:
     return number if number < len(ids) else None
 
 
-def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float]) -> None:
+def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float], needs_test: bool) -> None:
     for one, other in combinations(ROLES, 2):
         taken = np.zeros(len(index), dtype=bool)  # a table, for np.intersect1d takes seconds at a million ids
         taken[roles[one]] = True
@@ -194,7 +196,7 @@ def _check(index: Index, roles: Mapping[str, Ids], fractions: Mapping[str, float
             raise DataError(f"{text}; raise data.{role}_fraction or set it to 0")
     if not len(roles["train"]):
         raise DataError(f"no training image in {index.root}; set data.root, or list some in train.txt of data.splits")
-    if not len(roles["test"]):
+    if needs_test and not len(roles["test"]):
         remedy = "set data.test_fraction, add a val or test folder, or list some in test.txt of data.splits"
         raise DataError(f"no test image in {index.root}; {remedy}")
     for role, ids in roles.items():

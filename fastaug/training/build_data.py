@@ -7,15 +7,18 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from accelerate import Accelerator
 
 from fastaug.augment.fixed.base import Policy
 from fastaug.augment.fixed.build import build_policy
 from fastaug.data.build import DataParts, build_loader, find_index, find_root, synthetic_parts
 from fastaug.data.image_files import colour_of
+from fastaug.data.index import Index
 from fastaug.data.label_files import with_labels
 from fastaug.data.listing import Listing
 from fastaug.data.loaders.base import Crop, Loader, Loading
@@ -30,6 +33,18 @@ from fastaug.evaluation.sample_file import read_samples
 from fastaug.recipe.schema import Recipe
 
 
+class Place(Protocol):
+    """Where loaders put their batches: the device of this process, and how many processes there are. An Accelerator."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that this process's batches are made for."""
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that share a machine's cores, unless a launcher says how many of them do."""
+
+
 def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     """Index and splits; one process of each machine makes them first, the others there read its cache.
 
@@ -41,10 +56,25 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     if data.loader == "synthetic":
         return synthetic_parts(data.synthetic_images, data.synthetic_classes, tested=recipe.eval.batch_size)
     with local_main_process_first(accelerator):
-        main = accelerator.is_main_process
-        listing = build_listing(recipe)
-        root = find_root(data.root, main, listing.table)
-        index = find_index(root, data.exif, main, listing, colour_of(data.background))
+        index = read_index(recipe, progress=accelerator.is_main_process)
+    parts = planted_parts(recipe, split_index(recipe, index))
+    check_same_data(recipe, accelerator, parts)
+    return parts.with_meta() if recipe.meta.acts_frozen else parts
+
+
+def read_index(recipe: Recipe, *, progress: bool) -> Index:
+    """The index of the recipe's images; sets in other forms are written as a folder first."""
+    data, listing = recipe.data, build_listing(recipe)
+    root = find_root(data.root, progress, listing.table)
+    return find_index(root, data.exif, progress, listing, colour_of(data.background))
+
+
+def split_index(recipe: Recipe, index: Index, *, needs_test: bool = True) -> DataParts:
+    """The images of an index in the recipe's splits, with the labels that data.labels replaces.
+
+    DataError where no image is trained on or, with `needs_test`, none is tested.
+    """
+    data = recipe.data
     splits = make_splits(
         index,
         seed=data.split_seed,
@@ -52,13 +82,12 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
         select=data.select_fraction,
         test=data.test_fraction,
         files=None if data.splits is None else Path(data.splits),
+        needs_test=needs_test,
     )
     given = index.labels
     if data.labels is not None:
         index = with_labels(index, splits, Path(data.labels))
-    parts = planted_parts(recipe, DataParts(index.classes, splits, index, given))
-    check_same_data(recipe, accelerator, parts)
-    return parts.with_meta() if recipe.meta.acts_frozen else parts
+    return DataParts(index.classes, splits, index, given)
 
 
 def build_listing(recipe: Recipe) -> Listing:
@@ -119,37 +148,35 @@ def check_same_data(recipe: Recipe, accelerator: Accelerator, parts: DataParts) 
             )
 
 
-def training_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, order: Order) -> Loader:
+def training_loader(recipe: Recipe, place: Place, parts: DataParts, order: Order) -> Loader:
     """The loader of the training split; the recipe's fixed policy is applied in its threads."""
     if recipe.train.resize:
-        return ResizingLoader(
-            lambda side: _training_loader(_at_side(recipe, side), accelerator, parts, order), recipe.side
-        )
-    return _training_loader(recipe, accelerator, parts, order)
+        return ResizingLoader(lambda side: _training_loader(_at_side(recipe, side), place, parts, order), recipe.side)
+    return _training_loader(recipe, place, parts, order)
 
 
 def _at_side(recipe: Recipe, side: int) -> Recipe:
     return replace(recipe, data=replace(recipe.data, img_size=side))
 
 
-def _training_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, order: Order) -> Loader:
+def _training_loader(recipe: Recipe, place: Place, parts: DataParts, order: Order) -> Loader:
     crop = build_crop(recipe, recipe.data.crop, recipe.data.img_size)
-    loading = build_loading(recipe, accelerator, order.largest_piece(), fixed_policy(recipe))
+    loading = build_loading(recipe, place, order.largest_piece(), fixed_policy(recipe))
     loading = replace(loading, first_epoch=recipe.augment.start_epochs, spare=order.views > 1)
     return build_loader(parts, parts.splits.train, crop, loading, resident=recipe.data.loader == "resident")
 
 
-def evaluation_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts, ids: Ids) -> Loader:
+def evaluation_loader(recipe: Recipe, place: Place, parts: DataParts, ids: Ids) -> Loader:
     """A loader of the images `ids` as they are evaluated."""
     crop = build_crop(recipe, evaluated(recipe), recipe.eval.img_size or recipe.data.img_size)
-    loading = build_loading(recipe, accelerator, recipe.eval.batch_size)
+    loading = build_loading(recipe, place, recipe.eval.batch_size)
     return build_loader(parts, ids, crop, loading, resident=recipe.data.loader == "resident")
 
 
-def meta_loader(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> Loader:
+def meta_loader(recipe: Recipe, place: Place, parts: DataParts) -> Loader:
     """The loader of the meta split: cut as evaluation images are, at the size that is trained on."""
     crop = build_crop(recipe, evaluated(recipe), recipe.data.img_size)
-    loading = build_loading(recipe, accelerator, recipe.meta.batch_size)
+    loading = build_loading(recipe, place, recipe.meta.batch_size)
     return build_loader(parts, parts.splits.meta, crop, loading, resident=recipe.data.loader == "resident")
 
 
@@ -181,14 +208,12 @@ def build_crop(recipe: Recipe, kind: str, side: int) -> Crop:
     )
 
 
-def build_loading(
-    recipe: Recipe, accelerator: Accelerator, largest_batch: int, transform: Policy | None = None
-) -> Loading:
+def build_loading(recipe: Recipe, place: Place, largest_batch: int, transform: Policy | None = None) -> Loading:
     """Threads, prefetch and host transform of a loader: data.threads, else this process's share of the cores."""
     cores = len(os.sched_getaffinity(0))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", place.num_processes))
     return Loading(
-        device=accelerator.device,
+        device=place.device,
         largest_batch=largest_batch,
         threads=recipe.data.threads or max(1, cores // local),
         prefetch=recipe.data.prefetch,

@@ -224,7 +224,7 @@ class Model:
     """The network."""
 
     name: Text = key(
-        "resnet50", "name of any timm model, or of one in docs/recipes.md: wrn_28_10, pyramidnet_200_a240, ..."
+        "resnet50", "name of any timm model, or of one that comes with fastaug (docs/recipes.md): wrn_28_10, ..."
     )
     pretrained: bool = key(False, "weights from the hub")
     initial_checkpoint: Text | None = key(

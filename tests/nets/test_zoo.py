@@ -78,6 +78,10 @@ def test_a_wide_network_has_the_shape_of_table_1() -> None:
         x = stage(x)
         assert x.shape == (1, shape[0], shape[1], shape[1])
         assert [block.shortcut is None for block in stage] == [False, True]
+    block = network.layer2[0].eval()
+    nn.init.zeros_(block.conv2.weight)
+    images = torch.randn(2, 32, 6, 6)
+    assert torch.equal(block(images), block.shortcut(block.bn1(images).relu()))
     with pytest.raises(ValueError, match=r"depth = 17: a WRN has 6 n \+ 4 layers"):
         WideResNet(17, 2)
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated
 N, CLASSES = 8, 5
 
 
-def passes(keep: float, count: int = 200) -> Iterator[tuple[Tensor, Tensor]]:
+def passes(keep: float, count: int = 120) -> Iterator[tuple[Tensor, Tensor]]:
     """Of passes with seeds of their own: the factors of each image's branch, and those of its gradient."""
     shake = ShakeDrop(keep)
     for seed in range(count):
@@ -38,7 +38,7 @@ def test_factors_are_those_of_the_paper() -> None:
     """b = 1 in a share `keep` of the passes and then nothing is scaled; else alpha and beta, of each image its own."""
     found = list(passes(0.75))
     kept = [bool((factor == 1).all()) and bool((gradient == 1).all()) for factor, gradient in found]
-    assert sum(kept) / len(kept) == pytest.approx(0.75, abs=0.1)
+    assert sum(kept) / len(kept) == pytest.approx(0.75, abs=0.12)
     alpha, beta = (torch.stack([pair[k] for pair, whole in zip(found, kept, strict=True) if not whole]) for k in (0, 1))
     assert -1 <= alpha.min() < -0.9
     assert 0.9 < alpha.max() <= 1

@@ -23,6 +23,7 @@ from fastaug.errors import FastaugError, RecipeError
 from fastaug.inference.prediction_files import readable
 from fastaug.inference.saved_model import pretrained_cfg
 from fastaug.inference.timm_files import args_yaml, class_map, summary_csv, timm_args
+from fastaug.recipe.network_names import ZOO
 from fastaug.training.model_facts import ModelFacts
 
 LARGEST_DIFFERENCE = 1e-5  # of outputs, in units of the largest one where that is above 1
@@ -96,6 +97,9 @@ def check_forms(forms: list[str], facts: ModelFacts) -> None:
     if model.stem != "default" and own:
         text = f"--to {' '.join(own)}: timm has no {model.name} with model.stem = {model.stem}, so it could not load it"
         problems.append(f"{text}; take onnx or torch, or fastaug.load")
+    if "timm" in forms and model.name in ZOO:
+        text = f"--to timm: timm's scripts do not have {model.name}, which comes with fastaug"
+        problems.append(f"{text}; take hub, onnx or torch, or fastaug.load")
     missing = [name for name in ONNX_NEEDS if find_spec(name) is None] if "onnx" in forms else []
     if missing:
         problems.append(f"--to onnx: {', '.join(missing)} not installed; pip install 'fastaug[export]'")

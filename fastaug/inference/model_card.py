@@ -8,6 +8,7 @@ from typing import Any
 from fastaug.inference.exports import Exported
 from fastaug.inference.prediction_files import readable
 from fastaug.provenance import versions
+from fastaug.recipe.network_names import ZOO
 from fastaug.recipe.schema import Recipe
 from fastaug.recipe.strict_yaml import write_yaml
 from fastaug.training.model_facts import ModelFacts
@@ -42,12 +43,13 @@ def model_card(exported: Exported, forms: list[str], found: dict[str, float]) ->
 def _head(facts: ModelFacts) -> list[str]:
     front = {"library_name": "timm", "pipeline_tag": "image-classification", "tags": ["image-classification", "timm"]}
     name = facts.recipe.model.name
+    whose = "fastaug" if name in ZOO else "timm"
     return [
         "---",
         write_yaml(front).strip(),
         "---\n",
         f"# {name}, {len(facts.classes)} classes\n",
-        f"An image classifier, timm's `{name}`, trained with fastaug for {facts.step} updates.\n",
+        f"An image classifier, {whose}'s `{name}`, trained with fastaug for {facts.step} updates.\n",
     ]
 
 
@@ -68,7 +70,8 @@ def _result(exported: Exported) -> list[str]:
 
 
 def _how_to_load(exported: Exported, forms: list[str]) -> list[str]:
-    kinds = {"hub": _LOAD_HUB, "timm": _load_timm(exported.facts), "onnx": _LOAD_ONNX, "torch": _LOAD_TORCH}
+    hub = [*_LOAD_HUB[:2], *_OFFER, *_LOAD_HUB[2:]] if exported.facts.recipe.model.name in ZOO else _LOAD_HUB
+    kinds = {"hub": hub, "timm": _load_timm(exported.facts), "onnx": _LOAD_ONNX, "torch": _LOAD_TORCH}
     return ["## How to load it\n", *(line for form in forms for line in kinds[form])]
 
 
@@ -80,6 +83,7 @@ _LOAD_HUB = [
     'names = model.pretrained_cfg["label_names"]',
     "```\n",
 ]
+_OFFER = ["from fastaug.nets.zoo import offer_to_timm", "offer_to_timm()  # timm does not have this network"]
 _LOAD_ONNX = [
     "```python",
     "import onnxruntime",

@@ -12,6 +12,7 @@ from fastaug.errors import RecipeError
 from fastaug.nets.initial_weights import initial_weights
 from fastaug.nets.model import build_model, check_pass
 from fastaug.nets.optim import build_optimizer
+from fastaug.nets.zoo import offer_to_timm
 from fastaug.recipe.schema import Model, Recipe
 
 CLASSES = 10  # any number: a check knows no data
@@ -27,6 +28,7 @@ def _problem(key: str, value: str, known: list[str]) -> list[str]:
 def check_names(recipe: Recipe) -> None:
     """RecipeError with every problem; model and optimizer are built, and images passed, without memory for weights."""
     problems = []
+    offer_to_timm()
     if ":" not in recipe.model.name:  # one from the hub or a folder says there what it is
         model_name = recipe.model.name.split(".")[0]  # behind the dot is the tag of pretrained weights
         problems += _problem("model.name", model_name, timm.list_models())

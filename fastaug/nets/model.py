@@ -1,4 +1,4 @@
-"""timm models: by name, with weights from the hub or a file, a stem for small images, and their moving average."""
+"""timm models, and those of zoo.py: by name, with weights, a stem for small images, and their moving average."""
 
 from collections.abc import Callable
 
@@ -11,6 +11,7 @@ from torch import nn
 from fastaug.errors import RecipeError
 from fastaug.nets.initial_weights import Fit, ignored, initial_weights
 from fastaug.nets.recomputing import use_checkpoints
+from fastaug.nets.zoo import offer_to_timm
 from fastaug.recipe.schema import SMALLEST_BATCH, Model
 
 
@@ -25,6 +26,7 @@ def build_model(
     # Passed only when set: not every network takes them.
     kwargs |= {k: v for k, v in (("drop_rate", model.drop), ("drop_path_rate", model.drop_path)) if v}
     kwargs |= {} if channels == 3 else {"in_chans": channels}
+    offer_to_timm()
     try:
         network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:

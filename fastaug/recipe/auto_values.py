@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from fastaug.atomic_files import open_regular
 from fastaug.errors import RecipeError
+from fastaug.recipe.network_names import ZOO
 
 KEYS = ("img_size", "mean", "std", "crop_pct", "interpolation")  # of data
 AUTO, LOCAL = "auto", "local-dir:"
@@ -71,6 +72,8 @@ def preprocessing(name: str) -> Preprocessing:
     """
     from timm.data import resolve_data_config
 
+    if name in ZOO:  # whether timm knows it by now or not
+        raise RecipeError([f"model.name: {name} comes without trained weights; write the values of your images"])
     if ":" in name and not name.startswith(LOCAL):
         raise RecipeError([f"model.name: {name} is known on the hub alone; write the values of its config.json"])
     known = _of_folder(Path(name.removeprefix(LOCAL))) if name.startswith(LOCAL) else _of_timm(name)

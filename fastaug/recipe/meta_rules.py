@@ -110,6 +110,15 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "model.grad_checkpointing, model.sync_bn: meta steps cannot be differentiated through them; turn them off",
     ),
     (
+        lambda r: (
+            _moves(r)
+            and "shakedrop" in r.model.kwargs
+            and (_needs_images(r) or r.meta.steps > 1 or r.meta.engine in ("implicit", "difference"))
+        ),
+        "model.kwargs: shakedrop: its backward pass is not the derivative of its forward pass, so that weights, labels "
+        "and probabilities alone can be learned with it, by one-step engines with derivatives; leave it out",
+    ),
+    (
         lambda r: _moves(r) and r.distill.teacher is not None,
         "distill.teacher: meta steps differentiate the loss of labels alone; leave it out, or set meta.frozen",
     ),

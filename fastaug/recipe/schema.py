@@ -223,7 +223,9 @@ class Data:
 class Model:
     """The network."""
 
-    name: Text = key("resnet50", "name of any timm model")
+    name: Text = key(
+        "resnet50", "name of any timm model, or of one that comes with fastaug (docs/recipes.md): wrn_28_10, ..."
+    )
     pretrained: bool = key(False, "weights from the hub")
     initial_checkpoint: Text | None = key(
         None, "weights from a local file, or from model.safetensors of a folder; the head stays new for other classes"

@@ -268,7 +268,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
             differentiated=lambda step: order.spread(step, recipe.meta.fraction, SMALLEST_BATCH),
             say=console.print,
             views=order.views,
-            one_sided=recipe.augment.consistency_detach,
+            one_sided=recipe.augment.consistency_detach or "shakedrop" in recipe.model.kwargs,
             see_harm=ignored if record is None else record.add_harm,
         )
         validation = build_validation(training, parts, meta_loader(recipe, accelerator, parts), augment)

@@ -170,3 +170,22 @@ def test_the_card_has_result_names_and_recipe_without_paths(tiny_run: Path) -> N
     assert str(tiny_run.parent) not in text
     recipe = shown_recipe(read_facts(find_checkpoint(tiny_run)).recipe)
     assert recipe["data"] == {"img_size": 32, "crop_pct": 0.8, "threads": 1, "select_fraction": 0.25}
+
+
+@pytest.mark.parametrize("forms", [["hub", "torch"], pytest.param(["onnx"], marks=pytest.mark.slow)])
+def test_a_network_that_timm_does_not_have(
+    train_tiny: Callable[..., Path], tmp_path: Path, images: torch.Tensor, forms: list[str]
+) -> None:
+    shaken = "{depth: 8, alpha: 6, shakedrop: 0.5}"
+    run = train_tiny(model__name="pyramidnet_110_a84", model__kwargs=shaken, model__ema="false", train__epochs=1)
+    found = write_forms(forms, exported(run), tmp_path)
+    assert all(apart <= LARGEST_DIFFERENCE for apart in found.values())
+    with pytest.raises(RecipeError, match="--to timm: timm's scripts do not have pyramidnet_110_a84"):
+        check_forms(["timm"], exported(run).facts)
+    text = model_card(exported(run), forms, found)
+    assert "fastaug's `pyramidnet_110_a84`" in text
+    if "hub" in forms:
+        assert "import timm\nfrom fastaug.nets.zoo import offer_to_timm\noffer_to_timm()" in text
+        model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        with torch.no_grad():
+            assert torch.allclose(model(images), fastaug.load(run).model(images), atol=1e-5)

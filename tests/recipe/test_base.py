@@ -1,6 +1,7 @@
 """Recipes that stand on a base, and what the recipes of the project say of themselves."""
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,17 @@ def test_a_recipe_states_its_source_command_hardware_and_result(path: Path) -> N
     said = re.findall(r"^# ([A-Z][a-z]+): +(\S.*)$", "\n".join(lines), re.MULTILINE)
     assert {"Command", "Hardware", "Result"} <= {name for name, _ in said}
     assert f"fastaug/train.py recipes/{path.name}" in "\n".join(lines)
+
+
+def test_the_documentation_lists_every_recipe() -> None:
+    text = (FOLDER.parent / "docs" / "recipes.md").read_text()
+    table = text.split("## The recipes that come with fastaug")[1].split("\n## ")[0]
+    patterns = [
+        name for row in table.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")[1::2]
+    ]
+    names = [path.stem for path in RECIPES]
+    assert [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)] == []
 
 
 @pytest.mark.parametrize("path", BASES, ids=lambda path: path.name)

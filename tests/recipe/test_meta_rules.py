@@ -30,6 +30,14 @@ REFUSED = {
         ["meta.learn=[weights]", "model.grad_checkpointing=true"],
         "model.grad_checkpointing, model.sync_bn: meta steps cannot be differentiated through them",
     ),
+    "shaken images": (
+        ["meta.learn=[augmenter]", "model.kwargs={shakedrop: 0.5}"],
+        "model.kwargs: shakedrop: its backward pass is not the derivative of its forward pass",
+    ),
+    "shaken differences": (
+        ["meta.learn=[weights]", "meta.engine=difference", "model.kwargs={shakedrop: 0.5}"],
+        "model.kwargs: shakedrop: its backward pass is not the derivative of its forward pass",
+    ),
     "two sizes": (["meta.learn=[weights]", "train.resize=[[0, 64]]"], "train.resize: meta images have the one size"),
     "taught": (
         ["meta.learn=[weights]", "distill.teacher=resnet18", "distill.pretrained=true"],

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
 
 from fastaug.data.sampler import Order
+from fastaug.recipe.network_names import ZOO
 from fastaug.recipe.reading import read_recipe
-from fastaug.recipe.schema import SMALLEST_BATCH
+from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.training.worker import run
 
 
@@ -265,6 +268,29 @@ def test_settings_of_training_run_to_a_result(train, settings):
     assert json.loads((folder / "result.json").read_text())["test"]["images"] == 16
 
 
+SHAKEN = ["model.name=pyramidnet_110_a84", "model.kwargs={depth: 8, alpha: 6, shakedrop: 0.9}", "data.img_size=16"]
+
+
+def test_a_shaken_network_continues_exactly(train, tmp_path):
+    """From the middle of an epoch, as if killed behind an earlier checkpoint."""
+    _, folder = train(*SHAKEN, "run.checkpoint_every=2", name="whole")
+    shutil.copytree(folder, tmp_path / "cut")
+    last = max((folder / "checkpoints").glob("step-*"))
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / last.name)
+    code, cut = train(*SHAKEN, "run.checkpoint_every=2", name="cut")
+    assert code == 0
+    found = [load_file(run / "checkpoints" / last.name / "model.safetensors") for run in (folder, cut)]
+    assert [name for name in found[0] if not torch.equal(found[0][name], found[1][name])] == []
+
+
+def test_a_shaken_network_takes_meta_steps(train):
+    """For weights of images; what passes through pixels is refused."""
+    meta = ["data.meta_fraction=0.2", "meta.batch_size=4", "meta.learn=[weights]", "meta.every=1", "optim.opt=sgd"]
+    code, folder = train(*SHAKEN, *meta)
+    assert code == 0
+    assert any(line["event"] == "meta" for line in lines(folder / "metrics.jsonl"))
+
+
 @pytest.mark.slow
 def test_compiled_training_gives_the_losses_of_eager_training(train):
     losses = []
@@ -277,13 +303,33 @@ def test_compiled_training_gives_the_losses_of_eager_training(train):
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 SHRUNK = [
-    *("data.loader=dali", "data.test_fraction=0.3", "data.threads=1", "data.img_size=20", "model.name=test_resnet"),
+    *("data.test_fraction=0.3", "data.threads=1", "data.img_size=20", "model.name=test_resnet"),
     "model.pretrained=false",
-    *("train.epochs=1", "train.batch_size=4", "train.accumulate=1", "train.precision=no", "eval.batch_size=16"),
+    *("train.epochs=1", "train.accumulate=1", "train.precision=no", "eval.batch_size=16"),
     *("augment.anneal_epochs=0", "optim.warmup_epochs=0", "optim.decay_milestones=[1]", "run.log_every=1"),
 ]
 # 4 of the 16 training images; the third update has a meta step at any K, behind the two that Adam needs to settle.
 META = ["data.meta_fraction=0.2", "meta.batch_size=4", "meta.start_epochs=0", "meta.settle_epochs=0"]
+THIN = {"wrn": {"depth": 10, "widen": 1}, "pyramidnet": {"depth": 11, "alpha": 6}}
+
+
+def shrunk(given: Recipe) -> list[str | tuple[str, object]]:
+    """What makes of a recipe a training of seconds: fewer and smaller images, copies and layers, nothing turned off."""
+    batch = 4 if given.augment.repeats == 1 else 2 * given.augment.repeats
+    found: list[str | tuple[str, object]] = [*SHRUNK, f"train.batch_size={batch}"]
+    found += [f"augment.mix_group={batch}"] if given.augment.mix_group else []
+    found += ["augment.copies=1"] if given.augment.copies else []
+    found += ["eval.img_size=32"] if given.eval.img_size else []
+    found += ["eval.tta=2"] if given.eval.tta else []
+    found += ["train.resize=[[0, 24]]"] if given.train.resize else []
+    if given.model.name in ZOO:
+        thin = THIN[given.model.name.split("_")[0]]
+        found += [("model.name", given.model.name), ("model.kwargs", given.model.kwargs | thin)]
+    found += META if given.meta.learn else []
+    found += (
+        ["meta.engine=forward"] if given.meta.learn and given.meta.engine == "auto" else []
+    )  # what auto tries first
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -291,22 +337,14 @@ def few_images(tmp_path_factory, jpegs):
     return jpegs(tmp_path_factory.mktemp("few") / "images", classes=2, images=12)
 
 
-ALIKE = {*(f"{name}_autodo" for name in ("mnist", "cifar10", "cifar100", "svhn", "letters")), "cifar10n", "cifar100n"}
-# Recipes with the keys of mnist5k_autodo, but for sizes and rates, are trained with the slow tests.
-EACH = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in ALIKE), id=path.stem) for path in RECIPES]
-
-
-@pytest.mark.parametrize("path", EACH)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_trains_on_a_small_folder(path, few_images, tmp_path):
     """A few updates of a small network: that the keys go together, not that the claim at the recipe's head holds."""
     given = read_recipe(path)
-    more = ["augment.mix_group=4"] if given.augment.mix_group else []
-    more += ["eval.img_size=32"] if given.eval.img_size else []
-    more += META if given.meta.learn else []
-    recipe = read_recipe(path, [f"data.root={few_images}", f"run.dir={tmp_path / 'run'}", *SHRUNK, *more])
+    recipe = read_recipe(path, [f"data.root={few_images}", f"run.dir={tmp_path / 'run'}", *shrunk(given)])
     assert run(recipe) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["images_seen"] == (12 if given.meta.learn else 16)
+    assert result["images_seen"] == (12 if given.meta.learn or given.augment.repeats > 1 else 16)
     assert result["test"]["images"] == 8
     log = lines(tmp_path / "run" / "metrics.jsonl")
     assert all(0 < line["loss"] < 100 for line in log if "loss" in line)

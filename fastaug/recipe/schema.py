@@ -144,7 +144,18 @@ class Run:
 class Data:
     """The images: where they are, how they are split, decoded and cropped."""
 
-    root: Text = key("", "folder of images, or a set: embedded:mnist5k, cifar10:FOLDER, also cifar100, mnist, svhn")
+    root: Text = key(
+        "",
+        "folder of images, or KIND:PLACE of a set in another form: embedded:mnist5k, cifar10, cifar100, mnist, svhn, "
+        "tiny_imagenet, imagenet, wds, tfrecord, hfds, parquet; see docs/data.md",
+    )
+    input_key: Text | None = key(
+        None,
+        "where a record of wds, tfrecord, hfds or parquet has its image: an ending, feature or column; null: the usual",
+    )
+    target_key: Text | None = key(
+        None, "where it has its label (field of .json or ending, feature, column); null: as usual, see docs/data.md"
+    )
     table: Text | None = key(
         None, "CSV, TSV or parquet file of path, label and split, in place of class folders; see docs/data.md"
     )

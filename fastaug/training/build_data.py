@@ -20,6 +20,7 @@ from fastaug.data.label_files import with_labels
 from fastaug.data.listing import Listing
 from fastaug.data.loaders.base import Crop, Loader, Loading
 from fastaug.data.loaders.resizing import ResizingLoader
+from fastaug.data.packed.records import Keys
 from fastaug.data.planting import planted_labels
 from fastaug.data.sampler import Ids, Order
 from fastaug.data.splits import ROLES, make_splits
@@ -43,7 +44,7 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     with local_main_process_first(accelerator):
         main = accelerator.is_main_process
         listing = build_listing(recipe)
-        root = find_root(data.root, main, listing.table)
+        root = find_root(data.root, main, listing.table, Keys(data.input_key, data.target_key))
         index = find_index(root, data.exif, main, listing, colour_of(data.background))
     splits = make_splits(
         index,

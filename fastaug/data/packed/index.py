@@ -12,7 +12,7 @@ import struct
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +28,9 @@ from fastaug.data.image_files import read_image_file
 from fastaug.data.image_headers import Header, screen, screen_each, screen_stretch
 from fastaug.data.image_table import classes_in_order
 from fastaug.data.index import Index, PathTable, Status, cache_dir, from_arrays, text_arrays, texts_of, to_arrays
-from fastaug.data.packed import tars
+from fastaug.data.packed import arrow, parquet, tars, tfrecords
 from fastaug.data.packed.places import roles_of
-from fastaug.data.packed.records import NO_KEYS, OWN_FILE, Container, Contents, Found, Keys, Record, refuse
+from fastaug.data.packed.records import NO_KEYS, OWN_FILE, Contents, Found, Keys, Record, refuse
 from fastaug.data.shards.files import ShardFiles
 from fastaug.errors import DataError
 
@@ -40,13 +40,22 @@ PLACES = ("shard", "offsets", "lengths")  # columns that an Index lacks
 
 
 class Format(NamedTuple):
-    """A format of packed sets: what finds the files that data.root names, and what reads their records."""
+    """A format of packed sets: what finds the files that data.root names, and what reads their records.
+
+    `prepare`: what makes other files of them first, where images cannot be read out of these.
+    """
 
     find: Callable[[str], Found]
-    read: Callable[[Sequence[Container], Sequence[Path], Keys], Contents]
+    read: Callable[[Found, Keys], Contents]
+    prepare: Callable[[Found, Keys, bool], Found] | None = None
 
 
-FORMATS: dict[str, Format] = {"wds": Format(tars.find, tars.read)}
+FORMATS: dict[str, Format] = {
+    "wds": Format(tars.find, tars.read),
+    "tfrecord": Format(tfrecords.find, tfrecords.read),
+    "hfds": Format(arrow.find, arrow.read),
+    "parquet": Format(parquet.find, arrow.read, parquet.prepare),
+}
 
 
 @dataclass(frozen=True)
@@ -90,16 +99,19 @@ def load_packed(
     class_map: Path | None = None,
 ) -> PackedIndex:
     """The index of a packed set, from the cache when its files are as they were; DataError when it cannot be used."""
-    found = FORMATS[packed.kind].find(packed.place)
+    format = FORMATS[packed.kind]
+    found = format.find(packed.place)
     if not found.files:
         raise DataError(f"data.root: {packed}: no file of this format there; correct the path, or the word before it")
+    if format.prepare is not None:
+        found = format.prepare(found, packed.keys, progress)
     sizes = {str(one.path): one.path.stat().st_size for one in found.files}
     identity = _identity(packed, found, exif, class_map)
     file = (cache or cache_dir() / "packed") / f"{hashlib.sha256(repr((packed, exif)).encode()).hexdigest()[:24]}.npz"
     _make_room(len(sizes))
     files = ShardFiles(Path("/"), sizes, mapped=False, remedy=AGAIN)
     if (cached := _read_cache(file, found.root, identity)) is None:
-        contents = FORMATS[packed.kind].read(found.files, found.beside, packed.keys)
+        contents = format.read(found, packed.keys)
         table, said = _table(packed, found.root, contents, ClassMap(class_map))
         _screen(table, files, exif, threads, progress)
         _write_cache(file, table, said, identity)

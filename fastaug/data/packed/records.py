@@ -96,5 +96,5 @@ def one_of(where: object, what: str, candidates: Iterable[str], key: str, have: 
     found = list(candidates)
     if len(found) == 1:
         return found[0]
-    named = f"several {what}s: {some(found)}" if found else f"no {what}; it has {some(have) or 'nothing'}"
+    named = f"more than one {what}: {some(found)}" if found else f"no {what}; it has {some(have) or 'nothing'}"
     raise DataError(f"data.root: {where} has {named}; name the one that is meant in {key}")

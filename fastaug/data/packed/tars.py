@@ -2,7 +2,7 @@
 
 A sample's image is its member .jpg, .png or another of an image, or the one that data.input_key names (`jpg;png`: the
 first that is there). Its label is the content of .cls, text or a whole number, else a field of its .json;
-data.target_key names a field (`label`) or a member (`cls`). Ids go through the tars in the order of their paths, each in
+data.target_key names a field (`label`) or a member (`cls`). Ids follow the tars in the order of their paths, each in
 its own.
 """
 
@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -49,15 +49,15 @@ def find(place: str) -> Found:
     )
 
 
-def read(files: Sequence[Container], beside: Sequence[Path], keys: Keys) -> Contents:
+def read(found: Found, keys: Keys) -> Contents:
     """The samples of all tars; DataError for a truncated tar, or one that holds other numbers than the list says."""
     records: list[Record] = []
     counts: dict[Path, int] = {}
-    for number, file in enumerate(files):
-        found = list(_samples(file, number, keys))
-        counts[file.path] = len(found)
-        records += found
-    for path in beside:
+    for number, file in enumerate(found.files):
+        rows = list(_samples(file, number, keys))
+        counts[file.path] = len(rows)
+        records += rows
+    for path in found.beside:
         _refuse_other_counts(path, counts)
     field = f"the field {keys.label} of a .json or a member .{keys.label}" if keys.label else ""
     return Contents(records, None, field or f".cls, or .json with one of the fields {', '.join(LABELS)}")
@@ -93,7 +93,7 @@ def members(path: Path, begin: int = 0, end: int | None = None) -> Iterator[Memb
 def _check_end(file: IO[bytes], path: Path, behind: int, end: int) -> None:
     """DataError unless blocks of zeros follow the last member, and nothing else: writers put two."""
     file.seek(behind)
-    rest = file.read(min(end - behind, 20 * 512))
+    rest = file.read(min(end - behind, 64 * 512))
     if len(rest) < 512:
         raise DataError(f"data.root: {path} has no end, as a tar file has: cut short at byte {end}; {AGAIN}")
     if rest.strip(b"\0"):

@@ -156,6 +156,9 @@ class Data:
     target_key: Text | None = key(
         None, "where it has its label (field of .json or ending, feature, column); null: as usual, see docs/data.md"
     )
+    verify: bool = key(
+        True, "whether a published set (cifar10, imagenet, ...) must be whole: sizes and MD5 of files, number of images"
+    )
     table: Text | None = key(
         None, "CSV, TSV or parquet file of path, label and split, in place of class folders; see docs/data.md"
     )

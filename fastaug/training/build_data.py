@@ -44,7 +44,8 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     with local_main_process_first(accelerator):
         main = accelerator.is_main_process
         listing = build_listing(recipe)
-        root = find_root(data.root, main, listing.table, Keys(data.input_key, data.target_key))
+        keys = Keys(data.input_key, data.target_key)
+        root = find_root(data.root, main, listing.table, keys=keys, verify=data.verify)
         index = find_index(root, data.exif, main, listing, colour_of(data.background))
     splits = make_splits(
         index,

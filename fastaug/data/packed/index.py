@@ -28,7 +28,7 @@ from fastaug.data.image_files import read_image_file
 from fastaug.data.image_headers import Header, screen, screen_each, screen_stretch
 from fastaug.data.image_table import classes_in_order
 from fastaug.data.index import Index, PathTable, Status, cache_dir, from_arrays, text_arrays, texts_of, to_arrays
-from fastaug.data.packed import arrow, parquet, tars, tfrecords
+from fastaug.data.packed import arrow, imagenet, parquet, tars, tfrecords
 from fastaug.data.packed.places import roles_of
 from fastaug.data.packed.records import NO_KEYS, OWN_FILE, Contents, Found, Keys, Record, refuse
 from fastaug.data.shards.files import ShardFiles
@@ -54,6 +54,7 @@ FORMATS: dict[str, Format] = {
     "wds": Format(tars.find, tars.read),
     "tfrecord": Format(tfrecords.find, tfrecords.read),
     "hfds": Format(arrow.find, arrow.read),
+    "imagenet": Format(imagenet.find, imagenet.read),
     "parquet": Format(parquet.find, arrow.read, parquet.prepare),
 }
 

@@ -98,6 +98,7 @@ def test_a_run_on_packed_images_in_the_order_of_paths_is_that_on_the_files(
         assert packed == files
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_an_epoch_goes_on_with_the_same_ids(tmp_path: Path, in_order: list[Picture]) -> None:
     root = tars(tmp_path / "set", in_order)
     whole = trained(tmp_path, "whole", root)

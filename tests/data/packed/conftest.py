@@ -44,14 +44,17 @@ def folder(picture_root: Path) -> Index:
 
 
 @pytest.fixture(scope="session")
-def pictures(folder: Index) -> list[Picture]:
-    """Its images, in an order that is not that of paths."""
-    found = []
-    for row in np.random.default_rng(3).permutation(len(folder)).tolist():
-        path = Path(folder.path(row).decode())
-        split, label, name = path.parts[-3:]
-        found.append(Picture(path.read_bytes(), label, f"{label}_{name}", split))
-    return found
+def in_order(folder: Index) -> list[Picture]:
+    """The pictures of `folder` in the order of its ids."""
+    paths = [Path(folder.path(id).decode()) for id in range(len(folder))]
+    return [Picture(path.read_bytes(), path.parts[-2], path.name, path.parts[-3]) for path in paths]
+
+
+@pytest.fixture(scope="session")
+def pictures(in_order: list[Picture]) -> list[Picture]:
+    """They in an order that is not that of paths, named with their classes."""
+    order = np.random.default_rng(3).permutation(len(in_order)).tolist()
+    return [in_order[id]._replace(name=f"{in_order[id].label}_{in_order[id].name}") for id in order]
 
 
 def split_of(pictures: Iterable[Picture], split: str) -> list[Picture]:

@@ -11,7 +11,6 @@ import pyarrow.parquet
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from fastaug.data.index import Index
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.listeners import Listeners
 from fastaug.training.worker import attempt
@@ -26,13 +25,6 @@ train: {epochs: 2, batch_size: 4}
 augment: {shift: 0.2, cutmix: 1}
 run: {log_ids: true, log_every: 1}
 """
-
-
-@pytest.fixture
-def in_order(folder: Index) -> list[Picture]:
-    """The pictures of `folder` in the order of its ids."""
-    paths = [Path(folder.path(id).decode()) for id in range(len(folder))]
-    return [Picture(path.read_bytes(), path.parts[-2], path.name, path.parts[-3]) for path in paths]
 
 
 def tars(root: Path, pictures: list[Picture]) -> str:

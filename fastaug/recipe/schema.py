@@ -630,6 +630,6 @@ class Recipe:
 # Keys that may differ when a run is continued: they change how it runs, not what it computes.
 RESUMABLE = {
     *("run.dir", "data.root", "data.table", "data.class_map", "run.log_every", "run.checkpoint_every", "run.keep"),
-    *("run.log_ids", "run.trackers"),
+    *("run.log_ids", "run.trackers", "data.input_key", "data.target_key", "data.verify"),
     *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size", "eval.tta"),
 }

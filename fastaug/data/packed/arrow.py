@@ -97,7 +97,7 @@ def _json(path: Path) -> dict[str, Any]:
         if isinstance(found, dict):
             return found
         raise ValueError("no object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"data.root: {path} cannot be read ({error}); {AGAIN}") from error
 
 
@@ -172,7 +172,7 @@ def declared(schema: Any) -> dict[str, Any]:
     """The features that the metadata of a schema declare, as Hugging Face's writer puts them there."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 

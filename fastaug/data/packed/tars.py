@@ -120,7 +120,7 @@ def _samples(file: Container, number: int, keys: Keys) -> Iterator[Record]:
             image = kinds[images[key] or ""]
             try:
                 label = _label(opened.fileno(), kinds, keys.label)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 text = f"data.root: {file.path}: the label of {shown(key)} cannot be read ({error})"
                 raise DataError(f"{text}; write text or a whole number") from error
             yield Record(f"{file.name}/{image.name}", label, file.split, number, image.offset, image.length)

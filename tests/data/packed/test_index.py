@@ -1,17 +1,21 @@
 """The index of a packed set with the loader on it."""
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fastaug.console import Console
 from fastaug.data.build import DataParts, build_loader
 from fastaug.data.index import Index
 from fastaug.data.loaders.base import Crop, Loading
 from fastaug.data.packed.index import PackedSet, Stretch, load_packed
 from fastaug.data.sampler import Request
+from fastaug.data.shards.layout import Settings, open_shards
+from fastaug.data.shards.writer import make_shards
 from fastaug.data.splits import make_splits
 from fastaug.errors import DataError
 
@@ -76,3 +80,24 @@ def test_splits_without_train_are_refused(tmp_path: Path, pictures: list[Picture
     write_wds(tmp_path, split_of(pictures, "val"))
     with pytest.raises(DataError, match=r"has the splits val, but none to train on"):
         load_packed(PackedSet("wds", str(tmp_path)), threads=1)
+
+
+def test_shards_are_made_of_a_packed_set(tmp_path: Path, in_order: list[Picture]) -> None:
+    index = load_packed(PackedSet("wds", str(write_wds(tmp_path / "set", in_order, tars=1))), threads=1)
+    settings = Settings("jpeg", 500, 90, None, "ignore")
+    make_shards(index, tmp_path / "shards", settings, workers=1, console=Console(False))
+    shards = open_shards(tmp_path / "shards")
+    assert np.array_equal(shards.labels, index.labels)
+    copied = [id for id, picture in enumerate(in_order) if picture.name.endswith("jpg")]
+    assert all(shards.encoded(id).tobytes() == in_order[id].content for id in copied)
+
+
+def test_the_limit_on_open_files_is_raised_where_a_set_has_many(tmp_path: Path, pictures: list[Picture]) -> None:
+    root = write_wds(tmp_path, pictures)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        load_packed(PackedSet("wds", str(root)), threads=1)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 4 + 512
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -76,18 +76,17 @@ def check(arguments: argparse.Namespace) -> None:
 def make(arguments: argparse.Namespace) -> None:
     """Makes the shards and prints what became of every image."""
     from fastaug.console import Console
-    from fastaug.data.build import find_root
+    from fastaug.data.build import find_index, find_root
     from fastaug.data.class_names import shown
-    from fastaug.data.index import load_index
     from fastaug.data.listing import Listing
     from fastaug.data.shards.layout import is_shard_folder, open_shards
     from fastaug.data.shards.writer import counts, make_shards
 
     console, root = Console(True), find_root(arguments.root, progress=True, table=arguments.table)
-    if is_shard_folder(root):
+    if isinstance(root, Path) and is_shard_folder(root):
         raise DataError(f"{root} holds shards already; give the folder of the original images")
     listing = Listing(arguments.table, arguments.class_level, arguments.class_map)
-    index = load_index(root, exif=arguments.exif, progress=True, listing=listing)
+    index = find_index(root, arguments.exif, True, listing)
     make_shards(index, arguments.out, arguments.settings, workers=arguments.workers, console=console)
     shards = open_shards(arguments.out)
     for id, reason in shards.reasons.items():

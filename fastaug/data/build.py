@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +21,19 @@ from fastaug.data.loaders.grey import GreyLoader
 from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.loaders.shards import RawShardLoader, shard_loader
 from fastaug.data.loaders.synthetic import SyntheticLoader
+from fastaug.data.packed.index import PackedIndex, PackedSet, load_packed
+from fastaug.data.packed.records import NO_KEYS, Keys
 from fastaug.data.planting import Planted
 from fastaug.data.sampler import Ids
 from fastaug.data.shards.layout import ShardIndex, is_shard_folder, open_shards
 from fastaug.data.sources.arrays import KINDS, materialize_arrays
 from fastaug.data.sources.embedded import materialize
+from fastaug.data.sources.listed import LISTED, ListedSet
 from fastaug.data.splits import Splits
 from fastaug.errors import DataError
 
 EMBEDDED = "embedded"
+PACKED = ("wds", "tfrecord", "hfds", "parquet")
 FINGERPRINT = 2  # the version of what DataParts.fingerprint covers
 
 
@@ -146,22 +152,69 @@ class DataParts:
             digest.update(self.index.settings.pixels())
 
 
-def find_root(root: str, progress: bool, table: Path | None = None) -> Path:
-    """The image folder that data.root names; sets in other forms are written as one first. "": that of the `table`."""
+def find_root(
+    root: str, progress: bool, table: Path | None = None, *, keys: Keys = NO_KEYS, verify: bool = True
+) -> Path | PackedSet | ListedSet:
+    """The image folder, or the set in another form, that data.root names; arrays are written as a folder first.
+
+    "": that of the `table`. `keys`: where a packed set has images and labels. `verify`: published sets must be whole.
+    """
     if not root and table is not None:
         return table.parent
-    kind, _, source = root.partition(":")
-    if source and kind == EMBEDDED:
+    kind, source = named_set(root)
+    if kind in PACKED:
+        return PackedSet(kind, source, keys)
+    if keys != NO_KEYS:
+        text = "data.input_key and data.target_key: name parts of the records of a packed set"
+        raise DataError(f"{text} ({', '.join(PACKED)}), and data.root is {root}; leave them out")
+    if kind == EMBEDDED:
         return materialize(source, progress=progress)
-    if source and kind in KINDS:
-        return materialize_arrays(kind, source, progress=progress)
+    if kind in KINDS:
+        return materialize_arrays(kind, source, progress=progress, verify=verify)
+    if kind in LISTED:
+        return LISTED[kind](source, verify)
     return Path(root)
 
 
+def named_set(root: str) -> tuple[str, str]:
+    """The kind of set that data.root names, and its place; "" and the root for a folder. DataError for other kinds."""
+    kind, colon, place = root.partition(":")
+    known = (EMBEDDED, *KINDS, *LISTED, *PACKED)
+    if kind in known and colon:
+        if not place:
+            raise DataError(f"data.root: {root} names no place; write {kind}:PLACE")
+        return kind, place
+    if os.path.exists(os.path.expanduser(root)):
+        return "", root
+    if slashed := _TIMM.fullmatch(root):
+        other = {"torch": "embedded, cifar10, cifar100, mnist or svhn", "tfds": "tfrecord"}.get(slashed[1], slashed[1])
+        raise DataError(f"data.root: {root} is not there; a set in another form is written KIND:PLACE, with {other}")
+    if colon and _WORD.fullmatch(kind):
+        near = get_close_matches(kind, known, 1, 0.5)
+        meant = f"did you mean {near[0]}:{place}? known" if near else "known"
+        raise DataError(f"data.root: {root} is not there, and {kind} is no kind of set; {meant}: {', '.join(known)}")
+    return "", root
+
+
+_TIMM = re.compile(r"(hfds|wds|tfds|torch)/.*")
+_WORD = re.compile(r"[A-Za-z][\w-]+")
+
+
 def find_index(
-    root: Path, exif: str, progress: bool, listing: Listing = USUAL, background: Colour | None = None
+    root: Path | PackedSet | ListedSet,
+    exif: str,
+    progress: bool,
+    listing: Listing = USUAL,
+    background: Colour | None = None,
 ) -> Index:
-    """The index of an image folder or of a shard folder; DataError where shards were made otherwise."""
+    """The index of an image folder, a packed set or a shard folder; DataError where shards were made otherwise."""
+    if not isinstance(root, Path):
+        if listing != replace(USUAL, class_map=listing.class_map):
+            text = f"data.root: {root} has its own images, labels and splits"
+            raise DataError(f"{text}; leave out data.table, data.class_level and data.multi_label")
+        if isinstance(root, PackedSet):
+            return load_packed(root, exif=exif, progress=progress, class_map=listing.class_map)
+        return load_index(root.root, exif=exif, progress=progress, listing=replace(listing, table=root.table))
     if not is_shard_folder(root):
         return load_index(root, exif=exif, progress=progress, listing=listing)
     if listing != USUAL:
@@ -192,7 +245,7 @@ def _colour_loader(parts: DataParts, ids: Ids, crop: Crop, loading: Loading, res
     if resident and loading.transform is not None:  # kept on the host, as they are before the transform
         source = replace(loading, transform=None, device=torch.device("cpu"))
     loader: DaliLoader | RawShardLoader
-    if isinstance(parts.index, ShardIndex):
+    if isinstance(parts.index, PackedIndex):
         loader = shard_loader(parts.index, crop, source)
     else:
         loader = DaliLoader(parts.index, crop, source)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Found = TypeVar("Found")
+Item = TypeVar("Item")
 
 TAIL = 64  # bytes searched for an end marker; some writers pad their files
 
@@ -44,12 +45,24 @@ class Header(NamedTuple):
 
 def screen_all(root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: str) -> list[Header]:
     """The header of every path below `root`, in order; by `threads` threads, `progress` as in `_for_each`."""
+    return screen_each(lambda path: screen(os.path.join(root, path), exif), paths, threads, progress)
+
+
+def screen_stretch(file: BinaryIO, length: int, exif: str) -> Header:
+    """The header of an image of `length` bytes that lies in a larger file, given as a file of its own."""
+    return _examine(file, length, exif) if length else Header(0, 0, "empty file")
+
+
+def screen_each(
+    function: "Callable[[Item], Header]", items: "Sequence[Item]", threads: int, progress: str
+) -> list[Header]:
+    """function(item) of all items, in order, by `threads` threads, `progress` as in `_for_each`."""
     from PIL import Image
 
     Image.init()  # loads Pillow's formats once, before the threads would race for it
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters becomes a reason
-        return _for_each(lambda path: screen(os.path.join(root, path), exif), paths, threads, progress)
+        return _for_each(function, items, threads, progress)
 
 
 def stamps_of(root: bytes, paths: "Sequence[bytes]", threads: int) -> npt.NDArray[np.int64]:
@@ -66,16 +79,16 @@ def stamps_of(root: bytes, paths: "Sequence[bytes]", threads: int) -> npt.NDArra
 
 
 def _for_each(
-    function: "Callable[[bytes], Found]", paths: "Sequence[bytes]", threads: int, progress: str
+    function: "Callable[[Item], Found]", items: "Sequence[Item]", threads: int, progress: str
 ) -> "list[Found]":
-    """function(path) for all paths, in order, on threads; `progress`: the text of a bar, "" for none."""
+    """function(item) for all items, in order, on threads; `progress`: the text of a bar, "" for none."""
     from rich.console import Console
     from rich.progress import track
 
     def chunk(start: int) -> list[Found]:
-        return [function(paths[i]) for i in range(start, min(start + _CHUNK, len(paths)))]
+        return [function(items[i]) for i in range(start, min(start + _CHUNK, len(items)))]
 
-    starts = range(0, len(paths), _CHUNK)
+    starts = range(0, len(items), _CHUNK)
     with ThreadPoolExecutor(threads) as pool:
         done = pool.map(chunk, starts)
         if progress:

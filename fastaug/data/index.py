@@ -38,6 +38,8 @@ __all__ = [
     "cache_file",
     "from_arrays",
     "load_index",
+    "text_arrays",
+    "texts_of",
     "to_arrays",
 ]
 
@@ -270,18 +272,18 @@ def to_arrays(index: Index) -> dict[str, Any]:
 
 
 def text_arrays(texts: dict[str, PathTable]) -> dict[str, Any]:
-    """Tables of texts as arrays for np.savez; `_texts` reads one back."""
+    """Tables of texts as arrays for np.savez; `texts_of` reads one back."""
     arrays: dict[str, Any] = {name: np.frombuffer(table.blob, dtype=np.uint8) for name, table in texts.items()}
     return arrays | {f"{name}_offsets": table.offsets for name, table in texts.items()}
 
 
 def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
     """The fields of an Index below `root` from an opened file of `to_arrays`; KeyError or ValueError when broken."""
-    reasons = (text.decode() for text in _texts(z, "reasons"))
+    reasons = (text.decode() for text in texts_of(z, "reasons"))
     return {
         "root": root,
-        "classes": tuple(os.fsdecode(name) for name in _texts(z, "classes")),
-        "paths": _texts(z, "paths"),
+        "classes": tuple(os.fsdecode(name) for name in texts_of(z, "classes")),
+        "paths": texts_of(z, "paths"),
         "reasons": dict(zip(z["damaged"].tolist(), reasons, strict=True)),
         **{name: z[name] for name in (*COLUMNS, *(["multi_hot"] if "multi_hot" in z.files else []))},
     }
@@ -314,16 +316,19 @@ def _read_cache(file: Path, root: Path) -> tuple[Index, Seen] | None:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
             if int(z["version"]) != VERSION:
                 return None
-            watch = dict(zip(_texts(z, "watch"), z["watched"].tolist(), strict=True))
-            listing = [text.decode() for text in _texts(z, "listing")] if "listing" in z.files else []  # 0.2.0 had none
+            watch = dict(zip(texts_of(z, "watch"), z["watched"].tolist(), strict=True))
+            listing = (
+                [text.decode() for text in texts_of(z, "listing")] if "listing" in z.files else []
+            )  # 0.2.0 had none
             return Index(**from_arrays(z, root), stamps=z["stamps"]), Seen(
-                watch, _texts(z, "others")[0].decode(), *listing
+                watch, texts_of(z, "others")[0].decode(), *listing
             )
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
         return None  # absent or broken: it is made anew
 
 
-def _texts(z: "np.lib.npyio.NpzFile", name: str) -> PathTable:
+def texts_of(z: "np.lib.npyio.NpzFile", name: str) -> PathTable:
+    """A table of `text_arrays` from an opened file; ValueError when broken."""
     table = PathTable(z[name].tobytes(), z[f"{name}_offsets"])
     if not table.sound():
         raise ValueError(f"the texts {name} lie outside their block")

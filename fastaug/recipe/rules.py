@@ -35,11 +35,18 @@ def _leaves_rest(r: Recipe) -> bool:
     return bool(softened or a.smoothing or a.other_class or a.copies or a.mix_layer or r.train.plain_step)
 
 
+PACKED = ("wds", "tfrecord", "hfds", "parquet")  # kinds of data.root whose records have keys
+
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
 _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: not r.data.root and r.data.table is None and r.data.loader != "synthetic",
         "data.root: not set; name a folder of images or embedded:mnist5k",
+    ),
+    (
+        lambda r: bool(r.data.input_key or r.data.target_key) and r.data.root.partition(":")[0] not in PACKED,
+        "data.input_key: it and data.target_key name parts of the records of a packed set (wds, tfrecord, hfds, "
+        "parquet), and data.root is {r.data.root}; leave them out",
     ),
     (
         lambda r: r.data.loader == "synthetic" and (r.data.table is not None or r.data.class_map is not None),

@@ -144,7 +144,21 @@ class Run:
 class Data:
     """The images: where they are, how they are split, decoded and cropped."""
 
-    root: Text = key("", "folder of images, or a set: embedded:mnist5k, cifar10:FOLDER, also cifar100, mnist, svhn")
+    root: Text = key(
+        "",
+        "folder of images, or KIND:PLACE of a set in another form: embedded:mnist5k, cifar10, cifar100, mnist, svhn, "
+        "tiny_imagenet, imagenet, wds, tfrecord, hfds, parquet; see docs/data.md",
+    )
+    input_key: Text | None = key(
+        None,
+        "where a record of wds, tfrecord, hfds or parquet has its image: an ending, feature or column; null: the usual",
+    )
+    target_key: Text | None = key(
+        None, "where it has its label (field of .json or ending, feature, column); null: as usual, see docs/data.md"
+    )
+    verify: bool = key(
+        True, "whether a published set (cifar10, imagenet, ...) must be whole: sizes and MD5 of files, number of images"
+    )
     table: Text | None = key(
         None, "CSV, TSV or parquet file of path, label and split, in place of class folders; see docs/data.md"
     )
@@ -618,6 +632,6 @@ class Recipe:
 # Keys that may differ when a run is continued: they change how it runs, not what it computes.
 RESUMABLE = {
     *("run.dir", "data.root", "data.table", "data.class_map", "run.log_every", "run.checkpoint_every", "run.keep"),
-    *("run.log_ids", "run.trackers"),
+    *("run.log_ids", "run.trackers", "data.input_key", "data.target_key", "data.verify"),
     *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size", "eval.tta"),
 }

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fastaug.data.build import DataParts
 from fastaug.data.index import Index
+from fastaug.data.packed.index import PackedIndex
 from fastaug.data.shards.layout import ShardIndex
 from fastaug.data.splits import ROLES
 from fastaug.evaluation.label_estimate import UNEXPLAINED, Interval
@@ -240,10 +241,10 @@ def _picture(index: Index, image: int) -> str:
 
 def opened(index: Index, image: int) -> Image.Image:
     """An image of the data as it is stored, in RGB."""
-    if not isinstance(index, ShardIndex):
+    if not isinstance(index, PackedIndex):
         with Image.open(os.path.join(os.fsencode(index.root), index.path(image))) as picture:
             return picture.convert("RGB")
-    if index.settings.format == "raw":
+    if isinstance(index, ShardIndex) and index.settings.format == "raw":
         height, width = int(index.heights[image]), int(index.widths[image])
         return Image.fromarray(np.ascontiguousarray(index.pixels(image, 0, 0, height, width)))
     with Image.open(BytesIO(index.encoded(image).tobytes())) as picture:

@@ -23,6 +23,7 @@ from fastaug.data.label_files import with_labels
 from fastaug.data.listing import Listing
 from fastaug.data.loaders.base import Crop, Loader, Loading
 from fastaug.data.loaders.resizing import ResizingLoader
+from fastaug.data.packed.records import Keys
 from fastaug.data.planting import planted_labels
 from fastaug.data.sampler import Ids, Order
 from fastaug.data.splits import ROLES, make_splits
@@ -65,7 +66,8 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
 def read_index(recipe: Recipe, *, progress: bool) -> Index:
     """The index of the recipe's images; sets in other forms are written as a folder first."""
     data, listing = recipe.data, build_listing(recipe)
-    root = find_root(data.root, progress, listing.table)
+    keys = Keys(data.input_key, data.target_key)
+    root = find_root(data.root, progress, listing.table, keys=keys, verify=data.verify)
     return find_index(root, data.exif, progress, listing, colour_of(data.background))
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fastaug.data.packed.index import PackedIndex
 from fastaug.data.shards.layout import ShardIndex
 from fastaug.evaluation.class_table import print_worst
 from fastaug.evaluation.latency import parameters
@@ -80,7 +81,12 @@ def source(trainer: Trainer) -> str:
     index = trainer.parts.index
     if index is None:
         return "random pixels"
-    stored = index.settings.format if isinstance(index, ShardIndex) else "files"
-    what = {"raw": "raw pixels of shards, read", "jpeg": "encoded files in shards, decoded by DALI"}
+    packed = "packed" if isinstance(index, PackedIndex) else "files"
+    stored = index.settings.format if isinstance(index, ShardIndex) else packed
+    what = {
+        "raw": "raw pixels of shards, read",
+        "jpeg": "encoded files in shards, decoded by DALI",
+        "packed": "encoded images of a packed set, decoded by DALI",
+    }
     when = "once and kept in memory" if trainer.recipe.data.loader == "resident" else "for every batch"
     return f"{what.get(stored, 'encoded files, decoded by DALI')} {when}"

@@ -310,6 +310,7 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         "data.multi_label: data.labels, class_map and sampling, run.plant",
     ),
     "many labels, smoothed": ([*MANY, "augment.smoothing=0.1"], "data.multi_label: a target has no share that is"),
+    "keys of a folder": (["data.target_key=fine"], "data.input_key: it and data.target_key name parts of the records"),
     "nothing separated": (["data.label_separator=;"], "data.label_separator: ; does nothing unless data.multi_label"),
     "copies of nothing": (["eval.tta=8"], "eval.tta: 8 copies would all be the image itself"),
 }

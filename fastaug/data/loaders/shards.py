@@ -1,4 +1,4 @@
-"""The loaders of prepared shards: JPEG files by DaliLoader, raw pixels cut and resized without it."""
+"""The loaders of packed sets and prepared shards: encoded files by DaliLoader, raw pixels without it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -16,30 +16,34 @@ from fastaug.data.loaders.cpu_resize import Resizer
 from fastaug.data.loaders.dali import DaliLoader
 from fastaug.data.loaders.host_transform import drawn
 from fastaug.data.loaders.prefetch import ahead
+from fastaug.data.packed.index import PackedIndex
+from fastaug.data.packed.records import OWN_FILE
 from fastaug.data.sampler import Request
 from fastaug.data.shards.layout import ShardIndex
 
 
-def shard_loader(index: ShardIndex, crop: Crop, loading: Loading) -> "JpegShardLoader | RawShardLoader":
-    """The loader of a shard folder's format."""
-    kind = RawShardLoader if index.settings.format == "raw" else JpegShardLoader
-    return kind(index, crop, loading)
+def shard_loader(index: PackedIndex, crop: Crop, loading: Loading) -> "PackedLoader | RawShardLoader":
+    """The loader of a packed set, or of a shard folder's format."""
+    if isinstance(index, ShardIndex) and index.settings.format == "raw":
+        return RawShardLoader(index, crop, loading)
+    return PackedLoader(index, crop, loading)
 
 
-class JpegShardLoader(DaliLoader):
-    """The loader of JPEG shards: a DaliLoader whose files lie in tar files."""
+class PackedLoader(DaliLoader):
+    """The loader of packed sets and JPEG shards: a DaliLoader whose image files lie in larger files."""
 
-    def __init__(self, index: ShardIndex, crop: Crop, loading: Loading):
+    def __init__(self, index: PackedIndex, crop: Crop, loading: Loading):
         super().__init__(index, crop, loading, encoded=index.encoded)
-        self.shards = index
+        self.packed = index
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """One batch for every request, in order, as DaliLoader."""
         return super().batches(map(self._announced, requests))
 
     def _announced(self, request: Request) -> Request:
-        places = (self.shards.shard, self.shards.offsets, self.shards.lengths)
-        self.shards.files.announce(*(column[request.ids].tolist() for column in places))
+        packed = self.packed
+        ids = request.ids[packed.shard[request.ids] != OWN_FILE]
+        packed.files.announce(*(column[ids].tolist() for column in (packed.shard, packed.offsets, packed.lengths)))
         return request
 
 

@@ -19,6 +19,7 @@ from fastaug.data.image_files import (
     read_image_file,
 )
 from fastaug.data.index import Index, Status
+from fastaug.data.packed.index import PackedIndex
 from fastaug.data.shards.layout import Settings
 
 BATCH = 8  # images a worker decodes at once: enough to hide DALI's cost per batch, few enough for photographs of 100 MB
@@ -69,6 +70,8 @@ class Preparer:
         if self.index.status[id] == Status.DAMAGED:
             return self.index.reasons[id]
         try:
+            if isinstance(self.index, PackedIndex):
+                return self.index.encoded(id)
             return read_image_file(self.index.path(id))[0]
         except DamagedImageError as error:
             return str(error)

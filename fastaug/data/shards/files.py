@@ -25,10 +25,11 @@ class ShardFiles:
     """The tar files `sizes` (name -> bytes) below `root`; DataError for one that is missing or of another size.
 
     `mapped`: they can be viewed. They are closed when nobody holds this object, or one of its views, any more.
+    `remedy`: what to do about a file that is not as it was.
     """
 
-    def __init__(self, root: Path, sizes: Mapping[str, int], mapped: bool) -> None:
-        self.paths = [root / name for name in sizes]
+    def __init__(self, root: Path, sizes: Mapping[str, int], mapped: bool, remedy: str = AGAIN) -> None:
+        self.paths, self._remedy = [root / name for name in sizes], remedy
         self._opened: list[int] = []
         weakref.finalize(self, _close, self._opened)
         self._views: list[Bytes] = []
@@ -43,10 +44,11 @@ class ShardFiles:
                     self._begins.append(self._views[-1].ctypes.data)
                     os.close(self._opened.pop())  # the mapping holds one of its own
             except OSError as error:
-                remedy = "raise ulimit -n, or make fewer with --shard-size" if error.errno == errno.EMFILE else AGAIN
-                raise DataError(f"{path} cannot be opened ({error.strerror}); {remedy}") from error
+                full = "raise ulimit -n, or make fewer with --shard-size"
+                why = f"{error.strerror}); {full if error.errno == errno.EMFILE else remedy}"
+                raise DataError(f"{path} cannot be opened ({why}") from error
             if size != expected:
-                raise DataError(f"{path}: {size} bytes, not {expected}: truncated or altered; {AGAIN}")
+                raise DataError(f"{path}: {size} bytes, not {expected}: truncated or altered; {remedy}")
 
     def read(self, shard: int, offset: int, length: int) -> Bytes:
         """A copy of `length` bytes of a file."""
@@ -79,8 +81,8 @@ class ShardFiles:
                 os.posix_fadvise(self._opened[shard], offset, length, os.POSIX_FADV_WILLNEED)
 
     def _unreadable(self, shard: int, offset: int, error: int | None) -> DataError:
-        why = f"cut while in use, or {os.strerror(error or errno.EIO)}"
-        return DataError(f"{self.paths[shard]} cannot be read at byte {offset}: {why}; check the storage, or {AGAIN}")
+        why = f"cut while in use, or {os.strerror(error or errno.EIO)}; check the storage, or {self._remedy}"
+        return DataError(f"{self.paths[shard]} cannot be read at byte {offset}: {why}")
 
 
 def _advise(address: int, length: int, advice: int) -> int:

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.data.image_files import MAX_PIXELS, Colour, colour_of
-from fastaug.data.index import COLUMNS, Folder, Index, Status, from_arrays
+from fastaug.data.index import COLUMNS, Folder, Status, from_arrays
+from fastaug.data.packed.index import PLACES, PackedIndex
 from fastaug.data.shards.files import AGAIN, ShardFiles
 from fastaug.errors import DataError
 
 MANIFEST, TABLE = "shards.json", "index.npz"
 VERSION = 1
 FORMATS = ("jpeg", "raw")
-PLACES = ("shard", "offsets", "lengths")  # columns of the table that an Index lacks
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def read_manifest(root: Path) -> Manifest:
 
 
 @dataclass(frozen=True, eq=False)
-class ShardIndex(Index):
+class ShardIndex(PackedIndex):
     """The index of a shard folder: ids, order, labels and splits of the source, extents as stored in the shards.
 
     shard, offsets, lengths [N]: where the JPEG file, or the pixels (row by row, RGB), of an image lie; the tar file's
@@ -131,19 +131,11 @@ class ShardIndex(Index):
 
     settings: Settings
     shards: tuple[Shard, ...]
-    shard: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
-    files: ShardFiles
 
     def path(self, id: int) -> bytes:
         """For messages: tar file and the original path."""
         name = os.fsencode(self.shards[self.shard[id]].name)
         return os.path.join(os.fsencode(self.root), name) + b":" + self.paths[id]
-
-    def encoded(self, id: int) -> npt.NDArray[np.uint8]:
-        """The bytes of the JPEG file of image `id`, [length]."""
-        return self.files.read(int(self.shard[id]), int(self.offsets[id]), int(self.lengths[id]))
 
     def pixels(self, id: int, top: int, left: int, height: int, width: int) -> npt.NDArray[np.uint8]:
         """A window of the raw image `id`: [height, width, 3], read-only, rows not adjacent."""

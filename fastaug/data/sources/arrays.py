@@ -18,31 +18,42 @@ from fastaug.data.sources.array_files import ArraySet, Layout, on_disk, read_arc
 from fastaug.data.sources.cifar import CIFAR10, CIFAR100
 from fastaug.data.sources.idx import MNIST
 from fastaug.data.sources.materialized import make_once, write_pngs
+from fastaug.data.sources.published import listed, refuse_other_counts, refuse_other_files
 from fastaug.data.sources.svhn import SVHN
 from fastaug.errors import DataError
 
 KINDS: dict[str, tuple[Layout, ...]] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "mnist": MNIST, "svhn": SVHN}
-VERSION = 1  # of what is written
+VERSION = 2  # of what is written
 
 
 def materialize_arrays(
-    kind: str, source: str | Path, cache: Path | None = None, progress: bool = False, threads: int = 8
+    kind: str,
+    source: str | Path,
+    cache: Path | None = None,
+    progress: bool = False,
+    threads: int = 8,
+    *,
+    verify: bool = False,
 ) -> Path:
     """The data root of the set `kind` at `source`, below `cache` (default cache_dir()/"arrays"); written when absent.
 
-    It appears complete or not at all, see materialized.make_once. DataError for missing, truncated or wrong files,
-    StorageError when the cache cannot be written.
+    It appears complete or not at all, see materialized.make_once. DataError for missing, truncated or wrong files, with
+    `verify` also for others than published (published.py); StorageError when the cache cannot be written.
     """
     place, layout = _find(kind, Path(source).expanduser().resolve())
 
     def write(folder: Path) -> None:
+        if verify:
+            refuse_other_files(kind, _files(place, layout))
         found = _read(kind, place, layout)
+        if verify:
+            refuse_other_counts(kind, place, len(found.train.labels), len(found.test.labels))
         for name, part in (("train", found.train), ("test", found.test)):
             labels = part.labels.tolist()
             names = [f"{name}/{found.classes[label]}/{row:05d}.png" for row, label in enumerate(labels)]
             write_pngs(folder, names, part.images, text=f"{kind} {name}", threads=threads, progress=progress)
 
-    return make_once((cache or cache_dir() / "arrays") / f"{kind}-{_identity(place, layout)}", write)
+    return make_once((cache or cache_dir() / "arrays") / f"{kind}-{_identity(place, layout, verify)}", write)
 
 
 def _missing(folder: Path, layout: Layout) -> list[str]:
@@ -64,24 +75,28 @@ def _find(kind: str, path: Path) -> tuple[Path, Layout | None]:
     if archive := next(filter(os.path.isfile, archives), None):
         return archive, None
     if len(missing) < len(layout.files):
-        raise DataError(f"{folder} lacks {', '.join(missing)}; download the set again")
+        raise DataError(f"{folder} lacks {listed(kind, missing)}; download the set again")
     raise DataError(f"data.root: {path} holds no {kind}; {_expected(kind)}")
 
 
 def _expected(kind: str) -> str:
-    texts = [f"{', '.join(layout.files)}" + f" ({layout.archive})" * bool(layout.archive) for layout in KINDS[kind]]
-    archive = ", or the archive" if any(layout.archive for layout in KINDS[kind]) else ""
+    texts = [", ".join(layout.files) if layout.archive else listed(kind, layout.files) for layout in KINDS[kind]]
+    archives = [layout.archive for layout in KINDS[kind] if layout.archive]
+    archive = f", or the archive {' or '.join(listed(kind, [name]) for name in archives)}" if archives else ""
     return f"name the folder of {' or '.join(texts)}, or its parent{archive}"
 
 
-def _identity(place: Path, layout: Layout | None) -> str:
-    files = [place] if layout is None else [on_disk(place, name) or place / name for name in layout.files]
+def _files(place: Path, layout: Layout | None) -> list[Path]:
+    return [place] if layout is None else [on_disk(place, name) or place / name for name in layout.files]
+
+
+def _identity(place: Path, layout: Layout | None, verify: bool) -> str:
     try:
-        stats = [(os.fsencode(file), os.stat(file)) for file in files]
+        stats = [(os.fsencode(file), os.stat(file)) for file in _files(place, layout)]
     except OSError as error:
         raise DataError(f"{place} cannot be read ({error}); repair it or correct data.root") from error
     seen = [(name, found.st_size, found.st_mtime_ns) for name, found in stats]
-    return hashlib.sha256(repr((VERSION, seen)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((VERSION, seen, verify)).encode()).hexdigest()[:16]
 
 
 def _read(kind: str, place: Path, layout: Layout | None) -> ArraySet:

@@ -107,6 +107,20 @@ class Evaluated(NamedTuple):
     classes: tuple[str, ...]  # names of the outputs
 
 
+def refuse_trained_on(wanted: Wanted, recipe: Recipe, parts: DataParts, state: dict[str, Any]) -> None:
+    """RecipeError where the splits of the run's own data are others than in training: it saw some held-out images."""
+    run = wanted.path if (wanted.path / "recipe.yaml").is_file() else wanted.path.resolve().parent.parent
+    stored, _ = read_stored(run / "recipe.yaml")
+    same = any(parts.trains_as(state["data"], learns=learns) for learns in (False, True))
+    if stored.data.root == recipe.data.root and not same:
+        raise RecipeError(
+            [
+                f"temperature: the run was trained on other splits of {recipe.data.root}, so it may have seen "
+                f"images of {wanted.checks.temperature}; leave its data keys as they were, or name a share of the split"
+            ]
+        )
+
+
 def evaluate_run(wanted: Wanted, *, borrowed: bool = False) -> Evaluated:
     """The figures of what is wanted; every process of a job must call this and gets the same figures.
 
@@ -119,6 +133,8 @@ def evaluate_run(wanted: Wanted, *, borrowed: bool = False) -> Evaluated:
     augment = BatchAugment(recipe, len(parts.classes), learned=learned)
     evaluator = Evaluator(recipe, accelerator, parts, loader, augment)
     scene = Scene(recipe, accelerator, parts, network, augment, wanted.split)
+    if wanted.checks.temperature in ("select", "meta"):
+        refuse_trained_on(wanted, recipe, parts, state)
     checks = begin(wanted.checks, scene)
     listeners = [listener for check in checks for listener in check.listeners]
     figures: dict[str, Any] = evaluator.run(network, wanted.split, recipe.eval.tta, listeners, details=True)

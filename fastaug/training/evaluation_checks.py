@@ -22,6 +22,7 @@ from fastaug.data.folders import EXTENSIONS
 from fastaug.data.image_files import colour_of
 from fastaug.data.index import Folder, Index
 from fastaug.data.loose_files import find_images, index_of
+from fastaug.data.splits import ROLES, Splits
 from fastaug.distributed import local_main_process_first
 from fastaug.errors import DataError, RecipeError
 from fastaug.evaluation.changed_images import Change, ChangesByEpoch
@@ -88,6 +89,11 @@ class Scene:
         """Where the network is."""
         return self.accelerator.device
 
+    def only(self, ids: Ids) -> Splits:
+        """Splits in which the split that is evaluated has the images `ids`, and the others none."""
+        found = {role: ids if role == self.split else ids[:0] for role in ROLES}
+        return Splits(found["train"], found["meta"], found["select"], found["test"])
+
     def hear(self, listeners: Sequence[Listener], parts: DataParts | None = None) -> None:
         """Lets `listeners` hear of other images: of the split as `parts` has it."""
         parts = parts or self.parts
@@ -107,9 +113,11 @@ class Scene:
 
 
 class Check(Protocol):
-    """A check that was begun; `listeners` are to hear of the split."""
+    """A check that was begun."""
 
-    listeners: Sequence[Listener]
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        """Those that are to hear of the split."""
 
     def figures(self, clean: Figures) -> Figures:
         """Its figures, by the name of the check; `clean` are those of the split. Every process must call this."""
@@ -146,8 +154,8 @@ class TemperatureCheck:
     def __init__(self, scene: Scene, wanted: str) -> None:
         self.scene, self.wanted = scene, wanted
         fitted_on, left_out = images_to_fit(scene, wanted)
-        kept, splits = KeptLogits(), replace(scene.parts.splits, **{scene.split: fitted_on})
-        scene.hear([kept], replace(scene.parts, splits=splits))
+        kept = KeptLogits()
+        scene.hear([kept], replace(scene.parts, splits=scene.only(fitted_on)))
         logits, labels = kept.of_all(scene.accelerator, len(scene.parts.classes))
         self.fitted_on, self.temperature = len(labels), fit(logits, labels)
         without, bins = torch.from_numpy(left_out), scene.recipe.eval.ece_bins
@@ -283,8 +291,7 @@ def other_set(scene: Scene, root: str) -> DataParts:
     tested = np.flatnonzero(index.folders == Folder.TEST)
     ids = (tested if len(tested) else np.arange(len(index))).astype(np.int64)
     index = replace(index, classes=scene.parts.classes, labels=np.zeros(len(index), np.int64), multi_hot=None)
-    splits = replace(scene.parts.splits, **{scene.split: ids})
-    return DataParts(scene.parts.classes, splits, index)
+    return DataParts(scene.parts.classes, scene.only(ids), index)
 
 
 def _index_of(root: str, scene: Scene) -> Index:

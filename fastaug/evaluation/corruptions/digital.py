@@ -36,12 +36,13 @@ def elastic(image: Pixels, parameters: tuple[float, float, float], rng: np.rando
 
 def _affine(of: Values, to: Values) -> Values:
     """The affine map [2, 3] that takes three points `of` [3, 2] to the points `to`."""
-    return np.linalg.solve(np.column_stack([of, np.ones(3)]), to).T
+    return np.asarray(np.linalg.solve(np.column_stack([of, np.ones(3)]), to).T, np.float64)
 
 
 def _field(side: int, deviation: float, amount: float, rng: np.random.Generator) -> Values:
     uniform = rng.uniform(-1, 1, (side, side))
-    return ndimage.gaussian_filter(uniform, deviation, mode="reflect", truncate=3) * amount
+    smooth: Values = ndimage.gaussian_filter(uniform, deviation, mode="reflect", truncate=3)
+    return smooth * amount
 
 
 def _looked_up(values: Values, rows: Values, columns: Values, edges: str) -> Values:

@@ -18,10 +18,10 @@ from torch import nn
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts, find_index, find_root
-from fastaug.data.folders import EXTENSIONS
 from fastaug.data.image_files import colour_of
 from fastaug.data.index import Folder, Index
 from fastaug.data.loose_files import find_images, index_of
+from fastaug.data.shards.layout import is_shard_folder
 from fastaug.data.splits import ROLES, Splits
 from fastaug.distributed import local_main_process_first
 from fastaug.errors import DataError, RecipeError
@@ -285,9 +285,7 @@ def other_set(scene: Scene, root: str) -> DataParts:
         try:
             index = _index_of(root, scene)
         except DataError as error:
-            raise DataError(str(error).replace("data.root", "ood")) from error
-    if not len(index):
-        raise DataError(f"ood: {root} has no images; name a folder that has some")
+            raise DataError(f"ood: {root}: {error}") from error
     tested = np.flatnonzero(index.folders == Folder.TEST)
     ids = (tested if len(tested) else np.arange(len(index))).astype(np.int64)
     index = replace(index, classes=scene.parts.classes, labels=np.zeros(len(index), np.int64), multi_hot=None)
@@ -298,7 +296,9 @@ def _index_of(root: str, scene: Scene) -> Index:
     """The index of a set, or of a folder with images directly in it."""
     data, main = scene.recipe.data, scene.accelerator.is_main_process
     folder = find_root(root, main)
-    if folder.is_dir() and any(os.fsencode(name).lower().endswith(EXTENSIONS) for name in os.listdir(folder)):
-        threads = data.threads or len(os.sched_getaffinity(0))
-        return index_of(find_images([folder]).paths, scene.parts.classes, data.exif, threads)
+    if not is_shard_folder(folder):
+        paths = find_images([folder]).paths  # which refuses folders without an image
+        if any(os.path.dirname(path) == os.fsencode(folder.absolute()) for path in paths):
+            threads = data.threads or len(os.sched_getaffinity(0))
+            return index_of(paths, scene.parts.classes, data.exif, threads)
     return find_index(folder, data.exif, main, background=colour_of(data.background))

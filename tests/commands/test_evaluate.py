@@ -191,7 +191,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_checks_stand_beside_the_figures(
     trained: Path, mixed: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The network knows colours: it is sure of the wrong ones, a shift changes little, and of grey images it knows none."""
+    """The network is sure of colours, the wrongly named ones too, and was never shown grey."""
     (tmp_path / "grey").mkdir()
     for number in range(5):
         Image.new("RGB", (20, 20), (90 + 10 * number,) * 3).save(tmp_path / "grey" / f"{number}.png")
@@ -224,15 +224,15 @@ def test_checks_stand_beside_the_figures(
     names = {"reliability", "occlusion_shift", "occlusion_box", "corruptions"}
     assert {path.stem for path in (tmp_path / "charts").iterdir()} == names
     said = capsys.readouterr().out
-    assert "fitted on 0.5 (18 images)" in said
+    assert f"fitted on 0.5 ({found['fitted_on_images']} images)" in said
     assert "mean corruption error" in said
 
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--ood", "nowhere"], 3, "ood: nowhere does not exist; set ood to a folder"),
-        (["--ood", "{tmp}"], 3, "ood: no image below"),
+        (["--ood", "nowhere"], 3, "ood: nowhere: nowhere: no such file or folder; name"),
+        (["--ood", "{tmp}"], 3, "no image below this folder; name one that holds images"),
         (["--corruptions", "fgo"], 2, "'fgo' is none; the nearest is fog"),
         (["--corruptions", "--severities", "0..2"], 2, "they are 1 to 5"),
         (["--temperature"], 2, "there is no select split (data.select_fraction=0); train with it set, or on a share"),

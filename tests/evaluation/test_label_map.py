@@ -83,7 +83,7 @@ def test_accuracy_over_a_part_of_the_outputs(tmp_path: Path, parts: DataParts) -
         ("{", "cannot be read as JSON"),
         ({"labels": {}}, "write it so"),
         ({"images": []}, "'images' must hold a mapping"),
-        ({"images": {"val/emu/1.png": []}}, "names images that are not in data.root: val.emu.1"),
+        ({"images": {"val/emu/1.png": []}}, "names images that data.root does not have: val/emu/1"),
         ({"images": {"val/cat/1.png": ["cat"]}}, "says nothing of 3 images of the split: val/bird/4.png"),
         ({"images": BY_IMAGE | {"val/cat/1.png": ["cta"]}}, "'cta' is no class .* the nearest class is cat"),
         ({"images": BY_IMAGE | {"val/cat/1.png": [3]}}, "3 is no class"),

@@ -94,20 +94,17 @@ def check_charts(figures: Figures) -> dict[str, Image.Image]:
 
 
 def _reliability(found: Figures) -> Image.Image:
-    """Accuracy against confidence, in bins that hold images, before and after; perfect calibration is the diagonal.
+    """Accuracy against confidence before and after; perfect calibration is the diagonal.
 
-    Both are drawn over the middles of the bins; a bin without images has the value of the one below.
+    Points stand at the middles of those bins that hold images both times.
     """
-    middles = [(row["from"] + row["to"]) / 2 for row in found["before"]["reliability"]]
-    series = {"calibrated": middles}
-    for name, key in (("before", "before"), (f"T = {found['temperature']:.3f}", "after")):
-        series[name] = []
-        for row, middle in zip(found[key]["reliability"], middles, strict=True):
-            last = series[name][-1] if series[name] else middle
-            series[name].append(last if row["accuracy"] is None else row["accuracy"])
-    return lines_chart(
-        "Reliability: accuracy of a bin of confidence", middles, series, bounds=(0.0, 1.0), across="confidence"
-    )
+    rows = list(zip(found["before"]["reliability"], found["after"]["reliability"], strict=True))
+    rows = [pair for pair in rows if all(row["images"] for row in pair)] or rows[:1]
+    middles = [(row["from"] + row["to"]) / 2 for row, _ in rows]
+    names = ("before", f"T = {found['temperature']:.3f}")
+    series = {name: [pair[i]["accuracy"] or 0.0 for pair in rows] for i, name in enumerate(names)}
+    title = "Reliability: accuracy of images by confidence"
+    return lines_chart(title, middles, {"calibrated": middles, **series}, bounds=(0.0, 1.0), across="confidence")
 
 
 def png(image: Image.Image) -> bytes:

@@ -11,10 +11,13 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastaug.errors import RecipeError, StorageError
 from fastaug.recipe.reading import read_recipe
+
+if TYPE_CHECKING:
+    from fastaug.training.evaluation_checks import Checks
 
 SPLITS = ("train", "meta", "select", "test")
 
@@ -83,11 +86,13 @@ def evaluate(
     split: str = "test",
     weights: str | None = None,
     tta: int | None = None,
+    checks: "Checks | None" = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """The figures of a run's last checkpoint, or of the checkpoint whose folder is named, on a split.
 
-    `weights`: "raw" or "ema", `tta`: copies to average over; both are the recipe's where they are None. `settings`
+    `weights`: "raw" or "ema", `tta`: copies to average over; both are the recipe's where they are None. `checks`, a
+    `fastaug.training.evaluation_checks.Checks`: calibration and robustness, whose figures stand beside. `settings`
     replaces values of the run's recipe, say **{"data.root": "other/images"}, whose classes are matched by name.
     """
     problems = [f"split: {split!r} is not one of {', '.join(SPLITS)}"] if split not in SPLITS else []
@@ -97,7 +102,9 @@ def evaluate(
         raise RecipeError(problems)
     from fastaug.training.borrowed_process import borrowed_process
     from fastaug.training.evaluate_run import Wanted, evaluate_run
+    from fastaug.training.evaluation_checks import NO_CHECKS
 
     path = run.run if isinstance(run, Result) else Path(run)
     with borrowed_process():
-        return evaluate_run(Wanted(path, split, weights, tta, list(settings.items())), borrowed=True).figures
+        wanted = Wanted(path, split, weights, tta, list(settings.items()), checks=checks or NO_CHECKS)
+        return evaluate_run(wanted, borrowed=True).figures

@@ -45,6 +45,10 @@ class Stream(IntEnum):
     DISTORTION = 30
     PLANT = 40
     SAMPLING = 45
+    CORRUPTION = 60
+    OCCLUDING_SHIFT = 61
+    OCCLUDING_BOX = 62
+    TEMPERATURE = 63
 
 
 class Key(NamedTuple):

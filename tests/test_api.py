@@ -20,6 +20,7 @@ import fastaug
 import fastaug.training.evaluate_run
 import fastaug.training.worker
 from fastaug.errors import DataError, FastaugError, RecipeError, StorageError
+from fastaug.training.evaluation_checks import Checks
 
 TIMES = ("images_per_second", "wait_share", "epoch_seconds", "peak_memory_mib")
 RECIPE = """
@@ -99,6 +100,8 @@ def test_figures_and_lines_come_back_and_the_next_training_is_as_the_first(train
         assert fastaug.evaluate(run)["top1"] == first.figures["top1"]
     assert fastaug.evaluate(first, split="train", weights="raw")["images"] == 12
     assert fastaug.evaluate(first, **{"data.test_fraction": 0.5})["images"] == 8
+    checked = fastaug.evaluate(first, checks=Checks(occlusion=1))
+    assert checked["occlusion"]["box"][0]["top1"] == first.figures["top1"]
     assert process_state() == before
 
 

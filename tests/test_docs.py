@@ -7,17 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (
-    "CONTRIBUTING.md",
-    "AGENTS.md",
-    *(
-        f"docs/{page}.md"
-        for page in (
-            *("experiments", "glossary", "policies", "autodo", "label_doctor", "noisy_data", "python"),
-            *("data", "fine_tuning", "gpu", "loader", "uneven_classes", "using_models"),
-        )
-    ),
-)
+PAGES = [str(page.relative_to(ROOT)) for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])]
 FOLDERS = "fastaug|benchmarks|tools|tests|recipes|docs"
 
 

@@ -6,13 +6,16 @@ Under torchrun with as many processes as wanted, with the same figures.
 import argparse
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastaug.errors import told
+from fastaug.atomic_files import write_atomically
+from fastaug.errors import RecipeError, StorageError, remedy_of, told
 
 if TYPE_CHECKING:
     from fastaug.training.evaluate_run import Evaluated
+    from fastaug.training.evaluation_checks import Checks
 
 MOST_RUNS = 100_000  # of --latency
 
@@ -40,7 +43,78 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="time the network on one image alone too, the median of so many passes (default 50)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    add_checks(parser)
     return parser.parse_intermixed_args(argv)
+
+
+def add_checks(parser: argparse.ArgumentParser) -> None:
+    """The options of what is measured beside, docs/calibration_and_robustness.md."""
+    group = parser.add_argument_group("calibration and robustness")
+    group.add_argument(
+        "--temperature",
+        nargs="?",
+        const="select",
+        metavar="SPLIT|SHARE",
+        help="fit a temperature on select (default), meta, or a share of the split, as 0.2, left out of its figures",
+    )
+    group.add_argument(
+        "--occlusion",
+        type=int,
+        nargs="?",
+        const=10,
+        default=0,
+        metavar="K",
+        help="accuracy and confidence at K shares of the image in view (default 10)",
+    )
+    group.add_argument("--ood", metavar="ROOT", help="tell images of another set apart: any data.root, or a folder")
+    group.add_argument(
+        "--corruptions",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help="errors under common corruptions: all 15 (default), or some, as fog,snow",
+    )
+    group.add_argument(
+        "--severities", type=severities, default=(1, 2, 3, 4, 5), metavar="1..5", help="of --corruptions; or 1,3"
+    )
+    group.add_argument(
+        "--label-map", type=Path, metavar="FILE", help="accuracy by several accepted labels, or over a part of classes"
+    )
+    group.add_argument("--charts", type=Path, metavar="FOLDER", help="draw what was measured as PNG files here")
+
+
+def severities(text: str) -> tuple[int, ...]:
+    """1..5, 3 or 1,3 as numbers; argparse tells a ValueError."""
+    first, dots, last = text.partition("..")
+    if dots:
+        return tuple(range(int(first), int(last) + 1))
+    return tuple(int(word) for word in text.split(","))
+
+
+def wanted_checks(arguments: argparse.Namespace) -> "Checks":
+    """What is to be measured beside."""
+    from fastaug.training.evaluation_checks import Checks
+
+    return Checks(
+        temperature=arguments.temperature,
+        occlusion=arguments.occlusion,
+        ood=arguments.ood,
+        corruptions=() if arguments.corruptions is None else arguments.corruptions.split(","),
+        severities=arguments.severities,
+        label_map=arguments.label_map,
+    )
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """RecipeError where --json or --charts cannot be written, before any work."""
+    problems = []
+    for name, place in (("--json", arguments.json), ("--charts", arguments.charts)):
+        is_wrong_kind = place is not None and (place.is_dir() if name == "--json" else place.is_file())
+        if place is not None and (is_wrong_kind or not os.access(place.absolute().parent, os.W_OK)):
+            reason = "is of the other kind" if is_wrong_kind else "is in no folder that can be written to"
+            problems.append(f"{name}: {place} {reason}; name a {'file' if name == '--json' else 'folder'} in one")
+    if problems:
+        raise RecipeError(problems)
 
 
 def _runs(text: str) -> int:
@@ -76,11 +150,12 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     from fastaug.console import Console
     from fastaug.data.class_names import shown
     from fastaug.evaluation.class_table import print_worst
-    from fastaug.provenance import versions
+    from fastaug.reports.check_report import check_lines
     from fastaug.training.evaluate_run import Wanted, evaluate_run
 
-    words = {name: value for name, value in vars(arguments).items() if name not in ("json", "per_class")}
-    found = evaluate_run(Wanted(**words))
+    check_outputs(arguments)
+    words = {name: getattr(arguments, name) for name in ("path", "overrides", "split", "weights", "tta", "latency")}
+    found = evaluate_run(Wanted(**words, checks=wanted_checks(arguments)))
     for name, reason in found.skipped.items():
         print(f"skipped: damaged image {shown(name)}: {reason}")
     console = Console(found.main)
@@ -89,14 +164,35 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
             console.print(line)
     print_worst(console, found.figures)
     console.summary(f"{found.checkpoint}, {arguments.split}", shown_figures(found.figures))
-    if arguments.json and found.main:
+    for line in check_lines(found.figures):
+        console.print(line)
+    if found.main:
+        write_outputs(arguments, found)
+
+
+def write_outputs(arguments: argparse.Namespace, found: "Evaluated") -> None:
+    """Writes --json and --charts; StorageError where they cannot be."""
+    from fastaug.provenance import versions
+    from fastaug.reports.check_report import check_charts, png
+
+    files: dict[Path, bytes] = {}
+    if arguments.json:
         result = {
             "checkpoint": str(found.checkpoint),
             "split": arguments.split,
             "figures": found.figures,
             "versions": versions(),
         }
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        files[arguments.json] = (json.dumps(result, indent=2) + "\n").encode()
+    if arguments.charts:
+        files |= {arguments.charts / f"{name}.png": png(chart) for name, chart in check_charts(found.figures).items()}
+    try:
+        if arguments.charts:
+            arguments.charts.mkdir(exist_ok=True)
+        for file, content in files.items():
+            write_atomically(file, content)
+    except OSError as error:
+        raise StorageError(f"{error.filename} cannot be written: {error}; {remedy_of(error)}") from error
 
 
 def main(argv: list[str] | None = None) -> int:

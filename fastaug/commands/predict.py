@@ -26,6 +26,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", choices=("raw", "ema"), help="default: as the recipe's headline")
     parser.add_argument("--best", action="store_true", help="the best checkpoint of a run folder, not the last one")
     parser.add_argument("--tta", type=int, default=0, metavar="A", help="average over A copies under the run's policy")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="divide logits by what evaluate --temperature fitted",
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time (eval.batch_size)")
     for form in _FORMS:
         parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"write the predictions as {form} here")
@@ -71,7 +78,7 @@ def predict_files(arguments: argparse.Namespace) -> None:
         print(predictor.facts.incomplete, file=sys.stderr)
     if images.others:
         print(f"left out, for images have other endings: {told(images.others)}", file=sys.stderr)
-    found = predict(predictor, images.paths, arguments.top_k)
+    found = predict(predictor, images.paths, arguments.top_k, arguments.temperature)
     for form, file in wanted.items():
         try:
             write_atomically(file, FORMS[form](found))

@@ -1,13 +1,14 @@
 """Evaluation of one split, exact at any number of processes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts
@@ -17,9 +18,15 @@ from fastaug.distributed import time_kernels
 from fastaug.errors import NoImageError
 from fastaug.evaluation.metrics import Evaluation
 from fastaug.evaluation.multi_label import MultiLabelEvaluation
-from fastaug.evaluation.sample_file import SplitRecord
 from fastaug.evaluation.test_time import TestTimeAugmentation
 from fastaug.recipe.schema import Recipe
+
+
+class Listener(Protocol):
+    """What hears of every image of a split what a network says of it; images of one class each."""
+
+    def add(self, ids: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Hears of a batch: ids [N] on the host, logits [N, C] and labels [N] on the device."""
 
 
 @dataclass
@@ -38,15 +45,16 @@ class Evaluator:
         network: nn.Module,
         split: str,
         copies: int = 0,
-        record: SplitRecord | None = None,
+        listeners: Sequence[Listener] = (),
         *,
         details: bool = False,
+        epoch: int = 0,
     ) -> dict[str, Any]:
         """Figures of `network` on a split, every image counted once; every process must call this.
 
-        With `copies` also "tta", those of predictions averaged over so many copies under the policy. `record` is told
-        what the network says of each image. `details`: figures of single classes too. NoImageError when not one of its
-        images can be decoded.
+        With `copies` also "tta", those of predictions averaged over so many copies under the policy. `listeners` hear
+        what the network says of each image. `details`: figures of single classes too. `epoch`: that which the loader is
+        asked for; it tells a host transform what to do. NoImageError when not one of its images can be decoded.
         """
         accelerator, recipe, classes = self.accelerator, self.recipe, len(self.parts.classes)
         share_buffers(network)
@@ -58,7 +66,8 @@ class Evaluator:
         test_time = TestTimeAugmentation(recipe, self.augment, copies) if copies else None
         world, rank = accelerator.num_processes, accelerator.process_index
         network.eval()
-        for batch in self.loader.batches(evaluation_requests(ids, recipe.eval.batch_size, world, rank)):
+        requests = evaluation_requests(ids, recipe.eval.batch_size, world, rank)
+        for batch in self.loader.batches(request._replace(epoch=epoch) for request in requests):
             if not len(batch.ids):  # all of its images are damaged
                 continue
             time_kernels(recipe, again=len(batch.ids) == recipe.eval.batch_size)
@@ -70,8 +79,8 @@ class Evaluator:
                 several.add(logits, batch.ids)
                 continue
             meter.add(logits[:, :classes], batch.labels)  # without the "other" class
-            if record is not None:
-                record.add(batch.ids, logits[:, :classes], batch.labels)
+            for listener in listeners:
+                listener.add(batch.ids, logits[:, :classes], batch.labels)
         network.train()
         try:
             figures = (several or meter).result(accelerator)

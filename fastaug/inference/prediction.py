@@ -1,5 +1,6 @@
 """Classifies image files with a trained network: loader, preprocessing and arithmetic are those of evaluation."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -142,21 +143,29 @@ def _for_prediction(path: Path, facts: ModelFacts, copies: int, batch_size: int 
     return recipe
 
 
-def predict(predictor: Predictor, paths: Sequence[bytes], k: int | None = None) -> Predictions:
+def predict(
+    predictor: Predictor, paths: Sequence[bytes], k: int | None = None, temperature: float = 1.0
+) -> Predictions:
     """The `k` likeliest classes of each of the image files `paths`; None: 5, or all where there are fewer.
 
-    Probabilities are of one class an image, softmax, or of each class for itself, sigmoid, with data.multi_label.
+    Probabilities are of one class an image, softmax, or of each class for itself, sigmoid, with data.multi_label, of
+    logits that are divided by `temperature`, which `fastaug evaluate --temperature` fits.
     RecipeError where k is above the number of classes; DataError when not one image can be decoded.
     """
     classes = predictor.facts.classes
     if k is not None and not 1 <= k <= len(classes):
         raise RecipeError([f"k: {k} is not between 1 and {len(classes)}, the classes of {predictor.path}"])
+    if not 0 < temperature < math.inf:
+        raise RecipeError(
+            [f"temperature: {temperature} is no number above 0; `fastaug evaluate --temperature` fits one"]
+        )
     k = k or min(MOST_SHOWN, len(classes))
     several = predictor.recipe.data.multi_label != "off"
     outputs, probabilities = np.full((len(paths), k), -1, np.int64), np.full((len(paths), k), np.nan)
 
     def keep(rows: npt.NDArray[np.int64], logits: Tensor) -> None:
-        top = (logits.double().sigmoid() if several else logits.double().softmax(1)).topk(k)
+        scaled = logits.double() / temperature
+        top = (scaled.sigmoid() if several else scaled.softmax(1)).topk(k)
         outputs[rows], probabilities[rows] = top.indices.cpu().numpy(), top.values.cpu().numpy()
 
     damaged = predictor.logits(paths, keep)

@@ -21,7 +21,7 @@ from fastaug.data.image_files import colour_of
 from fastaug.data.index import Index
 from fastaug.data.label_files import with_labels
 from fastaug.data.listing import Listing
-from fastaug.data.loaders.base import Crop, Loader, Loading
+from fastaug.data.loaders.base import Crop, HostTransform, Loader, Loading
 from fastaug.data.loaders.resizing import ResizingLoader
 from fastaug.data.packed.records import Keys
 from fastaug.data.planting import planted_labels
@@ -168,10 +168,12 @@ def _training_loader(recipe: Recipe, place: Place, parts: DataParts, order: Orde
     return build_loader(parts, parts.splits.train, crop, loading, resident=recipe.data.loader == "resident")
 
 
-def evaluation_loader(recipe: Recipe, place: Place, parts: DataParts, ids: Ids) -> Loader:
-    """A loader of the images `ids` as they are evaluated."""
+def evaluation_loader(
+    recipe: Recipe, place: Place, parts: DataParts, ids: Ids, transform: HostTransform | None = None
+) -> Loader:
+    """A loader of the images `ids` as they are evaluated, or under `transform`, once they are cut out."""
     crop = build_crop(recipe, evaluated(recipe), recipe.eval.img_size or recipe.data.img_size)
-    loading = build_loading(recipe, place, recipe.eval.batch_size)
+    loading = build_loading(recipe, place, recipe.eval.batch_size, transform)
     return build_loader(parts, ids, crop, loading, resident=recipe.data.loader == "resident")
 
 
@@ -210,7 +212,7 @@ def build_crop(recipe: Recipe, kind: str, side: int) -> Crop:
     )
 
 
-def build_loading(recipe: Recipe, place: Place, largest_batch: int, transform: Policy | None = None) -> Loading:
+def build_loading(recipe: Recipe, place: Place, largest_batch: int, transform: HostTransform | None = None) -> Loading:
     """Threads, prefetch and host transform of a loader: data.threads, else this process's share of the cores."""
     cores = len(os.sched_getaffinity(0))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", place.num_processes))

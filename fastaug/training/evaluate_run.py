@@ -20,6 +20,7 @@ from fastaug.recipe.schema import Recipe
 from fastaug.training import checkpoint
 from fastaug.training.build import build_network
 from fastaug.training.build_data import evaluation_loader, find_data
+from fastaug.training.evaluation_checks import NO_CHECKS, Checks, Scene, begin
 from fastaug.training.trainer_state import class_names, load_weights
 
 
@@ -28,7 +29,7 @@ class Wanted:
     """What is to be evaluated: `path`, a run folder or one of its checkpoints, on a split, under which changes.
 
     `weights` and `tta` are the recipe's where they are None. `latency`: passes over which the network is timed on one
-    image alone; 0: none.
+    image alone; 0: none. `checks`: what is measured beside.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Wanted:
     tta: int | None = None
     overrides: Sequence[Override] = ()
     latency: int = 0
+    checks: Checks = NO_CHECKS
 
 
 def checkpoint_and_recipe(wanted: Wanted) -> tuple[Path, Recipe]:
@@ -105,6 +107,20 @@ class Evaluated(NamedTuple):
     classes: tuple[str, ...]  # names of the outputs
 
 
+def refuse_trained_on(wanted: Wanted, recipe: Recipe, parts: DataParts, state: dict[str, Any]) -> None:
+    """RecipeError where the splits of the run's own data are others than in training: it saw some held-out images."""
+    run = wanted.path if (wanted.path / "recipe.yaml").is_file() else wanted.path.resolve().parent.parent
+    stored, _ = read_stored(run / "recipe.yaml")
+    same = any(parts.trains_as(state["data"], learns=learns) for learns in (False, True))
+    if stored.data.root == recipe.data.root and not same:
+        raise RecipeError(
+            [
+                f"temperature: the run was trained on other splits of {recipe.data.root}, so it may have seen "
+                f"images of {wanted.checks.temperature}; leave its data keys as they were, or name a share of the split"
+            ]
+        )
+
+
 def evaluate_run(wanted: Wanted, *, borrowed: bool = False) -> Evaluated:
     """The figures of what is wanted; every process of a job must call this and gets the same figures.
 
@@ -116,12 +132,19 @@ def evaluate_run(wanted: Wanted, *, borrowed: bool = False) -> Evaluated:
     learned = learned_policy(path, recipe, parts, network, state, accelerator.device) if recipe.eval.tta else None
     augment = BatchAugment(recipe, len(parts.classes), learned=learned)
     evaluator = Evaluator(recipe, accelerator, parts, loader, augment)
-    figures: dict[str, Any] = evaluator.run(network, wanted.split, recipe.eval.tta, details=True)
+    scene = Scene(recipe, accelerator, parts, network, augment, wanted.split)
+    if wanted.checks.temperature in ("select", "meta"):
+        refuse_trained_on(wanted, recipe, parts, state)
+    checks = begin(wanted.checks, scene)
+    listeners = [listener for check in checks for listener in check.listeners]
+    figures: dict[str, Any] = evaluator.run(network, wanted.split, recipe.eval.tta, listeners, details=True)
     figures = {"weights": recipe.eval.weights, **figures, "parameters": parameters(network)}
+    for check in checks:
+        figures |= check.figures(figures)
     if wanted.latency:
         side = recipe.eval.img_size or recipe.data.img_size
         shape = (recipe.data.channels, side, side)
         figures |= measured_cost(network, shape, accelerator.device, wanted.latency, accelerator.autocast)
-    skipped = {parts.name_of(sample): reason for sample, reason in loader.skipped.items()}
+    skipped = scene.skipped | {parts.name_of(sample): reason for sample, reason in loader.skipped.items()}
     finish(accelerator, stays_joined=borrowed)
     return Evaluated(path, figures, skipped, accelerator.is_main_process, tuple(parts.classes))

@@ -184,7 +184,8 @@ def measure(
     `copies`: of test-time augmentation, whose figures stand beside them. `record`, `details`: see `Evaluator.run`.
     """
     weights = weights or trainer.recipe.eval.weights
-    found = trainer.evaluator.run(trainer.weights(weights), split, copies, record, details=details)
+    told = [] if record is None else [record]
+    found = trainer.evaluator.run(trainer.weights(weights), split, copies, told, details=details)
     return {"weights": weights, **found}
 
 

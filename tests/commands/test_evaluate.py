@@ -176,3 +176,86 @@ def test_classes_are_named_at_the_start(tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "classes: leaf, sea, void" in said
     assert "warning: train has no readable image of 1 classes: void" in said
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of which a third of the blue ones lie under the name of the green ones; one of the red ones is broken."""
+    root = images(tmp_path_factory.mktemp("mixed") / "images", dict(zip(COLOURS, COLOURS, strict=True)), 12)
+    for number in range(4):
+        (root / "val" / "sea" / f"{number}.png").rename(root / "val" / "leaf" / f"blue{number}.png")
+    (root / "val" / "cherry" / "3.png").write_text("no picture")
+    return root
+
+
+def test_checks_stand_beside_the_figures(
+    trained: Path, mixed: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network is sure of colours, the wrongly named ones too, and was never shown grey."""
+    (tmp_path / "grey").mkdir()
+    for number in range(5):
+        Image.new("RGB", (20, 20), (90 + 10 * number,) * 3).save(tmp_path / "grey" / f"{number}.png")
+    (tmp_path / "map.json").write_text(json.dumps({"classes": ["leaf", "sea"]}))
+    words = ["--occlusion", "2", "--corruptions", "contrast,fog", "--severities", "1..2", "--temperature", "0.5"]
+    words += ["--ood", str(tmp_path / "grey"), "--label-map", str(tmp_path / "map.json")]
+    code, figures = evaluate(trained, mixed, *words, "--charts", str(tmp_path / "charts"))
+    assert code == 0
+    plain = evaluate(trained, mixed)[1]
+    checks = ("calibration", "occlusion", "ood", "corruptions", "label_map")
+    assert {name: value for name, value in figures.items() if name not in checks} == plain
+    assert (plain["images"], plain["skipped"]) == (35, 1)
+
+    found = figures["calibration"]
+    assert found["temperature"] > 1
+    assert found["after"]["nll"] < found["before"]["nll"]
+    assert (found["fitted_on"], found["fitted_on_images"] + found["images"]) == ("0.5", 35)
+    for curve in figures["occlusion"].values():
+        assert curve[0]["visibility"] == 1
+        assert curve[0]["top1"] == plain["top1"]
+        assert curve[0]["nll"] == plain["nll"]
+        assert curve[1]["visibility"] == pytest.approx(0.5, abs=0.05)
+        assert curve[1]["nll"] != plain["nll"]
+    assert (figures["ood"]["images"], figures["ood"]["ood_images"]) == (35, 5)
+    assert figures["ood"]["max_softmax"]["auroc"] > 0.8
+    assert list(figures["corruptions"]["errors"]) == ["fog", "contrast"]
+    assert figures["corruptions"]["clean_error"] == 1 - plain["top1"]
+    assert (figures["label_map"]["images"], figures["label_map"]["left_out"]) == (24, 12)
+    assert figures["label_map"]["top1"] == pytest.approx(20 / 24)
+    names = {"reliability", "occlusion_shift", "occlusion_box", "corruptions"}
+    assert {path.stem for path in (tmp_path / "charts").iterdir()} == names
+    said = capsys.readouterr().out
+    assert f"fitted on 0.5 ({found['fitted_on_images']} images)" in said
+    assert "mean corruption error" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--ood", "nowhere"], 3, "ood: nowhere: nowhere: no such file or folder; name"),
+        (["--ood", "{tmp}"], 3, "no image below this folder; name one that holds images"),
+        (["--corruptions", "fgo"], 2, "'fgo' is none; the nearest is fog"),
+        (["--corruptions", "--severities", "0..2"], 2, "they are 1 to 5"),
+        (["--temperature"], 2, "there is no select split (data.select_fraction=0); train with it set, or on a share"),
+        (["--temperature", "2"], 2, "'2' is neither select nor meta, nor a share between 0 and 1"),
+        (["--occlusion", "101"], 2, "101 is no number of points"),
+        (["--label-map", "nothing.json"], 3, "nothing.json cannot be read"),
+        (["--charts", "nowhere/charts"], 2, "--charts: nowhere/charts is in no folder"),
+        (["--temperature", "select", "data.select_fraction=0.5"], 2, "the run was trained on other splits"),
+    ],
+)
+def test_checks_that_cannot_be_done_are_refused_before_any_work(
+    trained: Path,
+    tmp_path: Path,
+    evaluate: Evaluate,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    said: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    words = [word.format(tmp=tmp_path / "empty") for word in words]
+    assert evaluate(trained, trained.parent / "images", *words)[0] == code
+    told = capsys.readouterr()
+    assert said in told.err
+    assert "top1" not in told.out
+    assert not (tmp_path / "figures.json").exists()

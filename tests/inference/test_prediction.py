@@ -137,3 +137,15 @@ def test_more_classes_than_there_are_cannot_be_told(tiny_run: Path) -> None:
     assert predict(build_predictor(tiny_run), paths, 12).outputs.shape == (1, 12)
     with pytest.raises(RecipeError, match="13 is not between 1 and 12"):
         predict(build_predictor(tiny_run), paths, 13)
+
+
+def test_a_temperature_divides_the_logits(tiny_run: Path) -> None:
+    paths = find_images([held_out(tiny_run)]).paths[:3]
+    predictor = build_predictor(tiny_run)
+    plain, soft = predict(predictor, paths, 12), predict(predictor, paths, 12, temperature=2.0)
+    assert np.array_equal(soft.outputs, plain.outputs)
+    root = np.sqrt(plain.probabilities)
+    np.testing.assert_allclose(soft.probabilities, root / root.sum(1, keepdims=True), rtol=1e-9)
+    for wrong in (0.0, float("nan"), float("inf")):
+        with pytest.raises(RecipeError, match="is no number above 0"):
+            predict(predictor, paths, 12, temperature=wrong)

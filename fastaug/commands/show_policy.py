@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.policy_file import read_policy_file
-from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.reading import UNTRAINED, read_recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastaug.training.build import Trainer
 
-QUIET = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]", "data.prefetch=1"]
+QUIET = [*UNTRAINED, "data.prefetch=1"]
 DRAWN = 2000  # samples of the distributions
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastaug.commands.report import main
+from fastaug.commands.label_report import main
 from fastaug.data.build import DataParts
 from fastaug.data.index import load_index
 from fastaug.data.label_files import with_labels

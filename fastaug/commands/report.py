@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastaug.reports.run_files import RunFiles
     from fastaug.reports.run_groups import Group
 
+TITLED = 3  # recipes that the title names
 QUIET = [*UNTRAINED, "model.compile=false", "distill={}", "train.precision=no", "data.prefetch=1"]
 
 
@@ -35,7 +36,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.html", help="the page (default RUN/report.html, report.html here for several)"
     )
-    parser.add_argument("--title", metavar="TEXT", help="the page's title")
     parser.add_argument("--images", type=int, default=4, metavar="N", help="rows of a grid of a batch (default 4)")
     arguments = parser.parse_args(argv)
     if arguments.images < 0:
@@ -55,7 +55,9 @@ def report(arguments: argparse.Namespace) -> int:
     if not arguments.out.parent.is_dir():
         raise RecipeError([f"--out: there is no folder {arguments.out.parent}"])
     groups = grouped(runs)
-    title = arguments.title or ("Run " if len(runs) == 1 else "Runs: ") + ", ".join(group.name for group in groups)
+    names = [group.name for group in groups]
+    more = [f"and {len(names) - TITLED} more"] if len(names) > TITLED else []
+    title = ("Run " if len(runs) == 1 else "Runs: ") + ", ".join([*names[:TITLED], *more])
     data = {run.name: data_of(run) for run in runs}
     grids = {group.name: grid(group, data[group.runs[0].name], arguments.images) for group in groups}
     write_atomically(arguments.out, page(title, groups, data, grids))

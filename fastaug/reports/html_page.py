@@ -26,7 +26,7 @@ def rendered(template: str, **values: Any) -> bytes:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"script-src 'sha256-{digest}'" if script else "script-src 'none'"
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {allowed}"
-    text = _ENVIRONMENT.get_template(template).render(values | {"script": Markup(script), "policy": policy})  # noqa: S704
+    text = _ENVIRONMENT.get_template(template).render(values | {"script": Markup(script), "policy": policy})
     return text.encode(errors="backslashreplace")
 
 
@@ -45,13 +45,14 @@ def as_number(value: Any, form: str = ".4g") -> str:
     """A number in the format `form`; whole ones with their thousands apart."""
     if (found := finite(value)) is None:
         return "NaN" if isinstance(value, float) else NOTHING
-    return f"{value:,}" if isinstance(value, int) else f"{found:{form}}"
+    text = f"{value:,}" if isinstance(value, int) else f"{found:{form}}"
+    return f"−{text[1:]}" if text.startswith("-") else text
 
 
 def as_percent(value: Any) -> str:
     """A share in percent."""
     found = finite(value)
-    return as_number(value) if found is None else f"{100 * found:.2f} %"
+    return as_number(value if found is None else 100 * found, ".2f") + ("" if found is None else " %")
 
 
 def as_seconds(value: Any) -> str:
@@ -68,12 +69,16 @@ def _for_script(value: Any) -> Markup:
     text = json.dumps(value)
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(text)  # noqa: S704
+    return Markup(text)
 
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 _ENVIRONMENT = Environment(
-    loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=FileSystemLoader(_TEMPLATES),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {
     "number": as_number,

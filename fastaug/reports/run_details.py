@@ -70,7 +70,7 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
     result, told = run.result, []
     told.append(("state", run.state()))
     if run.seed is not None and run.recipe is not None:
-        told.append(("seed", str(run.seed)))
+        told.append(("seed", f"{run.seed}, of the splits {run.recipe.data.split_seed}"))
         told.append(("data", str(run.recipe.data.root)))
     if run.classes:
         told.append(("classes", as_number(len(run.classes))))
@@ -82,7 +82,9 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         told.append(("images/s", as_number(result.get("images_per_second"), ".0f")))
         told.append(("weights tested", str(run.test.get("weights", ""))))
         told.append(("parameters", as_number(result.get("parameters"))))
-        told += [(name.replace("_", " "), as_number(result[name], ".0f")) for name in result if name.startswith("peak_")]
+        told += [
+            (name.replace("_", " "), as_number(result[name], ".0f")) for name in result if name.startswith("peak_")
+        ]
         told.append(("loading", str(result.get("source", ""))))
         told.append(("commit", str(result.get("commit") or "not known")[:12]))
         told.append(("versions", ", ".join(f"{name} {value}" for name, value in versions(run).items())))
@@ -108,7 +110,9 @@ def splits_of(run: RunFiles) -> str:
 
 def held_out(samples: Samples) -> tuple[str, Samples]:
     """The statistics of test; of select where there are none."""
-    return next(((name, own) for name in ("test", "select") if len(own := samples.of(name))), ("test", samples.of("test")))
+    return next(
+        ((name, own) for name in ("test", "select") if len(own := samples.of(name))), ("test", samples.of("test"))
+    )
 
 
 def bins_of(samples: Samples, count: int) -> list[svg.Bin]:
@@ -228,7 +232,9 @@ def policy(run: RunFiles) -> Part:
     """What was learned, over the epochs: numbers of one kind in one chart."""
     if not (lines := run.of("learned")):
         learns = run.recipe is not None and run.recipe.meta.learn
-        return Part(why=why_not(run, "metrics.jsonl") if learns else "The recipe learns no policy (meta.learn is empty).")
+        return Part(
+            why=why_not(run, "metrics.jsonl") if learns else "The recipe learns no policy (meta.learn is empty)."
+        )
     names = dict.fromkeys(name for line in lines for name, value in line.items() if finite(value) is not None)
     kinds: dict[str, list[str]] = {}
     for name in names:

@@ -29,7 +29,7 @@ FIGURES = {
     "bce": ("BCE", False, False),
     "ece": ("ECE", True, False),
 }
-OWN = ("run.dir", "run.seed")  # keys in which the runs of a group may differ
+OWN = ("run.dir", "run.seed", "data.split_seed")  # keys in which the runs of a group may differ
 BY_SEED = ("data.labels", "data.splits", "meta.reuse", "run.plant_like")  # may name a file of the seed
 
 
@@ -171,14 +171,30 @@ def cautions(groups: Sequence[Group]) -> list[str]:
         found.append(f"Without a result, and so in no mean: {', '.join(missing)}.")
     if len({tuple(run.classes) for run in ended if run.classes}) > 1:
         found.append("The runs have different classes: their figures are not of one task.")
-    elif len({finite(run.test.get("images")) for run in ended}) > 1 or len(_tested(ended)) > 1:
-        found.append("The runs were not tested on the same images: differences are of the images too.")
+    else:
+        found += _other_images(groups)
     if len({bool(run.test.get("weights") == "ema") for run in ended}) > 1:
         found.append("Some figures are of averaged weights (ema), others of raw ones.")
     for group in groups:
-        if twice := sorted({run.seed for run in group.runs if sum(run.seed == o.seed for o in group.runs) > 1} - {None}):
+        if twice := sorted(
+            {run.seed for run in group.runs if sum(run.seed == o.seed for o in group.runs) > 1} - {None}
+        ):
             found.append(f"{group.name}: seed {twice[0]} occurs more than once; pairs are made with its first run.")
     return found
+
+
+def _other_images(groups: Sequence[Group]) -> list[str]:
+    """Whether runs were tested on the same images: those of one seed, which are compared, and those of one group."""
+    found, seeds = [], {run.seed for group in groups for run in group.figures()}
+    if any(_differ([run for group in groups for run in group.figures() if run.seed == seed]) for seed in seeds):
+        found.append("Runs of one seed were not tested on the same images: differences are of the images too.")
+    elif any(_differ(group.figures()) for group in groups):
+        found.append("Each seed has test images of its own: the spread is of the images too.")
+    return found
+
+
+def _differ(runs: Sequence[RunFiles]) -> bool:
+    return len({finite(run.test.get("images")) for run in runs}) > 1 or len(_tested(runs)) > 1
 
 
 def _tested(runs: Sequence[RunFiles]) -> set[bytes]:

@@ -32,24 +32,23 @@ class GridCell(NamedTuple):
 
 
 def grid_of(shown: Shown) -> list[list[GridCell]]:
-    """Rows of a batch as the network gets it, with the masses of the targets."""
-    rows = grid_cells(*shown)
-    return [
+    """Rows of a batch as the network gets it, with the masses of the targets; no partners where none is mixed in."""
+    rows = [
         [
             GridCell(title, None if cell.image is None else _picture(cell.image), cell.text)
             for title, cell in zip(COLUMNS, row, strict=True)
         ]
-        for row in rows
+        for row in grid_cells(*shown)
     ]
+    used = {cell.title for row in rows for cell in row if cell.picture is not None}
+    return [[cell for cell in row if cell.title in used] for row in rows]
 
 
 def _picture(image: Tensor) -> Thumbnail:
     return encoded(Image.fromarray(image.numpy()), GRID_SIDE)
 
 
-def page(
-    title: str, groups: Sequence[Group], data: Mapping[str, RunData], grids: Mapping[str, Part | None]
-) -> bytes:
+def page(title: str, groups: Sequence[Group], data: Mapping[str, RunData], grids: Mapping[str, Part | None]) -> bytes:
     """The page of the runs in `groups`. `data`: of each run by name; `grids`: of each group, see `grid_of`."""
     runs = [run for group in groups for run in group.runs]
     colours, names = _colours(groups), run_groups.known_figures(groups)

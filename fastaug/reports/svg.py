@@ -75,7 +75,7 @@ class _Field:
 
 def _drawing(width: float, height: float, label: str, parts: Sequence[str]) -> Markup:
     head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
-    return Markup(f"{head}{''.join(parts)}</svg>")  # noqa: S704
+    return Markup(f"{head}{''.join(parts)}</svg>")
 
 
 def _wide(low: float, high: float) -> tuple[float, float]:
@@ -103,9 +103,7 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return found
 
 
-def lines(
-    lines: Sequence[Line], names: tuple[str, str], bounds: tuple[float, float] | None = None
-) -> Markup | None:
+def lines(lines: Sequence[Line], names: tuple[str, str], bounds: tuple[float, float] | None = None) -> Markup | None:
     """Values over time; None where not one is known. `names`: of what goes across, and up."""
     each = [(line, thinned(line.points)) for line in lines]
     known = [point for _, points in each for point in points if _known(point)]
@@ -179,7 +177,9 @@ def reliability(bins: Sequence[Bin], ece: str) -> Markup:
         )
         if each.images:
             opacity = 0.25 + 0.75 * each.images / most
-            field.parts.append(_box(field, (left, right), each.accuracy, f'class="bar c0" opacity="{opacity:.2f}"', said))
+            field.parts.append(
+                _box(field, (left, right), each.accuracy, f'class="bar c0" opacity="{opacity:.2f}"', said)
+            )
     start, end = field.at(0, 0), field.at(1, 1)
     field.parts.append(
         f'<line class="mark" x1="{start[0]}" y1="{start[1]}" x2="{end[0]}" y2="{end[1]}"/>'
@@ -196,7 +196,7 @@ def _box(field: _Field, across: tuple[float, float], up: float, kind: str, said:
     """A bar from 0 up, `kind` its attributes."""
     (x, y), (right, bottom) = field.at(across[0], up), field.at(across[1], 0.0)
     place = f'x="{x + 0.5:.1f}" y="{y:.1f}" width="{right - x - 1:.1f}" height="{max(bottom - y, 0):.1f}"'
-    return f'<rect {kind} {place}><title>{escape(said)}</title></rect>'
+    return f"<rect {kind} {place}><title>{escape(said)}</title></rect>"
 
 
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
@@ -208,11 +208,11 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
         total, short = sum(values) or 1, _short(name)
         middle = left + (row + 0.5) * cell
         parts.append(f'<text x="{left - 5}" y="{middle + 4:.1f}" text-anchor="end">{escape(short)}</text>')
-        parts.append(
-            f'<text transform="translate({middle + 4:.1f} {left - 5}) rotate(-90)">{escape(short)}</text>'
-        )
+        parts.append(f'<text transform="translate({middle + 4:.1f} {left - 5}) rotate(-90)">{escape(short)}</text>')
         for column, value in enumerate(values):
-            corner = f'x="{left + column * cell:.1f}" y="{left + row * cell:.1f}" width="{cell:.1f}" height="{cell:.1f}"'
+            corner = (
+                f'x="{left + column * cell:.1f}" y="{left + row * cell:.1f}" width="{cell:.1f}" height="{cell:.1f}"'
+            )
             if not value:
                 parts.append(f'<rect class="cell" fill="none" {corner}/>')
                 continue

@@ -98,6 +98,7 @@ def versions(run: RunFiles) -> dict[str, str]:
 
 def splits_of(run: RunFiles) -> str:
     """How many images each split has, as far as the run's files tell."""
+    counts: dict[str, Any]
     if run.samples is not None:
         counts = {name: len(run.samples.of(name)) for name in ("train", "select", "test")}
     else:

@@ -1,6 +1,5 @@
 """Runs grouped by their recipe without its seed: what they share, mean and sd of their figures, paired differences."""
 
-import os
 import re
 import statistics
 from collections.abc import Sequence
@@ -105,8 +104,7 @@ def _name(runs: Sequence[RunFiles]) -> str:
     if len(runs) == 1:
         return runs[0].name
     bare = {re.sub(rf"[-_. ]*(seed)?[-_. ]*{run.seed}$", "", run.name) for run in runs}
-    name = bare.pop() if len(bare) == 1 else os.path.commonprefix([run.name for run in runs]).rstrip("-_. /")
-    return name or runs[0].name
+    return (len(bare) == 1 and bare.pop()) or f"{runs[0].name} and {len(runs) - 1} more"
 
 
 # ---- figures ----
@@ -123,7 +121,7 @@ def table(groups: Sequence[Group]) -> list[tuple[Group, list[Cell]]]:
     rows = [[_cell(group, name) for name in names] for group in groups]
     if len(groups) > 1:
         for column, name in enumerate(names):
-            means = [row[column].mean for row in rows if row[column].mean is not None]
+            means = [mean for row in rows if (mean := row[column].mean) is not None]
             best = (max if FIGURES[name][2] else min)(means)
             for row in rows:
                 row[column] = row[column]._replace(best=row[column].mean == best)
@@ -176,10 +174,9 @@ def cautions(groups: Sequence[Group]) -> list[str]:
     if len({bool(run.test.get("weights") == "ema") for run in ended}) > 1:
         found.append("Some figures are of averaged weights (ema), others of raw ones.")
     for group in groups:
-        if twice := sorted(
-            {run.seed for run in group.runs if sum(run.seed == o.seed for o in group.runs) > 1} - {None}
-        ):
-            found.append(f"{group.name}: seed {twice[0]} occurs more than once; pairs are made with its first run.")
+        seeds = [run.seed for run in group.figures()]
+        if any(seed is not None and seeds.count(seed) > 1 for seed in seeds):
+            found.append(f"{group.name}: a seed occurs more than once; pairs are made with its first run.")
     return found
 
 

@@ -89,7 +89,7 @@ def report(arguments: argparse.Namespace) -> int:
             notes.append(str(error))
         figures["duplicates"] = [pair._asdict() for pair in pairs]
     text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, notes, pairs)
-    written = {"labels.html": text.encode(), "labels.csv": csv_text(tables, parts)}
+    written = {"labels.html": text, "labels.csv": csv_text(tables, parts)}
     for name, data in written.items():
         write_atomically(run / name, data)
         print(run / name)

@@ -136,7 +136,7 @@ def show(arguments: argparse.Namespace) -> list[Path]:
     page = policy_page.page(f"What {arguments.run.name} has learned", learned.summaries(), pictures, notes)
     out = arguments.out or arguments.run
     written = {out / f"policy-{name}.png": content for name, content in pictures.items()}
-    written[out / "policy.html"] = page.encode()
+    written[out / "policy.html"] = page
     for path, content in written.items():
         write_atomically(path, content)
     return list(written)

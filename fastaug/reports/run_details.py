@@ -83,7 +83,9 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         told.append(("weights tested", str(run.test.get("weights", ""))))
         told.append(("parameters", as_number(result.get("parameters"))))
         told += [
-            (name.replace("_", " "), as_number(result[name], ".0f")) for name in result if name.startswith("peak_")
+            (name.removesuffix("_mib").replace("_", " "), f"{as_number(value, '.0f')} MiB")
+            for name, value in result.items()
+            if name.startswith("peak_")
         ]
         told.append(("loading", str(result.get("source", ""))))
         told.append(("commit", str(result.get("commit") or "not known")[:12]))

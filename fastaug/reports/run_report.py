@@ -128,7 +128,7 @@ def _told(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
         return "[" + ", ".join(_told(each) for each in value) + "]"
-    return str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _details(run: RunFiles, data: RunData) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def thinned_together(points: Sequence[Point], most: int = MOST_POINTS) -> list[P
 def reliability(bins: Sequence[Bin], ece: str) -> Markup:
     """The share of right predictions over their confidence, beside what a calibrated network has (the dashed line).
 
-    Bars of bins with more images are darker.
+    Bars of bins with more images are stronger.
     """
     field = _Field((0.0, 1.0), (0.0, 1.0), ("confidence", "share that is right"))
     most = max((each.images for each in bins), default=0) or 1
@@ -201,7 +201,8 @@ def _box(field: _Field, across: tuple[float, float], up: float, kind: str, said:
 
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
     """Images of a class (row) taken for a class (column): right ones in one hue, wrong ones in the other."""
-    size, left = len(names), 78
+    size = len(names)
+    left = 12 + 6 * max((len(_short(name)) for name in names), default=0)  # about the width of a letter
     cell = (WIDTH - left) / size
     parts = []
     for row, (values, name) in enumerate(zip(counts, names, strict=True)):

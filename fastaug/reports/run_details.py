@@ -1,5 +1,6 @@
 """The parts of a report that are of one run: each is what to show, or in one line why there is nothing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -248,9 +249,9 @@ def policy(run: RunFiles) -> Part:
 
 
 def _learned(lines: Sequence[Mapping[str, Any]], kind: str, members: Sequence[str], nothing: bool) -> Chart | None:
-    title = kind.replace("_", " ")
+    title, many = kind.replace("_", " "), len(members) > MOST_LINES
     stacked = f"{kind}/" == PROBABILITY and nothing
-    shown = [NOTHING, *members] if stacked else list(members)[:MOST_LINES]
+    shown = [NOTHING, *members] if stacked else sorted(members, key=lambda name: -_moved(lines, name))[:MOST_LINES]
     each = [
         svg.Line("(nothing)" if name == NOTHING else name.rpartition("/")[2], number, series(lines, name))
         for number, name in enumerate(shown)
@@ -259,8 +260,14 @@ def _learned(lines: Sequence[Mapping[str, Any]], kind: str, members: Sequence[st
     drawing = drawing or svg.lines(each, ("epoch", title))
     if drawing is None:
         return None
-    more = f", {MOST_LINES} of {len(members)}" if len(members) > len(shown) else ""
+    more = f", the {MOST_LINES} of {len(members)} that move most" if many and not stacked else ""
     return Chart(title + more, drawing, [(line.name, line.colour) for line in each] if len(each) > 1 else ())
+
+
+def _moved(lines: Sequence[Mapping[str, Any]], name: str) -> float:
+    """How far apart the values of a learned number are."""
+    values = [y for _, y in series(lines, name) if math.isfinite(y)]
+    return max(values, default=0.0) - min(values, default=0.0)
 
 
 def speed(run: RunFiles) -> Part:

@@ -225,7 +225,10 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
             )
             if cell >= 22:
                 place = f'x="{left + (column + 0.5) * cell:.1f}" y="{middle + 4:.1f}"'
-                parts.append(f'<text class="inside" {place} text-anchor="middle" pointer-events="none">{value}</text>')
+                inside = "inside on" if share > 0.5 else "inside"
+                parts.append(
+                    f'<text class="{inside}" {place} text-anchor="middle" pointer-events="none">{value}</text>'
+                )
     return _drawing(WIDTH, WIDTH, f"confusion of {size} classes, rows true, columns predicted", parts)
 
 

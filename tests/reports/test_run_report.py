@@ -207,7 +207,8 @@ def test_the_console_is_silent_and_the_picture_is_no_empty_page(runs, browser, t
     assert browser(content, width=360).console == []
     command = [shutil.which("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,1400"]
     command += [f"--user-data-dir={tmp_path}/profile", f"--screenshot={tmp_path}/shot.png"]
-    subprocess.run([*command, f"file://{tmp_path}/opened.html"], check=True, capture_output=True, timeout=200)
+    (tmp_path / "runs.html").write_bytes(content)
+    subprocess.run([*command, f"file://{tmp_path}/runs.html"], check=True, capture_output=True, timeout=200)
     colours = Image.open(tmp_path / "shot.png").convert("RGB").getcolors(1 << 24)
     shown = {f"{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in colours}
     assert {"1f6fd6", "d9480f"} <= shown  # the curves of both recipes

@@ -15,12 +15,11 @@ from fastaug.reports.run_groups import FIGURES, Group
 from fastaug.reports.thumbnails import Thumbnail, encoded
 
 GRID_SIDE = 192  # pixels of a picture of the grid
-CURVES = {  # title: (event, figures of which a run has one)
-    "training loss": ("train", ("loss",)),
-    "learning rate": ("train", ("lr",)),
-    "top-1 of select": ("select", ("top1", "mean_ap")),
-    "top-1 of test": ("test", ("top1", "mean_ap")),
-}
+CURVES = (  # (event, figure, title) of the charts, of which those of several labels replace top-1
+    ("train", "loss", "training loss"),
+    ("train", "lr", "learning rate"),
+    *((split, name, f"{FIGURES[name][0]} of {split}") for name in ("top1", "mean_ap") for split in ("select", "test")),
+)
 
 
 class GridCell(NamedTuple):
@@ -88,11 +87,8 @@ def curves(groups: Sequence[Group], colours: Mapping[str, int]) -> list[Chart]:
     """Loss, rate and accuracy of all runs over their epochs; a chart of which no run has two values is left out."""
     runs = [run for group in groups for run in group.runs]
     found = []
-    for title, (event, names) in CURVES.items():
-        lines = []
-        for run in runs:
-            points = next((points for name in names if (points := run_details.series(run.of(event), name))), [])
-            lines.append(svg.Line(run.name, colours[run.name], points))
+    for event, name, title in CURVES:
+        lines = [svg.Line(run.name, colours[run.name], run_details.series(run.of(event), name)) for run in runs]
         curve = any(len(line.points) > 1 for line in lines)
         if curve and (drawing := svg.lines(lines, ("epoch", title))) is not None:
             found.append(Chart(title, drawing))

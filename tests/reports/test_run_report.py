@@ -52,6 +52,15 @@ def test_what_the_page_of_several_runs_says(runs):
     assert "aaaaaaaaaaaa" in text
 
 
+def test_curves_of_images_of_several_classes_are_of_their_figure(runs):
+    assert "top-1 of select" in text_of(paged(runs[0]))
+    log = runs[0] / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"top1"', '"mean_ap"'))
+    text = text_of(paged(runs[0]))
+    assert "mAP of select" in text
+    assert "top-1 of select" not in text
+
+
 def test_equal_runs_give_equal_pages(runs):
     assert paged(*runs) == paged(*runs)
 

@@ -91,6 +91,8 @@ def test_the_wheel_holds_the_package_and_nothing_beside(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"fastaug", "fastaug-0.1.0.dist-info"}
     recipes = {str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.yaml")}
     assert recipes == {name.removeprefix("fastaug/") for name in names if name.startswith("fastaug/recipes/")}
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "fastaug/reports/templates").iterdir()}
+    assert templates == {name for name in names if name.startswith("fastaug/reports/templates/")}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "fastaug").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}
 

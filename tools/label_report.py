@@ -1,11 +1,11 @@
-"""`fastaug report`, from a checkout that need not be installed."""
+"""`fastaug label-report`, from a checkout that need not be installed."""
 
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from fastaug.commands.report import main
+from fastaug.commands.label_report import main
 
 if __name__ == "__main__":
     sys.exit(main())

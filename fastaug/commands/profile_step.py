@@ -12,9 +12,7 @@ import tempfile
 from pathlib import Path
 
 from fastaug.errors import told
-from fastaug.recipe.reading import read_recipe
-
-BARE = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]"]
+from fastaug.recipe.reading import UNTRAINED, read_recipe
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -39,7 +37,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints, writes what is asked for."""
-    recipe = read_recipe(arguments.recipe, arguments.overrides + BARE)  # before the slow imports
+    recipe = read_recipe(arguments.recipe, [*arguments.overrides, *UNTRAINED])  # before the slow imports
     from rich.console import Console as Terminal
 
     from fastaug.console import Console

@@ -1,28 +1,30 @@
-"""Lists the labels of a run's images that look wrong, and says how many are.
+"""Puts runs onto one page: results over seeds, curves, calibration, mistakes, policy, labels, speed.
 
-    fastaug train RECIPE.yaml run.plant=0.01
-    fastaug report runs/RECIPE
+    fastaug report runs/plain-0 runs/plain-1 runs/soft-0 runs/soft-1
+    fastaug report runs/plain-0
 
-Writes labels.html, one page with pictures, and labels.csv, all images with cleanlab's column names, into the run
-folder. Ticked rows of the page are saved as a file for data.labels. How many labels are wrong is estimated where
-run.plant has flipped some on purpose; they are not listed. --truth compares with a file of true labels, which is not
-looked at otherwise. docs/label_doctor.md explains the figures.
+One HTML file that works from the disk without a network. Runs of one recipe that differ in their seed alone are one
+row; other recipes are compared with the first one's. Runs may be unfinished or damaged, and their data gone: what is
+missing is said in its place. docs/reports.md explains the figures.
 """
 
 import argparse
-import json
-import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastaug.errors import FastaugError, StorageError
-from fastaug.recipe.reading import read_recipe
+from fastaug.errors import FastaugError, RecipeError
+from fastaug.recipe.reading import UNTRAINED, read_recipe
 
 if TYPE_CHECKING:
-    from fastaug.reports.label_table import LabelTable
+    from fastaug.recipe.schema import Recipe
+    from fastaug.reports.run_details import Part, RunData
+    from fastaug.reports.run_files import RunFiles
+    from fastaug.reports.run_groups import Group
 
-QUIET = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]", "train.precision=no"]
+TITLED = 3  # recipes that the title names
+QUIET = [*UNTRAINED, "model.compile=false", "distill={}", "train.precision=no", "data.prefetch=1"]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -30,98 +32,96 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fastaug report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="the folder of a run that has ended")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of its recipe")
-    parser.add_argument("--pictures", type=int, default=200, metavar="N", help="rows of a split shown (default 200)")
-    parser.add_argument("--duplicates", action="store_true", help="look for images that are nearly the same, too")
-    parser.add_argument("--truth", type=Path, metavar="FILE.tsv", help="true labels, to judge the report itself")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    found = parser.parse_intermixed_args(argv)
-    if found.pictures < 0:
-        parser.error("--pictures must be at least 0")
-    return found
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; they are only read")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.html", help="the page (default RUN/report.html, report.html here for several)"
+    )
+    parser.add_argument("--images", type=int, default=4, metavar="N", help="rows of a grid of a batch (default 4)")
+    arguments = parser.parse_args(argv)
+    if arguments.images < 0:
+        parser.error(f"--images must be at least 0, found {arguments.images}")
+    arguments.out = arguments.out or (arguments.runs[0] if len(arguments.runs) == 1 else Path()) / "report.html"
+    return arguments
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Writes page and table, says what is in them."""
-    run: Path = arguments.run
-    if not (run / "recipe.yaml").exists():
-        raise StorageError(f"{run}: is no run folder, it has no recipe.yaml; name the run.dir of a training")
-    import numpy as np
-
-    from fastaug.evaluation.sample_file import read_samples
-
-    samples = read_samples(run)
-    recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
+    """Reads the runs and writes the page."""
     from fastaug.atomic_files import write_atomically
-    from fastaug.distributed import build_accelerator
-    from fastaug.evaluation.label_estimate import ALIKE, UNLIKE
-    from fastaug.evaluation.label_truth import judged, read_truth
-    from fastaug.reports.label_page import page, result
-    from fastaug.reports.label_table import cautions, check_fits, csv_text, label_table
-    from fastaug.reports.near_duplicates import near_duplicates
-    from fastaug.training.build_data import find_data
+    from fastaug.reports.run_files import read_runs
+    from fastaug.reports.run_groups import grouped
+    from fastaug.reports.run_report import page
 
-    parts = find_data(recipe, build_accelerator(recipe))
-    check_fits(samples, parts, str(run))
-    truth = None if arguments.truth is None else read_truth(arguments.truth, parts)
-    unlike = UNLIKE if recipe.run.plant_like is None else ALIKE
-    tables = [
-        label_table(samples, split, unlike=unlike, seed=recipe.run.seed) for split in ("train", *parts.held_out())
-    ]
-    figures = result(tables)
-    if truth is not None:
-        listed = ~np.isnan(tables[0].scores)
-        own = tables[0].samples
-        wrong = (truth[own["id"]] != own["given"])[listed]
-        figures["truth"] = judged(tables[0].scores[listed], wrong, tables[0].estimate)
-    keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
-    settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
-    command = shlex.join(["accelerate", "launch", "-m", "fastaug", "train", str(run / "recipe.yaml"), *settings])
-    notes, pairs = cautions(tables, parts), []
-    if recipe.run.plant_like is not None:
-        notes.append(f"Labels were planted as {recipe.run.plant_like} confuses the classes.")
-    if arguments.duplicates:
-        try:
-            pairs = near_duplicates(parts)
-            notes.append(f"{len(pairs)} pairs of images are nearly the same but labelled differently, or in two splits")
-        except ValueError as error:
-            notes.append(str(error))
-        figures["duplicates"] = [pair._asdict() for pair in pairs]
-    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, notes, pairs)
-    written = {"labels.html": text.encode(), "labels.csv": csv_text(tables, parts)}
-    for name, data in written.items():
-        write_atomically(run / name, data)
-        print(run / name)
-    print(*notes, sep="\n", end="\n" if notes else "")
-    for table in tables:
-        print(line(table))
-    if "truth" in figures:
-        print("against the truth:", json.dumps(figures["truth"]))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    runs = read_runs(arguments.runs)
+    if not arguments.out.parent.is_dir():
+        raise RecipeError([f"--out: there is no folder {arguments.out.parent}"])
+    groups = grouped(runs)
+    names = [group.name for group in groups]
+    more = [f"and {len(names) - TITLED} more"] if len(names) > TITLED else []
+    title = ("Run " if len(runs) == 1 else "Runs: ") + ", ".join([*names[:TITLED], *more])
+    data = {run.name: data_of(run) for run in runs}
+    grids = {group.name: grid(group, data[group.runs[0].name], arguments.images) for group in groups}
+    write_atomically(arguments.out, page(title, groups, data, grids))
+    print(arguments.out)
     return 0
 
 
-def line(table: "LabelTable") -> str:
-    """What is said of a split on the screen."""
-    from fastaug.evaluation.label_estimate import UNEXPLAINED
+def recipe_of(run: "RunFiles", *more: str) -> "Recipe":
+    """The recipe of a run, without what it would load, send or compile."""
+    return read_recipe(run.path / "recipe.yaml", [*QUIET, *more])
 
-    number, told = f"not estimated: {table.not_estimated()}", table.estimate
-    if told is not None:
-        number = "{:.0f} ({:.0f} to {:.0f}) of {}".format(*told.wrong, len(told.scores))
-        if told.unexplained:
-            number += f", but {told.unexplained} look more like another class. {UNEXPLAINED}"
-    return f"{table.split}: {len(table)} images, {table.flagged} flagged; wrong labels: {number}"
+
+def data_of(run: "RunFiles") -> "RunData":
+    """The images of a run, if they are still those that it was trained on."""
+    from fastaug.distributed import build_accelerator
+    from fastaug.reports.label_table import check_fits
+    from fastaug.reports.run_details import RunData
+    from fastaug.training.build_data import find_data
+
+    if run.recipe is None:
+        return RunData(None, f"recipe.yaml {run.problems['recipe.yaml']}")
+    try:
+        recipe = recipe_of(run)
+        parts = find_data(recipe, build_accelerator(recipe))
+        if run.samples is not None and parts.index is not None:
+            check_fits(run.samples, parts, str(run.path))
+    except (FastaugError, OSError) as error:
+        return RunData(None, str(error))
+    return RunData(parts)
+
+
+def grid(group: "Group", data: "RunData", images: int) -> "Part":
+    """Images of the first batch of a group's first run, under the policy that it has learned if it has."""
+    from fastaug.commands.show_batch import first_batch
+    from fastaug.reports.batch_grid import shown_batch
+    from fastaug.reports.run_details import Part
+    from fastaug.reports.run_report import grid_of
+
+    if not images:
+        return Part(why="Left out by --images 0.")
+    if data.parts is None:
+        return Part(why=f"The data cannot be read: {data.why}")
+    run = group.runs[0]
+    try:
+        trainer, batch = first_batch(recipe_of(run, *learned(run)))
+    except (FastaugError, OSError) as error:
+        return Part(why=f"No batch can be made: {error}")
+    augmented = trainer.augment.training(batch, 0)
+    shown = shown_batch(trainer.augment, trainer.parts.classes, batch, augmented, 0, images)
+    return Part(grid_of(shown))
+
+
+def learned(run: "RunFiles") -> Sequence[str]:
+    """Overrides under which the policy that a run has learned acts, as it ended."""
+    return ["meta.learn=[]", f"meta.reuse={run.path}"] if (run.path / "policy.json").is_file() else []
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code, as that of `fastaug train`."""
+    """The exit code: 0, 2 for a wrong --out, 5 where a run cannot be read or the page not written."""
     try:
         return report(parse(argv))
     except FastaugError as error:
         print(error, file=sys.stderr)
         return error.code
     except OSError as error:
-        print(f"the report cannot be written: {error}", file=sys.stderr)
+        print(f"--out: the page cannot be written: {error}; choose another one", file=sys.stderr)
         return 5

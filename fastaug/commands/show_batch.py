@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastaug.errors import told
-from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.reading import UNTRAINED, read_recipe
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NO_WEIGHTS = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]"]
+    from fastaug.batch import Batch
+    from fastaug.recipe.schema import Recipe
+    from fastaug.training.build import Trainer
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -36,24 +38,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def picture(arguments: argparse.Namespace) -> "Image":
-    """The picture that the command line asks for."""
-    recipe = read_recipe(arguments.recipe, arguments.overrides + NO_WEIGHTS)  # before the slow imports
-    import torch
-
+def first_batch(recipe: "Recipe") -> "tuple[Trainer, Batch]":
+    """The first batch that a recipe trains on, and the parts that would train on it."""
     from fastaug.console import Console
     from fastaug.distributed import build_accelerator
-    from fastaug.reports.batch_grid import augmented_grid, softening_curve
     from fastaug.training.build import assemble
     from fastaug.training.run_folder import RunFolder
 
     folder = RunFolder(recipe.run.dir or "")  # named only: nothing is written there
     trainer = assemble(recipe, build_accelerator(recipe), folder, Console(False))
-    batch = next(trainer.loader.batches(trainer.order.requests(0, 1)))
+    return trainer, next(trainer.loader.batches(trainer.order.requests(0, 1)))
+
+
+def picture(arguments: argparse.Namespace) -> "Image":
+    """The picture that the command line asks for."""
+    recipe = read_recipe(arguments.recipe, [*arguments.overrides, *UNTRAINED])  # before the slow imports
+    import torch
+
+    from fastaug.reports.batch_grid import batch_grid, shown_batch, softening_curve
+
+    trainer, batch = first_batch(recipe)
     if arguments.curve:
         return softening_curve(batch.images[0].cpu(), 255 * torch.tensor(recipe.data.mean))
     augmented = trainer.augment.training(batch, 0)
-    return augmented_grid(trainer.augment, trainer.parts.classes, batch, augmented, 0, arguments.images)
+    return batch_grid(*shown_batch(trainer.augment, trainer.parts.classes, batch, augmented, 0, arguments.images))
 
 
 def draw(arguments: argparse.Namespace) -> None:

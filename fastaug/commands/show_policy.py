@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.policy_file import read_policy_file
-from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.reading import UNTRAINED, read_recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastaug.training.build import Trainer
 
-QUIET = ["model.pretrained=false", "model.initial_checkpoint=null", "run.trackers=[]", "data.prefetch=1"]
+QUIET = [*UNTRAINED, "data.prefetch=1"]
 DRAWN = 2000  # samples of the distributions
 
 
@@ -136,7 +136,7 @@ def show(arguments: argparse.Namespace) -> list[Path]:
     page = policy_page.page(f"What {arguments.run.name} has learned", learned.summaries(), pictures, notes)
     out = arguments.out or arguments.run
     written = {out / f"policy-{name}.png": content for name, content in pictures.items()}
-    written[out / "policy.html"] = page.encode()
+    written[out / "policy.html"] = page
     for path, content in written.items():
         write_atomically(path, content)
     return list(written)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -39,21 +40,43 @@ def batch_grid(
     if not fits or originals.dtype != torch.uint8 or results.dtype != torch.uint8:
         found = f"{originals.dtype} {tuple(originals.shape)} and {results.dtype} {tuple(results.shape)}"
         raise ValueError(f"originals must be uint8 [N,H,W,3] and results the first of them, augmented, found {found}")
-    texts = batch_texts(params, target, class_names, ids, (originals.shape[1], originals.shape[2]))
-    mixed, size = is_mixed(params, target), _shown_size(originals)
+    rows, size = grid_cells(originals, results, params, target, class_names, ids), _shown_size(originals)
     step, top = size[1] + LINES * LINE + GAP, LINE + 2 * GAP
     page = Image.new("RGB", (GAP + len(COLUMNS) * (WIDTH + GAP), top + len(results) * step), PAPER)
     lefts = [GAP + column * (WIDTH + GAP) for column in range(len(COLUMNS))]
     for left, title in zip(lefts, COLUMNS, strict=True):
         _write(page, (left, GAP), [title])
+    for i, row in enumerate(rows):
+        for left, cell in zip(lefts, row, strict=True):
+            _paste(page, (left, top + i * step), size, cell.image)
+            _write(page, (left, top + i * step + size[1] + 2), cell.text)
+    return page
+
+
+class Cell(NamedTuple):
+    """An image uint8 [H,W,3] of the grid, None where there is no partner, and the lines below it."""
+
+    image: Tensor | None
+    text: Sequence[str]
+
+
+def grid_cells(
+    originals: Tensor,
+    results: Tensor,
+    params: CropMixParams,
+    target: SoftTarget,
+    class_names: Sequence[str],
+    ids: Tensor,
+) -> list[list[Cell]]:
+    """The cells of `batch_grid`, a row of COLUMNS for each of the results."""
+    texts = batch_texts(params, target, class_names, ids, (originals.shape[1], originals.shape[2]))
+    mixed, rows = is_mixed(params, target), []
     for i in range(len(results)):
         partner = originals[params.partner[i]] if mixed[i] else None
         difference = (results[i].short() - originals[i].short()).abs().byte()
         shown = (originals[i], partner, results[i], difference)
-        for left, image, text in zip(lefts, shown, texts[i], strict=True):
-            _paste(page, (left, top + i * step), size, image)
-            _write(page, (left, top + i * step + size[1] + 2), text)
-    return page
+        rows.append([Cell(image, text) for image, text in zip(shown, texts[i], strict=True)])
+    return rows
 
 
 def is_mixed(params: CropMixParams, target: SoftTarget) -> Tensor:
@@ -137,15 +160,26 @@ def displayed(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return (values * 255).round().clamp(0, 255).to(torch.uint8).expand(-1, -1, -1, 3)
 
 
-def augmented_grid(
+class Shown(NamedTuple):
+    """The arguments of `batch_grid` and `grid_cells`."""
+
+    originals: Tensor
+    results: Tensor
+    params: CropMixParams
+    target: SoftTarget
+    class_names: Sequence[str]
+    ids: Tensor
+
+
+def shown_batch(
     augment: BatchAugment,
     classes: Sequence[str],
     batch: Batch,
     augmented: tuple[Tensor, SoftTarget],
     epoch: int,
     images: int = 8,
-) -> Image.Image:
-    """The grid of a batch's first images and what `augment.training(batch, epoch)` made of them.
+) -> Shown:
+    """A batch's first images and what `augment.training(batch, epoch)` made of them.
 
     They are shown as the loader gave them: cropped, and under the fixed policy if there is one. The copies of an image
     follow it.
@@ -159,7 +193,7 @@ def augmented_grid(
     parts = (None if part is None else part.detach().cpu()[rows] for part in target)
     results = displayed(inputs[rows[:images].to(inputs.device)], data.mean, data.std)
     on_host = SoftTarget(*parts)  # type: ignore[arg-type]
-    return batch_grid(batch.images.cpu()[rows].expand(-1, -1, -1, 3), results, params, on_host, names, batch.ids[rows])
+    return Shown(batch.images.cpu()[rows].expand(-1, -1, -1, 3), results, params, on_host, names, batch.ids[rows])
 
 
 # ---- drawing ----

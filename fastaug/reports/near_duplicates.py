@@ -13,7 +13,7 @@ from PIL import Image
 
 from fastaug.data.build import DataParts
 from fastaug.data.splits import ROLES
-from fastaug.reports.label_page import opened
+from fastaug.reports.thumbnails import opened
 
 SIDE, ALIKE, MOST = 16, 0.995, 50_000  # of the small images; cosine of a pair; images that all are compared with all
 _BLOCK = 2048

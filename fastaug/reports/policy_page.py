@@ -1,7 +1,6 @@
 """Pictures of a learned policy: its numbers over time, what it draws, images before and after; a page of them all."""
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -11,13 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fastaug.reports.charts import distributions, lines_chart, stack_chart
+from fastaug.reports.html_page import rendered
 
 CELL, GAP, LETTER, LINE, TEXTS = 150, 12, 12, 15, 5  # pixels of a picture, between them, of text; lines below one
 PROBABILITY, MAGNITUDE, NOTHING = "policy_probability/", "policy_magnitude/", "policy_identity"
-STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:960px;margin:24px auto;color:#1a1a1a}img{max-width:100%}"
-    "table{border-collapse:collapse}td,th{padding:2px 14px 2px 0;text-align:left}td.n{text-align:right}"
-)
 
 
 # ---- over time ----
@@ -106,21 +102,13 @@ def as_bytes(images: Tensor) -> Tensor:
 
 def page(
     title: str, summaries: Mapping[str, Mapping[str, float]], pictures: Mapping[str, bytes], notes: Sequence[str]
-) -> str:
+) -> bytes:
     """One HTML file with everything in it: pictures as PNG files by name, the values learned by part, and notes."""
-    parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(note)}</p>" for note in notes)]
-    for name, content in pictures.items():
-        data = base64.b64encode(content).decode()
-        label = html.escape(name, quote=True)
-        parts.append(f'<h2>{label}</h2><img alt="{label}" src="data:image/png;base64,{data}">')
-    for part, values in summaries.items():
-        rows = "".join(
-            f'<tr><td>{html.escape(name)}</td><td class="n">{value:.4g}</td></tr>' for name, value in values.items()
-        )
-        parts.append(f"<h2>values of {html.escape(part)}</h2><table>{rows}</table>")
-    body = "\n".join(parts)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    sources = [
+        (name, f"data:image/png;base64,{base64.b64encode(content).decode()}") for name, content in pictures.items()
+    ]
+    values = [(part, list(each.items())) for part, each in summaries.items()]
+    return rendered("policy.html", title=title, summaries=values, pictures=sources, notes=notes)
 
 
 def png(image: Image.Image) -> bytes:

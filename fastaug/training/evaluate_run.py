@@ -15,7 +15,7 @@ from fastaug.errors import RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator
 from fastaug.evaluation.latency import measured_cost, parameters
 from fastaug.evaluation.learned_policy import learned_policy
-from fastaug.recipe.reading import Override, read_recipe, read_stored
+from fastaug.recipe.reading import UNTRAINED, Override, read_recipe, read_stored
 from fastaug.recipe.schema import Recipe
 from fastaug.training import checkpoint
 from fastaug.training.build import build_network
@@ -50,7 +50,7 @@ def checkpoint_and_recipe(wanted: Wanted) -> tuple[Path, Recipe]:
         raise StorageError(f"{wanted.path}: neither a run folder with a checkpoint nor a checkpoint of a run")
     weights = [f"eval.weights={wanted.weights}"] if wanted.weights else []
     copies = [] if wanted.tta is None else [f"eval.tta={wanted.tta}"]
-    untrained = ["run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null", "augment.start_epochs=0"]
+    untrained = [*UNTRAINED, "augment.start_epochs=0"]
     untrained += parts_that_act(wanted, run) + shift_of(wanted, run)
     return path, read_recipe(run / "recipe.yaml", [*wanted.overrides, *weights, *copies, *untrained])
 

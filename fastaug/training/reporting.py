@@ -18,7 +18,7 @@ from fastaug.evaluation.learned_labels import mended
 from fastaug.evaluation.per_sample import found_errors, sample_figures, samples_table
 from fastaug.evaluation.sample_file import FILE, SplitRecord, archive
 from fastaug.recipe.schema import LOWER_IS_BETTER
-from fastaug.reports.batch_grid import augmented_grid
+from fastaug.reports.batch_grid import batch_grid, shown_batch
 from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
 from fastaug.training.model_facts import scalars
@@ -81,7 +81,7 @@ def log_batch(trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget
     whole = len(batch.ids) == len(inputs)  # not where blank images stand in for damaged ones
     if not (trainer.accelerator.is_main_process and trainer.accelerator.trackers and whole):
         return
-    grid = augmented_grid(trainer.augment, trainer.parts.classes, batch, (inputs, target), epoch)
+    grid = batch_grid(*shown_batch(trainer.augment, trainer.parts.classes, batch, (inputs, target), epoch))
     file = BytesIO()
     grid.save(file, "PNG")
     trainer.folder.write("batch.png", file.getvalue())

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from fastaug.commands import train
 from fastaug.errors import RecipeError
 from fastaug.recipe import rules as recipe_rules
-from fastaug.recipe.reading import differences, parse_yaml, read_recipe, to_yaml
+from fastaug.recipe.reading import UNTRAINED, differences, parse_yaml, read_recipe, to_yaml
 from fastaug.recipe.rules import validate
 from fastaug.recipe.schema import RESUMABLE, SCHEMA, Augment, Data, Model, Optim, Recipe, Run
 
@@ -521,6 +521,12 @@ def test_values_that_refer_to_other_keys_are_refused(tmp_path: Path, override: s
 def test_an_empty_recipe_wants_only_a_data_root(tmp_path: Path) -> None:
     assert problems(tmp_path, "# nothing\n") == ["data.root: not set; name a folder of images or embedded:mnist5k"]
     assert read(tmp_path, "", "data.root=x") == Recipe(run=Run(dir=os.path.join("runs", "r")), data=Data(root="x"))
+
+
+def test_what_is_about_initial_weights_is_left_out_with_them(tmp_path: Path) -> None:
+    keys = ["data.root=x", "model.initial_checkpoint=w.pth", "model.checkpoint_keys=map", "model.checkpoint_fit=0.5"]
+    (tmp_path / "r.yaml").write_text("")
+    assert read_recipe(tmp_path / "r.yaml", [*keys, *UNTRAINED]).model == Model(pretrained=False)
 
 
 def test_overrides_win_in_their_order_and_make_sections(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""Lists the labels of a run's images that look wrong, and says how many are.
+
+    fastaug train RECIPE.yaml run.plant=0.01
+    fastaug label-report runs/RECIPE
+
+Writes labels.html, one page with pictures, and labels.csv, all images with cleanlab's column names, into the run
+folder. Ticked rows of the page are saved as a file for data.labels. How many labels are wrong is estimated where
+run.plant has flipped some on purpose; they are not listed. --truth compares with a file of true labels, which is not
+looked at otherwise. docs/label_doctor.md explains the figures.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastaug.errors import FastaugError, StorageError
+from fastaug.recipe.reading import UNTRAINED, read_recipe
+
+if TYPE_CHECKING:
+    from fastaug.reports.label_table import LabelTable
+
+QUIET = [*UNTRAINED, "train.precision=no"]
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="fastaug label-report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="the folder of a run that has ended")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of its recipe")
+    parser.add_argument("--pictures", type=int, default=200, metavar="N", help="rows of a split shown (default 200)")
+    parser.add_argument("--duplicates", action="store_true", help="look for images that are nearly the same, too")
+    parser.add_argument("--truth", type=Path, metavar="FILE.tsv", help="true labels, to judge the report itself")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    found = parser.parse_intermixed_args(argv)
+    if found.pictures < 0:
+        parser.error("--pictures must be at least 0")
+    return found
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Writes page and table, says what is in them."""
+    run: Path = arguments.run
+    if not (run / "recipe.yaml").exists():
+        raise StorageError(f"{run}: is no run folder, it has no recipe.yaml; name the run.dir of a training")
+    import numpy as np
+
+    from fastaug.evaluation.sample_file import read_samples
+
+    samples = read_samples(run)
+    recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
+    from fastaug.atomic_files import write_atomically
+    from fastaug.distributed import build_accelerator
+    from fastaug.evaluation.label_estimate import ALIKE, UNLIKE
+    from fastaug.evaluation.label_truth import judged, read_truth
+    from fastaug.reports.label_page import page, result
+    from fastaug.reports.label_table import cautions, check_fits, csv_text, label_table
+    from fastaug.reports.near_duplicates import near_duplicates
+    from fastaug.training.build_data import find_data
+
+    parts = find_data(recipe, build_accelerator(recipe))
+    check_fits(samples, parts, str(run))
+    truth = None if arguments.truth is None else read_truth(arguments.truth, parts)
+    unlike = UNLIKE if recipe.run.plant_like is None else ALIKE
+    tables = [
+        label_table(samples, split, unlike=unlike, seed=recipe.run.seed) for split in ("train", *parts.held_out())
+    ]
+    figures = result(tables)
+    if truth is not None:
+        listed = ~np.isnan(tables[0].scores)
+        own = tables[0].samples
+        wrong = (truth[own["id"]] != own["given"])[listed]
+        figures["truth"] = judged(tables[0].scores[listed], wrong, tables[0].estimate)
+    keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
+    settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
+    command = shlex.join(["accelerate", "launch", "-m", "fastaug", "train", str(run / "recipe.yaml"), *settings])
+    notes, pairs = cautions(tables, parts), []
+    if recipe.run.plant_like is not None:
+        notes.append(f"Labels were planted as {recipe.run.plant_like} confuses the classes.")
+    if arguments.duplicates:
+        try:
+            pairs = near_duplicates(parts)
+            notes.append(f"{len(pairs)} pairs of images are nearly the same but labelled differently, or in two splits")
+        except ValueError as error:
+            notes.append(str(error))
+        figures["duplicates"] = [pair._asdict() for pair in pairs]
+    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, notes, pairs)
+    written = {"labels.html": text, "labels.csv": csv_text(tables, parts)}
+    for name, data in written.items():
+        write_atomically(run / name, data)
+        print(run / name)
+    print(*notes, sep="\n", end="\n" if notes else "")
+    for table in tables:
+        print(line(table))
+    if "truth" in figures:
+        print("against the truth:", json.dumps(figures["truth"]))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def line(table: "LabelTable") -> str:
+    """What is said of a split on the screen."""
+    from fastaug.evaluation.label_estimate import UNEXPLAINED
+
+    number, told = f"not estimated: {table.not_estimated()}", table.estimate
+    if told is not None:
+        number = "{:.0f} ({:.0f} to {:.0f}) of {}".format(*told.wrong, len(told.scores))
+        if told.unexplained:
+            number += f", but {told.unexplained} look more like another class. {UNEXPLAINED}"
+    return f"{table.split}: {len(table)} images, {table.flagged} flagged; wrong labels: {number}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code, as that of `fastaug train`."""
+    try:
+        return report(parse(argv))
+    except FastaugError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except OSError as error:
+        print(f"the report cannot be written: {error}", file=sys.stderr)
+        return 5

@@ -36,15 +36,12 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     cpu = not torch.cuda.is_available()
     if cpu and recipe.train.precision == "fp16":
         raise RecipeError(["train.precision: fp16 needs a GPU and none is visible; use bf16 or no"])
-    missing = [name for name in recipe.run.trackers if find_spec(name) is None]
-    if missing:
+    if missing := [name for name in recipe.run.trackers if not _installed(name)]:
         raise RecipeError([f"run.trackers: {name} is not installed; pip install {name}" for name in missing])
     try:
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=recipe.train.precision,
-            log_with=recipe.run.trackers or None,
-            project_dir=recipe.run.dir,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.peer_timeout))],
         )
     except ValueError as error:
@@ -64,12 +61,17 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def finish(accelerator: Accelerator, *, stays_joined: bool = False) -> None:
-    """Ends the trackers of a run, and the group of its processes unless a next run in them is to find it."""
+    """Ends the group of the processes of a run, unless a next run in them is to find it."""
     if not stays_joined:
         accelerator.end_training()
-        return
-    for tracker in accelerator.trackers:
-        tracker.finish()
+
+
+def _installed(tracker: str) -> bool:
+    """Whether a tracker's package is there; a folder that one leaves where it is started, `wandb/`, is none."""
+    if tracker == "csv":
+        return True
+    found = find_spec(tracker)
+    return found is not None and found.origin is not None
 
 
 def check_launch() -> None:

@@ -250,6 +250,5 @@ def _step_of(line: bytes) -> int | None:
 
 def _events(lines: list[bytes]) -> frozenset[tuple[str, int]]:
     """The events of sound lines, each with its step."""
-    return frozenset(
-        (str(_values_of(line).get("event")), step) for line in lines if (step := _step_of(line)) is not None
-    )
+    sound = [line for line in lines if _step_of(line) is not None]
+    return frozenset((str(values.get("event")), values["step"]) for values in map(_values_of, sound))

@@ -6,9 +6,10 @@ fails later is told and costs lines of that tracker alone, for metrics.jsonl has
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,7 @@ class Trackers(AbstractContextManager["Trackers"]):
         """Gives a picture to every tracker that takes one."""
         for tracker in self._running:
             if tracker.name in _PICTURES:
-                show = _PICTURES[tracker.name]
-                self._call(tracker, step, lambda own, show=show: show(own, name, picture, step))
+                self._call(tracker, step, partial(_PICTURES[tracker.name], name=name, picture=picture, step=step))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is not None and not issubclass(kind, Exception):
@@ -134,7 +134,7 @@ class Trackers(AbstractContextManager["Trackers"]):
         self.console.print(f"warning: run.trackers: {text}; the training goes on, metrics.jsonl has every value")
         self.folder.notes.setdefault("trackers", {})[name] = text
 
-    def _known(self, step: int, names: list[str]) -> tuple[str, list[str]]:
+    def _known(self, step: int, names: Sequence[str]) -> tuple[str, list[str]]:
         """The id of this run, new where training begins, and the trackers that knew it before; `names` from now on."""
         run, known = uuid.uuid4().hex, []
         if step:
@@ -190,7 +190,7 @@ def _trackio_picture(own: GeneralTracker, name: str, picture: Image.Image, step:
 
 
 # Each as its class in accelerate.tracking takes it; comet_ml, mlflow and dvclive have no way for pictures there.
-_PICTURES: dict[str, Callable[[Any, str, Image.Image, int], None]] = {
+_PICTURES: dict[str, Callable[..., None]] = {
     "tensorboard": lambda own, name, picture, step: own.log_images(
         {name: np.asarray(picture)[None]}, step=step, dataformats="NHWC"
     ),

@@ -118,11 +118,13 @@ def launcher_clashes(recipe: Recipe, environment: Mapping[str, str], launcher: s
             f"train.precision: is {precision!r} and mixed_precision {where} {told!r}; {change}, or launch with "
             f"--mixed_precision {precision}"
         )
-    told = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or _option(launcher, "gradient_accumulation_steps")
-    if told and told != str(accumulate):
+    steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or _option(
+        launcher, "gradient_accumulation_steps"
+    )
+    if steps and steps != str(accumulate):
         problems.append(
-            f"train.accumulate: is {accumulate} and gradient_accumulation_steps {where} {told}; set train.accumulate="
-            f"{told} (train.batch_size counts all micro-batches), or launch with --gradient_accumulation_steps "
+            f"train.accumulate: is {accumulate} and gradient_accumulation_steps {where} {steps}; set train.accumulate="
+            f"{steps} (train.batch_size counts all micro-batches), or launch with --gradient_accumulation_steps "
             f"{accumulate}"
         )
     problems += [

@@ -71,8 +71,9 @@ class Trackers(AbstractContextManager["Trackers"]):
         run, known = self._known(step, names) if names else ("", [])
         for name in dict.fromkeys(names):
             tracker = _Tracker(name, _build(name, self.recipe, self.folder, run, step))
-            # TensorBoard forgets what a killed run wrote behind its checkpoint; no other one does.
-            if name != "tensorboard" and name in known:
+            # What a killed run wrote behind its checkpoint TensorBoard forgets, and wandb does not take again; others
+            # than these three begin a new run.
+            if name == "trackio" and name in known:
                 tracker.told = self.folder.replayed
             with _Failure() as failure:
                 tracker.own.start()

@@ -4,10 +4,16 @@ import csv
 import io
 import json
 import os
+import re
 import resource
+import signal
 import sqlite3
+import struct
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +43,13 @@ def begin(tmp_path: Path) -> Begin:
     PartialState()
     (tmp_path / "recipe.yaml").write_text("model: {name: test_resnet}\n")
 
-    def start(*names: str, step: int = 0) -> Trackers:
-        words = [f"run.dir={tmp_path / 'run'}", f"run.trackers=[{', '.join(names)}]"]
+    def start(*names: str, step: int = 0, project: str = "fastaug") -> Trackers:
+        words = [
+            f"run.project={project}",
+            "data.root=embedded:mnist5k",
+            f"run.dir={tmp_path / 'run'}",
+            f"run.trackers=[{', '.join(names)}]",
+        ]
         recipe = read_recipe(tmp_path / "recipe.yaml", words)
         folder = RunFolder(tmp_path / "run")
         folder.path.mkdir(exist_ok=True)
@@ -58,15 +69,33 @@ def tell(trackers: Trackers, steps: tuple[int, ...]) -> None:
         trackers.log("train", step, values)
 
 
-def killed_and_continued(begin: Begin, name: str, finish: bool) -> None:
-    """A run that is killed after update 15 and goes on from its checkpoint of update 10; `finish`: it stops by itself."""
-    first = begin(name)
-    first.log_picture("batch", PICTURE, 0)
-    tell(first, UNTIL_KILL)
-    if finish:
-        first.__exit__(None, None, None)
-    with begin(name, step=10) as second:
-        tell(second, AFTER)
+def in_a_process(life: Callable[[], None], wait: float = 0.0) -> None:
+    """Calls `life` in a process of its own, which is killed `wait` seconds later."""
+    if (child := os.fork()) == 0:
+        try:
+            life()
+            time.sleep(wait)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def killed_and_continued(begin: Begin, name: str, finish: bool, wait: float = 1.0) -> None:
+    """A run that ends after update 15 and goes on from its checkpoint of update 10; unless `finish` it is killed."""
+
+    def first() -> None:
+        trackers = begin(name)
+        trackers.log_picture("batch", PICTURE, 0)
+        tell(trackers, UNTIL_KILL)
+        if finish:
+            trackers.__exit__(None, None, None)
+
+    def second() -> None:
+        with begin(name, step=10) as trackers:
+            tell(trackers, AFTER)
+
+    in_a_process(first, wait)
+    in_a_process(second)
 
 
 EXPECTED = {step: pytest.approx(1 / step) for step in (5, 10, 15, 20)}
@@ -104,7 +133,8 @@ def test_summary_csv_is_that_of_timm(begin: Begin, tmp_path: Path) -> None:
         trackers.log(line["event"], line["step"], line)
     figures = {"loss": 0.5, "top1": 75.0, "top5": 100.0}
     update_summary(0, {"loss": 2.0}, figures, tmp_path / "timm.csv", lr=0.05, write_header=True)
-    ours, timms = (list(csv.DictReader(open(tmp_path / name))) for name in ("run/summary.csv", "timm.csv"))
+    texts = [(tmp_path / name).read_text().splitlines() for name in ("run/summary.csv", "timm.csv")]
+    ours, timms = (list(csv.DictReader(text)) for text in texts)
     assert [{name: float(value) for name, value in row.items()} for row in ours] == [
         {name: float(value) for name, value in row.items()} for row in timms
     ]
@@ -130,14 +160,15 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_tracker_that_fails_costs_its_lines_and_nothing_else(begin: Begin, capfd: pytest.CaptureFixture) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # its thread dies of the full disk
+def test_a_tracker_that_fails_costs_its_lines_and_nothing_else(begin: Begin, capsys: pytest.CaptureFixture) -> None:
     with begin("tensorboard") as trackers:
         tell(trackers, (5,))
         with full_disk():
             for step in (10, 15, 20, 25, 30):
                 trackers.log("train", step, {"loss": 1.0})
         trackers.log("train", 35, {"loss": 1.0})
-    said = capfd.readouterr().out
+    said = capsys.readouterr().out
     assert said.count("warning: run.trackers: tensorboard failed at update") == 2  # the first one, and the last
     assert "is tried again; the training goes on" in said
     assert "is left out until the next start" in said
@@ -162,52 +193,6 @@ def test_a_tracker_that_cannot_start_refuses_a_run_only_before_it_has_begun(begi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("finish", [False, True])
-def test_wandb_offline(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: bool) -> None:
-    pytest.importorskip("wandb", reason="pip install wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    killed_and_continued(begin, "wandb", finish)
-    found, ids, keys = [], set(), set()
-    for file in sorted((tmp_path / "run").glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(file))
-        while (data := store.scan_data()) is not None:
-            record = Record()
-            record.ParseFromString(data)
-            if record.HasField("run"):
-                ids.add(record.run.run_id)
-            items = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-            keys |= set(items)
-            if "train/loss" in items:
-                found.append((items["_step"], items["train/loss"]))
-    assert len(ids) == 1
-    assert dict(found) == EXPECTED
-    assert len(found) == len(EXPECTED)
-    assert any(key.startswith("batch") for key in keys)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("finish", [False, True])
-def test_trackio(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: bool) -> None:
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    trackio = pytest.importorskip("trackio", reason="pip install trackio")
-    killed_and_continued(begin, "trackio", finish)
-    (run,) = trackio.Api().runs("fastaug")
-    (file,) = (tmp_path / "trackio").glob("fastaug*.db")
-    with sqlite3.connect(file) as base:
-        rows = [(step, json.loads(values)) for step, values in base.execute("select step, metrics from metrics")]
-    losses = [(step, values["train/loss"]) for step, values in rows if "train/loss" in values]
-    assert run.name.startswith("run-")
-    assert dict(losses) == EXPECTED
-    assert len(losses) == len(EXPECTED)
-    assert any("batch" in values for _, values in rows)
-
-
-@pytest.mark.slow
 def test_wandb_without_a_login_is_refused_with_the_remedy(
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,5 +200,74 @@ def test_wandb_without_a_login_is_refused_with_the_remedy(
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(RecipeError, match=r"wandb cannot start: .*WANDB_MODE=offline"):
-        begin("wandb")
+
+    def life() -> None:
+        try:
+            begin("wandb")
+        except RecipeError as error:
+            (tmp_path / "said").write_text(str(error))
+
+    in_a_process(life)
+    assert re.search(r"wandb cannot start: .*WANDB_MODE=offline", (tmp_path / "said").read_text())
+
+
+def records(file: Path) -> Iterator[bytes]:
+    """The records of a file of wandb: LevelDB's log format behind a head of 7 bytes."""
+    block, part = 32768, b""
+    with open(file, "rb") as opened:
+        opened.seek(7)
+        while True:
+            if block - opened.tell() % block < 7:  # a block's rest, too short for a record's head
+                opened.seek(-opened.tell() % block, os.SEEK_CUR)
+            head = opened.read(7)
+            if len(head) < 7:
+                return
+            _, length, kind = struct.unpack("<IHB", head)
+            part += opened.read(length)
+            if kind in (1, 4):  # whole, or the last piece
+                yield part
+                part = b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finish", [False, True])
+def test_wandb_offline(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: bool) -> None:
+    pytest.importorskip("wandb", reason="pip install wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    killed_and_continued(begin, "wandb", finish, wait=0.0 if finish else 20.0)  # it writes every 15 s
+    found, ids, keys = [], set(), set()
+    for file in sorted((tmp_path / "run").glob("wandb/offline-run-*/*.wandb")):
+        for data in records(file):
+            record = Record()
+            record.ParseFromString(data)
+            if record.HasField("run"):
+                ids.add(record.run.run_id)
+            items = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            keys |= set(items)
+            if "train/loss" in items:
+                found.append((record.history.step.num or items["_step"], items["train/loss"]))
+    assert len(ids) == 1
+    assert dict(found) == EXPECTED
+    assert len(set(found)) == len(EXPECTED)  # update 15 twice, in the files of both starts: its server leaves one out
+    assert any(key.startswith("batch") for key in keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finish", [False, True])
+def test_trackio(begin: Begin, finish: bool) -> None:
+    trackio = pytest.importorskip("trackio", reason="pip install trackio")
+    project = f"fastaug-{uuid.uuid4().hex}"  # its folder is that of the user, read when it is imported
+    killed_and_continued(partial(begin, project=project), "trackio", finish)
+    (run,) = trackio.Api().runs(project)
+    (file,) = Path(trackio.utils.TRACKIO_DIR).glob(f"{project}*.db")
+    with sqlite3.connect(file) as base:
+        rows = [(step, json.loads(values)) for step, values in base.execute("select step, metrics from metrics")]
+    losses = [(step, values["train/loss"]) for step, values in rows if "train/loss" in values]
+    assert run.name.startswith("run-")
+    assert dict(losses) == EXPECTED
+    assert len(losses) == len(EXPECTED)
+    assert any("batch" in values for _, values in rows)
+    trackio.delete_project(project, force=True)

@@ -41,7 +41,10 @@ def test_all_keys_are_printed_in_order_and_aligned() -> None:
         ("data.img_size", ["int", "224", "at least 1, at most 4096"]),
         ("eval.img_size", ["int or null", "null", "at least 1, at most 4096"]),
         ("run.seed", ["int", "0", f"at least 0, at most {2**63 - 1}"]),
-        ("run.trackers", ["list of str", "[]", "tensorboard, wandb"]),
+        (
+            "run.trackers",
+            ["list of str", "[]", "aim, clearml, comet_ml, csv, dvclive, mlflow, swanlab, tensorboard, trackio, wandb"],
+        ),
         ("data.loader", ["str", '"dali"', "dali, resident, synthetic"]),
         ("optim.opt_betas", ["list of float or null", "null", "at least 0, below 1"]),
         ("model.kwargs", ["mapping", "{}"]),

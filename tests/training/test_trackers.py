@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -142,7 +143,7 @@ def test_summary_csv_is_that_of_timm(begin: Begin, tmp_path: Path) -> None:
 
 
 def test_every_tracker_of_accelerate_has_a_name() -> None:
-    assert set(Tracker.__args__) == {*LOGGER_TYPE_TO_CLASS, "csv"}
+    assert set(get_args(Tracker)) == {*LOGGER_TYPE_TO_CLASS, "csv"}
     assert Run().trackers == []
 
 

@@ -138,7 +138,7 @@ def _overrides() -> Iterator[BadRecipe]:
         "augment.aa=rand-n999999999": "augment.aa: section 'n999999999'",
         f"augment.aa=rand{'-m9' * 500}": "augment.aa: ",
         "meta.learn=[polisy]": "meta.learn: 'polisy' is not one of",
-        "run.trackers=[mlflow]": "run.trackers: 'mlflow' is not one of tensorboard, wandb",
+        "run.trackers=[neptune]": "run.trackers: 'neptune' is not one of aim, clearml, comet_ml",
         "train.accumulate=3": "train.accumulate: 3 does not divide train.batch_size = 256",
         "optim.warmup_epochs=100": "optim.warmup_epochs: 100.0 leaves nothing of train.epochs = 100",
         "optim.min_lr=0.2": "optim.min_lr: 0.2 is above optim.lr",

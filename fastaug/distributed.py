@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
@@ -20,31 +20,23 @@ from fastaug.recipe.schema import Recipe
 INDEXING = timedelta(hours=1)  # long enough for one process of a machine to index a large set while the others wait
 LAUNCHED = ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")  # set by torchrun, by accelerate launch
 TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")  # of srun: how many processes it starts of one command
-SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by the launcher
+SHARDED = tuple(f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"))
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
     """The run's Accelerator (devices, precision, processes); refuses a job whose processes do not see each other."""
     check_launch()
-    if sharded := [name for name in SHARDED if parse_flag_from_env(name)]:
-        raise RecipeError(
-            [
-                f"{sharded[0]}: splits the network over processes, and fastaug needs the whole one in each, for its "
-                "checkpoints and the meta step; launch without it (DistributedDataParallel)"
-            ]
-        )
-    cpu = not torch.cuda.is_available()
+    if clashes := launcher_clashes(recipe, os.environ, _launcher()):
+        raise RecipeError(clashes)
+    cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     if cpu and recipe.train.precision == "fp16":
         raise RecipeError(["train.precision: fp16 needs a GPU and none is visible; use bf16 or no"])
-    missing = [name for name in recipe.run.trackers if find_spec(name) is None]
-    if missing:
+    if missing := [name for name in recipe.run.trackers if not _installed(name)]:
         raise RecipeError([f"run.trackers: {name} is not installed; pip install {name}" for name in missing])
     try:
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=recipe.train.precision,
-            log_with=recipe.run.trackers or None,
-            project_dir=recipe.run.dir,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.peer_timeout))],
         )
     except ValueError as error:
@@ -64,12 +56,17 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def finish(accelerator: Accelerator, *, stays_joined: bool = False) -> None:
-    """Ends the trackers of a run, and the group of its processes unless a next run in them is to find it."""
+    """Ends the group of the processes of a run, unless a next run in them is to find it."""
     if not stays_joined:
         accelerator.end_training()
-        return
-    for tracker in accelerator.trackers:
-        tracker.finish()
+
+
+def _installed(tracker: str) -> bool:
+    """Whether a tracker's package is there; a folder that one leaves where it is started, `wandb/`, is none."""
+    if tracker == "csv":
+        return True
+    found = find_spec(tracker)
+    return found is not None and found.origin is not None
 
 
 def check_launch() -> None:
@@ -106,13 +103,62 @@ def time_kernels(recipe: Recipe, *, again: bool) -> None:
     torch.backends.cudnn.benchmark = recipe.train.cudnn_benchmark and again
 
 
+def launcher_clashes(recipe: Recipe, environment: Mapping[str, str], launcher: str = "") -> list[str]:
+    """What `accelerate launch`, or the file of `accelerate config`, wants otherwise than the recipe: a problem each.
+
+    Accelerate tells its processes by the `environment`, but not all: `launcher` is the launcher's command line. Its
+    mixed_precision "no" is no wish, for it stands there too where nobody said anything, unless it was typed.
+    """
+    where, problems = "of accelerate launch or its config file is", []
+    precision, accumulate = recipe.train.precision, recipe.train.accumulate
+    told = environment.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no"
+    if told != precision and (told != "no" or _option(launcher, "mixed_precision") == "no"):
+        change = f"set train.precision={told}" if told in ("no", "bf16", "fp16") else "there is no such train.precision"
+        problems.append(
+            f"train.precision: is {precision!r} and mixed_precision {where} {told!r}; {change}, or launch with "
+            f"--mixed_precision {precision}"
+        )
+    steps = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or _option(
+        launcher, "gradient_accumulation_steps"
+    )
+    if steps and steps != str(accumulate):
+        problems.append(
+            f"train.accumulate: is {accumulate} and gradient_accumulation_steps {where} {steps}; set train.accumulate="
+            f"{steps} (train.batch_size counts all micro-batches), or launch with --gradient_accumulation_steps "
+            f"{accumulate}"
+        )
+    problems += [
+        f"{name}: splits the network over processes, and fastaug needs the whole one in each, for its checkpoints and "
+        "the meta step; launch without it (DistributedDataParallel)"
+        for name in SHARDED
+        if environment.get(name, "").lower() in ("1", "true", "t", "y", "yes", "on")
+    ]
+    told = environment.get("ACCELERATE_DYNAMO_BACKEND", "").lower() or "no"
+    if told != "no":
+        problems.append(
+            f"model.compile: is {str(recipe.model.compile).lower()} and dynamo_backend {where} {told!r}; launch with "
+            "--dynamo_backend no, and set model.compile=true to compile the network (inductor)"
+        )
+    return problems
+
+
+def _option(launcher: str, name: str) -> str | None:
+    """The value of --name in a launcher's command line; its words may be joined by _ or -."""
+    found = re.search(rf"accelerate.*?--{name.replace('_', '[_-]')}[ =](\S+)", launcher)
+    return found[1].lower() if found else None
+
+
+def _launcher() -> str:
+    """The command line of the process that started this one."""
+    try:
+        return " ".join(psutil.Process(os.getppid()).cmdline())
+    except psutil.Error:
+        return ""
+
+
 def _asked_of_launcher() -> int:
     """N of `accelerate launch --num_processes N`, which on a CPU machine starts one process and says nothing."""
-    try:
-        words = psutil.Process(os.getppid()).cmdline()
-    except psutil.Error:
-        return 1
-    text = " ".join(words)
+    text = _launcher()
     asked = re.search(r"accelerate.*--num[_-]processes[ =](\d+)", text)
     return max(1, int(asked[1])) if asked and not re.search(r"--num[_-]machines[ =]([2-9]|\d\d)", text) else 1
 

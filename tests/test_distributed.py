@@ -10,8 +10,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
-from fastaug.distributed import build_accelerator, check_launch, choose_kernels, time_kernels
+from fastaug.distributed import build_accelerator, check_launch, choose_kernels, launcher_clashes, time_kernels
 from fastaug.errors import PeerError
+from fastaug.recipe.schema import Model as Network
 from fastaug.recipe.schema import Recipe, Train
 
 Flags = tuple[bool, bool, str]
@@ -101,6 +102,63 @@ def test_a_scheduler_s_tasks_that_know_nothing_of_each_other_are_refused(
             check_launch()
     else:
         check_launch()
+
+
+RECIPE = Recipe(train=Train(precision="bf16", accumulate=2))
+LAUNCH = "python accelerate launch"
+
+
+@pytest.mark.parametrize(
+    ("variables", "launcher", "expected"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "", ["precision: is 'bf16'", "is 'fp16'; set train.precision=fp16"]),
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "", ["or launch with --mixed_precision bf16"]),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "", ["is 'fp8'; there is no such train.precision, or launch with"]),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, f"{LAUNCH} --mixed-precision=no a.py", ["'no'; set train.precision=no"]),
+        (
+            {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+            "",
+            ["train.accumulate: is 2", "is 4; set train.accumulate=4"],
+        ),
+        ({}, f"{LAUNCH} --gradient_accumulation_steps 8 a.py", ["is 8", "launch with --gradient_accumulation_steps 2"]),
+        ({"ACCELERATE_USE_FSDP": "true"}, "", ["ACCELERATE_USE_FSDP: splits the network", "launch without it"]),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "", ["ACCELERATE_USE_DEEPSPEED: splits the network"]),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "", ["ACCELERATE_USE_MEGATRON_LM: splits the network"]),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "", ["ACCELERATE_USE_PARALLELISM_CONFIG: splits the network"]),
+        (
+            {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},
+            "",
+            ["model.compile: is false", "'inductor'", "model.compile=true"],
+        ),
+    ],
+)
+def test_what_accelerate_wants_otherwise_than_the_recipe_is_told(
+    variables: dict[str, str], launcher: str, expected: list[str]
+) -> None:
+    (problem,) = launcher_clashes(RECIPE, variables, launcher)
+    for part in expected:
+        assert part in problem
+
+
+@pytest.mark.parametrize(
+    ("variables", "launcher"),
+    [
+        ({}, ""),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}, f"{LAUNCH} --num_processes 2 a.py"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}, ""),
+        ({"ACCELERATE_USE_FSDP": "false"}, "python fastaug/train.py --mixed_precision no"),
+    ],
+)
+def test_what_accelerate_says_of_itself_or_as_the_recipe_is_no_clash(variables: dict[str, str], launcher: str) -> None:
+    assert launcher_clashes(RECIPE, variables, launcher) == []
+
+
+def test_all_clashes_are_told_at_once() -> None:
+    variables = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "EAGER", "ACCELERATE_USE_FSDP": "1"}
+    problems = launcher_clashes(Recipe(model=Network(compile=True)), variables)
+    assert [problem.partition(":")[0] for problem in problems] == [
+        *("train.precision", "ACCELERATE_USE_FSDP", "model.compile")
+    ]
 
 
 MACHINES = """

@@ -313,6 +313,27 @@ def test_a_launcher_that_splits_the_network_is_refused(recipe, tmp_path, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("told", ["typed", "configured"])
+def test_accelerate_launch_that_wants_another_precision_is_refused(recipe, tmp_path, told):
+    (tmp_path / "default.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nmixed_precision: bf16\nnum_processes: 1\n"
+    )
+    options = {
+        "typed": ["--mixed_precision", "bf16", "--gradient_accumulation_steps", "4"],
+        "configured": ["--config_file", str(tmp_path / "default.yaml")],
+    }
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", *options[told]]
+    run([*launch, *TRAIN[1:], *recipe, f"run.dir={tmp_path / 'run'}"], expected=1)
+    ended = status(tmp_path / "run")
+    assert ended["code"] == 2
+    assert "train.precision: is 'no' and mixed_precision of accelerate launch" in ended["reason"]
+    assert ("gradient_accumulation_steps" in ended["reason"]) == (told == "typed")
+    if told == "configured":
+        run([*launch, *TRAIN[1:], *recipe, "train.precision=bf16", f"run.dir={tmp_path / 'run'}"])
+        assert status(tmp_path / "run")["code"] == 0
+
+
+@pytest.mark.slow
 def test_accelerate_launch_that_starts_too_few_processes_is_refused(recipe, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
     output = run([*launch, *TRAIN[1:], *recipe, f"run.dir={tmp_path / 'run'}"], expected=1)

@@ -3,17 +3,13 @@
 Only arguments that mean the same in timm are given; what has no counterpart there stands in the model card's recipe.
 """
 
-import csv
-import io
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from fastaug.recipe.strict_yaml import write_yaml
 from fastaug.training.model_facts import ModelFacts
+from fastaug.training.summary_table import evaluated, read_epochs, summary_table
 
-COLUMNS = ("epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr")
 _SAME_SCHEDULES = ("cosine", "step", "multistep")
 
 
@@ -74,37 +70,9 @@ def class_map(facts: ModelFacts) -> bytes:
 
 def summary_csv(facts: ModelFacts, run: Path | None) -> bytes:
     """summary.csv: a line an epoch up to the checkpoint, from the log of its run; without one its own epoch alone."""
-    epochs = _of_log(run / "metrics.jsonl", facts) if run is not None else {}
+    epochs = {}
+    if run is not None:
+        epochs = read_epochs(run / "metrics.jsonl", facts.recipe.eval.weights, facts.step)
     if not epochs and facts.figures is not None:
         epochs = {round(facts.epoch): evaluated(facts.figures)}
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows({"epoch": epoch - 1, **values} for epoch, values in sorted(epochs.items()))  # timm counts from 0
-    return text.getvalue().encode()
-
-
-def evaluated(figures: dict[str, Any]) -> dict[str, float]:
-    """The figures of an evaluation by timm's names, shares in per cent."""
-    return {"eval_loss": figures["nll"], "eval_top1": 100 * figures["top1"], "eval_top5": 100 * figures["top5"]}
-
-
-def _of_log(file: Path, facts: ModelFacts) -> dict[int, dict[str, float]]:
-    """By epoch, from 1: mean training loss, learning rate of its last line, figures of select, or test without it."""
-    if not file.is_file():
-        return {}
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    lines = [line for line in lines if line["step"] <= facts.step]
-    epochs: dict[int, dict[str, float]] = {}
-    before, losses = 0, dict[int, tuple[float, int]]()
-    for line in (line for line in lines if line["event"] == "train"):
-        epoch, updates = math.ceil(line["epoch"]), line["step"] - before
-        total, count = losses.get(epoch, (0.0, 0))
-        losses[epoch] = total + updates * line["loss"], count + updates
-        epochs[epoch] = {"train_loss": losses[epoch][0] / losses[epoch][1], "lr": line["lr"]}
-        before = line["step"]
-    split = "select" if any(line["event"] == "select" for line in lines) else "test"
-    weights = facts.recipe.eval.weights  # the last evaluation of a run tells of the others too
-    for line in (line for line in lines if line["event"] == split and line["weights"] == weights):
-        epochs.setdefault(math.ceil(line["epoch"]), {}).update(evaluated(line))
-    return epochs
+    return summary_table(epochs)

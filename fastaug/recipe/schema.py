@@ -107,6 +107,9 @@ Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3
 Loss = Literal["ce", "kl", "symmetric_kl", "focal", "bce", "gce"]
 Metric = Literal["top1", "top5", "balanced_top1", "precision_macro", "f1_macro", "f1_weighted", "nll", "ece"]
 LOWER_IS_BETTER = ("nll", "ece")  # of these
+Tracker = Literal[
+    "aim", "clearml", "comet_ml", "csv", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+]
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -126,8 +129,11 @@ class Run:
     peer_timeout: Annotated[float, Field(ge=1, le=86400)] = key(
         600.0, "several processes: seconds that one waits for another in training before the job ends"
     )
-    trackers: Annotated[list[Literal["tensorboard", "wandb"]], Field(max_length=32)] = key(
-        [], "where metrics go besides metrics.jsonl"
+    trackers: Annotated[list[Tracker], Field(max_length=32)] = key(
+        [], "where metrics go besides metrics.jsonl: Accelerate's trackers, and csv, timm's summary.csv"
+    )
+    project: Annotated[Text, Field(pattern=r"^\w[\w.-]*$", max_length=64)] = key(
+        "fastaug", "project under which trackers file the run; tensorboard: its folder in the run folder"
     )
     sample_record: bool = key(
         True, "keep statistics of every image for samples.npz, which tools/label_report.py reads; 32 bytes an image"

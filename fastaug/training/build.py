@@ -42,6 +42,7 @@ from fastaug.training.class_balance import build_adjustment, build_draws
 from fastaug.training.distillation import Teacher, build_teacher
 from fastaug.training.image_weights import build_image_weights
 from fastaug.training.run_folder import RunFolder
+from fastaug.training.trackers import Trackers
 from fastaug.training.train_meter import TrainMeter
 
 
@@ -67,6 +68,7 @@ class Trainer:
     accelerator: Accelerator
     folder: RunFolder
     console: Console
+    trackers: Trackers
     parts: DataParts
     order: Order
     loader: Loader
@@ -279,6 +281,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         accelerator=accelerator,
         folder=folder,
         console=console,
+        trackers=Trackers(recipe, folder, console, accelerator.is_main_process),
         parts=parts,
         order=order,
         loader=training_loader(recipe, accelerator, parts, order),

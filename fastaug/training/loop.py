@@ -32,6 +32,7 @@ from fastaug.training.trainer_state import restore, save
 def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
     """Trains from the last checkpoint to the end; the figures of the held-out splits. Stopped after a signal."""
     restore(trainer)
+    trainer.trackers.start(trainer.progress.step)
     progress, order, run = trainer.progress, trainer.order, trainer.recipe.run
     batches = Awaited(trainer.loader.batches(order.requests(progress.step, trainer.last_step)))
     batches.images = progress.step % order.steps_per_epoch  # of the epoch so far; 0 only at its start

@@ -4,7 +4,6 @@ import math
 from io import BytesIO
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,8 +35,7 @@ def report(trainer: Trainer, event: str, values: dict[str, Any]) -> None:
     step = trainer.progress.step
     line = {"event": event, "step": step, "epoch": step / trainer.order.steps_per_epoch, **values}
     trainer.folder.append("metrics.jsonl", line)
-    numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
-    trainer.accelerator.log(numbers, step=step)
+    trainer.trackers.log(event, step, values)
 
 
 # ---- training ----
@@ -77,17 +75,15 @@ def log_meta(trainer: Trainer) -> None:
 
 
 def log_batch(trainer: Trainer, batch: Batch, inputs: Tensor, target: SoftTarget, epoch: int) -> None:
-    """If the run has trackers, gives them the grid of a batch and writes batch.png in the run folder; main process."""
+    """Gives trackers of pictures the grid of a batch and writes batch.png in the run folder; main process."""
     whole = len(batch.ids) == len(inputs)  # not where blank images stand in for damaged ones
-    if not (trainer.accelerator.is_main_process and trainer.accelerator.trackers and whole):
+    if not (trainer.trackers.show_pictures and whole):
         return
     grid = batch_grid(*shown_batch(trainer.augment, trainer.parts.classes, batch, (inputs, target), epoch))
     file = BytesIO()
     grid.save(file, "PNG")
     trainer.folder.write("batch.png", file.getvalue())
-    for tracker in trainer.accelerator.trackers:
-        layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-        tracker.log_images({"batch": np.asarray(grid)[None]}, step=trainer.progress.step, **layout)
+    trainer.trackers.log_picture("batch", grid, trainer.progress.step)
 
 
 def log_ids(trainer: Trainer, ids: list[Tensor], epoch: int) -> None:

@@ -64,6 +64,7 @@ class RunFolder:
         self.step, self.finished = 0, False
         self._lock: int | None = None
         self.notes: dict[str, Any] = {}  # further entries of status.json
+        self.replayed: frozenset[tuple[str, int]] = frozenset()  # events and steps of metrics.jsonl that were cut off
         self._lines: dict[str, int] = {}  # of the logs that this process writes
 
     @property
@@ -203,6 +204,8 @@ class RunFolder:
             written = file.read()
         found = [line for line in written.split(b"\n") if line]
         kept = [line for line in found if (at := _step_of(line)) is not None and at <= step][:lines]
+        if path.name == "metrics.jsonl":
+            self.replayed = _events(found) - _events(kept)
         data = b"".join(line + b"\n" for line in kept)
         if data != written:
             self.write(path.name, data)
@@ -222,7 +225,7 @@ _FILES = (
         "batch.png",
         "errors.log",
     ),
-    *("policy.json", "policy.py"),
+    *("policy.json", "policy.py", "summary.csv", "trackers.json"),
 )
 
 
@@ -230,11 +233,22 @@ def _is_log(name: str) -> bool:
     return name in _OWN_LOGS or re.fullmatch(r"ids-[0-9]+\.jsonl", name) is not None
 
 
-def _step_of(line: bytes) -> int | None:
-    """The step of a line of a log; None when it is no JSON object with one."""
+def _values_of(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line of a log; empty when it is none."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
-        return None
-    step = values.get("step") if isinstance(values, dict) else None
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line of a log; None when it is no JSON object with one."""
+    step = _values_of(line).get("step")
     return step if type(step) is int else None
+
+
+def _events(lines: list[bytes]) -> frozenset[tuple[str, int]]:
+    """The events of sound lines, each with its step."""
+    sound = [line for line in lines if _step_of(line) is not None]
+    return frozenset((str(values.get("event")), values["step"]) for values in map(_values_of, sound))

@@ -5,7 +5,6 @@ import os
 from fastaug.console import Console
 from fastaug.data.class_names import some
 from fastaug.distributed import Peers, build_accelerator, check_launch, finish
-from fastaug.recipe.reading import flat
 from fastaug.recipe.schema import Recipe
 from fastaug.training.build import Trainer, assemble
 from fastaug.training.ending import Ending
@@ -43,9 +42,9 @@ def attempt(recipe: Recipe, listeners: Listeners, *, borrowed: bool = False) -> 
             console.print("goes on with optim.warmup_prefix=false, as this run was begun by an earlier version")
         trainer = assemble(recipe, accelerator, folder, console)
         ending.trainer = trainer
-        accelerator.init_trackers("fastaug", config=flat(recipe))
         describe(trainer)
-        ending.figures = fit(trainer, stop)
+        with trainer.trackers:
+            ending.figures = fit(trainer, stop)
         summarise(trainer, ending.figures["test"])
         finish(accelerator, stays_joined=borrowed)
     ending.interrupted = stop.interrupted

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from fastaug.commands import train
 from fastaug.errors import RecipeError
 from fastaug.recipe.key_table import describe
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import Recipe, Tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {f"{section.name}.{key.name}": section.type for section in fields(Recipe) for key in fields(section.type)}  # type: ignore[arg-type]
@@ -41,7 +42,10 @@ def test_all_keys_are_printed_in_order_and_aligned() -> None:
         ("data.img_size", ["int", "224", "at least 1, at most 4096"]),
         ("eval.img_size", ["int or null", "null", "at least 1, at most 4096"]),
         ("run.seed", ["int", "0", f"at least 0, at most {2**63 - 1}"]),
-        ("run.trackers", ["list of str", "[]", "tensorboard, wandb"]),
+        (
+            "run.trackers",
+            ["list of str", "[]", ", ".join(get_args(Tracker))],
+        ),
         ("data.loader", ["str", '"dali"', "dali, resident, synthetic"]),
         ("optim.opt_betas", ["list of float or null", "null", "at least 0, below 1"]),
         ("model.kwargs", ["mapping", "{}"]),

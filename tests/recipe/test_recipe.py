@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from fastaug.errors import RecipeError
 from fastaug.recipe import rules as recipe_rules
 from fastaug.recipe.reading import UNTRAINED, differences, parse_yaml, read_recipe, to_yaml
 from fastaug.recipe.rules import validate
-from fastaug.recipe.schema import RESUMABLE, SCHEMA, Augment, Data, Model, Optim, Recipe, Run
+from fastaug.recipe.schema import RESUMABLE, SCHEMA, Augment, Data, Model, Optim, Recipe, Run, Tracker
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -92,8 +93,8 @@ BAD: dict[str, tuple[str, list[str], str]] = {
     "choice": ("data: {root: x, loader: dalli}", [], "data.loader: 'dalli' is not one of dali, resident, synthetic"),
     "choice in a list": (
         GOOD,
-        ["run.trackers=[wandb, mlflow]"],
-        "run.trackers: 'mlflow' is not one of tensorboard, wandb",
+        ["run.trackers=[wandb, neptune]"],
+        "run.trackers: 'neptune' is not one of aim, clearml, comet_ml, csv",
     ),
     "duplicate key": (GOOD + "run: {seed: 1, seed: 2}", [], "not valid YAML: key 'seed' stands twice, again in line 2"),
     "duplicate section": (GOOD + "run: {seed: 1}\nrun: {keep: 2}", [], "key 'run' stands twice, again in line 3"),
@@ -647,13 +648,12 @@ def test_the_command_line() -> None:
 
 
 def test_a_list_tells_each_element_that_is_wrong(tmp_path: Path) -> None:
-    found = problems(tmp_path, GOOD, "run.trackers=[mlflow, wandb, neptune]", "data.std=[0, a, -1]")
+    found = problems(tmp_path, GOOD, "run.trackers=[visdom, wandb, neptune]", "data.std=[0, a, -1]")
     assert found == [
         "data.std: 0.0 must be at least 1e-06",
         "data.std: expected list of float, got [0, 'a', -1] (list)",
         "data.std: -1.0 must be at least 1e-06",
-        "run.trackers: 'mlflow' is not one of tensorboard, wandb",
-        "run.trackers: 'neptune' is not one of tensorboard, wandb",
+        *(f"run.trackers: '{name}' is not one of {', '.join(get_args(Tracker))}" for name in ("visdom", "neptune")),
     ]
 
 

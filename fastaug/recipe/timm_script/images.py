@@ -71,7 +71,7 @@ def input_of_network(c: Conversion) -> None:
         else:
             c.idle(name, "three channels" if name == "in_chans" else "not given")
     square = size is None or size[1] == size[2]
-    side = c["img_size"] or (size[1] if size is not None and square else None)
+    side = asked_side(c)
     _put_or_lack(c, "img_size", side or known["img_size"], source if not side else "")
     if not square:
         c.rows.pop("input_size")
@@ -87,6 +87,13 @@ def input_of_network(c: Conversion) -> None:
     else:
         drawn = "bilinear or bicubic, drawn for each image" if wanted == "random" else wanted
         c.lacks("train_interpolation", f"timm trains with {drawn}; here with evaluation's, {evaluated}")
+
+
+def asked_side(c: Conversion) -> int | None:
+    """The side of square images that is asked for, if any."""
+    size, of_network = c["input_size"], c["model_kwargs"].get("img_size")
+    side: int | None = c["img_size"] or (size[1] if size is not None and size[1] == size[2] else None)
+    return side or (of_network if isinstance(of_network, int) else None)
 
 
 def known_preprocessing(name: str) -> tuple[dict[str, Any], str]:

@@ -2,7 +2,7 @@
 
 from fastaug.errors import RecipeError
 from fastaug.recipe.timm_script.conversion import Conversion
-from fastaug.recipe.timm_script.images import known_preprocessing
+from fastaug.recipe.timm_script.images import asked_side, known_preprocessing
 
 # Networks with dropout of their own; timm's script passes its 0 to every network.
 DROPS_BY_ITSELF = {"ghostnet", "repghost", "rexnet", "senet"}
@@ -24,11 +24,12 @@ def network(c: Conversion) -> None:
     else:
         kwargs["drop_path_rate"] = 0.0
         c.told("drop_path", "key", {"model.kwargs": {"drop_path_rate": 0.0}}, "")
+    if (side := asked_side(c)) and "img_size" not in kwargs and _takes_one_size(c["model"]):
+        kwargs["img_size"] = side  # as the script builds such networks
     if not c["drop"] and _drops_by_itself(c["model"]):
         kwargs["drop_rate"] = 0.0
         c.told("drop", "key", {"model.kwargs": {"drop_rate": 0.0}}, "timm's 0 overrules the network's own dropout")
-    if c.given("model_kwargs") or kwargs:
-        c.keys |= {"model.kwargs": kwargs} if kwargs else {}
+    c.keys |= {"model.kwargs": kwargs} if kwargs else {}
     told = {"model.kwargs": dict(c["model_kwargs"])} if c["model_kwargs"] else {}
     c.told("model_kwargs", "key" if told else "idle", told, "" if told else "none")
 
@@ -39,6 +40,14 @@ def _drops_by_itself(name: str) -> bool:
 
     bare = name.split(".")[0]
     return is_model(bare) and model_entrypoint(bare).__module__.rpartition(".")[2] in DROPS_BY_ITSELF
+
+
+def _takes_one_size(name: str) -> bool:
+    """Whether a network is built for images of one size."""
+    from timm.models import get_pretrained_cfg
+
+    found = None if ":" in name else get_pretrained_cfg(name)
+    return found is not None and bool(found.fixed_input_size)
 
 
 def weights(c: Conversion) -> None:
@@ -55,7 +64,8 @@ def weights(c: Conversion) -> None:
             "pretrained_path", "its head is taken where the classes fit, timm's is new", model__initial_checkpoint=path
         )
     else:
-        c.idle("pretrained_path", "without --pretrained timm does not read it" if path and not own else "overwritten")
+        unread = "timm reads it with --pretrained alone" if not own else "overwritten by --initial-checkpoint"
+        c.idle("pretrained_path", unread if path else "none")
     if c["pretrained"] and (own or path):
         c.idle("pretrained", "overwritten by the weights of the file")
     else:

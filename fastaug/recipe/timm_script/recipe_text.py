@@ -40,7 +40,7 @@ def _head(made: Conversion, file: str) -> Iterator[str]:
     source = made.source
     yield from _said("", f"{made['model']} trained as timm's training script trains it, made by `fastaug from-timm`.")
     command = f"accelerate launch --num_processes {source.processes} fastaug/train.py {file}"
-    yield from _said("Command:   ", " ".join([*source.environment, command]))
+    yield f"# Command:   {' '.join([*source.environment, command])}"  # on one line, to be copied
     micro = f"{source.processes} processes, {made['batch_size']} images in each at a time"
     fewer = "On fewer processes raise train.accumulate, so that BatchNorm sees as many images."
     yield from _said("Hardware:  ", f"{micro}, as with timm. {fewer}")

@@ -1,4 +1,4 @@
-"""The recipe of timm's arguments trains as they do: every argument told, the same rate at every update, the same loss."""
+"""The recipe of timm's arguments trains as they do: every argument told, the same rates, the same loss."""
 
 import math
 from pathlib import Path
@@ -154,7 +154,8 @@ def test_the_loss_of_hard_labels_is_timms(words: str, loss: torch.nn.Module, tmp
     draw = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(6, 5, generator=draw), torch.randint(5, (6,), generator=draw)
     target = smoothed(hard_target(labels), augment.smoothing)
-    assert build_objective(augment, None)(logits, target).item() / 6 == pytest.approx(loss(logits, labels).item(), rel=1e-6)
+    ours = build_objective(augment, None)(logits, target).item() / 6
+    assert ours == pytest.approx(loss(logits, labels).item(), rel=1e-6)
 
 
 def test_the_batch_is_of_all_processes_and_what_is_left_is_dropped() -> None:
@@ -162,7 +163,8 @@ def test_the_batch_is_of_all_processes_and_what_is_left_is_dropped() -> None:
     assert made.keys["train.batch_size"] == 128
     assert made.keys["train.drop_last"] is True
     assert made.keys["eval.batch_size"] == 32
-    accumulated = converted(read_command("./distributed_train.sh 4 /data --model test_resnet -b 32 --grad-accum-steps 2"))
+    words = "/data --model test_resnet -b 32 --grad-accum-steps 2"
+    accumulated = converted(read_command(f"./distributed_train.sh 4 {words}"))
     assert accumulated.keys["train.batch_size"] == 256
     assert accumulated.keys["train.accumulate"] == 2
 
@@ -218,7 +220,8 @@ def test_keys_of_arguments(words: str, keys: dict[str, Any]) -> None:
     "words",
     [
         *("--vflip .5", "--aug-splits 3", "--jsd-loss", "--lr-noise .4 .9", "--resume last.pth.tar", "--sched tanh"),
-        *("--eval-metric loss", "--class-map c.txt", "--dataset wds/x", "--train-split a", "--val-split ''", "--no-aug"),
+        *("--eval-metric loss", "--class-map c.txt", "--dataset wds/x", "--train-split a", "--val-split ''"),
+        "--no-aug",
         *("--bce-pos-weight 2", "--cutmix 1 --mixup-mode pair", "--head-init-scale .1", "--torchcompile eager"),
         *("--naflex-loader", "--train-img-sizes 128 160", "--task multilabel", "--loss asl", "--aug-repeats 3"),
         *("--lr-cycle-limit 2", "--start-epoch 3", "--wandb-tags a", "--model-dtype bfloat16", "--input-size 3 9 8"),

@@ -4,9 +4,10 @@
 SCRIPT is timm's train.py (its repository has it, its package does not), run as it is with the installed timm. Every set
 of arguments below is one that timm documents, at a small size: 100 images of 32 pixels, no augmentation, its smallest
 network from the same weights. Ours is trained by the recipe that `fastaug from-timm` makes of the same arguments. timm
-has no option for the order of images: its sampler is given the order that ours had. Prints a table; --json keeps it.
+has no option for the order of images: its sampler is given the order that ours had. --control also trains timm beside
+itself, the images of each update in reverse: what rounding in float32 makes of the loss. --json keeps the table.
 
-    python docs/studies/timm_steps.py SCRIPT --json timm_steps.json
+    python docs/studies/timm_steps.py SCRIPT --control --json timm_steps.json
 """
 
 import argparse
@@ -132,7 +133,7 @@ def load_script(path: Path) -> ModuleType:
 
 
 def theirs(
-    script: Path, words: str, order: list[list[str]], folder: Path
+    script: Path, words: str, order: list[list[str]], experiment: Path
 ) -> tuple[Updates, dict[str, dict[str, Tensor]]]:
     """The same of timm's script; `order`: the images of each update."""
     module = load_script(script)
@@ -174,7 +175,7 @@ def theirs(
         hook.remove()
     parts = len(losses) // len(rates)
     means = [sum(losses[i : i + parts]) / parts for i in range(0, len(losses), parts)]
-    kept = torch.load(folder / "timm" / "last.pth.tar", map_location="cpu", weights_only=False)
+    kept = torch.load(experiment / "last.pth.tar", map_location="cpu", weights_only=False)
     weights = {"model": kept["state_dict"], "ema": kept.get("state_dict_ema")}
     updates = [{"loss": loss, "lr": rate} for loss, rate in zip(means, rates, strict=True)]
     return updates, {name: state for name, state in weights.items() if state is not None}
@@ -187,26 +188,48 @@ def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
 
 
-def compared(script: Path, name: str, folder: Path) -> dict[str, Any]:
+def apart(one: Updates, other: Updates) -> float:
+    """The largest difference of two trainings' losses."""
+    return max(abs(a["loss"] - b["loss"]) for a, b in zip(one, other, strict=True))
+
+
+def compared(script: Path, name: str, folder: Path, control: bool) -> dict[str, Any]:
     """What both trainings did with the arguments of set `name`."""
     made_of = {"side": SIDE, "start": folder / "start.pth.tar", "network": NETWORK, "classes": CLASSES}
     made_of |= {"epochs": EPOCHS, "data": folder / "images", "output": folder / name}
     words = f"{SETS[name]} {SAME.format(**made_of)}"
     (folder / name).mkdir()
     own, order, own_weights = ours(words, folder / name)
-    other, other_weights = theirs(script, words, order, folder / name)
+    other, other_weights = theirs(script, words, order, folder / name / "timm")
     if len(own) != len(other):
         raise SystemExit(f"{name}: {len(own)} updates of ours, {len(other)} of timm's")
+    again = words.replace("--experiment timm", "--experiment reversed")
+    reverse = (
+        theirs(script, again, [update[::-1] for update in order], folder / name / "reversed")[0] if control else None
+    )
     return {
         "arguments": SETS[name],
         "updates": len(own),
         "ours": own,
         "timm": other,
-        "loss": max(abs(a["loss"] - b["loss"]) for a, b in zip(own, other, strict=True)),
+        "loss": apart(own, other),
+        "control": None if reverse is None else apart(reverse, other),
         "lr": max(abs(a["lr"] - b["lr"]) / max(b["lr"], 1e-12) for a, b in zip(own, other, strict=True)),
         "weights": furthest(own_weights["model"], other_weights["model"]),
         "ema": furthest(own_weights["ema"], other_weights["ema"]) if "ema" in other_weights else None,
     }
+
+
+def tell(found: dict[str, dict[str, Any]]) -> None:
+    """Prints a line for each set of arguments."""
+    print(f"timm {timm.__version__}, torch {torch.__version__}; largest differences between ours and timm's")
+    heads = ("loss", "rate", "weights", "average", "control")
+    print(f"{'arguments':16} {'updates':>7} {'first':>7} {'last':>7} " + " ".join(f"{head:>8}" for head in heads))
+    for name, each in found.items():
+        values = (each[key] for key in ("loss", "lr", "weights", "ema", "control"))
+        shown = " ".join(f"{'-' if value is None else f'{value:.1e}':>8}" for value in values)
+        first, last = each["timm"][0]["loss"], each["timm"][-1]["loss"]
+        print(f"{name:16} {each['updates']:7} {first:7.4f} {last:7.4f} {shown}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -214,6 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("script", type=Path, help="timm's train.py")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="which arguments")
+    parser.add_argument("--control", action="store_true", help="timm beside itself too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every figure")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -221,14 +245,8 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(place)
         make_images(folder / "images")
         make_weights(folder / "start.pth.tar")
-        found = {name: compared(arguments.script, name, folder) for name in arguments.sets}
-    print(f"timm {timm.__version__}, torch {torch.__version__}; largest differences between ours and timm's")
-    print(f"{'arguments':16} {'updates':>7} {'first':>7} {'last':>7} {'loss':>9} {'rate':>9} {'weights':>9} {'ema':>9}")
-    for name, each in found.items():
-        first, last = each["timm"][0]["loss"], each["timm"][-1]["loss"]
-        average = "-" if each["ema"] is None else f"{each['ema']:.1e}"
-        differ = f"{each['loss']:9.1e} {each['lr']:9.1e} {each['weights']:9.1e} {average:>9}"
-        print(f"{name:16} {each['updates']:7} {first:7.4f} {last:7.4f} {differ}")
+        found = {name: compared(arguments.script, name, folder, arguments.control) for name in arguments.sets}
+    tell(found)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0

@@ -89,6 +89,11 @@ class BatchAugment:
             mix_group=a.mix_group,
         )
 
+    def sampling_of(self, epoch: int) -> Sampling:
+        """`sampling`, without mixing from augment.mixup_off_epoch on."""
+        off = self.recipe.augment.mixup_off_epoch
+        return replace(self.sampling, mixup=0, cutmix=0) if 0 < off <= epoch else self.sampling
+
     @cached_property
     def soften(self) -> Soften:
         """The recipe's settings of softening: how visibility turns into confidence."""
@@ -115,7 +120,7 @@ class BatchAugment:
             key,
             batch.draws,
             self.size,
-            self.sampling,
+            self.sampling_of(epoch),
             mean=data.mean,
             std=data.std,
             strength=self.strength(epoch),

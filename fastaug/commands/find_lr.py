@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SWEPT = [
     *("run.trackers=[]", "run.log_ids=false", "run.sample_record=false", "run.plant=0", "run.plant_like=null"),
     *("optim.sched=constant", "optim.patience_epochs=10", "optim.warmup_epochs=0", "optim.min_lr=0"),
+    *("optim.cooldown_epochs=0", "augment.mixup_off_epoch=0"),
     *("model.head_first_epochs=0", "augment.start_epochs=0", "augment.anneal_epochs=0", "augment.anneal_factor=1000"),
     *("augment.trust=0", "meta.learn=[]", "meta.reuse=null", "meta.frozen=false", "meta.train_weight=1"),
 ]

@@ -6,6 +6,7 @@ Only arguments that mean the same in timm are given; what has no counterpart the
 from pathlib import Path
 from typing import Any
 
+from fastaug.recipe.schema import Recipe
 from fastaug.recipe.strict_yaml import write_yaml
 from fastaug.training.model_facts import ModelFacts
 from fastaug.training.summary_table import evaluated, read_epochs, summary_table
@@ -34,13 +35,12 @@ def timm_args(facts: ModelFacts) -> dict[str, Any]:
         "model_ema": model.ema,
         "model_ema_decay": model.ema_decay,
         "channels_last": model.channels_last,
-        "epochs": train.epochs,
+        **_lengths(recipe),
         "batch_size": train.batch_size,
         "opt": optim.opt,
         "lr": optim.lr,
         "momentum": optim.momentum,
         "weight_decay": optim.weight_decay,
-        "warmup_epochs": optim.warmup_epochs,
         "warmup_lr": optim.warmup_lr,
         "min_lr": optim.min_lr,
         "sched": optim.sched if optim.sched in _SAME_SCHEDULES else None,
@@ -56,6 +56,20 @@ def timm_args(facts: ModelFacts) -> dict[str, Any]:
         "seed": recipe.run.seed,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _lengths(recipe: Recipe) -> dict[str, Any]:
+    """Epochs as timm counts them: cool-down, and a warm-up that is a prefix, come on top of its `epochs`."""
+    optim, epochs = recipe.optim, recipe.train.epochs
+    prefix = optim.sched == "cosine" and optim.warmup_prefix and optim.warmup_epochs > 0
+    length = epochs - optim.cooldown_epochs - (optim.warmup_epochs if prefix else 0)
+    return {
+        "epochs": int(length) if length == int(length) else length,
+        "warmup_epochs": optim.warmup_epochs,
+        "warmup_prefix": prefix,
+        "cooldown_epochs": optim.cooldown_epochs,
+        "sched_on_updates": optim.sched_on_updates,
+    }
 
 
 def args_yaml(facts: ModelFacts) -> bytes:

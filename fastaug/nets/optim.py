@@ -99,8 +99,10 @@ def build_schedule(
     given = [group["lr"] * scale_of(group) for group in optimizer.param_groups]
 
     def set_rate(update: int) -> float:
-        if scheduler is not None:
+        if scheduler is not None and optim.sched_on_updates:
             scheduler.step_update(update)
+        elif scheduler is not None:
+            scheduler.step(update // updates_per_epoch)
         else:
             for group, rate in zip(optimizer.param_groups, given, strict=True):
                 group["lr"] = rate  # learned rates may have changed it
@@ -122,7 +124,7 @@ def _scheduler(optim: Optim, optimizer: Optimizer, epochs: int, updates_per_epoc
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched="multistep" if constant else optim.sched,
-        num_epochs=epochs - optim.warmup_epochs if after_warmup else epochs,
+        num_epochs=epochs - optim.cooldown_epochs - (optim.warmup_epochs if after_warmup else 0),
         warmup_prefix=after_warmup,
         decay_epochs=optim.decay_epochs,
         decay_milestones=[] if constant else optim.decay_milestones,
@@ -130,7 +132,7 @@ def _scheduler(optim: Optim, optimizer: Optimizer, epochs: int, updates_per_epoc
         min_lr=optim.min_lr,
         warmup_lr=optim.warmup_lr,
         warmup_epochs=optim.warmup_epochs,
-        step_on_epochs=False,
+        step_on_epochs=not optim.sched_on_updates,
         updates_per_epoch=updates_per_epoch,
     )
     return scheduler

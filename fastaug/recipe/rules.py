@@ -136,6 +136,16 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "optim.warmup_epochs: {r.optim.warmup_epochs} leaves nothing of train.epochs = {r.train.epochs}",
     ),
     (
+        lambda r: r.optim.cooldown_epochs > 0 and r.optim.sched != "cosine",
+        "optim.cooldown_epochs: {r.optim.cooldown_epochs} epochs at optim.min_lr follow on sched=cosine alone; set it "
+        "to 0",
+    ),
+    (
+        lambda r: r.optim.cooldown_epochs > 0 and r.optim.warmup_epochs + r.optim.cooldown_epochs >= r.train.epochs,
+        "optim.cooldown_epochs: {r.optim.cooldown_epochs} with warmup_epochs = {r.optim.warmup_epochs} leaves nothing "
+        "of train.epochs = {r.train.epochs}",
+    ),
+    (
         lambda r: r.optim.min_lr > r.optim.lr,
         "optim.min_lr: {r.optim.min_lr} is above optim.lr = {r.optim.lr}",
     ),
@@ -250,6 +260,14 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: r.augment.mix_layer is not None and (r.augment.shift > 0 or r.model.compile),
         "augment.mix_layer: does not go with augment.shift or model.compile; turn those off",
+    ),
+    (
+        lambda r: (
+            r.augment.mixup_off_epoch > 0
+            and (r.augment.mix_layer is not None or not (r.augment.mixup or r.augment.cutmix))
+        ),
+        "augment.mixup_off_epoch: ends augment.mixup and cutmix of images, which are off or in "
+        "augment.mix_layer; set it to 0",
     ),
     (
         lambda r: r.augment.anneal_epochs >= r.train.epochs,

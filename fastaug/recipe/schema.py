@@ -309,9 +309,14 @@ class Optim:
     )
     warmup_lr: NonNegative = key(1e-5, "learning rate at which the warm-up starts")
     min_lr: NonNegative = key(0.0, "lowest learning rate, at which cosine ends")
+    cooldown_epochs: CountOrNone = key(0, "cosine: epochs at the end of train.epochs that stay at min_lr")
+    sched_on_updates: bool = key(
+        True, "the learning rate changes with every update; false: once an epoch, as in timm's script"
+    )
     decay_epochs: Annotated[float, Field(ge=1e-3, le=1e6)] = key(30.0, "step: epochs between decays")
     decay_milestones: Annotated[list[Annotated[int, Field(ge=1, le=10**6)]], Field(max_length=256)] = key(
-        [30, 60, 80], "multistep: epochs of the decays (timm: an update early)"
+        [30, 60, 80],
+        "multistep: epochs of the decays (timm: an update early; an epoch with sched_on_updates=false)",
     )
     decay_rate: PositiveShare = key(0.1, "step, multistep and plateau: factor of a decay")
     patience_epochs: CountOrNone = key(10, "plateau: epochs without a better top-1 on select before a decay")
@@ -377,6 +382,7 @@ class Augment:
     mixup_prob: Share = key(1.0, "share of updates (or images) that are mixed at all")
     mixup_switch_prob: Share = key(0.5, "probability of CutMix where both are on")
     mixup_mode: Literal["batch", "elem"] = key("batch", "one draw per mix_group, or per image")
+    mixup_off_epoch: CountOrNone = key(0, "epoch from which on nothing is mixed, by Mixup or CutMix; 0: never")
     mix_group: Annotated[int, Field(ge=2, le=2**20)] | None = key(
         None, "positions of the order that mix with each other; null: a micro-batch"
     )

@@ -145,6 +145,18 @@ def test_the_shift_is_annealed_in_the_last_epochs():
     assert augment.sample(batch(), 8).dy.abs().max() == 0
 
 
+def test_mixing_ends_and_nothing_else_changes():
+    keys = {"cutmix": 1.0, "mixup": 0.2, "hflip": 0.5}
+    mixed, ended, plain = build(**keys), build(**keys, mixup_off_epoch=2), build(hflip=0.5)
+    here = batch()
+    for epoch in (0, 1, 2, 5):
+        found = ended.training(here, epoch)
+        wanted = (mixed if epoch < 2 else plain).training(here, epoch)
+        assert torch.equal(found[0], wanted[0])
+        assert torch.equal(found[1].mass, wanted[1].mass)
+    assert not torch.equal(mixed.training(here, 2)[0], plain.training(here, 2)[0])
+
+
 def test_other_class_takes_the_missing_confidence():
     _, target = build(shift=0.4, other_class=True, soften="target").training(batch(), epoch=0)
     probabilities = dense(target, CLASSES + 1)

@@ -189,3 +189,22 @@ def test_patterns_that_disagree_are_named(network: torch.nn.Module) -> None:
     assert rates(network, lr_scale={"*": 0.5, "head": 0.5})["fc.bias"] == pytest.approx(0.5)
     with pytest.raises(RecipeError, match=r"optim\.lr_scale: 'stem\.\*' matches none"):
         rates(network, lr_scale={"stem.*": 0.1})
+
+
+def test_once_an_epoch_the_rate_is_that_of_its_first_update() -> None:
+    rate, _ = schedule(min_lr=0.04, sched_on_updates=False)
+    rates = [rate(update) for update in range(TOTAL)]
+    for update in range(TOTAL):
+        expected = 0.04 + 0.36 * (1 + math.cos(math.pi * (update // UPDATES) / EPOCHS)) / 2
+        assert rates[update] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("on_updates", [True, False])
+@pytest.mark.parametrize("prefix", [True, False])
+def test_cosine_ends_before_the_cool_down(prefix: bool, on_updates: bool) -> None:
+    keys = {"warmup_epochs": 2, "warmup_prefix": prefix, "sched_on_updates": on_updates}
+    rate, _ = schedule(min_lr=0.04, cooldown_epochs=3, **keys)
+    rates = [rate(update) for update in range(TOTAL)]
+    assert rates[7 * UPDATES :] == [0.04] * (3 * UPDATES)
+    assert min(rates[2 * UPDATES : 7 * UPDATES]) > 0.04
+    assert rates[2 * UPDATES] == (0.4 if prefix else pytest.approx(0.04 + 0.18 * (1 + math.cos(math.pi * 2 / 7))))

@@ -152,6 +152,19 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     ),
     "min_lr": (["optim.lr=0.1", "optim.min_lr=0.2"], "optim.min_lr: 0.2 is above optim.lr = 0.1"),
     "warmup_lr": (["optim.warmup_epochs=1", "optim.warmup_lr=0.2"], "optim.warmup_lr: 0.2 is above optim.lr = 0.1"),
+    "cool-down of steps": (
+        ["optim.sched=step", "optim.cooldown_epochs=2"],
+        "optim.cooldown_epochs: 2 epochs at optim.min_lr follow on sched=cosine alone",
+    ),
+    "nothing but cool-down": (
+        ["train.epochs=5", "optim.warmup_epochs=2", "optim.cooldown_epochs=3"],
+        "optim.cooldown_epochs: 3 with warmup_epochs = 2.0 leaves nothing of train.epochs = 5",
+    ),
+    "end of no mixing": (["augment.mixup_off_epoch=3"], "augment.mixup_off_epoch: ends augment.mixup and cutmix"),
+    "end of mixing in a layer": (
+        ["augment.mixup_off_epoch=3", "augment.cutmix=1", "augment.mix_layer=layer1"],
+        "augment.mixup_off_epoch: ends augment.mixup and cutmix",
+    ),
     "head alone": (
         ["train.epochs=5", "model.head_first_epochs=5"],
         "model.head_first_epochs: 5.0 leaves nothing of train.epochs = 5; to train the head alone",

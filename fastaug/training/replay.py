@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastaug.batch import Batch
 from fastaug.console import Console
+from fastaug.data.build import build_loader
 from fastaug.data.crop_windows import Windows
 from fastaug.data.sampler import Request, piece_bounds
 from fastaug.distributed import build_accelerator
@@ -33,7 +34,7 @@ from fastaug.seeding import Key, Stream, parts_of
 from fastaug.targets import SoftTarget, confidence, dense, rest
 from fastaug.training import checkpoint
 from fastaug.training.build import Trainer, assemble
-from fastaug.training.build_data import build_crop, fixed_policy
+from fastaug.training.build_data import build_crop, build_loading, fixed_policy
 from fastaug.training.class_balance import build_adjustment
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.starts import start_of
@@ -257,7 +258,13 @@ class Replay:
             inputs = f"weights by augment.trust are as of {since}, no checkpoint is nearer"
         known_start = not (stored.model.pretrained or stored.model.initial_checkpoint)
         if at is None and (step > 0 or not known_start):
-            return Known(step, at, inputs, "not known: no checkpoint is kept that is as old (run.keep keeps more)", False)
+            return Known(
+                step,
+                at,
+                inputs,
+                "not known: no checkpoint is kept that is as old (run.checkpoint_every and run.keep keep more)",
+                False,
+            )
         return Known(step, at, inputs, "exact" if here else f"by the weights of {since}", True)
 
     # ---- what the network got ----
@@ -369,7 +376,9 @@ class Replay:
             "copy": int(parts_of(batch.draws.numpy()[row : row + 1])[1][0]),
             "file": parts.name_of(sample),
             "class": parts.classes[int(batch.labels[row])],
-            "size": None if parts.index is None else [int(parts.index.heights[sample]), int(parts.index.widths[sample])],
+            "size": None
+            if parts.index is None
+            else [int(parts.index.heights[sample]), int(parts.index.widths[sample])],
             "window": None if piece.windows is None else piece.windows.window[row].tolist(),
             "policy": None if piece.policy is None or not piece.policy[row] else repr(piece.policy[row]),
             "loaded": digest(batch.images[row]),
@@ -377,11 +386,24 @@ class Replay:
             "flip": bool(params.flip[row]),
             "box": params.box[row].tolist() if pasted else None,
             "blend": blend if blend < 1 else None,
-            "partner": {"id": int(batch.ids[partner]), "class": parts.classes[int(batch.labels[partner])]},
+            "partner": {
+                "row": partner,
+                "id": int(batch.ids[partner]),
+                "class": parts.classes[int(batch.labels[partner])],
+            },
             "input": digest(piece.inputs[row]),
             **self.target_facts(piece.target, row),
             "loss": None if piece.losses is None else float(piece.losses[row]),
         }
+
+    def source(self, sample: int, side: int) -> Tensor | None:
+        """Image `sample` as its file has it, uint8 [side, side, C], squeezed to a square; None for random pixels."""
+        trainer = self.trainer
+        if trainer.parts.index is None:
+            return None
+        crop, ids = build_crop(self.recipe, "whole", side), np.array([sample])
+        loader = build_loader(trainer.parts, ids, crop, build_loading(self.recipe, trainer.accelerator, 1))
+        return next(loader.batches([Request(0, ids)])).images[0].cpu()
 
     def target_facts(self, target: SoftTarget, row: int) -> dict[str, Any]:
         """Masses by class, what is left for all, confidence and loss weight of sample `row`."""

@@ -1,8 +1,8 @@
 """starts.jsonl: what a run was started on, a line for every start that came to train.
 
 A line has the update from which that start trained, its number of processes, its device, precision and threads, and
-the versions. Micro-batches, and with them the partners of mixing, depend on the number of processes, and a CPU's bits on
-its instructions: nothing else in a run folder says them of a run that has not ended.
+the versions. Micro-batches, and with them the partners of mixing, depend on the number of processes, and the bits of
+what a CPU computes on its instructions: nothing else in a run folder says them of a run that has not ended.
 """
 
 import json

@@ -244,3 +244,24 @@ def _bars(page: Image.Image, corner: tuple[int, int], width: int, rows: Sequence
         draw.rectangle((left, top, left + round(value * (width - 1)), top + LINE - 3), fill=BAR)
         draw.text((left + 3, top), name, INK, font)
         draw.text((left + width - 4, top), f"{value:.2f}", INK, font, anchor="ra")
+
+
+def sheet(rows: Sequence[Sequence[tuple[Tensor | None, Sequence[str]]]], titles: Sequence[str]) -> Image.Image:
+    """A page of images uint8 [H,W,3], None for an empty frame, with lines of text below each; a title a column.
+
+    All are drawn at the size of the last image of the first row. ValueError where a row has more cells than `titles`.
+    """
+    if any(len(row) > len(titles) for row in rows):
+        raise ValueError(f"rows of up to {max(map(len, rows))} cells have {len(titles)} titles; give one for each")
+    last = rows[0][-1][0]
+    size = (WIDTH, WIDTH) if last is None else _shown_size(last[None])
+    step, top = size[1] + LINES * LINE + GAP, LINE + 2 * GAP
+    page = Image.new("RGB", (GAP + len(titles) * (WIDTH + GAP), top + len(rows) * step), PAPER)
+    lefts = [GAP + column * (WIDTH + GAP) for column in range(len(titles))]
+    for left, title in zip(lefts, titles, strict=True):
+        _write(page, (left, GAP), [title])
+    for number, row in enumerate(rows):
+        for left, (image, text) in zip(lefts, row, strict=False):
+            _paste(page, (left, top + number * step), size, image)
+            _write(page, (left, top + number * step + size[1] + 2), text)
+    return page

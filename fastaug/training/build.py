@@ -36,6 +36,7 @@ from fastaug.nets.model import build_ema, build_model, synchronised
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.nets.plateau import Plateau
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
+from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training import checkpoint
 from fastaug.training.build_data import evaluation_loader, find_data, meta_loader, training_loader
 from fastaug.training.class_balance import build_adjustment, build_draws
@@ -115,6 +116,12 @@ class Trainer:
     def ended(self) -> bool:
         """Whether all of the training is done, or what train.patience leaves of it."""
         return self.progress.step >= self.last_step or self.early is not None
+
+    def pass_seed(self, step: int, micro: int) -> int:
+        """What seeds torch's generator before the forward pass of micro-batch `micro` of update `step` (from 0)."""
+        order = self.order
+        key = Key(self.recipe.run.seed, step // order.steps_per_epoch, Stream.MODEL)
+        return scalar_seed(key, (step * order.accumulate + micro) * order.world + order.rank)
 
     def weights(self, kind: str) -> nn.Module:
         """The network with its "raw" or its "ema" weights."""

@@ -10,7 +10,6 @@ from fastaug.batch import Batch
 from fastaug.distributed import any_process, stop_if_not_finite, time_kernels
 from fastaug.errors import NoImageError, Stopped
 from fastaug.nets.recomputing import backward_pass
-from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training.build import Trainer
 from fastaug.training.plain_step import plain_step
 from fastaug.training.reporting import (
@@ -101,9 +100,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
 
         # ---- forward ----
         # Dropout and drop path draw from torch's generator: seeding each pass leaves no state to save.
-        seed = scalar_seed(
-            Key(trainer.recipe.run.seed, epoch, Stream.MODEL), (step * order.accumulate + micro) * world + order.rank
-        )
+        seed = trainer.pass_seed(step, micro)
         torch.manual_seed(seed)
         last = micro == order.accumulate - 1
         with nullcontext() if last else accelerator.no_sync(trainer.model):

@@ -214,6 +214,7 @@ class RunFolder:
 
 
 _OWN_LOGS = ("metrics.jsonl", "skipped.jsonl")
+_STARTS = "starts.jsonl"  # see starts.py; cut by update alone, as a checkpoint comes behind the line of its start
 _FILES = (
     *(
         "recipe.yaml",
@@ -230,7 +231,7 @@ _FILES = (
 
 
 def _is_log(name: str) -> bool:
-    return name in _OWN_LOGS or re.fullmatch(r"ids-[0-9]+\.jsonl", name) is not None
+    return name in (*_OWN_LOGS, _STARTS) or re.fullmatch(r"ids-[0-9]+\.jsonl", name) is not None
 
 
 def _values_of(line: bytes) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from fastaug.training import checkpoint
 from fastaug.training.build import Progress, Trainer
 from fastaug.training.model_facts import FILE, facts_file
 from fastaug.training.policy_files import write_policy
+from fastaug.training.starts import FILE as STARTS
+from fastaug.training.starts import this_start
 from fastaug.training.table_files import Table
 
 
@@ -92,6 +94,7 @@ def restore(trainer: Trainer) -> None:
         folder.write_json("classes.json", {"classes": list(trainer.parts.classes)})  # of outputs 0, 1, ...
     if accelerator.is_main_process and not trainer.ended:
         folder.finished = False
+        folder.append(STARTS, this_start(accelerator, trainer.progress.step))
         folder.write_status(None, "running", trainer.progress.step)
 
 

@@ -1,0 +1,11 @@
+"""`fastaug bisect-runs`, from a checkout that need not be installed."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from fastaug.commands.bisect_runs import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,7 @@ SCRIPT is timm's train.py (its repository has it, its package does not), run as 
 of arguments below is one that timm documents, at a small size: 100 images of 32 pixels, no augmentation, its smallest
 network from the same weights. Ours is trained by the recipe that `fastaug from-timm` makes of the same arguments. timm
 has no option for the order of images: its sampler is given the order that ours had. --control also trains timm beside
-itself, the images of each update in reverse: what rounding in float32 makes of the loss. --json keeps the table.
+itself, from weights that differ in their last bit: what rounding in float32 makes of the loss. --json keeps figures.
 
     python docs/studies/timm_steps.py SCRIPT --control --json timm_steps.json
 """
@@ -81,10 +81,12 @@ def make_images(root: Path) -> None:
                 Image.fromarray(pixels).save(folder / f"{number:02d}.png")
 
 
-def make_weights(file: Path) -> None:
-    """A checkpoint in the form of timm's script, with initial weights."""
+def make_weights(file: Path, nudge: float = 0.0) -> None:
+    """A checkpoint in the form of timm's script, with initial weights, each up or down by a share `nudge`."""
     torch.manual_seed(0)
     state = timm.create_model(NETWORK, num_classes=CLASSES).state_dict()
+    for value in (value for value in state.values() if value.is_floating_point()):
+        value.mul_(1 + nudge * torch.randn(value.shape).sign())
     torch.save({"epoch": 0, "arch": NETWORK, "state_dict": state, "version": 2}, file)
 
 
@@ -203,17 +205,15 @@ def compared(script: Path, name: str, folder: Path, control: bool) -> dict[str, 
     other, other_weights = theirs(script, words, order, folder / name / "timm")
     if len(own) != len(other):
         raise SystemExit(f"{name}: {len(own)} updates of ours, {len(other)} of timm's")
-    again = words.replace("--experiment timm", "--experiment reversed")
-    reverse = (
-        theirs(script, again, [update[::-1] for update in order], folder / name / "reversed")[0] if control else None
-    )
+    again = words.replace("--experiment timm", "--experiment nudged").replace("start.pth", "nudged.pth")
+    nudged = theirs(script, again, order, folder / name / "nudged")[0] if control else None
     return {
         "arguments": SETS[name],
         "updates": len(own),
         "ours": own,
         "timm": other,
         "loss": apart(own, other),
-        "control": None if reverse is None else apart(reverse, other),
+        "control": None if nudged is None else apart(nudged, other),
         "lr": max(abs(a["lr"] - b["lr"]) / max(b["lr"], 1e-12) for a, b in zip(own, other, strict=True)),
         "weights": furthest(own_weights["model"], other_weights["model"]),
         "ema": furthest(own_weights["ema"], other_weights["ema"]) if "ema" in other_weights else None,
@@ -245,6 +245,7 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(place)
         make_images(folder / "images")
         make_weights(folder / "start.pth.tar")
+        make_weights(folder / "nudged.pth.tar", nudge=2**-23)
         found = {name: compared(arguments.script, name, folder, arguments.control) for name in arguments.sets}
     tell(found)
     if arguments.json is not None:

@@ -14,7 +14,7 @@ PAGES = (
         f"docs/{page}.md"
         for page in (
             *("experiments", "glossary", "policies", "autodo", "label_doctor", "noisy_data", "python"),
-            *("data", "fine_tuning", "gpu", "uneven_classes", "using_models"),
+            *("data", "fine_tuning", "gpu", "uneven_classes", "using_models", "replay"),
         )
     ),
 )

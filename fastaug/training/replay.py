@@ -37,7 +37,7 @@ from fastaug.training.build import Trainer, assemble
 from fastaug.training.build_data import build_crop, build_loading, fixed_policy
 from fastaug.training.class_balance import build_adjustment
 from fastaug.training.run_folder import RunFolder
-from fastaug.training.starts import start_of
+from fastaug.training.starts import read_starts, start_of
 from fastaug.training.trainer_state import check_classes, load_into
 
 # What a replay needs none of: weights come from a checkpoint, a teacher has no part in inputs and targets.
@@ -282,6 +282,7 @@ class Replay:
         request = list(order.requests(place.step, place.step + 1))[place.micro]
         batch = next(trainer.loader.batches([request]))
         self._check_log(place, batch.ids)
+        self._check_files(batch.ids)
         if trainer.record is not None:
             trainer.record.begin(epoch)
         inputs, target = trainer.augment.training(batch, epoch)
@@ -350,6 +351,16 @@ class Replay:
                 f"{self.run}/ids-{place.rank}.jsonl: update {place.step + 1} was of other images ({noted[:4]}...) than "
                 f"now ({found[:4]}...); was it of {self.processes(place.step)} processes (--processes)?"
             )
+
+    def _check_files(self, ids: Tensor) -> None:
+        """A note of files whose bytes changed after the run began: the fingerprint is of names and labels alone."""
+        index, starts = self.trainer.parts.index, read_starts(self.run)
+        if index is None or index.stamps is None or not starts:
+            return
+        began = int(starts[0]["time"]) + 1  # whole seconds: a file written in the very one is not told
+        for sample in ids[torch.from_numpy(index.stamps)[ids, 1] > began * 10**9].tolist():
+            name = self.trainer.parts.name_of(sample)
+            self._note(f"id {sample} ({name}) was written after the run began: its pixels may have been others")
 
     @cached_property
     def _noted(self) -> dict[int, dict[int, list[int]]]:

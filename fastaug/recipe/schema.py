@@ -244,7 +244,7 @@ class Model:
     """The network."""
 
     name: Text = key(
-        "resnet50", "name of any timm model, or of one that comes with fastaug (docs/recipes.md): wrn_28_10, ..."
+        "resnet50", "name of any timm model, or of one that comes with fastaug (wrn_28_10 and others: docs/recipes.md)"
     )
     pretrained: bool = key(False, "weights from the hub")
     initial_checkpoint: Text | None = key(

@@ -295,8 +295,8 @@ def other_set(scene: Scene, root: str) -> DataParts:
 def _index_of(root: str, scene: Scene) -> Index:
     """The index of a set, or of a folder with images directly in it."""
     data, main = scene.recipe.data, scene.accelerator.is_main_process
-    folder = find_root(root, main)
-    if not is_shard_folder(folder):
+    folder = find_root(root, main, verify=data.verify)
+    if isinstance(folder, Path) and not is_shard_folder(folder):
         paths = find_images([folder]).paths  # which refuses folders without an image
         if any(os.path.dirname(path) == os.fsencode(folder.absolute()) for path in paths):
             threads = data.threads or len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""Names of the networks that come with fastaug beside timm's; fastaug/nets/zoo.py has them."""
+"""Names of the networks that come with fastaug beside timm's; fastaug/nets/zoo/__init__.py has them."""
 
 ZOO = (
     *("wrn_28_10", "wrn_40_2"),

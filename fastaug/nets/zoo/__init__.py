@@ -15,8 +15,8 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, model_entrypoint, register_model
 from torch import nn
 
-from fastaug.nets.pyramid_net import PyramidNet
-from fastaug.nets.wide_resnet import WideResNet
+from fastaug.nets.zoo.pyramid_net import PyramidNet
+from fastaug.nets.zoo.wide_resnet import WideResNet
 from fastaug.recipe.network_names import ZOO
 
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
-from fastaug.nets.shake_drop import ShakeDrop
-from fastaug.nets.three_stages import STEM, ThreeStages
+from fastaug.nets.zoo.shake_drop import ShakeDrop
+from fastaug.nets.zoo.three_stages import STEM, ThreeStages
 
 EXPANSION = 4  # channels that a bottleneck gives, in units of its width
 

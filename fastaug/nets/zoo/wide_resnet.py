@@ -6,7 +6,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from fastaug.nets.three_stages import STEM, ThreeStages
+from fastaug.nets.zoo.three_stages import STEM, ThreeStages
 
 
 class WideBlock(nn.Module):

@@ -10,9 +10,9 @@ from torch import Tensor
 from fastaug.hypergrad import ENGINES
 from fastaug.hypergrad.engines.self_check import self_test
 from fastaug.hypergrad.problem import Problem, Samples
-from fastaug.nets.pyramid_net import PyramidNet
 from fastaug.nets.recomputing import backward_pass
-from fastaug.nets.shake_drop import ShakeDrop
+from fastaug.nets.zoo.pyramid_net import PyramidNet
+from fastaug.nets.zoo.shake_drop import ShakeDrop
 from fastaug.targets import SoftTarget, soft_cross_entropy
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")

@@ -16,9 +16,9 @@ from fastaug.errors import RecipeError
 from fastaug.nets.check_names import check_names
 from fastaug.nets.model import build_model
 from fastaug.nets.parameter_names import in_head
-from fastaug.nets.pyramid_net import PyramidBlock, PyramidNet
-from fastaug.nets.wide_resnet import WideResNet
 from fastaug.nets.zoo import ENTRIES, offer_to_timm
+from fastaug.nets.zoo.pyramid_net import PyramidBlock, PyramidNet
+from fastaug.nets.zoo.wide_resnet import WideResNet
 from fastaug.recipe.auto_values import preprocessing
 from fastaug.recipe.network_names import ZOO
 from fastaug.recipe.reading import read_recipe

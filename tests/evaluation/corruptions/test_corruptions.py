@@ -144,6 +144,30 @@ def test_the_height_map_of_fog() -> None:
     assert np.abs(np.diff(weather.plasma(64, 3.0, rng()), axis=0)).mean() < np.abs(np.diff(large, axis=0)).mean()
 
 
+def test_the_height_map_point_by_point() -> None:
+    """In loops over points, on a grid that goes on at its edges."""
+    size, step, reach, drawn = 8, 8, 100.0, rng()
+    field = np.zeros((size, size))
+    while step >= 2:
+        half, points = step // 2, [(y, x) for y in range(0, size, step) for x in range(0, size, step)]
+        for move, near in (
+            ((half, half), ((0, 0), (step, 0), (0, step), (step, step))),
+            ((0, half), ((0, 0), (0, step), (half, half), (-half, half))),
+            ((half, 0), ((0, 0), (step, 0), (half, half), (half, -half))),
+        ):
+            for (y, x), number in zip(points, drawn.uniform(-reach, reach, len(points)), strict=True):
+                mean = sum(field[(y + dy) % size, (x + dx) % size] for dy, dx in near) / 4
+                field[y + move[0], x + move[1]] = mean + reach * number
+        step, reach = half, reach / 1.5
+    field -= field.min()
+    assert np.allclose(weather.plasma(8, 1.5, rng()), field / field.max())
+
+
+def test_no_two_corruptions_draw_the_same() -> None:
+    drawn = {Corruption(name, severity, 32).values(0, np.arange(1))[0] for name in NAMES for severity in SEVERITIES}
+    assert len(drawn) == 75
+
+
 def test_brightness_adds_to_the_value_of_hsv() -> None:
     image = picture(16)
     lighter = weather.brightness(image, 0.3, rng())

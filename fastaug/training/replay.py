@@ -342,11 +342,11 @@ class Replay:
         noted = self._noted.get(place.rank, {}).get(place.step + 1)
         if noted is None:
             return
-        pieces = [len(one.ids) for one in self.trainer.order.requests(place.step, place.step + 1)]
-        found = ids.tolist()
-        # Damaged images shorten micro-batches by what only their loader knows: then the line holds these in a row.
-        same = noted[sum(pieces[: place.micro]) :][: len(found)] == found if sum(pieces) == len(noted) else True
-        if not same:
+        asked = [one.ids.tolist() for one in self.trainer.order.requests(place.step, place.step + 1)]
+        # Damaged images are not in the line; those of other micro-batches are not known here.
+        found, others = ids.tolist(), set(noted) - {sample for piece in asked for sample in piece}
+        starts = [i for i in range(len(noted) - len(found) + 1) if noted[i : i + len(found)] == found]
+        if others or not starts:
             raise DataError(
                 f"{self.run}/ids-{place.rank}.jsonl: update {place.step + 1} was of other images ({noted[:4]}...) than "
                 f"now ({found[:4]}...); was it of {self.processes(place.step)} processes (--processes)?"

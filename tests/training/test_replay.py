@@ -25,6 +25,7 @@ augment: {shift: 0.2, cutmix: 1, mixup: 0.4, mixup_mode: elem, reprob: 0.5, aa: 
 run: {log_every: 1, log_ids: true, checkpoint_every: 1, keep: 100}
 """
 
+UNMIXED = ("augment.cutmix=0", "augment.mixup=0", "augment.mixup_mode=batch")
 HERE = Path(__file__).parent
 Kept = tuple[Path, list[dict[str, Any]]]
 
@@ -178,17 +179,17 @@ def test_what_is_learned_is_that_of_the_nearest_checkpoint(tmp_path: Path, root:
 @pytest.mark.parametrize(
     "words",
     [
-        ("augment.copies=1", "augment.cutmix=0", "augment.mixup=0"),
+        ("augment.copies=1", *UNMIXED),
         ("augment.repeats=2",),
-        ("data.sampling=balanced", "augment.class_weight=inverse"),
-        ("augment.mix_layer=layer1", "augment.mixup=0", "augment.reprob=0"),
-        ("data.channels=1", "data.mean=[0.4]", "data.std=[0.2]", "augment.cutout=8"),
+        ("data.sampling=balanced", "run.seed=7"),
+        ("augment.class_weight=[1, 2]", "augment.logit_adjustment=1"),
+        ("augment.mix_layer=layer1", "augment.mixup=0", "augment.mixup_mode=batch", "augment.shift=0"),
+        ("data.channels=1", "data.mean=[0.4]", "data.std=[0.2]", "augment.cutout=0.3"),
         ("train.resize=[[1,32]]", "augment.start_epochs=1", "augment.fill=noise"),
         ("train.precision=bf16", "model.ema=true"),
         ("augment.trust=1", "run.log_losses=true"),
-        ("augment.other_class=true", "augment.cutmix=0", "augment.mixup=0", "augment.smoothing=0"),
-        ("data.loader=synthetic", "data.crop=center", "data.synthetic_images=24", "data.test_fraction=0"),
-        ("train.drop_last=true", "train.batch_size=10", "augment.mix_group=4", "augment.anneal_epochs=1"),
+        ("augment.other_class=true", *UNMIXED, "augment.smoothing=0"),
+        ("train.drop_last=true", "train.batch_size=16", "augment.mix_group=4", "augment.anneal_epochs=1"),
     ],
     ids=lambda words: words[0],
 )
@@ -211,6 +212,7 @@ def test_every_way_to_train(tmp_path: Path, root: Path, words: tuple[str, ...]) 
 def test_parts_of_another_run(tmp_path: Path, root: Path) -> None:
     words = ["data.meta_fraction=0.25", "meta.batch_size=4", "train.batch_size=8", "augment.aa=null"]
     first, _ = train(tmp_path / "first", root, "meta.learn=[policy]", "meta.every=1", "meta.fraction=1", *words)
+    words[1:2] = []
     run, passes = train(tmp_path / "second", root, f"meta.reuse={first}", *words)
     shutil.rmtree(first)
     with borrowed_process():

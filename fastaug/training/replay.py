@@ -110,10 +110,8 @@ def replayed_recipe(run: Path, overrides: Sequence[str]) -> Recipe:
     return read_recipe(path, words)
 
 
-def processes_of(run: Path, step: int) -> tuple[int, str | None]:
-    """Processes that trained update `step` (from 0), and what to say where that is not sure."""
-    if (start := start_of(run, step)) is not None:
-        return int(start["processes"]), None
+def processes_of(run: Path) -> tuple[int, str | None]:
+    """Processes of a run that noted no starts, and what to say where that is not sure."""
     if (run / "result.json").is_file():
         try:
             return int(json.loads((run / "result.json").read_bytes())["processes"]), None
@@ -136,6 +134,7 @@ class Replay:
         self.run, self._processes, self.notes = run, processes, list[str]()
         self.recipe = replayed_recipe(run, overrides)
         self._stored, _ = read_stored(run / "recipe.yaml")
+        self._starts = read_starts(run)
         self.trainer: Trainer = assemble(self.recipe, build_accelerator(self.recipe), RunFolder(run), Console(False))
         self._order = self.trainer.order
         self._loaded: int | None = None
@@ -211,7 +210,9 @@ class Replay:
         """Processes that trained update `step` (from 0)."""
         if self._processes is not None:
             return self._processes
-        found, caution = processes_of(self.run, step)
+        if (start := start_of(self._starts, step)) is not None:
+            return int(start["processes"])
+        found, caution = processes_of(self.run)
         if caution:
             self._note(caution)
         return found
@@ -354,7 +355,7 @@ class Replay:
 
     def _check_files(self, ids: Tensor) -> None:
         """A note of files whose bytes changed after the run began: the fingerprint is of names and labels alone."""
-        index, starts = self.trainer.parts.index, read_starts(self.run)
+        index, starts = self.trainer.parts.index, self._starts
         if index is None or index.stamps is None or not starts:
             return
         began = int(starts[0]["time"]) + 1  # whole seconds: a file written in the very one is not told

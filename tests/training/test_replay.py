@@ -275,14 +275,14 @@ def test_processes_of_runs_that_noted_none(tmp_path: Path, kept: Kept) -> None:
 
     run = copied(kept, tmp_path)
     (run / "starts.jsonl").unlink()
-    assert processes_of(run, 0) == (1, None)  # of result.json
+    assert processes_of(run) == (1, None)  # of result.json
     (run / "result.json").write_text('{"processes": 3}')
-    assert processes_of(run, 0) == (3, None)
+    assert processes_of(run) == (3, None)
     (run / "result.json").unlink()
     shutil.copy(run / "ids-0.jsonl", run / "ids-1.jsonl")
-    assert processes_of(run, 0) == (2, None)
+    assert processes_of(run) == (2, None)
     for path in run.glob("ids-*"):
         path.unlink()
-    count, caution = processes_of(run, 0)
+    count, caution = processes_of(run)
     assert count == 1
     assert "give --processes" in str(caution)

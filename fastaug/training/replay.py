@@ -30,6 +30,7 @@ from fastaug.meta.step import MetaStep
 from fastaug.ops.crop_mix import CropMixParams
 from fastaug.recipe.reading import read_recipe, read_stored
 from fastaug.recipe.schema import RESUMABLE, Recipe
+from fastaug.reports.batch_grid import is_mixed
 from fastaug.seeding import Key, Stream, parts_of
 from fastaug.targets import SoftTarget, confidence, dense, rest
 from fastaug.training import checkpoint
@@ -75,7 +76,8 @@ class Piece:
 
     `batch`: as the loader gave it, damaged images left out; `params` [N] of the fused op; `inputs` [M, C, S, S] and
     `target` [M]: what the network got, M > N where blank images stand in. `windows` [N]: of the crop; None for random
-    pixels. `policy` [N]: values of the fixed policy, None where none acts. `losses` [N], None where they are not known;
+    pixels. `policy` [N]: values of the fixed policy, None where none acts. `mixed` [N] bool: whether a sample takes
+    something of its partner. `losses` [N], None where they are not known;
     `total`: the micro-batch's part of the update's loss as the log has it.
     """
 
@@ -87,6 +89,7 @@ class Piece:
     target: SoftTarget
     windows: Windows | None
     policy: Sequence[Any] | None
+    mixed: Tensor
     losses: Tensor | None
     total: float | None
 
@@ -288,15 +291,18 @@ class Replay:
             trainer.record.begin(epoch)
         inputs, target = trainer.augment.training(batch, epoch)
         each, total = self._losses(place, inputs, target) if losses else (None, None)
+        params = trainer.augment.sample(batch, epoch)
+        real = SoftTarget(*(None if part is None else part[: len(params)] for part in target))  # type: ignore[arg-type]
         return Piece(
             place=place,
             epoch=epoch,
             batch=batch,
-            params=trainer.augment.sample(batch, epoch),
+            params=params,
             inputs=inputs,
             target=target,
             windows=self._windows(batch, epoch),
             policy=self._policy(batch, epoch),
+            mixed=is_mixed(params, real._replace(mass=real.mass.cpu(), classes=real.classes.cpu())),
             losses=None if each is None else each[: len(batch.ids)],
             total=total,
         )
@@ -398,6 +404,7 @@ class Replay:
             "flip": bool(params.flip[row]),
             "box": params.box[row].tolist() if pasted else None,
             "blend": blend if blend < 1 else None,
+            "mixed": bool(piece.mixed[row]),
             "partner": {
                 "row": partner,
                 "id": int(batch.ids[partner]),

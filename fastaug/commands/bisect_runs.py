@@ -45,11 +45,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("run_a", type=Path, metavar="RUN_A", help="the folder of a run, ended or not")
     parser.add_argument("run_b", type=Path, metavar="RUN_B", help="that of the other")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="of both: data.root, where the images are"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="of both: where the images are now")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings here")
-    return parser.parse_intermixed_args(argv)
+    found = parser.parse_intermixed_args(argv)
+    for run in (found.run_a, found.run_b):
+        if not (run / "recipe.yaml").is_file():
+            parser.error(f"{run} is not a run folder: it has no recipe.yaml")
+    return found
 
 
 # ---- the stages, each on the evidence of both runs ----
@@ -114,9 +116,8 @@ def _files_now(a: "Evidence", b: "Evidence") -> str | None:
                 return f"id {sample} ({names[0]}) has label {labels[0]} against {labels[1]}"
     if one != two:
         sample = min(one ^ two)
-        return (
-            f"{len(one)} against {len(two)} training images; id {sample} is in that of {'A' if sample in one else 'B'}"
-        )
+        where = "A" if sample in one else "B"
+        return f"{len(one)} against {len(two)} training images; id {sample} is one of {where} alone"
     return None
 
 

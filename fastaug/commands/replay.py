@@ -172,7 +172,7 @@ def lines(facts: dict[str, Any], known: "Known") -> list[str]:
         "policy": facts["policy"],
         "flip": "yes" if facts["flip"] else None,
         "view shifted (down, right)": facts["shift"] if any(facts["shift"]) else None,
-        "partner": mixed if any(mixing.values()) else None,
+        "partner": mixed if facts["mixed"] else None,
         **mixing,
         "target": target_text(facts),
         "confidence": f"{facts['confidence']:.4g}",

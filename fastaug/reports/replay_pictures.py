@@ -48,11 +48,11 @@ def enlarged(image: Tensor) -> Tensor:
 def image_cells(whole: Tensor | None, batch: Batch, result: Tensor, row: int, facts: Facts) -> list[Cell]:
     """Source, loaded, partner and what the network got of sample `row`; `result` uint8 [H, W, 3], its input."""
     partner = facts["partner"]["row"]
-    mixed = facts["box"] is not None or facts["blend"] is not None
     shift = f"shift {facts['shift'][0]}, {facts['shift'][1]}" + (", flipped" if facts["flip"] else "")
-    mixing = f"box {facts['box']}" if facts["box"] else f"own share {facts['blend'] or 1:.2f}"
+    mixing = f"own share {facts['blend']:.2f}" if facts["blend"] is not None else "in a hidden layer"
+    mixing = f"box {facts['box']}" if facts["box"] else mixing
     other: Cell = (None, ["not mixed"])
-    if mixed:
+    if facts["mixed"]:
         names = [facts["partner"]["class"], f"id {facts['partner']['id']}", mixing]
         other = (enlarged(batch.images[partner]), names)
     source = None if whole is None else source_picture(whole, facts)

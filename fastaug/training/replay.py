@@ -30,6 +30,7 @@ from fastaug.meta.step import MetaStep
 from fastaug.ops.crop_mix import CropMixParams
 from fastaug.recipe.reading import read_recipe, read_stored
 from fastaug.recipe.schema import RESUMABLE, Recipe
+from fastaug.reports.batch_grid import is_mixed
 from fastaug.seeding import Key, Stream, parts_of
 from fastaug.targets import SoftTarget, confidence, dense, rest
 from fastaug.training import checkpoint
@@ -75,7 +76,8 @@ class Piece:
 
     `batch`: as the loader gave it, damaged images left out; `params` [N] of the fused op; `inputs` [M, C, S, S] and
     `target` [M]: what the network got, M > N where blank images stand in. `windows` [N]: of the crop; None for random
-    pixels. `policy` [N]: values of the fixed policy, None where none acts. `losses` [N], None where they are not known;
+    pixels. `policy` [N]: values of the fixed policy, None where none acts. `mixed` [N] bool: whether a sample takes
+    something of its partner. `losses` [N], None where they are not known;
     `total`: the micro-batch's part of the update's loss as the log has it.
     """
 
@@ -87,6 +89,7 @@ class Piece:
     target: SoftTarget
     windows: Windows | None
     policy: Sequence[Any] | None
+    mixed: Tensor
     losses: Tensor | None
     total: float | None
 
@@ -110,10 +113,8 @@ def replayed_recipe(run: Path, overrides: Sequence[str]) -> Recipe:
     return read_recipe(path, words)
 
 
-def processes_of(run: Path, step: int) -> tuple[int, str | None]:
-    """Processes that trained update `step` (from 0), and what to say where that is not sure."""
-    if (start := start_of(run, step)) is not None:
-        return int(start["processes"]), None
+def processes_of(run: Path) -> tuple[int, str | None]:
+    """Processes of a run that noted no starts, and what to say where that is not sure."""
     if (run / "result.json").is_file():
         try:
             return int(json.loads((run / "result.json").read_bytes())["processes"]), None
@@ -136,6 +137,7 @@ class Replay:
         self.run, self._processes, self.notes = run, processes, list[str]()
         self.recipe = replayed_recipe(run, overrides)
         self._stored, _ = read_stored(run / "recipe.yaml")
+        self._starts = read_starts(run)
         self.trainer: Trainer = assemble(self.recipe, build_accelerator(self.recipe), RunFolder(run), Console(False))
         self._order = self.trainer.order
         self._loaded: int | None = None
@@ -211,7 +213,9 @@ class Replay:
         """Processes that trained update `step` (from 0)."""
         if self._processes is not None:
             return self._processes
-        found, caution = processes_of(self.run, step)
+        if (start := start_of(self._starts, step)) is not None:
+            return int(start["processes"])
+        found, caution = processes_of(self.run)
         if caution:
             self._note(caution)
         return found
@@ -287,15 +291,18 @@ class Replay:
             trainer.record.begin(epoch)
         inputs, target = trainer.augment.training(batch, epoch)
         each, total = self._losses(place, inputs, target) if losses else (None, None)
+        params = trainer.augment.sample(batch, epoch)
+        real = SoftTarget(*(None if part is None else part[: len(params)] for part in target))  # type: ignore[arg-type]
         return Piece(
             place=place,
             epoch=epoch,
             batch=batch,
-            params=trainer.augment.sample(batch, epoch),
+            params=params,
             inputs=inputs,
             target=target,
             windows=self._windows(batch, epoch),
             policy=self._policy(batch, epoch),
+            mixed=is_mixed(params, real._replace(mass=real.mass.cpu(), classes=real.classes.cpu())),
             losses=None if each is None else each[: len(batch.ids)],
             total=total,
         )
@@ -342,11 +349,11 @@ class Replay:
         noted = self._noted.get(place.rank, {}).get(place.step + 1)
         if noted is None:
             return
-        pieces = [len(one.ids) for one in self.trainer.order.requests(place.step, place.step + 1)]
-        found = ids.tolist()
-        # Damaged images shorten micro-batches by what only their loader knows: then the line holds these in a row.
-        same = noted[sum(pieces[: place.micro]) :][: len(found)] == found if sum(pieces) == len(noted) else True
-        if not same:
+        asked = [one.ids.tolist() for one in self.trainer.order.requests(place.step, place.step + 1)]
+        # Damaged images are not in the line; those of other micro-batches are not known here.
+        found, others = ids.tolist(), set(noted) - {sample for piece in asked for sample in piece}
+        starts = [i for i in range(len(noted) - len(found) + 1) if noted[i : i + len(found)] == found]
+        if others or not starts:
             raise DataError(
                 f"{self.run}/ids-{place.rank}.jsonl: update {place.step + 1} was of other images ({noted[:4]}...) than "
                 f"now ({found[:4]}...); was it of {self.processes(place.step)} processes (--processes)?"
@@ -354,7 +361,7 @@ class Replay:
 
     def _check_files(self, ids: Tensor) -> None:
         """A note of files whose bytes changed after the run began: the fingerprint is of names and labels alone."""
-        index, starts = self.trainer.parts.index, read_starts(self.run)
+        index, starts = self.trainer.parts.index, self._starts
         if index is None or index.stamps is None or not starts:
             return
         began = int(starts[0]["time"]) + 1  # whole seconds: a file written in the very one is not told
@@ -397,6 +404,7 @@ class Replay:
             "flip": bool(params.flip[row]),
             "box": params.box[row].tolist() if pasted else None,
             "blend": blend if blend < 1 else None,
+            "mixed": bool(piece.mixed[row]),
             "partner": {
                 "row": partner,
                 "id": int(batch.ids[partner]),

@@ -7,6 +7,7 @@ what a CPU computes on its instructions: nothing else in a run folder says them 
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def start_of(run: Path, step: int) -> dict[str, Any] | None:
-    """The start that trained update `step` (from 0); None where that is not known."""
-    before = [start for start in read_starts(run) if start["step"] <= step]
+def start_of(starts: Sequence[dict[str, Any]], step: int) -> dict[str, Any] | None:
+    """That of the `starts` of a run, oldest first, which trained update `step` (from 0); None where none did."""
+    before = [start for start in starts if start["step"] <= step]
     return before[-1] if before else None

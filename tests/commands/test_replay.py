@@ -31,9 +31,9 @@ def test_an_image_in_an_epoch(tiny_run: Path, tmp_path: Path, replay: Tool) -> N
     assert "inputs and targets: exact" in said
     assert shown["losses_are"] == f"by the weights of update {shown['checkpoint']}"
     assert shown["loss"] > 0
-    width, height = Image.open(out).size
-    assert width > 4 * 192
-    assert height > 192
+    with Image.open(out) as picture:
+        assert picture.width > 4 * 192
+        assert picture.height > 192
 
 
 def test_the_batch_of_an_update(tiny_run: Path, tmp_path: Path, replay: Tool) -> None:
@@ -47,7 +47,8 @@ def test_the_batch_of_an_update(tiny_run: Path, tmp_path: Path, replay: Tool) ->
     assert {f"id {one['id']}  {one['class']}" for one in found["samples"]} == {
         "  ".join(line.split("  ")[:2]) for line in said.splitlines() if line.startswith("id ")
     }
-    assert np.asarray(Image.open(out)).std() > 0
+    with Image.open(out) as picture:
+        assert np.asarray(picture).std() > 0
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,6 @@ def test_every_command_of_the_page(
         (tmp_path / "runs" / name).symlink_to(tiny_run)
     monkeypatch.chdir(tmp_path)
     for command in commands:
-        words = command.split()
+        words = command.replace("--id 17", "--id 3").split()  # 17 is not in this run's training split
         assert main(words if words[0] != "train" else [*words, "--check"]) == 0, capsys.readouterr()
-    assert {path.name for path in tmp_path.glob("*.*")} == {"replay-id-17-epoch-1.png", "batch.png", "batch.json"}
+    assert {path.name for path in tmp_path.glob("*.*")} == {"replay-id-3-epoch-1.png", "batch.png", "batch.json"}

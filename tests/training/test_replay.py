@@ -25,6 +25,7 @@ augment: {shift: 0.2, cutmix: 1, mixup: 0.4, mixup_mode: elem, reprob: 0.5, aa: 
 run: {log_every: 1, log_ids: true, checkpoint_every: 1, keep: 100}
 """
 
+UNMIXED = ("augment.cutmix=0", "augment.mixup=0", "augment.mixup_mode=batch")
 HERE = Path(__file__).parent
 Kept = tuple[Path, list[dict[str, Any]]]
 
@@ -174,6 +175,53 @@ def test_what_is_learned_is_that_of_the_nearest_checkpoint(tmp_path: Path, root:
     assert known.losses == f"by the weights of update {last - 1}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("augment.copies=1", *UNMIXED),
+        ("augment.repeats=2",),
+        ("data.sampling=balanced", "run.seed=7"),
+        ("augment.class_weight=[1, 2]", "augment.logit_adjustment=1"),
+        ("augment.mix_layer=layer1", "augment.mixup=0", "augment.mixup_mode=batch", "augment.shift=0"),
+        ("data.channels=1", "data.mean=[0.4]", "data.std=[0.2]", "augment.cutout=0.3"),
+        ("train.resize=[[1,32]]", "augment.start_epochs=1", "augment.fill=noise"),
+        ("train.precision=bf16", "model.ema=true"),
+        ("augment.trust=1", "run.log_losses=true"),
+        ("augment.other_class=true", *UNMIXED, "augment.smoothing=0"),
+        ("train.drop_last=true", "train.batch_size=16", "augment.mix_group=4", "augment.anneal_epochs=1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_way_to_train(tmp_path: Path, root: Path, words: tuple[str, ...]) -> None:
+    run, passes = train(tmp_path, root, *words)
+    logged = losses(run)
+    assert passes
+    with borrowed_process():
+        replay = Replay(run)
+        for step in range(len(passes) // 2):
+            pieces = list(replay.pieces(step))
+            for piece in pieces:
+                check(piece, passes[2 * step + piece.place.micro])
+                assert replay.facts(piece, 0)["id"] == passes[2 * step + piece.place.micro]["ids"][0]
+            total = sum((torch.tensor(piece.total) for piece in pieces), torch.zeros(()))
+            assert float(total) == logged[step + 1]
+
+
+@pytest.mark.slow
+def test_parts_of_another_run(tmp_path: Path, root: Path) -> None:
+    words = ["data.meta_fraction=0.25", "meta.batch_size=4", "train.batch_size=8", "augment.aa=null"]
+    first, _ = train(tmp_path / "first", root, "meta.learn=[policy]", "meta.every=1", "meta.fraction=1", *words)
+    words[1:2] = []
+    run, passes = train(tmp_path / "second", root, f"meta.reuse={first}", *words)
+    shutil.rmtree(first)
+    with borrowed_process():
+        replay = Replay(run)
+        assert replay.go_to(3).inputs == "exact"
+        for piece in replay.pieces(3):
+            check(piece, passes[2 * 3 + piece.place.micro])
+
+
 # ---- what is refused ----
 
 
@@ -227,14 +275,14 @@ def test_processes_of_runs_that_noted_none(tmp_path: Path, kept: Kept) -> None:
 
     run = copied(kept, tmp_path)
     (run / "starts.jsonl").unlink()
-    assert processes_of(run, 0) == (1, None)  # of result.json
+    assert processes_of(run) == (1, None)  # of result.json
     (run / "result.json").write_text('{"processes": 3}')
-    assert processes_of(run, 0) == (3, None)
+    assert processes_of(run) == (3, None)
     (run / "result.json").unlink()
     shutil.copy(run / "ids-0.jsonl", run / "ids-1.jsonl")
-    assert processes_of(run, 0) == (2, None)
+    assert processes_of(run) == (2, None)
     for path in run.glob("ids-*"):
         path.unlink()
-    count, caution = processes_of(run, 0)
+    count, caution = processes_of(run)
     assert count == 1
     assert "give --processes" in str(caution)

@@ -1,4 +1,4 @@
-"""Finds the first thing in which two runs differ: files, order, crops, forward pass, update, ...
+"""Finds the first thing in which two runs differ, from versions and recipe to losses and weights.
 
     fastaug bisect-runs RUN_A RUN_B
 

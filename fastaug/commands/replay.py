@@ -1,4 +1,4 @@
-"""Shows what a run's network got, without training: an image in an epoch, or a batch.
+"""Shows what a run's network got, without training: an image in an epoch, the batch of an update.
 
     fastaug replay RUN --id 17 --epoch 3
     fastaug replay RUN --step 120

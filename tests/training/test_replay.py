@@ -248,6 +248,7 @@ def test_an_image_that_is_not_trained_on(kept: Kept) -> None:
             replay.check_step(step)
 
 
+@pytest.mark.slow
 def test_other_data(tmp_path: Path, kept: Kept, root: Path) -> None:
     other = tmp_path / "images"
     shutil.copytree(root, other)

@@ -135,6 +135,7 @@ def test_forward_and_update(evidence: Evidence, tmp_path: Path) -> None:
     assert bisect_runs.forward(*runs).text.startswith("loss 0.5 against 0.125 in update 1")
 
 
+@pytest.mark.slow
 def test_a_run_against_copies_of_itself(tiny_run: Path, tmp_path: Path, tool: Tool) -> None:
     bisect: Tool = partial(tool, "bisect_runs")
     other = tmp_path / "run"
@@ -148,7 +149,10 @@ def test_a_run_against_copies_of_itself(tiny_run: Path, tmp_path: Path, tool: To
     assert "versions: equal\nrecipe: equal\nfiles: equal\norder: equal: computed again" in said
     assert f"first difference: update: checkpoint {last.name}, model.safetensors: {name} differs by up to 1" in said
     assert json.loads((tmp_path / "found.json").read_text())["first"] == "update"
-    assert "is not a run folder" in bisect(tiny_run, tmp_path, code=2)
+
+
+def test_what_is_no_run_folder(tiny_run: Path, tmp_path: Path, tool: Tool) -> None:
+    assert f"{tmp_path} is not a run folder" in tool("bisect_runs", tiny_run, tmp_path, code=2)
 
 
 @pytest.mark.slow

@@ -125,6 +125,7 @@ def test_a_run_that_was_continued(tmp_path: Path, kept: Kept, root: Path) -> Non
         check(piece, told)
 
 
+@pytest.mark.slow
 def test_a_resident_run_without_checkpoints_at_hand(tmp_path: Path, root: Path) -> None:
     words = ("data.loader=resident", "data.crop=center", "run.checkpoint_every=0", "train.epochs=1", "augment.mixup=0")
     run, passes = train(tmp_path, root, *words)
@@ -247,6 +248,7 @@ def test_an_image_that_is_not_trained_on(kept: Kept) -> None:
             replay.check_step(step)
 
 
+@pytest.mark.slow
 def test_other_data(tmp_path: Path, kept: Kept, root: Path) -> None:
     other = tmp_path / "images"
     shutil.copytree(root, other)

@@ -43,7 +43,7 @@ _ALWAYS = {
         *("table", "class_level", "class_map", "labels", "splits", "split_seed"),
         *("test_fraction", "select_fraction", "meta_fraction", "loader"),
         *("img_size", "crop", "interpolation", "crop_pct", "channels", "background", "mean", "std", "exif"),
-        *("threads", "prefetch"),
+        *("input_key", "target_key", "verify", "threads", "prefetch"),
     ),
     "run": ("seed",),
 }

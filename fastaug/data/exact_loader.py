@@ -81,8 +81,8 @@ class ExactLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Has the next iterator deliver `epoch`, all of it unless it is the one that a state was taken up in."""
-        if epoch < 0:
-            raise ValueError(f"epoch {epoch}: must be 0 or more")
+        if not isinstance(epoch, int) or epoch < 0:
+            raise ValueError(f"epoch {epoch!r}: must be a whole number, 0 or more")
         if epoch != self.epoch or self._left:
             self._go_on_at(epoch * len(self))
 
@@ -140,6 +140,8 @@ class ExactLoader:
         raise RecipeError([f"images: {images!r} is not where a batch of {self.order.batch_size} ends; save it anew"])
 
     def _differences(self, state: Mapping[str, Any]) -> list[str]:
+        if not isinstance(state, Mapping):
+            return [f"the state is a {type(state).__name__}; give what state_dict() of a loader returned"]
         version = state.get("version")
         if version != STATE:
             return [f"version: the state is of version {version!r}, and this fastaug reads {STATE}; take the other one"]

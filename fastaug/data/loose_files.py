@@ -39,7 +39,8 @@ def find_images(places: Iterable[Path]) -> Found:
         elif place.exists():
             found.paths.append(os.fsencode(os.path.abspath(place)))
         else:
-            raise DataError(f"{shown(str(place))}: no such file or folder; name images, or folders that hold some")
+            remedy = "name images, or folders that hold some (fastaug evaluate reads sets in other forms)"
+            raise DataError(f"{shown(str(place))}: no such file or folder; {remedy}")
     return found
 
 

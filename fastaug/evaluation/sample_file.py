@@ -111,8 +111,8 @@ def read_samples(run: Path) -> Samples:
     if not path.exists():
         why = "has not ended, or kept none" if (run / "recipe.yaml").exists() else "is no run folder"
         raise StorageError(
-            f"{path}: there are no statistics: the run {why}; train it to its end with run.sample_record=true (and not "
-            "on synthetic images), by this version"
+            f"{path}: there are no statistics: the run {why}; train it to its end with run.sample_record=true, by this "
+            "version, on images of one class each (not data.multi_label, nor synthetic ones)"
         )
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:

@@ -161,7 +161,7 @@ def _log(path: Path, problems: dict[str, str]) -> list[dict[str, Any]]:
 
 def _samples(path: Path, problems: dict[str, str]) -> Samples | None:
     if not (path / FILE).is_file():
-        problems[FILE] = "is not there: the run has not ended, or kept none (run.sample_record)"
+        problems[FILE] = "is not there: the run has not ended, or kept none (run.sample_record, data.multi_label)"
         return None
     try:
         return read_samples(path)

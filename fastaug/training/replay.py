@@ -192,7 +192,8 @@ class Replay:
         split = [role for role in ("meta", "select", "test") if sample in parts.splits.of(role)]
         images = len(parts.splits.train) if parts.index is None else len(parts.index)
         found = f"is in the split {split[0]}" if split else f"is in no split of the {images} images (ids from 0)"
-        raise DataError(f"--id: {sample} {found}; name one of the training split's {len(parts.splits.train)}")
+        trained = f"the training split has {len(parts.splits.train)} images, {parts.splits.train[0]} for one"
+        raise DataError(f"--id: {sample} {found}; {trained}")
 
     def places(self, sample: int, epoch: int) -> list[Place]:
         """Where image `sample` was trained on in `epoch`: once, or not (train.drop_last), or several times."""

@@ -101,7 +101,7 @@ def loader(
     RecipeError names every setting that is wrong, DataError what is wrong with the images.
     """
     problems = _problems({"gives": (gives, GIVES), "damaged": (damaged, DAMAGED), "mode": (mode, (*MODES, None))})
-    problems += _split_problem(split) + _batch_problem(batch_size)
+    problems += _root_problem(root) + _split_problem(split) + _batch_problem(batch_size)
     trains = mode == "train" or (mode is None and split == "train")
     problems += _settings_problems(settings, trains, gives)
     if problems:
@@ -141,6 +141,10 @@ def _problems(choices: Mapping[str, tuple[Any, tuple[Any, ...]]]) -> list[str]:
         for name, (value, known) in choices.items()
         if value not in known
     ]
+
+
+def _root_problem(root: Any) -> list[str]:
+    return [] if isinstance(root, (str, os.PathLike)) else [f"root: {root!r} is no path; name a folder of images"]
 
 
 def _split_problem(split: str) -> list[str]:
@@ -229,7 +233,12 @@ def _here(device: str | torch.device | None, rank: int | None, world: int | None
         raise RecipeError([f"rank: {rank} is not one of 0 to world - 1 = {world - 1}"])
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise RecipeError([f"device: {device!r} is none that torch knows; name cpu or cuda"]) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError([f"device: {device} is not here, torch finds no GPU; leave it out, or name cpu"])
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     return Here(device, world, rank)

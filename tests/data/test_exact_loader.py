@@ -70,6 +70,8 @@ def test_an_iteration_that_is_left_is_followed_by_the_next_epoch():
 
 def test_setting_the_epoch_of_a_state_does_not_rewind_it():
     loader = made()
+    with pytest.raises(ValueError, match=r"epoch 1\.5: must be a whole number"):
+        loader.set_epoch(1.5)
     loader.set_epoch(4)
     take(loader, 2)
     state = loader.state_dict()

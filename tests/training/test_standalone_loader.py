@@ -1,5 +1,6 @@
 """`fastaug.loader`: the batches of a training run, in the forms that other loops want; what it refuses."""
 
+import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -165,6 +166,9 @@ def test_no_thread_is_left(root):
     assert left <= {"fastaug-resize"}  # these wait, as long as there is the loader
     del loader
     gc.collect()
+    deadline = time.monotonic() + 10  # threads that were told to end do so when they are next given the processor
+    while not set(threading.enumerate()) <= before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert set(threading.enumerate()) <= before
 
 
@@ -231,11 +235,17 @@ def test_a_batch_without_an_image_is_left_out_unless_processes_wait_for_it(damag
         ),
         ({"rank": 1}, "rank: is one of `world` processes; give both"),
         ({"rank": 2, "world": 2}, "rank: 2 is not one of 0 to world - 1 = 1"),
+        ({"device": "gpu"}, "device: 'gpu' is none that torch knows"),
     ],
 )
 def test_settings_that_are_refused(root, options, message):
     with pytest.raises(RecipeError, match=message):
         made(root, **options)
+
+
+def test_a_root_that_is_no_path_is_refused():
+    with pytest.raises(RecipeError, match="root: None is no path"):
+        made(None)
 
 
 def test_every_problem_is_told_at_once(root):

@@ -1,5 +1,6 @@
 """Prefetching iterators: work done in threads while the caller is busy, in order; the threads end with the iterator."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ def ahead(
     `items` is read in the caller's thread. An error of `function` is raised where its result would have come. Closing
     the iterator waits for the calls that are running and drops the rest.
     """
-    source = iter(items)
+    source, finalizing = iter(items), sys.is_finalizing
     pool = ThreadPoolExecutor(threads, "fastaug-ahead")
     try:
         waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(source, depth))
@@ -27,7 +28,8 @@ def ahead(
             waiting.extend(pool.submit(function, item) for item in islice(source, 1))
             yield result
     finally:
-        pool.shutdown(cancel_futures=True)
+        if not finalizing():  # an iterator left to the end of Python: its threads have ended, modules are gone
+            pool.shutdown(cancel_futures=True)
 
 
 def in_background(items: Iterator[Item]) -> Generator[Item, None, None]:

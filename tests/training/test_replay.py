@@ -235,7 +235,7 @@ def test_an_image_that_is_not_trained_on(kept: Kept) -> None:
     with borrowed_process():
         replay = Replay(kept[0])
     tested = int(replay.trainer.parts.splits.test[0])
-    with pytest.raises(DataError, match=f"--id: {tested} is in the split test; name one"):
+    with pytest.raises(DataError, match=f"--id: {tested} is in the split test; the training split has 24 images, "):
         replay.check_image(tested)
     for sample in (-1, 32):
         with pytest.raises(DataError, match=f"--id: {sample} is in no split of the 32 images"):

@@ -19,7 +19,7 @@ ATTEMPTS = 10  # boxes drawn until one fits; timm's
 
 
 class Erasing(NamedTuple):
-    """Box [N,count,4] (top, bottom, left, right; empty: none), value [N,count,C] (C is 3 for 1 too) and noise seed [N]."""
+    """Box [N,count,4] (top, bottom, left, right; empty: none), value [N,count,C] (of grey 3) and noise seed [N]."""
 
     box: npt.NDArray[np.int64]
     value: npt.NDArray[np.float32]

@@ -190,7 +190,8 @@ class ChannelsToPixels(nn.Module):
 def transform_of(prepared: Preprocessing) -> v2.Compose:
     """The transform of evaluation, from a PIL image to the network's input [C, S, S] float32.
 
-    For n channels it takes arrays [H, W, C]. It resizes by the kernel that the loader uses, so pixels are equal wherever Pillow decodes as DALI does.
+    For n channels it takes arrays [H, W, C].
+    It resizes by the kernel that the loader uses, so pixels are equal wherever Pillow decodes as DALI does.
     """
     side, kernel = prepared.img_size, v2.InterpolationMode(prepared.interpolation)
     cut: list[nn.Module] = [v2.Resize([side, side], kernel)]

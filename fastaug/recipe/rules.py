@@ -96,8 +96,8 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: r.data.channels not in (1, 3) and r.data.background is not None,
-        "data.background: {r.data.background} is a colour, and with data.channels = {r.data.channels} transparency is a "
-        "channel; leave it out",
+        "data.background: {r.data.background} is a colour, and with data.channels = {r.data.channels} transparency is "
+        "a channel; leave it out",
     ),
     (
         lambda r: r.data.channels not in (1, 3) and r.data.exif == "apply",

@@ -6,8 +6,8 @@ planes as pages, samples of a pixel together or in planes. `.npy` files hold [H,
 """
 
 import io
+import logging
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
@@ -76,7 +76,7 @@ def opened(file: BinaryIO, size: int, channels: int) -> Iterator[ChannelFile]:
     file.seek(0)
     open_one = _opened_array if head == _NPY else _opened_tiff if head.startswith(_TIFF) else _opened_picture
     try:
-        with warnings.catch_warnings(), open_one(file, size, channels) as found:
+        with open_one(file, size, channels) as found:
             _check(found.shape, channels)
             yield found
     except BROKEN as error:
@@ -133,15 +133,23 @@ def _opened_tiff(file: BinaryIO, size: int, channels: int) -> Iterator[ChannelFi
         series = tiff.series[0]
         shape, order = _layout(series.get_shape(squeeze=False), series.get_axes(squeeze=False))
         _check_type(series.dtype)
-        pages = [page for page in series.pages if page is not None]
-        _check_codec(tifffile, pages[0])
-        ends = (a + b for page in pages for a, b in zip(page.dataoffsets, page.databytecounts, strict=True))
+        _check_codec(tifffile, series.keyframe)
+        if None in series.pages:  # which tifffile would fill with zeros
+            raise DamagedImageError("truncated or corrupt: a page is missing")
 
         def pixels() -> Pixels:
             raw = series.asarray(squeeze=False, maxworkers=1)
             return eight_bits(raw.squeeze(_singles(raw.shape, series.get_axes(squeeze=False))).transpose(order))
 
-        yield ChannelFile(shape, pixels, max(ends, default=size + 1) <= size)
+        yield ChannelFile(shape, pixels, _end(series, size) <= size)
+
+
+def _end(series: Any, size: int) -> int:
+    """Where the last byte of a series' pixels is said to be, in a file of `size` bytes; behind its end if unknown."""
+    if series.dataoffset is not None:  # all of it in one piece, perhaps with one page that stands for all
+        return int(series.dataoffset + series.nbytes)
+    ends = (a + b for page in series.pages for a, b in zip(page.dataoffsets, page.databytecounts, strict=True))
+    return max(ends, default=size + 1)
 
 
 def _singles(shape: tuple[int, ...], axes: str) -> tuple[int, ...]:
@@ -184,6 +192,8 @@ def _tifffile() -> Any:
     except ImportError as error:
         text = "data.channels: TIFF files of n channels are read by tifffile, which is not installed"
         raise DataError(f"{text}; pip install 'fastaug[tiff]', or write .npy files") from error
+    if not (own := logging.getLogger("tifffile")).handlers:
+        own.addHandler(logging.NullHandler())  # what it says of a damaged file names no file
     return tifffile
 
 

@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ def write_folder(root: Path, form: str, images: int, channels: int, side: int) -
     """Two classes of noise in one form of file."""
     import tifffile
 
-    rng, grey = np.random.default_rng(0), {"photometric": "minisblack"}
+    rng = np.random.default_rng(0)
+    grey: dict[str, Any] = {"photometric": "minisblack"}
     for number in range(images):
         folder = root / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)

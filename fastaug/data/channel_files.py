@@ -129,19 +129,26 @@ def _opened_array(file: BinaryIO, size: int, channels: int) -> Iterator[ChannelF
 @contextmanager
 def _opened_tiff(file: BinaryIO, size: int, channels: int) -> Iterator[ChannelFile]:  # noqa: ARG001
     tifffile = _tifffile()
-    with tifffile.TiffFile(file, name="image.tif") as tiff:
-        series = tiff.series[0]
-        shape, order = _layout(series.get_shape(squeeze=False), series.get_axes(squeeze=False))
-        _check_type(series.dtype)
-        _check_codec(tifffile, series.keyframe)
-        if None in series.pages:  # which tifffile would fill with zeros
-            raise DamagedImageError("truncated or corrupt: a page is missing")
+    try:
+        with tifffile.TiffFile(file, name="image.tif") as tiff:
+            yield _tiff_file(tifffile, tiff.series[0], size)
+    except tifffile.TiffFileError as error:  # of older versions no ValueError
+        raise DamagedImageError(reason_of(error)) from error
 
-        def pixels() -> Pixels:
-            raw = series.asarray(squeeze=False, maxworkers=1)
-            return eight_bits(raw.squeeze(_singles(raw.shape, series.get_axes(squeeze=False))).transpose(order))
 
-        yield ChannelFile(shape, pixels, _end(series, size) <= size)
+def _tiff_file(tifffile: Any, series: Any, size: int) -> ChannelFile:
+    stored, axes = series.get_shape(squeeze=False), series.get_axes(squeeze=False)
+    shape, order = _layout(stored, axes)
+    _check_type(series.dtype)
+    _check_codec(tifffile, series.keyframe)
+    if None in series.pages:  # which tifffile would fill with zeros
+        raise DamagedImageError("truncated or corrupt: a page is missing")
+
+    def pixels() -> Pixels:
+        raw = series.asarray(maxworkers=1).reshape(stored)  # older versions leave out axes of length 1
+        return eight_bits(raw.squeeze(_singles(stored, axes)).transpose(order))
+
+    return ChannelFile(shape, pixels, _end(series, size) <= size)
 
 
 def _end(series: Any, size: int) -> int:

@@ -19,7 +19,7 @@ ATTEMPTS = 10  # boxes drawn until one fits; timm's
 
 
 class Erasing(NamedTuple):
-    """Box [N,count,4] (top, bottom, left, right; empty: none), value [N,count,3] and noise seed [N]."""
+    """Box [N,count,4] (top, bottom, left, right; empty: none), value [N,count,C] (of grey 3) and noise seed [N]."""
 
     box: npt.NDArray[np.int64]
     value: npt.NDArray[np.float32]
@@ -32,12 +32,14 @@ class RandomErasing:
 
     `remode`: const fills with 0, which is the mean; rand with a normal value per box and channel; pixel with
     one per pixel. A box is redrawn up to ten times until it is smaller than the image, else left out.
+    `channels`: of the images; up to 3 they draw the same.
     """
 
     reprob: float
     img_size: tuple[int, int]
     remode: Mode = "const"
     recount: int = 1
+    channels: int = 3
 
     def __post_init__(self) -> None:
         if not 0 <= self.reprob <= 1:
@@ -49,7 +51,8 @@ class RandomErasing:
 
     def sample(self, key: Key, ids: IdArray) -> Erasing:
         """Boxes, values and noise seeds of each id."""
-        per_box = 2 * ATTEMPTS + 5
+        colours = max(3, self.channels)
+        per_box = 2 * ATTEMPTS + 2 + colours
         draws = 2 + self.recount * per_box
         key = key.on(Stream.ERASE)
         bits = words(key, ids, draws + 1)[:, draws]
@@ -58,10 +61,10 @@ class RandomErasing:
         wanted = (u[:, :1] < self.reprob) & (np.arange(self.recount) < count[:, None])
         boxes = u[:, 2:].reshape(len(u), self.recount, per_box)
         height, width = self._sides(boxes, count)
-        top = np.floor(boxes[..., -5] * (self.img_size[0] - height + 1))
-        left = np.floor(boxes[..., -4] * (self.img_size[1] - width + 1))
+        top = np.floor(boxes[..., -2 - colours] * (self.img_size[0] - height + 1))
+        left = np.floor(boxes[..., -1 - colours] * (self.img_size[1] - width + 1))
         box = np.stack([top, top + height, left, left + width], -1) * wanted[..., None]
-        value = ndtri(boxes[..., -3:] + 2.0**-54) * (self.remode == "rand")
+        value = ndtri(boxes[..., -colours:] + 2.0**-54) * (self.remode == "rand")
         return Erasing(box.astype(np.int64), value.astype(np.float32), bits >> np.uint64(1))
 
     def _sides(
@@ -105,7 +108,7 @@ class Cutout:
         top, left = np.clip(start, 0, None).T
         bottom, right = np.clip(start + side, None, self.img_size).T
         box = np.stack([top, bottom, left, right], 1)[:, None]
-        return Erasing(box, np.zeros((len(box), 1, 3), np.float32), np.zeros(len(box), np.uint64))
+        return Erasing(box, np.zeros((len(box), 1, 1), np.float32), np.zeros(len(box), np.uint64))
 
     def apply(self, images: Tensor, params: Erasing) -> Tensor:
         """Blanks in place in normalised float images [N,C,H,W] and returns them."""

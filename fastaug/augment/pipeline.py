@@ -64,7 +64,7 @@ class BatchAugment:
         augment, self.size = self.recipe.augment, (side, side)
         self.erasing: list[RandomErasing | Cutout] = []
         if augment.reprob:
-            erasing = RandomErasing(augment.reprob, self.size, augment.remode, augment.recount)
+            erasing = RandomErasing(augment.reprob, self.size, augment.remode, augment.recount, self.channels)
             self.erasing.append(erasing)
         if augment.cutout:
             self.erasing.append(Cutout(augment.cutout, self.size))

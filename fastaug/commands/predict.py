@@ -66,7 +66,6 @@ def predict_files(arguments: argparse.Namespace) -> None:
         )
     wanted = {form: file for form in _FORMS if (file := getattr(arguments, form)) is not None}
     check_outputs(wanted)
-    images = find_images(arguments.images)
     predictor = build_predictor(
         arguments.path,
         weights=arguments.weights,
@@ -74,6 +73,7 @@ def predict_files(arguments: argparse.Namespace) -> None:
         copies=arguments.tta,
         batch_size=arguments.batch_size,
     )
+    images = find_images(arguments.images, predictor.facts.preprocessing.channels)
     if predictor.facts.incomplete:
         print(predictor.facts.incomplete, file=sys.stderr)
     if images.others:

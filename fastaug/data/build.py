@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fastaug.data.channel_files import reads_channels
 from fastaug.data.class_names import outputs_of
 from fastaug.data.image_files import Colour
 from fastaug.data.index import Index, Status, load_index
@@ -18,6 +19,7 @@ from fastaug.data.listing import USUAL, Listing
 from fastaug.data.loaders.base import Crop, Loader, Loading
 from fastaug.data.loaders.dali import DaliLoader
 from fastaug.data.loaders.grey import GreyLoader
+from fastaug.data.loaders.multichannel import ChannelLoader
 from fastaug.data.loaders.resident import ResidentLoader
 from fastaug.data.loaders.shards import RawShardLoader, shard_loader
 from fastaug.data.loaders.synthetic import SyntheticLoader
@@ -208,6 +210,11 @@ def find_index(
     background: Colour | None = None,
 ) -> Index:
     """The index of an image folder, a packed set or a shard folder; DataError where shards were made otherwise."""
+    if reads_channels(listing.channels) and (
+        isinstance(root, PackedSet) or (isinstance(root, Path) and is_shard_folder(root))
+    ):
+        text = f"data.channels: {listing.channels} channels are read from single files, and {root} is packed"
+        raise DataError(f"{text}; name a folder or a table of images, or set data.channels to 3")
     if not isinstance(root, Path):
         if listing != replace(USUAL, class_map=listing.class_map):
             text = f"data.root: {root} has its own images, labels and splits"
@@ -232,11 +239,11 @@ def synthetic_parts(images: int, classes: int, tested: int) -> DataParts:
 
 def build_loader(parts: DataParts, ids: Ids, crop: Crop, loading: Loading, *, resident: bool = False) -> Loader:
     """The loader of the images `ids`; `resident`: decoded once and kept. DataError when there are none."""
-    loader = _colour_loader(parts, ids, crop, loading, resident)
-    return loader if crop.channels == 3 else GreyLoader(loader)
+    loader = _decoding_loader(parts, ids, crop, loading, resident)
+    return GreyLoader(loader) if crop.channels == 1 else loader
 
 
-def _colour_loader(parts: DataParts, ids: Ids, crop: Crop, loading: Loading, resident: bool) -> Loader:
+def _decoding_loader(parts: DataParts, ids: Ids, crop: Crop, loading: Loading, resident: bool) -> Loader:
     if parts.index is None:
         return SyntheticLoader(len(parts.classes), crop, loading)
     if not len(ids):
@@ -244,8 +251,10 @@ def _colour_loader(parts: DataParts, ids: Ids, crop: Crop, loading: Loading, res
     source = loading
     if resident and loading.transform is not None:  # kept on the host, as they are before the transform
         source = replace(loading, transform=None, device=torch.device("cpu"))
-    loader: DaliLoader | RawShardLoader
-    if isinstance(parts.index, PackedIndex):
+    loader: DaliLoader | RawShardLoader | ChannelLoader
+    if reads_channels(crop.channels):
+        loader = ChannelLoader(parts.index, crop, source)
+    elif isinstance(parts.index, PackedIndex):
         loader = shard_loader(parts.index, crop, source)
     else:
         loader = DaliLoader(parts.index, crop, source)

@@ -53,8 +53,9 @@ def stamp(path: bytes) -> int:
 class Walk:
     """Walks the folders below `root`; remembers in `watch` each one read and its stamp, taken before reading."""
 
-    def __init__(self, root: bytes) -> None:
-        self.root = root
+    def __init__(self, root: bytes, endings: tuple[bytes, ...] = EXTENSIONS) -> None:
+        """`endings`: of the files that are images."""
+        self.root, self.endings = root, endings
         self.watch: dict[bytes, int] = {}
         self.left_out = Counter[str]()  # files of OTHER_EXTENSIONS that `images` met, by ending
 
@@ -87,7 +88,7 @@ class Walk:
         """Image files in a class folder, where `deep` at any depth; a link back to a folder above is not followed."""
         for _, files in self.tree(relative, deep=deep):
             for path in files:
-                if path.lower().endswith(EXTENSIONS):
+                if path.lower().endswith(self.endings):
                     yield path
                 else:
                     self.left_out[os.fsdecode(os.path.splitext(path)[1].lower())] += 1
@@ -105,7 +106,7 @@ class Walk:
             for path, folder in self.entries(top):
                 if folder and deep:
                     stack.append((path, above | {identity}))
-                elif not folder and path.lower().endswith((*EXTENSIONS, *OTHER_EXTENSIONS)):
+                elif not folder and path.lower().endswith((*self.endings, *OTHER_EXTENSIONS)):
                     files.append(path)
             yield top, files
 

@@ -270,10 +270,18 @@ def colour_of(values: Sequence[int] | None) -> Colour | None:
 
 def _rgb(image: Any) -> Pixels:
     """Pixels of more than 8 bits are scaled, as DALI does; Pillow would cut them off at 255."""
-    if image.mode.startswith("I"):
-        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
-    elif image.mode == "F":  # 0 to 1
-        grey = np.rint(_checked(np.asarray(image)) * 255)
-    else:
+    if not image.mode.startswith(("I", "F")):
         return np.asarray(image.convert("RGB"))
-    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    return np.repeat(eight_bits(np.asarray(image))[..., None], 3, axis=2)
+
+
+def eight_bits(pixels: npt.NDArray[Any]) -> Pixels:
+    """Pixels as uint8: integers of more bits scaled from 16, floats from [0, 1], uint8 as they are.
+
+    DamagedImageError for floats outside of that.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind == "f":
+        return np.rint(_checked(pixels) * 255).astype(np.uint8)
+    return ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

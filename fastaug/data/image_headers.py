@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data.channel_files import extent_by_header, reads_channels
 from fastaug.data.image_files import (
     BROKEN,
     FORMATS,
@@ -43,9 +44,11 @@ class Header(NamedTuple):
     reason: str
 
 
-def screen_all(root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: str) -> list[Header]:
+def screen_all(
+    root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: str, channels: int = 3
+) -> list[Header]:
     """The header of every path below `root`, in order; by `threads` threads, `progress` as in `_for_each`."""
-    return screen_each(lambda path: screen(os.path.join(root, path), exif), paths, threads, progress)
+    return screen_each(lambda path: screen(os.path.join(root, path), exif, channels), paths, threads, progress)
 
 
 def screen_stretch(file: BinaryIO, length: int, exif: str) -> Header:
@@ -96,7 +99,7 @@ def _for_each(
         return [found for part in done for found in part]
 
 
-def screen(path: bytes, exif: str) -> Header:
+def screen(path: bytes, exif: str, channels: int = 3) -> Header:
     """The header of one file. DataError when the storage, not the file, is at fault."""
     try:
         found = os.stat(path)
@@ -105,6 +108,8 @@ def screen(path: bytes, exif: str) -> Header:
         if found.st_size == 0:
             return Header(0, 0, "empty file")
         with open(path, "rb") as file:
+            if reads_channels(channels):
+                return _examine_channels(file, found.st_size, channels)
             return _examine(file, found.st_size, exif)
     except OSError as error:
         failed = unreadable(path, error)
@@ -131,6 +136,13 @@ def _examine(file: BinaryIO, size: int, exif: str) -> Header:
             raise
         return Header(height, width, reason_of(error))
     return Header(height, width, "")
+
+
+def _examine_channels(file: BinaryIO, size: int, channels: int) -> Header:
+    try:
+        return Header(*extent_by_header(file, size, channels), "")
+    except DamagedImageError as error:
+        return Header(0, 0, str(error))
 
 
 def _complete(file: BinaryIO, size: int, kind: str | None) -> bool:

@@ -107,6 +107,7 @@ class Index:
     reasons: dict[int, str]  # why each DAMAGED row is
     stamps: npt.NDArray[np.int64] | None = field(default=None, kw_only=True)  # [N, 3] see stamps_of
     multi_hot: npt.NDArray[np.uint8] | None = field(default=None, kw_only=True)  # [N, C], see multi_label.py
+    channels: int = field(default=3, kw_only=True)  # of every image, as it is decoded
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -169,7 +170,7 @@ def load_index(
         found = "is a file" if root.exists() else "does not exist"
         raise DataError(f"data.root: {root} {found}; set data.root to a folder of class folders")
     file = cache_file(root, exif, cache, listing)
-    before, seen = _read_cache(file, root) or (None, None)
+    before, seen = _read_cache(file, root, listing.channels) or (None, None)
     listed = before if seen and seen.current(root, digest) else None
     if listed is None:
         listed, seen = _listed(root, listing, digest)
@@ -193,7 +194,7 @@ def load_index(
 
 def _listed(root: Path, listing: Listing, digest: str) -> tuple[Index, Seen]:
     """The images below `root` by path and label, none of them looked at, and what was seen besides."""
-    walk = Walk(os.fsencode(root))
+    walk = Walk(os.fsencode(root), listing.endings())
     found = find_images(walk, listing)
     rows, count = found.rows, len(found.rows)
     index = Index(
@@ -207,6 +208,7 @@ def _listed(root: Path, listing: Listing, digest: str) -> tuple[Index, Seen]:
         folders=np.array([folder for _, _, folder in rows], dtype=np.uint8),
         reasons={},
         multi_hot=found.multi_hot,
+        channels=listing.channels,
     )
     return index, Seen(walk.watch, walk.others(), digest, found.unmapped)
 
@@ -236,7 +238,8 @@ def _screened(
         reasons = {i: before.reasons[r] for i, r in zip(known.tolist(), row[known].tolist(), strict=True) if status[i]}
     new = np.setdiff1d(np.arange(len(listed)), known).tolist()
     text = f"index: reading {len(new):,} of {len(listed):,} images" if progress and new else ""
-    for i, header in zip(new, screen_all(top, [listed.paths[i] for i in new], exif, threads, text), strict=True):
+    headers = screen_all(top, [listed.paths[i] for i in new], exif, threads, text, listed.channels)
+    for i, header in zip(new, headers, strict=True):
         heights[i], widths[i], status[i] = header.height, header.width, Status.DAMAGED if header.reason else Status.OK
         reasons |= {i: header.reason} if header.reason else {}
     index = replace(
@@ -310,7 +313,7 @@ def _write_cache(file: Path, index: Index, seen: Seen) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _read_cache(file: Path, root: Path) -> tuple[Index, Seen] | None:
+def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | None:
     """The cached index and what was seen, current or not; None when there is none, or its bytes are broken."""
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
@@ -320,9 +323,8 @@ def _read_cache(file: Path, root: Path) -> tuple[Index, Seen] | None:
             listing = (
                 [text.decode() for text in texts_of(z, "listing")] if "listing" in z.files else []
             )  # 0.2.0 had none
-            return Index(**from_arrays(z, root), stamps=z["stamps"]), Seen(
-                watch, texts_of(z, "others")[0].decode(), *listing
-            )
+            index = Index(**from_arrays(z, root), stamps=z["stamps"], channels=channels)
+            return index, Seen(watch, texts_of(z, "others")[0].decode(), *listing)
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
         return None  # absent or broken: it is made anew
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data.channel_files import ENDINGS, reads_channels
 from fastaug.data.class_map import KEY, ClassMap
-from fastaug.data.folders import Walk, images_in_folders
+from fastaug.data.folders import EXTENSIONS, Walk, images_in_folders
 from fastaug.data.image_table import KEY as TABLE
 from fastaug.data.image_table import table_rows
 from fastaug.data.multi_label import multi_label_rows
@@ -17,20 +18,29 @@ from fastaug.data.sheets import digest_of
 
 @dataclass(frozen=True)
 class Listing:
-    """How images are listed: by the file `table`, else by folders; the others as in the recipe."""
+    """How images are listed: by the file `table`, else by folders; the others as in the recipe.
+
+    `channels`: that image files must have; 1 and 3 are one listing, of files that can be made RGB.
+    """
 
     table: Path | None = None
     class_level: str = "top"
     class_map: Path | None = None
     multi_label: str = "off"
     separator: str = "|"
+    channels: int = 3
 
     def name(self) -> str:
         """What tells listings of one root apart; "" for the usual one."""
         if self == USUAL:
             return ""
         files = (None if file is None else str(file.expanduser().resolve()) for file in (self.table, self.class_map))
-        return repr((*files, self.class_level, self.multi_label, self.separator))
+        deep = (self.channels,) if reads_channels(self.channels) else ()
+        return repr((*files, self.class_level, self.multi_label, self.separator, *deep))
+
+    def endings(self) -> tuple[bytes, ...]:
+        """Those of files that are images."""
+        return (*EXTENSIONS, *ENDINGS) if reads_channels(self.channels) else EXTENSIONS
 
     def digest(self) -> str:
         """What changes with the bytes of the files that are read besides folders; DataError where one cannot be."""

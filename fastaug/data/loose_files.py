@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastaug.data.class_names import shown, some
-from fastaug.data.folders import EXTENSIONS
 from fastaug.data.image_headers import screen_all
 from fastaug.data.index import Folder, Index, PathTable, Status
+from fastaug.data.listing import Listing
 from fastaug.errors import DataError
 
 
@@ -22,16 +22,16 @@ class Found(NamedTuple):
     others: Counter[str]
 
 
-def find_images(places: Iterable[Path]) -> Found:
+def find_images(places: Iterable[Path], channels: int = 3) -> Found:
     """The files named in `places`, whatever their ending, and those below its folders that have one of an image.
 
     Those of a folder come sorted by path; names with a leading dot are left out. DataError for what is not there, and
-    for a folder without an image.
+    for a folder without an image. `channels`: that images have, which decides on endings.
     """
-    found = Found([], Counter())
+    found, endings = Found([], Counter()), Listing(channels=channels).endings()
     for place in places:
         if place.is_dir():
-            paths = list(_below(os.fsencode(os.path.abspath(place)), found.others))
+            paths = list(_below(os.fsencode(os.path.abspath(place)), found.others, endings))
             if not paths:
                 others = f"; {told(found.others)} in it" if found.others else ""
                 raise DataError(f"{shown(str(place))}: no image below this folder{others}; name one that holds images")
@@ -44,7 +44,7 @@ def find_images(places: Iterable[Path]) -> Found:
     return found
 
 
-def _below(top: bytes, others: Counter[str]) -> Iterable[bytes]:
+def _below(top: bytes, others: Counter[str], endings: tuple[bytes, ...]) -> Iterable[bytes]:
     """Images at any depth; links are followed, and a folder that is reached twice is read once."""
     seen: set[tuple[int, int]] = set()
     for folder, names, files in os.walk(top, onerror=_unlisted, followlinks=True):
@@ -57,7 +57,7 @@ def _below(top: bytes, others: Counter[str]) -> Iterable[bytes]:
         for name in files:
             if name.startswith(b"."):
                 continue
-            if name.lower().endswith(EXTENSIONS):
+            if name.lower().endswith(endings):
                 yield os.path.join(folder, name)
             else:
                 others[os.fsdecode(os.path.splitext(name)[1].lower()) or "without ending"] += 1
@@ -72,9 +72,9 @@ def told(others: Counter[str]) -> str:
     return some(f"{count} {ending}" for ending, count in others.items())
 
 
-def index_of(paths: Sequence[bytes], classes: tuple[str, ...], exif: str, threads: int) -> Index:
+def index_of(paths: Sequence[bytes], classes: tuple[str, ...], exif: str, threads: int, channels: int = 3) -> Index:
     """The index of the image files `paths`, ids in their order; labels are 0 and mean nothing, nothing is cached."""
-    headers = screen_all(b"/", paths, exif, threads, "")
+    headers = screen_all(b"/", paths, exif, threads, "", channels)
     reasons = {i: header.reason for i, header in enumerate(headers) if header.reason}
     return Index(
         root=Path("/"),
@@ -86,4 +86,5 @@ def index_of(paths: Sequence[bytes], classes: tuple[str, ...], exif: str, thread
         status=np.array([Status.DAMAGED if header.reason else Status.OK for header in headers], np.uint8),
         folders=np.full(len(paths), Folder.TEST, np.uint8),
         reasons=reasons,
+        channels=channels,
     )

@@ -75,9 +75,9 @@ def _spans(side: int, shift: int) -> tuple[slice, slice]:
 
 
 def occlusions(points: int, side: int, mean: Sequence[float]) -> list[Occlusion]:
-    """`points` shares from 1 down to 1 / points, by each way; `mean` colour in [0, 1], of 3 channels or 1."""
+    """`points` shares from 1 down to 1 / points, by each way; `mean` colour in [0, 1], one number for grey."""
     fill = tuple(round(255 * value) for value in mean)
-    fill = fill if len(fill) == 3 else fill * 3
+    fill = fill if len(fill) > 1 else fill * 3
     return [Occlusion(way, number / points, side, fill) for way in WAYS for number in range(points, 0, -1)]
 
 

@@ -121,6 +121,9 @@ def write_hub(exported: Exported, folder: Path) -> None:
     described.pretrained_cfg = pretrained_cfg(network, exported.facts, names=False)
     names = [readable(name) for name in exported.facts.classes]
     arguments = dict(exported.facts.recipe.model.kwargs)
+    if (channels := exported.facts.preprocessing.channels) != 3:
+        arguments["in_chans"] = channels
+        described.pretrained_cfg["first_conv"] = None  # or timm adapts its weights as if they were of 3 channels
     save_for_hf(network, folder, {"label_names": names}, model_args=arguments, safe_serialization=True)
 
 

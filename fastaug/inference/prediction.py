@@ -27,7 +27,7 @@ from fastaug.inference.saved_model import Kind, Which, find_checkpoint, network_
 from fastaug.recipe.rules import validate
 from fastaug.recipe.schema import Recipe
 from fastaug.training import checkpoint
-from fastaug.training.build_data import build_crop, evaluated
+from fastaug.training.build_data import build_crop, build_listing, evaluated
 from fastaug.training.model_facts import ModelFacts, read_facts
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,7 +68,9 @@ class Predictor:
         """
         recipe, classes = self.recipe, len(self.facts.classes)
         threads = recipe.data.threads or len(os.sched_getaffinity(0))
-        parts = parts_of(index_of(paths, self.facts.classes, recipe.data.exif, threads), self.facts.classes)
+        channels = build_listing(recipe).channels
+        index = index_of(paths, self.facts.classes, recipe.data.exif, threads, channels)
+        parts = parts_of(index, self.facts.classes)
         crop = build_crop(recipe, evaluated(recipe), self.facts.preprocessing.img_size)
         loading = Loading(self.device, recipe.eval.batch_size, threads, recipe.data.prefetch)
         loader = build_loader(parts, parts.splits.test, crop, loading)

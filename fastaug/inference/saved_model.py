@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
@@ -13,7 +14,8 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from fastaug.data.image_files import Colour, pixels_of
+from fastaug.data.channel_files import reads_channels
+from fastaug.data.image_files import Colour, eight_bits, pixels_of
 from fastaug.data.loaders.grey import grey
 from fastaug.errors import RecipeError, StorageError
 from fastaug.nets.model import build_model
@@ -26,10 +28,13 @@ _STEMS = {"raw": "model", "ema": "ema"}
 
 
 class LoadedModel(NamedTuple):
-    """A trained network in eval mode, the transform from a PIL image to its input [C, S, S], and its outputs' names."""
+    """A trained network in eval mode, the transform from an image to its input [C, S, S], and its outputs' names.
+
+    Images are PIL's; arrays [H, W, C] of uint8 or uint16 for a network of other channels than 1 and 3.
+    """
 
     model: nn.Module
-    transform: Callable[[Image.Image], Tensor]
+    transform: Callable[[Any], Tensor]
     classes: tuple[str, ...]
 
 
@@ -162,9 +167,30 @@ class ToPixels(nn.Module):
         return torch.from_numpy(pixels_of(image, self.exif, self.background).copy()).permute(2, 0, 1)
 
 
+class ChannelsToPixels(nn.Module):
+    """An image of n channels as uint8 [C, H, W]: an array [H, W, C], or with `channels` 4 a PIL image, as its RGBA."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, image: Any) -> Tensor:
+        """uint8 [C, H, W]; ValueError for an image of other channels or another type."""
+        if isinstance(image, Image.Image) and self.channels == 4:
+            image = image.convert("RGBA")
+        pixels = np.asarray(image)
+        if pixels.ndim != 3 or pixels.shape[2] != self.channels or pixels.dtype not in (np.uint8, np.uint16):
+            found = f"{pixels.dtype} {list(pixels.shape)}"
+            raise ValueError(
+                f"the network takes uint8 or uint16 arrays [height, width, {self.channels}], found {found}"
+            )
+        return torch.from_numpy(eight_bits(pixels).copy()).permute(2, 0, 1)
+
+
 def transform_of(prepared: Preprocessing) -> v2.Compose:
     """The transform of evaluation, from a PIL image to the network's input [C, S, S] float32.
 
+    For n channels it takes arrays [H, W, C].
     It resizes by the kernel that the loader uses, so pixels are equal wherever Pillow decodes as DALI does.
     """
     side, kernel = prepared.img_size, v2.InterpolationMode(prepared.interpolation)
@@ -174,4 +200,6 @@ def transform_of(prepared: Preprocessing) -> v2.Compose:
     if prepared.channels == 1:
         cut.append(v2.Lambda(lambda pixels: grey(pixels.permute(1, 2, 0)).permute(2, 0, 1)))
     numbers = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(prepared.mean), list(prepared.std))]
-    return v2.Compose([ToPixels(prepared.exif, prepared.background), *cut, *numbers])
+    several = reads_channels(prepared.channels)
+    pixels = ChannelsToPixels(prepared.channels) if several else ToPixels(prepared.exif, prepared.background)
+    return v2.Compose([pixels, *cut, *numbers])

@@ -86,7 +86,27 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: {len(r.data.mean), len(r.data.std)} != {r.data.channels},
         "data.mean: {r.data.mean} and data.std = {r.data.std} must have a number for each of data.channels = "
-        "{r.data.channels}; grey ImageNet has data.mean=[0.459] data.std=[0.226]",
+        "{r.data.channels}; grey ImageNet has data.mean=[0.459] data.std=[0.226], other channels those of your images, "
+        "as docs/data.md measures them",
+    ),
+    (
+        lambda r: r.data.channels not in (1, 3) and bool(r.augment.aa or r.augment.color_jitter),
+        "augment.aa: it and augment.color_jitter are for images of colours, and data.channels = {r.data.channels}; "
+        "leave them out, and take augment.shift, mixup, cutmix, reprob or cutout",
+    ),
+    (
+        lambda r: r.data.channels not in (1, 3) and r.data.background is not None,
+        "data.background: {r.data.background} is a colour, and with data.channels = {r.data.channels} transparency is "
+        "a channel; leave it out",
+    ),
+    (
+        lambda r: r.data.channels not in (1, 3) and r.data.exif == "apply",
+        "data.exif: files of data.channels = {r.data.channels} are read as they are stored; set it to ignore",
+    ),
+    (
+        lambda r: r.data.channels not in (1, 3) and r.data.root.partition(":")[0] in PACKED,
+        "data.channels: {r.data.channels} channels are read from single files, and data.root is {r.data.root}; name a "
+        "folder, or set it to 3",
     ),
     (
         lambda r: r.data.channels != 3 and r.eval.tta > 0,

@@ -32,6 +32,7 @@ UNLEARNED_KEYS = ("reuse", "frozen", "train_weight")  # keys of meta that act wh
 INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}  # names of data.background
+MOST_CHANNELS = 64  # of an image
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
 EXPONENTS = (0.25, 16.0)  # bounds of a learned augment.soften_k
 LARGEST_SMOOTHING = 0.5  # bound of a learned augment.smoothing
@@ -76,12 +77,6 @@ def _named_colour(value: Any) -> Any:
     if value not in COLOURS:
         raise ValueError(f"{value[:60]!r} is no colour known; write white, black or [red, green, blue], 0 to 255 each")
     return list(COLOURS[value])
-
-
-def _checked_channels(channels: int) -> int:
-    if channels not in (1, 3):
-        raise ValueError(f"{channels} channels cannot be read; make images of 3, or of 1 (grey)")
-    return channels
 
 
 def _checked_part(name: str) -> str:
@@ -199,17 +194,19 @@ class Data:
     crop_pct: Annotated[float, Field(ge=0.1, le=1)] = key(
         0.875, "evaluation: img_size / short side after resizing; auto: as for the network's weights"
     )
-    channels: Annotated[int, AfterValidator(_checked_channels)] = key(
-        3, "channels of the network's input: 3, or 1 (grey)"
+    channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)] = key(
+        3, "channels of the network's input: 3, 1 (grey), or what every file has: n of TIFF and .npy, 4 of RGBA"
     )
     background: Annotated[Colour | None, BeforeValidator(_named_colour)] = key(
         None, "colour behind transparent pixels: white, black or [red, green, blue]; null: transparency is dropped"
     )
-    mean: Annotated[list[Annotated[float, Field(ge=-1e3, le=1e3)]], Field(min_length=1, max_length=3)] = key(
-        [0.485, 0.456, 0.406],
-        "mean of each channel (pixels in [0, 1]), subtracted from the images; auto: that of the network's weights",
+    mean: Annotated[list[Annotated[float, Field(ge=-1e3, le=1e3)]], Field(min_length=1, max_length=MOST_CHANNELS)] = (
+        key(
+            [0.485, 0.456, 0.406],
+            "mean of each channel (pixels in [0, 1]), subtracted from the images; auto: that of the network's weights",
+        )
     )
-    std: Annotated[list[Annotated[float, Field(ge=1e-6, le=1e6)]], Field(min_length=1, max_length=3)] = key(
+    std: Annotated[list[Annotated[float, Field(ge=1e-6, le=1e6)]], Field(min_length=1, max_length=MOST_CHANNELS)] = key(
         [0.229, 0.224, 0.225],
         "standard deviation of each channel, by which the images are divided; auto: that of the network's weights",
     )

@@ -128,15 +128,15 @@ def mass_text(target: SoftTarget, class_names: Sequence[str], sample: int) -> st
 
 
 def softening_curve(image: Tensor, fill: Tensor) -> Image.Image:
-    """An image uint8 [H,W,3] shifted down and right by eighths of its sides, and s(v) for k = 1 to 4 below each.
+    """An image uint8 [H,W,C] shifted down and right by eighths of its sides, and s(v) for k = 1 to 4 below each.
 
-    fill [3], 0 to 255: the colour outside of the image. Soft Augmentation (Liu et al. 2023), section 3.
+    fill [C], 0 to 255: the colour outside of the image. Soft Augmentation (Liu et al. 2023), section 3.
     """
-    n, (height, width) = len(SHIFTS), image.shape[:2]
+    n, (height, width, channels) = len(SHIFTS), image.shape
     shift = torch.tensor(SHIFTS)
     still = identity_params(n, fill.float())
     params = replace(still, dy=-(shift * height).long(), dx=-(shift * width).long())
-    zero, one = (0.0,) * 3, (1.0,) * 3
+    zero, one = (0.0,) * channels, (1.0,) * channels
     images, _ = crop_mix(image.expand(n, -1, -1, -1), still.partner, params, classes=n, mean=zero, std=one)
     shown = displayed(images, zero, one)
     visible = visible_counts(params, (height, width))[1][:, 0] / (height * width)
@@ -157,7 +157,12 @@ def softening_curve(image: Tensor, fill: Tensor) -> Image.Image:
 def displayed(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalised images [N,C,H,W] as uint8 [N,H,W,3] in host memory; values beyond black and white are cut."""
     values = images.detach().float().cpu().permute(0, 2, 3, 1) * torch.tensor(std) + torch.tensor(mean)
-    return (values * 255).round().clamp(0, 255).to(torch.uint8).expand(-1, -1, -1, 3)
+    return in_colour((values * 255).round().clamp(0, 255).to(torch.uint8))
+
+
+def in_colour(images: Tensor) -> Tensor:
+    """Images [...,C] as [...,3]: the first three channels as red, green and blue; of one or two the first as grey."""
+    return images[..., :3] if images.shape[-1] >= 3 else images[..., :1].expand(*images.shape[:-1], 3)
 
 
 class Shown(NamedTuple):
@@ -193,7 +198,7 @@ def shown_batch(
     parts = (None if part is None else part.detach().cpu()[rows] for part in target)
     results = displayed(inputs[rows[:images].to(inputs.device)], data.mean, data.std)
     on_host = SoftTarget(*parts)  # type: ignore[arg-type]
-    return Shown(batch.images.cpu()[rows].expand(-1, -1, -1, 3), results, params, on_host, names, batch.ids[rows])
+    return Shown(in_colour(batch.images.cpu()[rows]), results, params, on_host, names, batch.ids[rows])
 
 
 # ---- drawing ----

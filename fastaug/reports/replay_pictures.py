@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastaug.batch import Batch
-from fastaug.reports.batch_grid import WIDTH, displayed
+from fastaug.reports.batch_grid import WIDTH, displayed, in_colour
 
 COLUMNS = 6  # images of a batch beside each other
 FRAME = (214, 40, 40)  # of the crop window
@@ -25,7 +25,9 @@ def source_picture(whole: Tensor, facts: Facts) -> Tensor:
     """
     height, width = facts["size"] or whole.shape[:2]
     scale = WIDTH / max(height, width)
-    shown = Image.fromarray(whole.numpy()).resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    shown = Image.fromarray(in_colour(whole).contiguous().numpy()).resize(
+        (max(1, round(width * scale)), max(1, round(height * scale)))
+    )
     page = Image.new("RGB", (WIDTH, WIDTH), "white")
     page.paste(shown, (0, 0))
     if facts["window"] is not None:
@@ -35,9 +37,9 @@ def source_picture(whole: Tensor, facts: Facts) -> Tensor:
 
 
 def enlarged(image: Tensor) -> Tensor:
-    """uint8 [H, W, C] of one or three channels as [WIDTH, WIDTH, 3], small ones in whole pixels as far as they fit."""
+    """uint8 [H, W, C] as [WIDTH, WIDTH, 3], small ones in whole pixels as far as they fit."""
     side = image.shape[0]
-    colour = image.cpu().expand(-1, -1, 3)
+    colour = in_colour(image.cpu())
     if side > WIDTH:
         small = Image.fromarray(colour.contiguous().numpy()).resize((WIDTH, WIDTH), Image.Resampling.BOX)
         return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(WIDTH, WIDTH, 3)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from fastaug.data.channel_files import decode_channels, reads_channels
+from fastaug.data.image_files import DamagedImageError, read_image_file
 from fastaug.data.index import Index
 from fastaug.data.packed.index import PackedIndex
 from fastaug.data.shards.layout import ShardIndex
@@ -47,7 +49,9 @@ def encoded(picture: Image.Image, side: int = SIDE) -> Thumbnail:
 
 
 def opened(index: Index, image: int) -> Image.Image:
-    """An image of the data as it is stored, in RGB."""
+    """An image of the data as it is stored, in RGB: the first three of n channels, of two the first."""
+    if reads_channels(index.channels):
+        return _of_channels(index, image)
     if not isinstance(index, PackedIndex):
         with Image.open(os.path.join(os.fsencode(index.root), index.path(image))) as picture:
             return picture.convert("RGB")
@@ -56,3 +60,14 @@ def opened(index: Index, image: int) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(index.pixels(image, 0, 0, height, width)))
     with Image.open(BytesIO(index.encoded(image).tobytes())) as picture:
         return picture.convert("RGB")
+
+
+def _of_channels(index: Index, image: int) -> Image.Image:
+    """An image of n channels; ValueError where it is damaged."""
+    try:
+        pixels = decode_channels(read_image_file(index.path(image))[0], index.channels)
+    except DamagedImageError as error:
+        raise ValueError(str(error)) from error
+    return Image.fromarray(np.ascontiguousarray(pixels[..., :3] if index.channels > 3 else pixels[..., 0])).convert(
+        "RGB"
+    )

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from fastaug.augment.fixed.base import Policy
 from fastaug.augment.fixed.build import build_policy
 from fastaug.data.build import DataParts, build_loader, find_index, find_root, synthetic_parts
+from fastaug.data.channel_files import reads_channels
 from fastaug.data.image_files import colour_of
 from fastaug.data.index import Index
 from fastaug.data.label_files import with_labels
@@ -96,7 +97,8 @@ def build_listing(recipe: Recipe) -> Listing:
     """How the recipe has images listed: by folders, or by a table."""
     data = recipe.data
     table, class_map = (None if file is None else Path(file) for file in (data.table, data.class_map))
-    return Listing(table, data.class_level, class_map, data.multi_label, data.label_separator)
+    channels = data.channels if reads_channels(data.channels) else Listing.channels
+    return Listing(table, data.class_level, class_map, data.multi_label, data.label_separator, channels)
 
 
 def planted_parts(recipe: Recipe, parts: DataParts) -> DataParts:

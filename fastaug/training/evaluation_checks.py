@@ -18,8 +18,10 @@ from torch import nn
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts, find_index, find_root
+from fastaug.data.channel_files import reads_channels
 from fastaug.data.image_files import colour_of
 from fastaug.data.index import Folder, Index
+from fastaug.data.listing import Listing
 from fastaug.data.loose_files import find_images, index_of
 from fastaug.data.shards.layout import is_shard_folder
 from fastaug.data.splits import ROLES, Splits
@@ -35,7 +37,7 @@ from fastaug.evaluation.out_of_distribution import KeptScores, detection
 from fastaug.evaluation.temperature import Calibration, KeptLogits, fit
 from fastaug.recipe.schema import Recipe
 from fastaug.seeding import Key, Stream, permuted
-from fastaug.training.build_data import evaluation_loader
+from fastaug.training.build_data import build_listing, evaluation_loader
 
 Ids = npt.NDArray[np.int64]
 Figures = dict[str, Any]
@@ -136,6 +138,9 @@ def begin(checks: Checks, scene: Scene) -> list[Check]:
     begun: list[Check] = []
     if checks.occlusion:
         begun.append(OcclusionCheck(scene, checks.occlusion))
+    if checks.corruptions and reads_channels(scene.recipe.data.channels):
+        text = f"corruptions: are of images of colours, and data.channels = {scene.recipe.data.channels}"
+        raise RecipeError([f"{text}; leave them out"])
     if checks.corruptions:
         names, severities = checked_names(checks.corruptions), checked_severities(checks.severities)
         begun.append(CorruptionCheck(scene, [Corruption(name, s, scene.side) for name in names for s in severities]))
@@ -295,10 +300,11 @@ def other_set(scene: Scene, root: str) -> DataParts:
 def _index_of(root: str, scene: Scene) -> Index:
     """The index of a set, or of a folder with images directly in it."""
     data, main = scene.recipe.data, scene.accelerator.is_main_process
+    channels = build_listing(scene.recipe).channels
     folder = find_root(root, main, verify=data.verify)
     if isinstance(folder, Path) and not is_shard_folder(folder):
-        paths = find_images([folder]).paths  # which refuses folders without an image
+        paths = find_images([folder], channels).paths  # which refuses folders without an image
         if any(os.path.dirname(path) == os.fsencode(folder.absolute()) for path in paths):
             threads = data.threads or len(os.sched_getaffinity(0))
-            return index_of(paths, scene.parts.classes, data.exif, threads)
-    return find_index(folder, data.exif, main, background=colour_of(data.background))
+            return index_of(paths, scene.parts.classes, data.exif, threads, channels)
+    return find_index(folder, data.exif, main, Listing(channels=channels), colour_of(data.background))

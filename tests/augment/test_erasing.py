@@ -177,3 +177,21 @@ def test_cutout_is_keyed_and_its_centre_covers_the_image():
     boxes = cutout.sample(KEY, np.arange(4000)).box[:, 0]
     assert (cutout.sample(KEY, [7]).box[0, 0] == boxes[7]).all()
     assert len(np.unique(boxes, axis=0)) == 256
+
+
+@pytest.mark.parametrize("channels", [2, 5, 13])
+def test_every_channel_has_a_value_of_its_own_in_boxes_that_colours_have(channels):
+    blank = torch.full((40, channels, *SIZE), 5.0)
+    usual = RandomErasing(0.9, SIZE, "rand").sample(KEY, IDS)
+    erasing = RandomErasing(0.9, SIZE, "rand", channels=channels)
+    params = erasing.sample(KEY, IDS)
+    assert np.array_equal(params.box, usual.box)
+    if channels < 3:
+        assert np.array_equal(params.value, usual.value)
+    erased = erasing.apply(blank.clone(), params)
+    for image, (top, bottom, left, right), value in zip(erased, params.box[:, 0], params.value[:, 0], strict=True):
+        box = image[:, top:bottom, left:right]
+        assert torch.equal(box, torch.from_numpy(value[:channels])[:, None, None].expand_as(box))
+        assert len(set(value[:channels].tolist())) == channels
+    cutout = Cutout(0.5, SIZE)
+    assert set(cutout.apply(blank, cutout.sample(KEY, IDS)).unique().tolist()) == {0.0, 5.0}

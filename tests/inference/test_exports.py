@@ -21,6 +21,13 @@ from fastaug.inference.exports import LARGEST_DIFFERENCE, Exported, check_forms,
 from fastaug.inference.model_card import model_card, shown_recipe
 from fastaug.inference.saved_model import find_checkpoint, network_of
 from fastaug.training.model_facts import read_facts
+from tests.data.channel_folders import channel_folder
+
+TINY = """
+data: {{root: {root}, channels: {channels}, mean: {one}, std: {one}, img_size: 20, threads: 1}}
+model: {{name: test_resnet}}
+train: {{epochs: 1, batch_size: 8}}
+"""
 
 
 def exported(run: Path) -> Exported:
@@ -189,3 +196,17 @@ def test_a_network_that_timm_does_not_have(
         model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
         with torch.no_grad():
             assert torch.allclose(model(images), fastaug.load(run).model(images), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 5])
+def test_timm_loads_networks_of_other_channels(tmp_path: Path, channels: int) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TINY.format(root=channel_folder(tmp_path / "set", 5), channels=channels, one=[0.5] * channels))
+    if channels == 1:
+        for file in [*(tmp_path / "set").rglob("*.npy"), *(tmp_path / "set").rglob("*.tif*")]:
+            Image.fromarray(np.full((20, 20), len(file.name), np.uint8)).save(file.with_suffix(".png"))
+            file.unlink()
+    fastaug.train(recipe, **{"run.dir": str(tmp_path / "run")})
+    found = write_forms(["hub", "timm", "onnx", "torch"], exported(tmp_path / "run"), tmp_path)
+    assert all(apart <= LARGEST_DIFFERENCE for apart in found.values())

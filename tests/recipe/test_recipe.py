@@ -87,7 +87,8 @@ BAD: dict[str, tuple[str, list[str], str]] = {
     "nan in a list": ("data: {root: x, mean: [0, .nan, 0]}", [], "data.mean: nan is not a finite number"),
     "nan without other limits": (GOOD, ["data.mean=[0, 0, .inf]"], "data.mean: inf is not a finite number"),
     "too few": ("data: {root: x, scale: [0.5]}", [], "data.scale: [0.5] must have 2 numbers"),
-    "no channels": (GOOD, ["data.channels=2"], "data.channels: 2 channels cannot be read; make images of 3, or of 1"),
+    "no channels": (GOOD, ["data.channels=0"], "data.channels: 0 must be at least 1"),
+    "many channels": (GOOD, ["data.channels=65"], "data.channels: 65 must be at most 64"),
     "no colour": (GOOD, ["data.background=grey"], "data.background: "),
     "too large a seed": (GOOD, [f"run.seed={2**63}"], f"run.seed: {2**63} must be at most {2**63 - 1}"),
     "choice": ("data: {root: x, loader: dalli}", [], "data.loader: 'dalli' is not one of dali, resident, synthetic"),
@@ -137,6 +138,7 @@ def test_a_bad_recipe_is_told_in_one_line(tmp_path: Path, name: str) -> None:
 
 MANY = ["data.table=t.csv", "data.multi_label=separated", "augment.loss=bce"]
 GREY = ["data.channels=1", "data.mean=[0.5]", "data.std=[0.5]"]
+FIVE = ["data.channels=5", "data.mean=[0, 0, 0, 0, 0]", "data.std=[1, 1, 1, 1, 1]"]
 
 # Each rule that joins keys: overrides that break it and nothing else, and the key that must be named.
 BROKEN_RULES: dict[str, tuple[list[str], str]] = {
@@ -309,6 +311,16 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         "data.class_level: leaf is about folders, and data.table names the classes",
     ),
     "means of other channels": (["data.channels=1"], "data.mean: [0.485, 0.456, 0.406] and data.std = [0.229"),
+    "means of five channels": (["data.channels=5"], "data.mean: [0.485, 0.456, 0.406] and data.std = [0.229"),
+    "a policy for five channels": ([*FIVE, "augment.aa=ta_wide"], "augment.aa: it and augment.color_jitter are for"),
+    "jitter of five channels": ([*FIVE, "augment.color_jitter=0.3"], "augment.aa: it and augment.color_jitter are"),
+    "five channels over a colour": ([*FIVE, "data.background=white"], "data.background: [255, 255, 255] is a colour"),
+    "five channels turned": ([*FIVE, "data.exif=apply"], "data.exif: files of data.channels = 5 are read as they are"),
+    "five channels packed": ([*FIVE, "data.root=wds:/x"], "data.channels: 5 channels are read from single files"),
+    "colours of five channels": (
+        [*FIVE, "meta.learn=[policy]", "data.meta_fraction=0.1"],
+        "data.channels: learned operations on images have colours",
+    ),
     "copies of grey": ([*GREY, "eval.tta=2", "augment.aa=ra-n2-m9"], "eval.tta: its policies are for colours"),
     "colours of grey": (
         [*GREY, "meta.learn=[policy]", "data.meta_fraction=0.1"],

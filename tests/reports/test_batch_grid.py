@@ -174,6 +174,15 @@ def test_displayed_undoes_normalisation(photographs):
     assert displayed(torch.full((1, 3, 1, 1), -9.0), mean, std).max() == 0
 
 
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_of_n_channels_the_first_three_are_shown(channels):
+    images = torch.randint(0, 256, (2, 6, 6, channels), dtype=torch.uint8)
+    shown = displayed(images.permute(0, 3, 1, 2) / 255, (0.0,) * channels, (1.0,) * channels)
+    assert shown.equal(images[..., :3] if channels >= 3 else images[..., :1].expand(-1, -1, -1, 3))
+    page = softening_curve(images[0], torch.full((channels,), 255.0))
+    assert page.size == softening_curve(shown[0], torch.full((3,), 255.0)).size
+
+
 def test_the_curve_shows_the_image_and_bars_as_long_as_its_numbers(photographs):
     page = np.asarray(softening_curve(photographs[0], torch.tensor([255.0, 0.0, 0.0])))
     factor, top = WIDTH // SIDE, LINE // 2 + GAP + GAP // 2

@@ -2,16 +2,27 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
+import fastaug
+from fastaug.data.channel_files import decode_channels
+from fastaug.data.image_files import read_image_file
 from fastaug.data.index import load_index
+from fastaug.data.listing import Listing
+from fastaug.data.loose_files import find_images
+from fastaug.inference.prediction import build_predictor, predict
 from fastaug.recipe.reading import read_recipe
+from fastaug.reports.thumbnails import opened
 from fastaug.training.worker import run
+from tests.data.channel_folders import channel_folder
 
 RECIPE = """
 run: {log_every: 1, log_ids: true, log_losses: true}
@@ -126,3 +137,43 @@ def test_images_of_many_classes_train_alike_from_labels_and_from_columns(
         losses.append([json.loads(line).get("loss") for line in (folder / "metrics.jsonl").read_text().splitlines()])
     assert losses[0] == losses[1]
     assert losses[0][0] is not None
+
+
+def test_images_of_five_channels_train_to_a_network_that_is_used(
+    tmp_path: Path, train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = channel_folder(tmp_path / "five", 5)
+    (root / "val" / "class0" / "0-pages.tif").write_bytes(b"no image")
+    keys = ["data.channels=5", "data.mean=[0.2,0.2,0.2,0.2,0.3]", "data.std=[0.1,0.1,0.1,0.1,0.2]"]
+    changed = ["augment.shift=0.3", "augment.cutmix=1", "augment.reprob=1", "augment.remode=rand", "model.drop=0.1"]
+    code, folder = train("five", f"data.root={root}", *keys, *changed)
+    assert code == 0
+    assert json.loads((folder / "result.json").read_text())["test"]["skipped"] == 1
+    assert "0-pages.tif: no image header" in capfd.readouterr().out
+
+    predictor = build_predictor(folder)
+    paths = find_images([root / "val"], 5).paths
+    found = predict(predictor, paths)
+    assert [os.path.basename(paths[row]) for row in found.damaged] == [b"0-pages.tif"]
+    model, transform, classes = fastaug.load(folder)
+    for row, path in enumerate(paths):
+        if row not in found.damaged:
+            pixels = decode_channels(read_image_file(path)[0], 5)
+            with torch.no_grad():
+                chances = model(transform(pixels)[None]).double().softmax(1)[0]
+            ranked = chances[torch.from_numpy(found.outputs[row])].numpy()
+            assert np.allclose(ranked, found.probabilities[row], atol=1e-6)
+    assert classes == ("class0", "class1")
+    with pytest.raises(ValueError, match=r"arrays \[height, width, 5\], found uint8 \[8, 8, 3\]"):
+        transform(np.zeros((8, 8, 3), np.uint8))
+    index = load_index(root, threads=1, listing=Listing(channels=5))
+    assert np.array_equal(np.asarray(opened(index, 3)), decode_channels(read_image_file(index.path(3))[0], 5)[..., :3])
+
+
+def test_files_of_other_channels_alone_are_refused(root: Path, train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    keys = ["data.channels=4", "data.mean=[0,0,0,0]", "data.std=[1,1,1,1]"]
+    assert train("four", f"data.root={root}", *keys)[0] == 3
+    said = " ".join(capfd.readouterr().out.split())
+    assert "all 16 images of train are damaged, the first" in said
+    assert "3 channels of" in said
+    assert "where data.channels is 4" in said

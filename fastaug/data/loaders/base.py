@@ -57,7 +57,8 @@ class Crop:
 
     `kind`: "rrc" (random resized crop), "center" or "whole". `scale` and `ratio` are those of random crops, `crop_pct`
     that of central ones (side / short side after resizing). `exif`: "ignore" or "apply", as the index was made.
-    `background`: RGB behind transparent pixels, None: the colour that the file gives them. `channels`: 3, or 1 (grey).
+    `background`: RGB behind transparent pixels, None: the colour that the file gives them. `channels`: 3, 1 (grey), or
+    what the files of an index of as many have.
     """
 
     kind: str

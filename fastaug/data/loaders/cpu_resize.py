@@ -16,7 +16,7 @@ from fastaug.data.crop_windows import Windows
 
 Pixels = npt.NDArray[np.uint8]
 Image = Pixels | Tensor
-Finish = Callable[[int, Pixels], Pixels]  # what else happens to image `row` of a batch, uint8 [S, S, 3]
+Finish = Callable[[int, Pixels], Pixels]  # what else happens to image `row` of a batch, uint8 [S, S, C]
 
 _KERNELS = {
     "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
@@ -32,21 +32,24 @@ class Resizing(NamedTuple):
     parts: list["Future[None]"]
 
     def result(self) -> Tensor:
-        """The resized images [N, side, side, 3] uint8."""
+        """The resized images [N, side, side, C] uint8."""
         for part in self.parts:
             part.result()
         return self.images
 
 
 class Resizer:
-    """Resizes batches on `threads` threads of its own, which end with it. `interpolation`: "bilinear" or "bicubic"."""
+    """Resizes batches on `threads` threads of its own, which end with it. `interpolation`: "bilinear" or "bicubic".
 
-    def __init__(self, threads: int, interpolation: str) -> None:
-        self.threads, self._kernel = threads, _KERNELS[interpolation]
+    Images have any number of `channels`, C, each of which is resized as if it were alone.
+    """
+
+    def __init__(self, threads: int, interpolation: str, channels: int = 3) -> None:
+        self.threads, self._kernel, self.channels = threads, _KERNELS[interpolation], channels
         self._pool = ThreadPoolExecutor(threads, "fastaug-resize")
 
     def batch(self, images: Sequence[Image], windows: Windows, side: int, finish: Finish | None = None) -> Tensor:
-        """[N, side, side, 3] uint8: images[i], uint8 [h_i, w_i, 3], resized to windows.size[i] and cut at its offset.
+        """[N, side, side, C] uint8: images[i], uint8 [h_i, w_i, C], resized to windows.size[i] and cut at its offset.
 
         images[i] holds exactly windows.window[i] and is asked for in the thread that resizes it. Only its last two
         dimensions need be contiguous. `finish(i, cut)` is called in that thread too; the batch holds what it returns.
@@ -56,7 +59,7 @@ class Resizer:
     def start(self, images: Sequence[Image], windows: Windows, side: int, finish: Finish | None = None) -> Resizing:
         """Starts what `batch` does, without waiting for the result."""
         count = len(windows.size)
-        out = np.empty((count, side, side, 3), dtype=np.uint8)
+        out = np.empty((count, side, side, self.channels), dtype=np.uint8)
         parts = [
             self._pool.submit(self._resize, images, windows, out, range(first, count, self.threads), finish)
             for first in range(min(self.threads, count))
@@ -74,7 +77,7 @@ class Resizer:
             if size == whole:
                 self._resize_one(pixels, out[row])
             else:
-                resized = np.empty((*size, 3), dtype=np.uint8)
+                resized = np.empty((*size, self.channels), dtype=np.uint8)
                 self._resize_one(pixels, resized)
                 top, left = offset
                 out[row] = resized[top : top + whole[0], left : left + whole[1]]
@@ -89,7 +92,7 @@ class Resizer:
 
 
 def _channels_last(image: Pixels) -> Tensor:
-    """[1, 3, H, W] in the memory of [H, W, 3]."""
+    """[1, C, H, W] in the memory of [H, W, C]."""
     return torch.from_numpy(image[None].transpose(0, 3, 1, 2))
 
 

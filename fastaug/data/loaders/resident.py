@@ -9,6 +9,7 @@ from fastaug.batch import Batch
 from fastaug.data.loaders.base import Loading, to_device
 from fastaug.data.loaders.dali import DaliLoader
 from fastaug.data.loaders.host_transform import transformed_ahead
+from fastaug.data.loaders.multichannel import ChannelLoader
 from fastaug.data.loaders.shards import RawShardLoader
 from fastaug.data.sampler import Ids, Request
 
@@ -20,7 +21,7 @@ class ResidentLoader:
     uploaded ahead of the caller.
     """
 
-    def __init__(self, source: DaliLoader | RawShardLoader, ids: Ids, loading: Loading):
+    def __init__(self, source: DaliLoader | RawShardLoader | ChannelLoader, ids: Ids, loading: Loading):
         """`source` has no transform of its own; it is asked for the images `ids` once."""
         self.labels, self.skipped, self.seed, self.loading = source.labels, source.skipped, source.crop.seed, loading
         size = source.loading.largest_batch

@@ -20,7 +20,7 @@ class SyntheticLoader:
     BANK = 64  # different images; the rest repeat
 
     def __init__(self, classes: int, crop: Crop, loading: Loading):
-        shape = (self.BANK, crop.side, crop.side, 3)
+        shape = (self.BANK, crop.side, crop.side, 3 if crop.channels == 1 else crop.channels)  # grey is made of colour
         generator = torch.Generator().manual_seed(crop.seed)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         self.images = images.to(loading.device) if loading.transform is None else images

@@ -55,6 +55,23 @@ def test_equals_the_definition_to_the_bit(shape: tuple[int, int, int], kind: tor
     assert torch.equal(got, expected(x, params, dtype))
 
 
+@pytest.mark.parametrize("channels", [2, 5, 13])
+def test_n_channels_equal_the_definition_and_compile_nothing(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "uses_numba", mock.Mock(side_effect=AssertionError("would compile for half a minute")))
+    mean, std = [0.1 * (i % 7) for i in range(channels)], [0.2 + 0.01 * i for i in range(channels)]
+    for kind, white in ((torch.uint8, 255.0), (torch.float32, 1.0)):
+        x = batch(6, 17, 21, kind, channels).requires_grad_(kind == torch.float32)
+        params = sample_crop_mix(Key(0, 1, 0), range(6), (17, 21), MIX, mean=mean, std=std, white=white)
+        got, _ = crop_mix(x, torch.zeros(6, dtype=torch.int64), params, classes=10, mean=mean, std=std)
+        scale, bias = normaliser(mean, std, kind == torch.uint8)
+        nhwc = x if kind == torch.uint8 else x.permute(0, 2, 3, 1)
+        assert torch.equal(got, crop_mix_reference(nhwc, params, scale, bias, torch.float32))
+    ahead = torch.randn_like(got)
+    got.backward(ahead)
+    assert x.grad is not None
+    assert torch.equal(x.grad.permute(0, 2, 3, 1), adjoint_reference(ahead.permute(0, 2, 3, 1), params, scale))
+
+
 def test_reference_is_what_the_words_say() -> None:
     """Pixel by pixel from the definition: view, box, blend, normalising."""
     n, h, w = 4, 5, 6

@@ -1,4 +1,6 @@
-"""The op on a CPU: a row program compiled by numba; without numba, or for float64, slices in torch.
+"""The op on a CPU: a row program compiled by numba; slices in torch without it, for float64 and n channels.
+
+The program is compiled for each number of channels, which takes half a minute: for those of most images, 1 and 3.
 
 What the op calls is here, and nothing else of this folder is for others. numba is imported when it is first needed.
 """
@@ -17,6 +19,8 @@ from fastaug.ops.crop_mix.reference import adjoint_reference, compute_dtype
 from fastaug.ops.crop_mix.soften import Soften
 
 __all__ = ["adjoint", "empty", "forward", "has_numba", "masses", "uses_numba"]
+
+COMPILED = (1, 3)  # channels
 
 
 @functools.cache
@@ -40,7 +44,7 @@ def forward(
     images: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float], bias: Sequence[float], out: Tensor
 ) -> None:
     """images [N,H,W,C] uint8 or float -> out [N,H,W,C] contiguous, floating; see `CropMixParams.packed`."""
-    if uses_numba(compute_dtype(images.dtype, out.dtype)):
+    if images.shape[-1] in COMPILED and uses_numba(compute_dtype(images.dtype, out.dtype)):
         from fastaug.ops.crop_mix.cpu import launch
 
         launch.forward(images, geometry, colour, scale, bias, out)
@@ -51,7 +55,7 @@ def forward(
 def adjoint(gradient: Tensor, geometry: Tensor, colour: Tensor, scale: Sequence[float], dtype: torch.dtype) -> Tensor:
     """Gradient [N,H,W,C] in the output -> gradient in the images, `dtype`, contiguous."""
     kind = compute_dtype(gradient.dtype, dtype)
-    if uses_numba(kind):
+    if gradient.shape[-1] in COMPILED and uses_numba(kind):
         from fastaug.ops.crop_mix.cpu import launch
 
         return launch.adjoint(gradient, geometry, colour, scale).to(dtype)

@@ -1,4 +1,7 @@
-"""Prints what may stand in a recipe, all or one section or key: type, default, limits, meaning."""
+"""Prints what may stand in a recipe, all or one section or key: type, default, limits, meaning.
+
+fastaug keys optim.lr
+"""
 
 import argparse
 
@@ -7,7 +10,9 @@ from fastaug.commands import train
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug keys", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug keys", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("which", nargs="?", default="", metavar="SECTION|SECTION.KEY", help="optim, optim.lr")
     return parser.parse_args(argv)
 

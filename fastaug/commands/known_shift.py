@@ -1,5 +1,7 @@
 """Tells what augmenters have found of a known shift: angle, zoom and shift of what they draw.
 
+    fastaug known-shift runs/mnist5k_bilevel
+
 By the last checkpoints of runs.
 
 Of an affine map with shear, the angle is that of the nearest rotation, and the zoom the root of its determinant: other

@@ -1,4 +1,4 @@
-"""Notebooks of docs/: every cell runs, in order, in a kernel of its own and an empty folder; none is kept with outputs."""
+"""Notebooks of docs/: every cell runs, in order, in an empty folder; none is kept with outputs."""
 
 import json
 import os

@@ -7,6 +7,7 @@ of studies, which have their parsers inside, are looked for in their source; tho
 """
 
 import argparse
+import csv
 import io
 import re
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from fastaug.__main__ import main
 from fastaug.errors import RecipeError
 from fastaug.recipe.reading import read_recipe
 from tests.documented_commands import PAGES, ROOT, Command, commands
@@ -112,3 +115,63 @@ def said(parse: Callable[[], object]) -> str:
             last = told.getvalue().strip().rpartition("\n")[2] if end.code else ""
             return "" if re.search(THERE, last) else last
     return ""
+
+
+SMALL = (  # what makes the tutorial's network and images small, behind the words of its commands
+    *("model.name=test_resnet", "model.pretrained=false", "data.img_size=32", "data.threads=1"),
+    *("train.epochs=1", "train.batch_size=12", "optim.warmup_epochs=0"),
+)
+
+
+@pytest.fixture
+def photos_here(jpegs: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with photos/ and new_photos/, the working directory; study's own processes find the checkout."""
+    jpegs(tmp_path / "photos", 2, 30, sizes=(40, 60))
+    jpegs(tmp_path / "new_photos", 1, 3, sizes=(40, 60))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_tutorial_runs_from_top_to_bottom(photos_here: Path) -> None:
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    for name, content in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", text, flags=re.S):
+        (photos_here / name).write_text(content)
+    ran = []
+    for command in commands(text):
+        if command.kind != "fastaug" or command.launcher or command.text not in re.sub("`[^`\n]+`", "", text):
+            continue
+        more = SMALL if "fine_tune" in command.words else ["--seeds", "0"] if command.name == "study" else []
+        for state in (AcceleratorState, GradientState, PartialState):  # each was a process of its own
+            state._reset_state()
+        assert main([command.name, *command.words, *more]) == 0, command.text
+        ran.append(command.name)
+        if command.name == "label-report":  # somebody ticks a row of its page, and saves
+            with open("runs/photos/labels.csv", newline="") as file:
+                row = next(row for row in csv.DictReader(file) if row["split"] == "train")
+            Path("corrected.tsv").write_text(f"{row['path']}\t{row['predicted_label']}\n")
+    assert ran[:6] == ["check", "show-batch", "train", "evaluate", "report", "label-report"]
+    assert ran[6:] == ["train", "report", "study", "predict", "export"]
+    pages = ("runs/photos/report.html", "runs/photos/labels.html", "both.html")
+    assert not [
+        name for name in (*pages, "batch.png", "predictions.csv", "study.json") if not Path(name).stat().st_size
+    ]
+    assert (photos_here / "my_model" / "README.md").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_readme_takes_a_folder_to_its_report_in_three_commands(photos_here: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    block = re.search(r"## Your images, in three commands\n.*?\n((?: {4}.*\n)+)", text, flags=re.S)
+    assert block is not None
+    found = list(commands(block[1]))
+    assert [command.name for command in found] == ["train", "report", "predict"]
+    for command in found:
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+        more = SMALL if command.name == "train" else []
+        assert main([command.name, *command.words, *more]) == 0, command.text
+    assert (photos_here / "runs" / "photos" / "report.html").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Finds the first thing in which two runs differ: versions, recipe, files, order, crop, op, forward, update.
+"""Finds the first thing in which two runs differ: versions, files, order, crop, op, forward, update.
 
     fastaug bisect-runs RUN_A RUN_B
 

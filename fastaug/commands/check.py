@@ -1,6 +1,6 @@
 """Checks a recipe and prints it with all its values; trains nothing.
 
-fastaug check quickstart optim.lr=0.01
+    fastaug check quickstart optim.lr=0.01
 
 Every problem is told at once; exit code 2 if there is one.
 """

@@ -1,6 +1,6 @@
 """Writes the network of a run for others: timm's hub layout and checkpoint, ONNX, torch.export.
 
-fastaug export runs/quickstart --to hub onnx --out my_model
+    fastaug export runs/quickstart --to hub onnx --out my_model
 
 Each form is read back by the program it is for, and compared. docs/using_models.md has its options.
 """

@@ -1,4 +1,4 @@
-"""Makes a recipe of a command line or args.yaml of timm's training script, and says what became of each argument.
+"""Makes a recipe of a command of timm's training script, and says what became of each argument.
 
     fastaug from-timm "./distributed_train.sh 8 --data-dir /data/imagenet --model resnet50 --amp" --out my.yaml
     fastaug from-timm output/train/RUN/args.yaml --processes 8 > my.yaml

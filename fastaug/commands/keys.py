@@ -1,6 +1,6 @@
 """Prints what may stand in a recipe, all or one section or key: type, default, limits, meaning.
 
-fastaug keys optim.lr
+    fastaug keys optim.lr
 
 Without a name: all of them. docs/recipes.md says how a recipe is written.
 """

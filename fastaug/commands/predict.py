@@ -1,6 +1,6 @@
 """Classifies image files with the network of a run, by class names, on the screen or as a table.
 
-fastaug predict runs/quickstart seven.png --top-k 3
+    fastaug predict runs/quickstart seven.png --top-k 3
 
 Images that cannot be decoded are named, and do not end the command. docs/using_models.md has its options.
 """

@@ -1,6 +1,6 @@
 """Lists the recipes that come with fastaug, by the names under which every command takes them.
 
-fastaug recipes
+    fastaug recipes
 
 `fastaug check NAME` prints one with all its values.
 """

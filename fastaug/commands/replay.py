@@ -1,4 +1,4 @@
-"""Shows what a run's network got, without training: an image in an epoch, or the whole batch of an update.
+"""Shows what a run's network got, without training: an image in an epoch, or all of an update.
 
     fastaug replay RUN --id 17 --epoch 3
     fastaug replay RUN --step 120

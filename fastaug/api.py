@@ -54,7 +54,8 @@ def train(
 
     Raises what is in fastaug.errors: RecipeError, DataError, ... Ctrl-C saves a checkpoint and raises
     KeyboardInterrupt, SIGTERM raises Stopped; the same call then goes on from there. What a callback raises comes
-    through after a checkpoint was saved. Several processes: every one calls this, the main one has callbacks.
+    through after a checkpoint was saved; TypeError for one that cannot be called. Several processes: every one calls
+    this, the main one has callbacks.
     """
     given = read_recipe(Path(recipe), list(settings.items()))
     listening = (callbacks,) if callable(callbacks) else tuple(callbacks)
@@ -94,6 +95,10 @@ def evaluate(
     `weights`: "raw" or "ema", `tta`: copies to average over; both are the recipe's where they are None. `checks`, a
     `fastaug.training.evaluation_checks.Checks`: calibration and robustness, whose figures stand beside. `settings`
     replaces values of the run's recipe, say **{"data.root": "other/images"}, whose classes are matched by name.
+
+    `run`: a run folder, a checkpoint's folder, or what `train` gave. `split`: train, meta, select or test. RecipeError
+    for a split, weights or settings that do not exist, StorageError without a usable checkpoint, DataError without
+    images.
     """
     problems = [f"split: {split!r} is not one of {', '.join(SPLITS)}"] if split not in SPLITS else []
     if weights not in (None, "raw", "ema"):

@@ -20,7 +20,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def remedy_of(error: OSError) -> str:
-    """What to do when the run folder could not be read or written for this reason."""
+    """What to do when the run folder could not be read or written for this reason, `error`."""
     if error.errno in NO_SPACE:
         return "free space or choose another run.dir"
     return "check the disk and its permissions, or choose another run.dir"

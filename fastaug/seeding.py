@@ -121,17 +121,20 @@ def words(key: Key, ids: IdArray, draws: int) -> npt.NDArray[np.uint64]:
 
 
 def uniform(key: Key, ids: IdArray, draws: int) -> npt.NDArray[np.float64]:
-    """Uniform numbers in [0, 1), 53 bits each: [N, draws] float64."""
+    """Uniform numbers in [0, 1), 53 bits each: [N, draws] float64, for `key`, `ids` [N] and so many `draws`."""
     return (words(key, ids, draws) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def integers(key: Key, ids: IdArray, high: npt.ArrayLike, draws: int = 1) -> npt.NDArray[np.int64]:
-    """Integers uniform in [0, high): [N, draws] int64; `high` broadcasts (bias below high / 2**53)."""
+    """Integers uniform in [0, high): [N, draws] int64; `high` broadcasts (bias below high / 2**53).
+
+    For `key`, `ids` [N] and so many `draws`.
+    """
     return np.floor(uniform(key, ids, draws) * np.asarray(high)).astype(np.int64)
 
 
 def permuted(key: Key, ids: IdArray) -> npt.NDArray[np.int64]:
-    """`ids` in the order of one random word each: [N] int64. The order of two ids does not depend on the others."""
+    """`ids` [N] in the order of a random word each of `key`: [N] int64. The order of two depends on no other."""
     ids = checked_ids(ids)
     blocks = (ids[i : i + _BLOCK] for i in range(0, max(len(ids), 1), _BLOCK))
     return ids[np.argsort(np.concatenate([words(key, block, 1)[:, 0] for block in blocks]), kind="stable")]

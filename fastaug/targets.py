@@ -35,7 +35,10 @@ class SoftTarget(NamedTuple):
 
 
 def hard_target(labels: Tensor, weight: Tensor | None = None) -> SoftTarget:
-    """Hard targets: all mass on integer `labels` [B]; weight [B], default ones. The second name repeats the first."""
+    """Hard targets: all mass on integer `labels` [B]; `weight` [B], default ones. The second name repeats the first.
+
+    ValueError for labels of another type or shape.
+    """
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(f"labels must be integers of shape [B], found {labels.dtype} {tuple(labels.shape)}")
     one = torch.ones(len(labels), device=labels.device)
@@ -44,7 +47,10 @@ def hard_target(labels: Tensor, weight: Tensor | None = None) -> SoftTarget:
 
 
 def smoothed(target: SoftTarget, smoothing: float | Tensor) -> SoftTarget:
-    """Label smoothing (Szegedy et al. 2016, section 7): a share `smoothing` of each mass goes to the rest."""
+    """Label smoothing (Szegedy et al. 2016, section 7): a share `smoothing` of each mass of `target` goes to the rest.
+
+    `smoothing` in [0, 1), a number or a tensor ([] or [B,1]) that gradients reach; ValueError for a number outside.
+    """
     if not isinstance(smoothing, Tensor) and not 0 <= smoothing < 1:
         raise ValueError(f"label smoothing must be in [0, 1), found {smoothing}")
     return target._replace(mass=target.mass * (1 - smoothing))
@@ -56,7 +62,10 @@ def mixed_target(classes: Tensor, mass: Tensor, weights: Tensor) -> SoftTarget:
 
 
 def mixed_weight(mass: Tensor, weights: Tensor) -> Tensor:
-    """Loss weight [B] of mixed samples: sum_j mass_j w_j / sum_j mass_j, the base's w where no mass is."""
+    """Loss weight [B] of mixed samples: sum_j mass_j w_j / sum_j mass_j, the base's w where no mass is.
+
+    `mass` and `weights` (of each sample's two images): [B,2].
+    """
     total = mass.sum(1)
     seen = total > 0
     mean = (mass * weights).sum(1) / torch.where(seen, total, 1)
@@ -66,7 +75,7 @@ def mixed_weight(mass: Tensor, weights: Tensor) -> Tensor:
 def other_class_target(labels: Tensor, probability: Tensor, num_classes: int) -> SoftTarget:
     """Soft Augmentation's "other" class: `probability` [B] on the label, the rest on class C of C+1 outputs.
 
-    Not to be mixed: a pair of samples would need three names.
+    `labels` [B] integers, `num_classes` C. Not to be mixed: a pair of samples would need three names.
     """
     check_num_classes(num_classes)
     hard = hard_target(labels)
@@ -92,7 +101,10 @@ def softness(v: Tensor, k: float | Tensor) -> Tensor:
 def soft_augmentation_mass(
     v: Tensor, k: float | Tensor, num_classes: int, p_max: float = 1.0, threshold: float = 1.0
 ) -> Tensor:
-    """Mass [B] of visibility v [B] with confidence p_max - (p_max - 1/C) ((T - v)/T)^k, p_max from T."""
+    """Mass of visibility v (any shape) with confidence p_max - (p_max - 1/C) ((T - v)/T)^k, p_max from T on.
+
+    `num_classes` C, `threshold` T, `k` as in `softness`. ValueError for p_max outside of [1/C, 1] or T <= 0.
+    """
     check_num_classes(num_classes)
     chance = 1 / num_classes
     if not chance <= p_max <= 1:
@@ -103,7 +115,10 @@ def soft_augmentation_mass(
 
 
 def mass_confidence(mass: Tensor, num_classes: int) -> Tensor:
-    """Probability of the only named class, mass + (1 - mass)/C; also the loss weight of Soft Augmentation."""
+    """Probability of the only named class, mass + (1 - mass)/C; also the loss weight of Soft Augmentation.
+
+    `mass` of any shape, `num_classes` C; the result has the shape of `mass`.
+    """
     check_num_classes(num_classes)
     return mass + (1 - mass) / num_classes
 
@@ -112,12 +127,12 @@ def mass_confidence(mass: Tensor, num_classes: int) -> Tensor:
 
 
 def rest(target: SoftTarget) -> Tensor:
-    """Mass left to the uniform part: [B]."""
+    """Mass of `target` left to the uniform part: [B]."""
     return 1 - target.mass.sum(1)
 
 
 def merge_equal(target: SoftTarget) -> SoftTarget:
-    """A pair that names one class twice becomes one mass: needed before anything nonlinear in the masses."""
+    """A pair of `target` that names one class twice becomes one mass: before anything nonlinear in the masses."""
     if target.rows is not None:  # two samples of a class differ in their rows: only `dense` adds those up
         return target
     same = target.classes[:, :1] == target.classes[:, 1:]
@@ -127,7 +142,7 @@ def merge_equal(target: SoftTarget) -> SoftTarget:
 
 
 def dense(target: SoftTarget, num_classes: int) -> Tensor:
-    """The probabilities written out: [B,C]."""
+    """The probabilities of `target` written out, for `num_classes` C: [B,C]."""
     rows = target.rows
     if rows is None:
         names = torch.arange(num_classes, device=target.classes.device)
@@ -136,7 +151,10 @@ def dense(target: SoftTarget, num_classes: int) -> Tensor:
 
 
 def probabilities(target: SoftTarget, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Probabilities that occur in a target and how many classes have each: both [B,3]; [B,C] with rows."""
+    """Probabilities that occur in `target` and how many classes have each: both [B,3]; [B,C] with rows.
+
+    `num_classes` C.
+    """
     if target.rows is not None:
         table = dense(target, num_classes)
         return table, torch.ones_like(table)
@@ -147,7 +165,7 @@ def probabilities(target: SoftTarget, num_classes: int) -> tuple[Tensor, Tensor]
 
 
 def confidence(target: SoftTarget, num_classes: int) -> Tensor:
-    """Largest probability of each target, rest included: [B]."""
+    """Largest probability of each sample of `target`, rest included, of `num_classes` C: [B]."""
     return probabilities(target, num_classes)[0].amax(1)
 
 
@@ -158,12 +176,15 @@ NO_MASS = 1e-6  # the masses of a pair are rounded: what is left of 1 by that is
 
 
 def share_of(mass: Tensor, values: Tensor) -> Tensor:
-    """mass * values, but nothing of a value of -inf without mass: log 0 of a class that a target does not name."""
+    """`mass` * `values`, but nothing of a value of -inf without mass: log 0 of a class that a target does not name.
+
+    Both of any one shape, the result's too.
+    """
     return mass * torch.where((mass.detach() <= NO_MASS) & (values.detach() == -torch.inf), 0, values)
 
 
 def named_values(values: Tensor, target: SoftTarget) -> Tensor:
-    """Mean of `values` [B,C] under each of the two named rows: [B,2]; a gather unless there are `rows`."""
+    """Mean of `values` [B,C] under each of the two named rows of `target`: [B,2]; a gather unless it has `rows`."""
     if target.rows is None:
         return values.gather(1, target.classes)
     return share_of(target.rows, values[:, None]).sum(-1)
@@ -182,7 +203,10 @@ def log_probabilities(logits: Tensor, target: SoftTarget) -> Tensor:
 
 
 def reduce_losses(losses: Tensor, weight: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Reduces losses, weights [B]: "none" weight_i l_i, "sum" their sum, "mean" the sum / B, not / sum(weight)."""
+    """Reduces `losses` and `weight` [B] by `reduction`: "none" weight_i l_i, "sum" their sum, "mean" the sum / B.
+
+    The mean is not over sum(weight): a batch of small weights takes a small step. ValueError for another reduction.
+    """
     weighted = weight * losses
     if reduction == "none":
         return weighted
@@ -192,7 +216,10 @@ def reduce_losses(losses: Tensor, weight: Tensor, reduction: Reduction = "mean")
 
 
 def soft_cross_entropy(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean") -> Tensor:
-    """Weighted cross-entropy of logits [B,C] against `target`, in float32 (float64 for float64 logits)."""
+    """Weighted cross-entropy of `logits` [B,C] against `target`, in float32 (float64 for float64 logits).
+
+    `reduction` as in `reduce_losses`: a scalar, or [B] with "none". ValueError where logits and target do not fit.
+    """
     losses = -expectation(log_probabilities(logits, target), target)
     return reduce_losses(losses, target.weight, reduction)
 
@@ -201,7 +228,7 @@ def soft_cross_entropy(logits: Tensor, target: SoftTarget, reduction: Reduction 
 
 
 def check_num_classes(num_classes: int) -> None:
-    """ValueError unless there are at least 2 classes."""
+    """ValueError unless there are at least 2 classes, `num_classes`."""
     if num_classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, found {num_classes}")
 
@@ -215,13 +242,13 @@ def check_logits(logits: Tensor, target: SoftTarget) -> None:
 
 
 def check_exponent(k: float | Tensor) -> None:
-    """ValueError for a softening exponent that is not > 0; a tensor is trusted, as reading it would wait."""
+    """ValueError for a softening exponent `k` that is not > 0; a tensor of any shape is trusted: reading it waits."""
     if not isinstance(k, Tensor) and not k > 0:
         raise ValueError(f"the softening exponent k must be > 0, found {k}")
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
-    """ValueError unless labels (any shape) are integers in [0, C)."""
+    """ValueError unless `labels` (any shape) are integers in [0, C), C being `num_classes`."""
     check_num_classes(num_classes)
     if labels.is_floating_point():
         raise ValueError(f"labels must be integers, found {labels.dtype}")
@@ -232,7 +259,10 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
 
 
 def check_target(target: SoftTarget, num_classes: int, tolerance: float = 1e-5) -> None:
-    """ValueError unless shapes fit, classes exist, masses, rows are probabilities, weights finite, >= 0."""
+    """ValueError unless shapes of `target` fit, classes exist, masses and rows are probabilities, weights finite.
+
+    `num_classes` C; sums may be above 1 by `tolerance`. Weights are >= 0 too.
+    """
     check_labels(target.classes, num_classes)
     batch = len(target.classes)
     wanted = {"classes": (batch, 2), "mass": (batch, 2), "weight": (batch,), "rows": (batch, 2, num_classes)}

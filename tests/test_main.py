@@ -48,7 +48,9 @@ def test_a_command_says_what_it_does_and_how_it_is_called(name: str, capsys: pyt
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
     assert end.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: fastaug {name} ")
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: fastaug {name} ")
+    assert re.search(rf"^ {{4}}(fastaug|accelerate launch -m fastaug) {name}\b", said, flags=re.M)  # an example
     assert line(name).endswith((".", "?"))
 
 

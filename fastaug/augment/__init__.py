@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def load_policy(path: str | Path, seed: int = 0) -> "LearnedPolicy":
-    """A learned policy from a run folder or its policy.json: policy(images [N,3,S,S] in [0, 1], ids, epoch) -> images.
+    """A learned policy, from the run folder or policy.json `path`, as a function of a batch.
 
-    RecipeError says what of the file is wrong. See docs/policies.md.
+    policy(images [N,3,S,S] in [0, 1], ids [N], epoch) gives images [N,3,S,S]. What it draws is a function of (`seed`,
+    epoch, id). RecipeError says what of the file is wrong. See docs/policies.md.
     """
     from fastaug.augment.learned_policy import read_learned_policy
 

@@ -1,4 +1,9 @@
-"""Checks a recipe and prints it with all its values; trains nothing."""
+"""Checks a recipe and prints it with all its values; trains nothing.
+
+    fastaug check quickstart optim.lr=0.01
+
+Every problem is told at once; exit code 2 if there is one.
+"""
 
 import argparse
 
@@ -7,7 +12,9 @@ from fastaug.commands import train
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug check", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces one value of the recipe")
     parser.add_argument("--full", action="store_true", help="also build and try the network")

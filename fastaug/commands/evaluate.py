@@ -1,5 +1,7 @@
 """Evaluates a run or one of its checkpoints on a split of its data or of others.
 
+    fastaug evaluate runs/quickstart --per-class
+
 Under torchrun with as many processes as wanted, with the same figures.
 """
 
@@ -22,7 +24,9 @@ MOST_RUNS = 100_000  # of --latency
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or one of its checkpoints/step-*"
     )

@@ -1,4 +1,9 @@
-"""Writes the network of a run for others: timm's hub layout and checkpoint, ONNX, torch.export."""
+"""Writes the network of a run for others: timm's hub layout and checkpoint, ONNX, torch.export.
+
+    fastaug export runs/quickstart --to hub onnx --out my_model
+
+Each form is read back by the program it is for, and compared. docs/using_models.md has its options.
+"""
 
 import argparse
 import os
@@ -13,7 +18,9 @@ _FORMS = ("hub", "timm", "onnx", "torch")
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a checkpoints/step-* of it")
     parser.add_argument("--to", nargs="+", required=True, choices=_FORMS, help="one or several forms, into one folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder that is new, or empty")

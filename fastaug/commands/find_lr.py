@@ -1,5 +1,7 @@
 """Finds a learning rate for a recipe: its training loss while the rate rises exponentially.
 
+    fastaug find-lr quickstart --updates 60
+
 Trains the recipe's own step, network, augmentation and freezing, without schedule, meta step and run folder.
 """
 

@@ -1,4 +1,9 @@
-"""Prints what may stand in a recipe, all or one section or key: type, default, limits, meaning."""
+"""Prints what may stand in a recipe, all or one section or key: type, default, limits, meaning.
+
+    fastaug keys optim.lr
+
+Without a name: all of them. docs/recipes.md says how a recipe is written.
+"""
 
 import argparse
 
@@ -7,7 +12,9 @@ from fastaug.commands import train
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug keys", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug keys", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("which", nargs="?", default="", metavar="SECTION|SECTION.KEY", help="optim, optim.lr")
     return parser.parse_args(argv)
 

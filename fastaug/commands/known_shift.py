@@ -1,5 +1,7 @@
 """Tells what augmenters have found of a known shift: angle, zoom and shift of what they draw.
 
+    fastaug known-shift runs/mnist5k_bilevel
+
 By the last checkpoints of runs.
 
 Of an affine map with shear, the angle is that of the nearest rotation, and the zoom the root of its determinant: other
@@ -52,10 +54,15 @@ def tell(folders: list[Path]) -> None:
         print(folder.name, *(f"{name} {value}" for name, value in (figures | test).items()), sep="  ")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Prints a line for each run folder; the exit code, as that of `fastaug train`."""
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="fastaug known-shift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders with meta.learn=[augmenter]")
-    return told(lambda: tell(parser.parse_args(argv).runs))
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints a line for each run folder; the exit code, as that of `fastaug train`."""
+    return told(lambda: tell(parse(argv).runs))

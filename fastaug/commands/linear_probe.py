@@ -1,5 +1,7 @@
 """Tries how far a frozen network goes: logistic regression on its features, computed once.
 
+    fastaug linear-probe quickstart data.select_fraction=0.1
+
 The network and its weights are those of the recipe (model.initial_checkpoint or model.pretrained); features are those
 of evaluation images. The strength of regularisation is chosen on the select split; the test split is only evaluated.
 """

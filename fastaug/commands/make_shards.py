@@ -1,5 +1,7 @@
 """Makes prepared shards of an image folder (docs/shards.md), or checks those that are there.
 
+    fastaug make-shards /data/images /fast/images-256 --short-side 256 --format jpeg
+
 The same command given again after a kill goes on where it was; finished shards are verified and kept.
 """
 
@@ -18,7 +20,9 @@ STOPPED = 75  # as `fastaug train`
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug make-shards", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug make-shards", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", nargs="?", metavar="ROOT", help="what data.root would name: a folder, embedded:mnist5k")
     parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="the folder of shards; data.root from then on")
     parser.add_argument("--verify", type=Path, metavar="OUT", help="instead: read every byte of OUT and compare hashes")

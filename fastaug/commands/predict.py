@@ -1,4 +1,9 @@
-"""Classifies image files with the network of a run, by class names, on the screen or as a table."""
+"""Classifies image files with the network of a run, by class names, on the screen or as a table.
+
+    fastaug predict runs/quickstart seven.png --top-k 3
+
+Images that cannot be decoded are named, and do not end the command. docs/using_models.md has its options.
+"""
 
 import argparse
 import os
@@ -17,7 +22,9 @@ _FORMS = ("csv", "json", "parquet")
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug predict", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a checkpoints/step-* of it")
     parser.add_argument("images", type=Path, nargs="+", metavar="FILE|FOLDER", help="images, and folders of images")
     parser.add_argument(

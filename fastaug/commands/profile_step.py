@@ -1,5 +1,7 @@
 """Tells where the time of a training step goes, and which stage limits it.
 
+    fastaug profile-step quickstart
+
 Whether loading hides behind computing, too.
 
 Runs the real step: data, network and optimizer of the recipe, without its run folder, trackers and initial weights.

@@ -1,4 +1,9 @@
-"""Lists the recipes that come with fastaug, by the names under which every command takes them."""
+"""Lists the recipes that come with fastaug, by the names under which every command takes them.
+
+    fastaug recipes
+
+`fastaug check NAME` prints one with all its values.
+"""
 
 import argparse
 
@@ -7,7 +12,9 @@ from fastaug.recipe.shipped import FOLDER, shipped_names
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug recipes", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug recipes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     return parser.parse_args(argv)
 
 

@@ -1,5 +1,7 @@
 """Compares two runs bit by bit: whether a change of the code changed what a recipe trains.
 
+    fastaug same-run runs/before runs/after
+
 Compared are the lines of metrics.jsonl without their times, the ids of every update (run.log_ids=true), samples.csv,
 and the weights of the last checkpoint. Exit codes: 0 everything is equal, 1 something differs: the first difference of
 each file is named; 2 not two run folders.

@@ -1,5 +1,7 @@
 """Draws the first training batch of a recipe: as loaded, partner, result, difference and targets.
 
+    fastaug show-batch mnist5k_sa --out batch.png
+
 A row per sample.
 
 "As loaded" is cropped and, where the recipe has a fixed policy (augment.aa), under it.
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug show-batch", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug show-batch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")

@@ -1,5 +1,7 @@
 """Trains the arms of a study over several seeds: mean and deviation of each figure at the end.
 
+    fastaug study docs/studies/soft_mnist5k.yaml --json soft.json
+
 A study is a YAML file: `recipe`, `seeds` (how many), `arms`, a name and a list of overrides each, and where needed
 `overrides` of all arms, and `labels`, the arguments of `fastaug distort`, {imbalance: 100, noise: 0.1}. In place of
 `labels`, `cells` may have several of them by name: every arm is trained in each cell. A `grid`, {meta.every: [1, 5],

@@ -1,5 +1,8 @@
 """Trains one recipe; a run that has begun goes on from its newest checkpoint.
 
+    fastaug train quickstart train.epochs=5
+    fastaug train fine_tune data.root=FOLDER run.dir=runs/mine
+
 Several processes: `accelerate launch -m fastaug train RECIPE`, `torchrun --nproc-per-node N -m fastaug train RECIPE`.
 """
 
@@ -13,7 +16,9 @@ from fastaug.recipe.reading import read_recipe, to_yaml
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="fastaug train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fastaug train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", nargs="?", help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces one value of the recipe")
     parser.add_argument(
@@ -28,6 +33,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         choices=("recipe", "full"),
         metavar="full",
         help="(or --check=full) only validate and print the resolved recipe; full: also build and try the network",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="print nothing but why it failed; the run folder has everything"
     )
     given = sys.argv[1:] if argv is None else argv
     # A bare --check must not swallow the override behind it, as argparse's optional values do.
@@ -62,4 +70,4 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from fastaug.training.worker import run
 
-    return run(recipe)
+    return run(recipe, quiet=arguments.quiet)

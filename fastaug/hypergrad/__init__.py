@@ -23,8 +23,10 @@ def hypergradient(
 ) -> dict[str, Tensor]:
     """The hypergradient in `parameters`, by name: d <direction, grad_w L> / d parameters, this process's term.
 
-    The direction is u = (dU/dg)^T grad L_val(w'), by the names of the weights. Image gradients are computed only where
-    the images depend on parameters. ValueError as `checked_cotangent`.
+    `direction` is u = (dU/dg)^T grad L_val(w'), by the names of the weights; every result has the shape of its
+    parameter. `problem` is the training loss of the update, `engine` a name of `ENGINES`, `over_processes` sums a
+    tensor over all processes. Image gradients are computed only where the images depend on parameters. ValueError as
+    `checked_cotangent`.
     """
     return pull_back(problem.samples, checked_cotangent(problem, direction, engine), parameters, over_processes)
 

@@ -61,9 +61,9 @@ class Problem:
 class Cotangent(NamedTuple):
     """The result of an engine: d <u, grad_w L> / d (images, target.mass, target.weight, target.rows) of a Problem.
 
-    Shapes as theirs, float32. `images` is None unless asked for, `rows` where the target has none. target.weight *
-    weight is each sample's own share of <u, grad_w L>: the first-order change of the validation loss that this sample
-    is answerable for.
+    Shapes as theirs, float32: images [n, 3, S, S], mass [n, 2], weight [n], rows [n, 2, C]. `images` is None unless
+    asked for, `rows` where the target has none. target.weight * weight is each sample's own share of <u, grad_w L>: the
+    first-order change of the validation loss that this sample is answerable for.
     """
 
     images: Tensor | None
@@ -73,7 +73,7 @@ class Cotangent(NamedTuple):
 
 
 def network_logits(problem: Problem, weights: Weights, images: Tensor, *, twice: bool = True) -> Tensor:
-    """Logits [n, C] of `images` at `weights`, by `eager_logits` as the problem says."""
+    """Logits [n, C] of `images` [n, 3, S, S] at `weights`, by `eager_logits` as `problem` says; `twice` as there."""
     return eager_logits(problem.network, weights, images, problem.seed, problem.autocast, twice=twice)
 
 
@@ -86,9 +86,10 @@ def eager_logits(
     *,
     twice: bool,
 ) -> Tensor:
-    """Logits [n, C] of `images` at `weights`, leaving buffers, generators and weights of the network as they are.
+    """Logits [n, C] of `images` [n, 3, S, S] at `weights`.
 
-    Runs eagerly what was compiled, with copies of the buffers, which BatchNorm moves, and the dropout masks of `seed`.
+    Buffers, generators and weights of the `network` stay as they are. Runs eagerly what was compiled, with copies of
+    the buffers, which BatchNorm moves, and the dropout masks of `seed`, under `autocast`.
     `twice`: attention by its mathematical definition and some functions written out, as torch's own have first
     derivatives only.
     """
@@ -106,7 +107,7 @@ def eager_logits(
 
 
 def detached(target: SoftTarget) -> SoftTarget:
-    """The same target off autograd's graph."""
+    """The same `target` off autograd's graph."""
     return SoftTarget(*(None if field is None else field.detach() for field in target))  # type: ignore[arg-type]
 
 
@@ -117,6 +118,8 @@ def pull_back(
     over_processes: Callable[[Tensor], Tensor] = lambda local: local,
 ) -> dict[str, Tensor]:
     """The hypergradient in `parameters`, by name, from the cotangent of what they act through; zeros where they do not.
+
+    Each has the shape of its parameter (a scalar's is []); `samples` are those that the engine was asked about.
 
     Operations drawn at random count by their score function, share_i * grad log p_i, with the mean share of the other
     samples as baseline (REINFORCE, Williams 1992), which keeps it unbiased as long as samples do not act on one

@@ -39,7 +39,10 @@ class LoadedModel(NamedTuple):
 
 
 def load(path: str | os.PathLike[str], *, weights: Kind | None = None, which: Which = "last") -> LoadedModel:
-    """The network of a run folder or of one of its checkpoints: (model, transform, classes).
+    """The network of a run folder or of one of its checkpoints, `path`: (model, transform, classes).
+
+    `model`: a timm network in evaluation mode, [N, C, S, S] to logits [N, classes]. `transform`: from a PIL image to
+    its input [C, S, S], normalised. `classes`: names of its outputs, in order.
 
     `weights`: "raw" or "ema", their moving average; None: those of the recipe's headline (eval.weights). `which`: the
     "last" or the "best" checkpoint of a run folder. The network has one output for each class: the one of

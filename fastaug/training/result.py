@@ -1,5 +1,7 @@
 """The result of a run: result.json, and its summary on the screen."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 from fastaug.data.packed.index import PackedIndex
@@ -60,7 +62,7 @@ def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
 
 
 def summarise(trainer: Trainer, test: dict[str, Any]) -> None:
-    """Prints the figures of the test split and the speed of the run."""
+    """Prints the figures of the test split, the speed of the run, where things are and what may come next."""
     progress = trainer.progress
     names = ("top1", "top5", "balanced_top1", "f1_macro", "nll", "ece", *MULTI_LABEL[:-1])
     rows = {f"test {name}": f"{test[name]:.4f}" for name in dict.fromkeys(names) if name in test}
@@ -74,6 +76,21 @@ def summarise(trainer: Trainer, test: dict[str, Any]) -> None:
         rows[f"best {metric} of select"] = f"{progress.best_value:.4f}, {name_of(progress.best_step)}"
     print_worst(trainer.console, test)
     trainer.console.summary(f"{trainer.folder.path} ({test['weights']} weights, last checkpoint)", rows)
+    for line in whereabouts(trainer.folder.path, trainer.record is not None):
+        trainer.console.print(line)
+
+
+def whereabouts(run: Path, keeps_samples: bool) -> list[str]:
+    """Lines that say where the files of an ended run are, and the commands that go on from it, ready to be copied."""
+    name = shlex.quote(str(run))
+    labels = [f"  fastaug label-report {name}"] if keeps_samples else []
+    return [
+        f"figures: {run / 'result.json'}; weights: {run / 'checkpoints'}",
+        "next:",
+        f"  fastaug report {name}",
+        f"  fastaug predict {name} FILE|FOLDER",
+        *labels,
+    ]
 
 
 def source(trainer: Trainer) -> str:

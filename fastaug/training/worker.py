@@ -15,12 +15,12 @@ from fastaug.training.run_folder import RunFolder
 from fastaug.training.signals import StopRequest
 
 
-def run(recipe: Recipe) -> int:
-    """Trains and writes result.json; the exit code of the process."""
-    return attempt(recipe, Listeners()).code
+def run(recipe: Recipe, *, quiet: bool = False) -> int:
+    """Trains and writes result.json; the exit code of the process. `quiet`: says nothing but why it failed."""
+    return attempt(recipe, Listeners(), quiet=quiet).code
 
 
-def attempt(recipe: Recipe, listeners: Listeners, *, borrowed: bool = False) -> Ending:
+def attempt(recipe: Recipe, listeners: Listeners, *, borrowed: bool = False, quiet: bool = False) -> Ending:
     """Trains and writes result.json; how it ended, which is on the screen too unless the process is `borrowed`."""
     assert recipe.run.dir is not None
     folder = RunFolder(recipe.run.dir, listeners.hear)
@@ -34,7 +34,7 @@ def attempt(recipe: Recipe, listeners: Listeners, *, borrowed: bool = False) -> 
                 folder.write_status(None, "starting", folder.step)
         accelerator = build_accelerator(recipe)
         ending.peers = Peers(accelerator, min(10, recipe.run.peer_timeout))
-        console = Console(accelerator.is_main_process)
+        console = Console(accelerator.is_main_process and not quiet)
         accelerator.wait_for_everyone()
         if not folder.locked:  # of another process, which has checked its files
             recipe = folder.as_begun(given)

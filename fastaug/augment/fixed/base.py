@@ -37,7 +37,7 @@ class Policy(ABC):
         return np.asarray(self.transformed(Image.fromarray(image), value)) if value else image
 
     def apply(self, images: Tensor, params: Sequence[Any]) -> Tensor:
-        """Augmented copy of uint8 images [N,H,W,3] under the values of `sample`, one image after the other."""
+        """Augmented copy of uint8 `images` [N,H,W,3] under `params`, the values of `sample`; ValueError otherwise."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(f"images must be uint8 [N,H,W,3], found {images.dtype} {tuple(images.shape)}")
         if len(params) != len(images):
@@ -56,7 +56,7 @@ class InOrder(Policy):
         self.policies = tuple(policies)
 
     def sample(self, key: Key, ids: IdArray) -> list[tuple[Any, ...]]:
-        """For each image, one value per policy."""
+        """For each image of `ids` [N], one value per policy, drawn by `key`."""
         return list(zip(*(policy.sample(key, ids) for policy in self.policies), strict=True))
 
     def transformed(self, image: Image.Image, value: Sequence[Any]) -> Image.Image:

@@ -56,7 +56,8 @@ def crop_mix(
     channels_last. Returns `dtype` [N,C,H,W] channels_last, and the targets.
 
     Output pixel (y, x) of sample i is its own view or, in its box, the partner's view at the same place; then
-    (x - mean) / std, with mean and std [C] in [0, 1] units, as `dtype`. Gradients reach float images and
+    (x - mean) / std, with mean and std [C] in [0, 1] units, as `dtype`. `classes` is the number that targets spread
+    their rest over, `soften` how visibility turns into mass and weight. Gradients reach float images and
     `soften.k`. ValueError for whatever does not fit, fill in other units too; values on a device are not read.
     """
     nhwc = _as_nhwc(images, len(mean))

@@ -70,7 +70,11 @@ def masses(params: CropMixParams, size: tuple[int, int], classes: int, soften: S
 def soft_targets(
     labels: Tensor, params: CropMixParams, size: tuple[int, int], classes: int, soften: Soften
 ) -> SoftTarget:
-    """Targets of the mixed batch for labels [N] int64, on their device. ValueError: "other" with mixing."""
+    """Targets of the mixed batch for `labels` [N] int64, on their device.
+
+    `params` say what was done to images of `size` (height, width); `classes` C, `soften` how visibility turns into
+    mass. ValueError: "other" with mixing.
+    """
     mass, weight = (to_device(t, labels.device) for t in masses(params, size, classes, soften))
     if soften.other:
         _refuse_mixing(params)

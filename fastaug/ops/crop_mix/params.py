@@ -56,7 +56,10 @@ class CropMixParams:
         return torch.where(self.pasted() > 0, 1, self.blend)
 
     def packed(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What kernels read: int32 [N,8] dy, dx, flip, partner, box; `dtype` [N,C+1] fill, share of the own view."""
+        """What kernels read: int32 [N,8] dy, dx, flip, partner, box; `dtype` [N,C+1] fill, share of the own view.
+
+        For images of `height` x `width`, beyond which a shift shows no more.
+        """
         if on_host(self):
             return _packed_on_host(self, height, width, dtype)
         dy, dx = self.dy.clamp(-height, height), self.dx.clamp(-width, width)  # further away shows no more
@@ -65,7 +68,7 @@ class CropMixParams:
 
     @staticmethod
     def unpacked(geometry: Tensor, colour: Tensor) -> "CropMixParams":
-        """The parameters that `packed` gave."""
+        """The parameters that `packed` gave as `geometry` [N,8] and `colour` [N,C+1]."""
         dy, dx, flip, partner = geometry[:, :4].long().unbind(1)
         return CropMixParams(dy, dx, flip.bool(), partner, geometry[:, 4:].long(), colour[:, :-1], colour[:, -1])
 
@@ -91,7 +94,7 @@ def _packed_on_host(params: CropMixParams, height: int, width: int, dtype: torch
 
 
 def identity_params(n: int, fill: Tensor) -> CropMixParams:
-    """N samples left as they are: no shift, flip or mixing; fill [C] for every sample."""
+    """`n` samples left as they are: no shift, flip or mixing; `fill` [C] for every sample."""
     zeros = torch.zeros(n, dtype=torch.int64)
     return CropMixParams(
         zeros, zeros, zeros.bool(), torch.arange(n), torch.zeros(n, 4, dtype=torch.int64), fill.expand(n, -1)
@@ -183,7 +186,7 @@ def some_samples(params: CropMixParams, chosen: Tensor) -> tuple[Tensor, CropMix
     """The samples at positions `chosen` [n] and what partners they need: positions [M], and the parameters of those.
 
     Sample i < n of the result shows what sample chosen[i] showed in the whole batch; those from n on are there to be
-    partners. Parameters in host memory.
+    partners. `params` are in host memory.
     """
     n, partners = len(chosen), torch.unique(params.partner[chosen])
     taken = torch.cat([chosen, partners[~torch.isin(partners, chosen)]])

@@ -79,11 +79,12 @@ def sample_crop_mix(
     white: float = 255.0,
     strength: float = 1.0,
 ) -> CropMixParams:
-    """Parameters of N samples `ids` (in batch order) for images of `size` (height, width), in host memory.
+    """Parameters of N samples `ids` [N] (in batch order) for images of `size` (height, width), in host memory.
 
-    `white` is the image value of white: 255 for uint8, 1 for floats; fills are in its units. `strength` in
-    [0, 1] scales sigma, so that the last epochs can anneal it. ValueError for a strength outside of that, and for
-    ids or a key that are none. Inside of torch.compile it runs as it is, between two graphs.
+    `key` names the draws, `sampling` their distributions; `mean` and `std` [C] in [0, 1] are those of the fills.
+    `white` is the image value of white: 255 for uint8, 1 for floats; fills are in its units. `strength` in [0, 1]
+    scales sigma, so that the last epochs can anneal it. ValueError for a strength outside of that, and for ids or a key
+    that are none. Inside of torch.compile it runs as it is, between two graphs.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1], found {strength}")

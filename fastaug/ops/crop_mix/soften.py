@@ -37,7 +37,7 @@ class Soften:
             raise ValueError(f"the softening exponent k must be > 0, found {self.k}; use on='none' for hard targets")
 
     def curve(self, v: Tensor, classes: int) -> Tensor:
-        """Mass of the label at visible share v, any shape [N, ...]."""
+        """Mass of the label at visible share `v`, any shape [N, ...], of `classes` C."""
         v = v / (2 - v) if self.visibility == "iou" else v  # |A & B| / |A | B| of two equal rectangles
         k = self.k
         if isinstance(k, Tensor) and k.ndim:

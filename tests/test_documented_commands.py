@@ -140,9 +140,7 @@ def test_the_tutorial_runs_from_top_to_bottom(photos_here: Path) -> None:
     for name, content in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", text, flags=re.S):
         (photos_here / name).write_text(content)
     ran = []
-    for command in commands(text):
-        if command.kind != "fastaug" or command.launcher or command.text not in re.sub("`[^`\n]+`", "", text):
-            continue
+    for command in commands(text, prose=False):
         more = SMALL if "fine_tune" in command.words else ["--seeds", "0"] if command.name == "study" else []
         for state in (AcceleratorState, GradientState, PartialState):  # each was a process of its own
             state._reset_state()
@@ -165,7 +163,7 @@ def test_the_tutorial_runs_from_top_to_bottom(photos_here: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_readme_takes_a_folder_to_its_report_in_three_commands(photos_here: Path) -> None:
     text = (ROOT / "README.md").read_text()
-    block = re.search(r"## Your images, in three commands\n.*?\n((?: {4}.*\n)+)", text, flags=re.S)
+    block = re.search(r"## Your images, in three commands\n[\s\S]*?\n((?: {4}.*\n)+)", text)
     assert block is not None
     found = list(commands(block[1]))
     assert [command.name for command in found] == ["train", "report", "predict"]

@@ -149,7 +149,7 @@ def test_the_tutorial_runs_from_top_to_bottom(photos_here: Path) -> None:
         if command.name == "label-report":  # somebody ticks a row of its page, and saves
             with open("runs/photos/labels.csv", newline="") as file:
                 row = next(row for row in csv.DictReader(file) if row["split"] == "train")
-            Path("corrected.tsv").write_text(f"{row['path']}\t{row['predicted_label']}\n")
+            Path("corrected.tsv").write_text(f"{row['id']}\t{row['predicted_label']}\n")
     assert ran[:6] == ["check", "show-batch", "train", "evaluate", "report", "label-report"]
     assert ran[6:] == ["train", "report", "study", "predict", "export"]
     pages = ("runs/photos/report.html", "runs/photos/labels.html", "both.html")

@@ -12,7 +12,6 @@ BLOCK = re.compile(r"^```[\s\S]*?^```|(?:^ {4,}.*\n)+", re.MULTILINE)
 PROSE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 PYTHON = r"python (?:-m (?:benchmarks|attacks)\.|(?:tools|fastaug|examples|docs)/\S+\.py)"
 BEGINS = re.compile(rf"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:srun )?(?:fastaug |accelerate launch |torchrun |{PYTHON})")
-NOTATION = re.compile(r"[\[\]](?= |$|--|[A-Za-z.])")  # of what may be left out: [--low 1e-7]
 LEFT_OUT = {"...", "&", "$keys", "KEYS", "key.path=value", "section.key=value"}  # what stands for more words, or none
 STANDS_FOR = {
     "SR": "0.5",
@@ -36,14 +35,14 @@ class Command(NamedTuple):
     text: str
 
 
-def commands(text: str) -> Iterator[Command]:
-    """All commands of a page; of prose those with words behind the command."""
+def commands(text: str, *, prose: bool = True) -> Iterator[Command]:
+    """All commands of a page: those of its blocks of code and, if `prose`, of its text those with words behind them."""
     for block in BLOCK.findall(text):
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
             for part in re.split(r" && |; do |; then ", line.strip()):
                 if BEGINS.match(part):
                     yield parsed(part)
-    for inline in PROSE.findall(BLOCK.sub("\n", text)):
+    for inline in PROSE.findall(BLOCK.sub("\n", text)) if prose else ():
         part = " ".join(inline.split())
         if BEGINS.match(part) and "<" not in part and not re.search(r"COMMAND|NAME|script\.py|train\|| \.\.\.$", part):
             found = parsed(part)

@@ -157,6 +157,8 @@ def test_an_index_of_channels_is_one_of_its_own(tmp_path: Path, pixels: npt.NDAr
         assert (len(index), index.channels) == (21, 5)
         assert index.path(bad).endswith(b"wrong.npy")
         assert "2 channels of 11 x 7 pixels where data.channels is 5" in index.reasons[int(bad)]
+    of_two = load_index(root, threads=1, listing=Listing(channels=2))
+    assert [of_two.path(i) for i in np.flatnonzero(of_two.status == Status.OK)] == [index.path(bad)]
     usual = load_index(root, threads=1)
     assert usual.channels == 3
     assert not any(path.endswith(b".npy") for path in usual.paths)

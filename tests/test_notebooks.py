@@ -24,8 +24,8 @@ def test_a_notebook_is_small_and_without_outputs(notebook: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # the kernel's and its client's own
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nbformat = pytest.importorskip("nbformat", reason='pip install -e ".[docs]"')
-    client = pytest.importorskip("nbclient", reason='pip install -e ".[docs]"')
+    nbformat = pytest.importorskip("nbformat", reason='pip install -e ".[notebook]"')
+    client = pytest.importorskip("nbclient", reason='pip install -e ".[notebook]"')
     specs = tmp_path / "jupyter" / "kernels" / "python3"  # the interpreter of the tests, whatever else is installed
     specs.mkdir(parents=True)
     start = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]

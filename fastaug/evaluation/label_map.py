@@ -118,7 +118,8 @@ class _Reader:
     def part_of_outputs(self, content: Sequence[Any]) -> LabelMap:
         outputs = sorted(self.outputs(content, "classes"))
         if len(outputs) < 2:
-            raise DataError(f"{KEY}: {self.file}: {len(outputs)} classes leave nothing to tell apart; name more")
+            text = f"{len(outputs)} of the classes leave nothing to tell apart"
+            raise DataError(f"{KEY}: {self.file}: {text}; name two or more")
         chosen = set(outputs)
         labels = {int(i): int(self.index.labels[i]) for i in self.ids}
         accepted = {i: frozenset([label]) for i, label in labels.items() if label in chosen}

@@ -110,7 +110,7 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     ),
     (
         lambda r: r.data.channels != 3 and r.eval.tta > 0,
-        "eval.tta: its policies are for colours, and data.channels = {r.data.channels}; set one to its default",
+        "eval.tta: its policies are for colours, and data.channels = {r.data.channels}; set it to 0",
     ),
     (
         lambda r: r.data.channels != 3 and (bool({*IMAGE_PARTS} & {*r.meta.learn}) or r.meta.reuse is not None),
@@ -316,7 +316,7 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "augment.trim: leaves out samples that meta.learn or augment.published_weighting would weigh; set it to 0",
     ),
     (
-        lambda r: r.eval.tta > 0 and not has_policy(r),
+        lambda r: r.eval.tta > 0 and r.data.channels == 3 and not has_policy(r),
         "eval.tta: {r.eval.tta} copies would all be the image itself; set augment.aa or color_jitter, learn a policy, "
         "or set it to 0",
     ),

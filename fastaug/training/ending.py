@@ -6,7 +6,7 @@ import re
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -65,6 +65,15 @@ class Ending:
         self._write_status(reason)
         self._folder.close()
         return True
+
+    def leave(self, reason: str) -> NoReturn:
+        """Ends the process at once, from any thread: of a start, which has nothing to save."""
+        self.code = Stopped.code
+        reason = f"{reason} before the first update; the same command starts again"
+        Console(True).print(f"stopped with code {self.code}: {reason}")
+        _tell_launcher(reason)
+        self._write_status(reason)
+        os._exit(self.code)
 
     def _judge(self, error: Exception) -> str:
         """Sets the code, tells the reason and keeps the traceback; gives the reason."""

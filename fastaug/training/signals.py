@@ -2,11 +2,14 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 import psutil
 
@@ -28,6 +31,7 @@ class StopRequest:
         self._reason: str | None = None
         self.interrupted = False  # whether Ctrl-C was the reason
         self._since = 0.0
+        self._at_once = False
         self._parent = os.getppid()
         self._watch_parent = launcher_name(self._parent) is not None
 
@@ -45,15 +49,46 @@ class StopRequest:
         if self._reason is None:
             self._reason, self._since = f"signal {signal.Signals(number).name}", time.monotonic()
             self.interrupted = number == signal.SIGINT
-            print(f"{self._reason}: stopping after this update", file=sys.stderr, flush=True)
+            if not self._at_once:
+                print(f"{self._reason}: stopping after this update", file=sys.stderr, flush=True)
         elif number == signal.SIGINT and time.monotonic() - self._since > 1:
             raise KeyboardInterrupt
+
+    @contextmanager
+    def at_once(self, leave: Callable[[str], NoReturn]) -> Iterator[None]:
+        """Inside, a signal has `leave` end the process, with the reason; for a start, which has nothing to save.
+
+        From a thread of its own: Python runs handlers between two of its instructions, and a process that waits in a
+        library for others, who may be gone, comes to none. In another thread than the main one nothing changes.
+        """
+        if not self._previous:
+            yield
+            return
+        ours, written = socket.socketpair()
+        written.setblocking(False)
+        before, self._at_once = signal.set_wakeup_fd(written.fileno()), True
+        watcher = threading.Thread(target=_watch, args=(ours, leave), name="fastaug-signals", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            self._at_once = False
+            written.close()  # which ends the watcher
+            watcher.join()
+            ours.close()
 
     def reason(self) -> str | None:
         """Why to stop, or None. A launcher that is killed leaves its workers running and unsignalled: it is watched."""
         if self._reason is None and self._watch_parent and os.getppid() != self._parent:
             self._reason = f"the launcher (process {self._parent}) is gone"
         return self._reason or self._also()
+
+
+def _watch(numbers: socket.socket, leave: Callable[[str], NoReturn]) -> None:
+    while number := numbers.recv(1):
+        if number[0] in _SIGNALS:
+            leave(f"signal {signal.Signals(number[0]).name}")
 
 
 def launcher_name(pid: int) -> str | None:

@@ -1,6 +1,7 @@
 """One process of a run, from the resolved recipe to its exit code: whatever happens, status.json says how it ended."""
 
 import os
+from contextlib import nullcontext
 
 from fastaug.console import Console
 from fastaug.data.class_names import some
@@ -27,29 +28,35 @@ def attempt(recipe: Recipe, listeners: Listeners, *, borrowed: bool = False, qui
     ending = Ending(folder, tells=not borrowed)
     with StopRequest(listeners.reason) as stop, ending:
         check_launch()
-        given = recipe
-        if os.environ.get("RANK", "0") == "0":  # the main process, before it is known whether the others come
-            recipe = folder.open(given)
-            if not folder.finished:
-                folder.write_status(None, "starting", folder.step)
-        accelerator = build_accelerator(recipe)
-        ending.peers = Peers(accelerator, min(10, recipe.run.peer_timeout))
-        console = Console(accelerator.is_main_process and not quiet)
-        accelerator.wait_for_everyone()
-        if not folder.locked:  # of another process, which has checked its files
-            recipe = folder.as_begun(given)
-        if recipe != given:
-            console.print("goes on with optim.warmup_prefix=false, as this run was begun by an earlier version")
-        trainer = assemble(recipe, accelerator, folder, console)
+        with nullcontext() if borrowed else stop.at_once(ending.leave):
+            trainer = start(recipe, folder, ending, quiet=quiet)
         ending.trainer = trainer
         describe(trainer)
         with trainer.trackers:
             ending.figures = fit(trainer, stop)
         summarise(trainer, ending.figures["test"])
-        finish(accelerator, stays_joined=borrowed)
+        finish(trainer.accelerator, stays_joined=borrowed)
     ending.interrupted = stop.interrupted
     ending.trainer = None  # it holds network and data, and whoever asks how it ended needs neither
     return ending
+
+
+def start(given: Recipe, folder: RunFolder, ending: Ending, *, quiet: bool) -> Trainer:
+    """Opens the run folder, meets the other processes and builds what is trained."""
+    recipe = given
+    if os.environ.get("RANK", "0") == "0":  # the main process, before it is known whether the others come
+        recipe = folder.open(given)
+        if not folder.finished:
+            folder.write_status(None, "starting", folder.step)
+    accelerator = build_accelerator(recipe)
+    ending.peers = Peers(accelerator, min(10, recipe.run.peer_timeout))
+    console = Console(accelerator.is_main_process and not quiet)
+    accelerator.wait_for_everyone()
+    if not folder.locked:  # of another process, which has checked its files
+        recipe = folder.as_begun(given)
+    if recipe != given:
+        console.print("goes on with optim.warmup_prefix=false, as this run was begun by an earlier version")
+    return assemble(recipe, accelerator, folder, console)
 
 
 def describe(trainer: Trainer) -> None:

@@ -3,8 +3,11 @@
 import errno
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +153,7 @@ def test_a_refused_start_writes_nothing_into_the_folder(tmp_path: Path, capsys: 
 
 LAUNCHED = """
 import sys
+import time
 from fastaug.errors import DataError
 from fastaug.training.ending import Ending
 from fastaug.training.run_folder import RunFolder
@@ -179,3 +183,28 @@ def test_a_launcher_s_last_words_are_explained(tmp_path: Path, launcher: str) ->
     else:
         assert "accelerate launch --quiet leaves it out" in done.stdout
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+def test_a_start_that_waits_for_others_is_ended_by_a_signal_at_once(tmp_path: Path, name: str) -> None:
+    """The main process of two, whose peer never comes: it waits inside of torch, where no handler of Python runs."""
+    (tmp_path / "r.yaml").write_text("data: {root: nowhere}\nmodel: {name: test_resnet}\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    waits = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, str(ROOT / "fastaug/train.py"), str(tmp_path / "r.yaml"), f"run.dir={tmp_path / 'run'}"]
+    with subprocess.Popen(command, env=os.environ | waits, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            while not (tmp_path / "run" / "status.json").exists():
+                assert process.poll() is None
+                time.sleep(0.02)
+            time.sleep(1)  # on its way into torch, or there
+            process.send_signal(getattr(signal, name))
+            said, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    reason = f"signal {name} before the first update; the same command starts again"
+    assert process.returncode == 75
+    assert said == f"stopped with code 75: {reason}\n"
+    assert json.loads((tmp_path / "run" / "status.json").read_text()) == {"code": 75, "reason": reason, "step": 0}

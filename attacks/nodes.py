@@ -178,7 +178,7 @@ def one_process(recipe: Path, run: Path) -> Path:
 def trained(recipe: Path, run: Path, names: list[str], lost: int | None, after: float) -> list[str]:
     """Trains on all hosts and loses host `lost` `after` seconds after its worker began; what is wrong with the run."""
     hosts = [
-        Host(number, name, job(number, len(names), run.name, recipe, run, restarts=3), run.parent)
+        Host(number, name, job(number, len(names), run.name, recipe, run, restarts=10), run.parent)
         for number, name in enumerate(names)
     ]
     try:

@@ -31,6 +31,7 @@ from fastaug.training.signals import launcher_name
 _OF_GLOO = re.compile(
     r"\[[^\]\s]*[/\\]gloo[/\\](?:transport|common)[/\\][^\]\s]*\.(?:cc|h):\d+\]"
     r"|Application timeout caused pair closure$"
+    r"|Gloo connectFullMesh failed with \[[^\]\s]*[/\\]gloo[/\\]transport[/\\]"
 )
 
 

@@ -49,6 +49,10 @@ def meaning(error: Exception, trainer: Any = None) -> tuple[type[Exception], int
         (RuntimeError("cannot decode [/images/igloo/3.jpg]"), RuntimeError),
         (ValueError(GLOO), ValueError),
         (RuntimeError(GLOO), PeerError),
+        (
+            RuntimeError("Gloo connectFullMesh failed with [/p/gloo/transport/tcp/pair.h:311] Connect timeout"),
+            PeerError,
+        ),
         (torch.distributed.DistBackendError("NCCL error: remote process exited"), PeerError),
         (torch.distributed.DistNetworkError("no answer"), PeerError),
         (MemoryError(), FastaugError),

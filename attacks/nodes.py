@@ -206,12 +206,11 @@ def attack(folder: Path, counts: list[int], losses: int, seed: int) -> int:
     recipe.write_text(RECIPE.replace("{img_size", f"{{root: {folder / 'images'}, img_size"))
     one_process(recipe, folder / "one")
     draw, wrong = random.Random(seed), 0
-    for count in counts:
-        with networked(count) as names:
-            whole = trained(recipe, folder / f"whole-{count}", names, None, 0)
+    with networked(max(counts)) as names:
+        for count in counts:
+            whole = trained(recipe, folder / f"whole-{count}", names[:count], None, 0)
             print(f"{count} hosts: {'; '.join(whole) or 'equal to one process'}", flush=True)
             wrong += bool(whole)
-    with networked(max(counts)) as names:
         for number in range(losses):
             lost, after = draw.randrange(1, max(counts)), draw.uniform(0, 4)
             found = trained(recipe, folder / f"lost-{number}", names, lost, after)

@@ -59,6 +59,7 @@ def cases(table: dict[str, Any]) -> list[Any]:
     ]
 
 
+@pytest.mark.slow  # CI takes a sample of these after the tests: tools/torture.py
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("damage", cases(CONTINUES))
 def test_a_run_continues_to_what_it_would_have_been(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("fastaug", "tools", "benchmarks", "attacks")
+FOLDERS = ("fastaug", "tools", "benchmarks", "attacks", "docs", "examples")
 FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
 LOADERS = ("torch.load", "np.load", "numpy.load", "joblib.load")
 

@@ -177,7 +177,8 @@ def theirs(
         hook.remove()
     parts = len(losses) // len(rates)
     means = [sum(losses[i : i + parts]) / parts for i in range(0, len(losses), parts)]
-    kept = torch.load(experiment / "last.pth.tar", map_location="cpu", weights_only=False)
+    with torch.serialization.safe_globals([argparse.Namespace]):  # of the script's arguments
+        kept = torch.load(experiment / "last.pth.tar", map_location="cpu", weights_only=True)
     weights = {"model": kept["state_dict"], "ema": kept.get("state_dict_ema")}
     updates = [{"loss": loss, "lr": rate} for loss, rate in zip(means, rates, strict=True)]
     return updates, {name: state for name, state in weights.items() if state is not None}

@@ -244,7 +244,7 @@ ENDS: dict[str, tuple[Damage, int, str]] = {
 
 # ---- all of them, each start in a process of its own ----
 
-PATIENCE = 10  # seconds for a start
+PATIENCE = 10  # seconds for a start on a machine that does nothing else
 
 
 def kinds() -> list[str]:
@@ -255,21 +255,24 @@ def kinds() -> list[str]:
 def make_whole(folder: Path) -> Path:
     """A finished run of four updates with the checkpoints of the last three, beside its recipe."""
     (folder / "recipe.yaml").write_text(RECIPE)
-    code, said = _start(folder / "recipe.yaml", folder / "run")
+    code, said = _start(folder / "recipe.yaml", folder / "run", 10 * PATIENCE)
     if code != 0:
         raise RuntimeError(f"the run to be damaged ended with code {code}: {said}")
     return folder / "run"
 
 
-def attack(kind: str, whole: Path, folder: Path) -> str:
-    """Starts a damaged copy of `whole` in `folder`; what is wrong with the outcome, "" when nothing is."""
+def attack(kind: str, whole: Path, folder: Path, patience: float = PATIENCE) -> str:
+    """Starts a damaged copy of `whole` in `folder`; what is wrong with the outcome, "" when nothing is.
+
+    A start that has not ended after `patience` seconds hangs.
+    """
     damage, code, words = ENDS.get(kind, (CONTINUES.get(kind), 0, ""))
     assert damage is not None
     shutil.copytree(whole, folder / "run")
     damage(folder / "run")
-    found, said = _start(whole.parent / "recipe.yaml", folder / "run")
+    found, said = _start(whole.parent / "recipe.yaml", folder / "run", patience)
     if found is None:
-        return f"no end within {PATIENCE} s"
+        return f"no end within {patience} s"
     if "Traceback" in said or found != code or words not in said:
         return f"code {found} instead of {code}: {said[-500:]}"
     if (folder / "executed").exists():
@@ -278,8 +281,8 @@ def attack(kind: str, whole: Path, folder: Path) -> str:
     return f"not as the run that nothing happened to: {', '.join(different)}" if different else ""
 
 
-def _start(recipe: Path, folder: Path) -> tuple[int | None, str]:
-    """Exit code and words of a start; None when it took longer than PATIENCE and was killed."""
+def _start(recipe: Path, folder: Path, patience: float) -> tuple[int | None, str]:
+    """Exit code and words of a start; None when it took longer than `patience` seconds and was killed."""
     said = folder.parent / "said.txt"
     process = os.fork()
     if not process:
@@ -293,9 +296,9 @@ def _start(recipe: Path, folder: Path) -> tuple[int | None, str]:
         finally:
             sys.stdout.flush()
             os._exit(code)
-    patience = time.monotonic() + PATIENCE
+    hangs = time.monotonic() + patience
     while not (ended := os.waitpid(process, os.WNOHANG))[0]:
-        if time.monotonic() > patience:
+        if time.monotonic() > hangs:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
             return None, ""

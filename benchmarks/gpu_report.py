@@ -2,7 +2,7 @@
 loader and training step in float32 and bf16.
 
 Exit codes: 0 all gates hold; 1 a gate is missed; 77 nothing could run here: the report then lists the checks and
-benchmarks and says what is missing. Nothing of it has run on a GPU yet: not yet measured.
+benchmarks and says what is missing. What it has shown so far: docs/gpu.md.
 """
 
 import argparse

@@ -96,12 +96,15 @@ def eager_logits(
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     with ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(torch.random.fork_rng([images.device] if images.is_cuda else []))
+        seeds = not (images.is_cuda and torch.cuda.is_current_stream_capturing())  # else as it is replayed
+        if seeds:
+            stack.enter_context(torch.random.fork_rng([images.device] if images.is_cuda else []))
         if twice:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(WrittenOut())
         stack.enter_context(autocast())
-        torch.manual_seed(seed)
+        if seeds:
+            torch.manual_seed(seed)
         logits: Tensor = functional_call(network, {**weights, **buffers}, (images,))
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

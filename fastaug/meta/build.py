@@ -19,7 +19,7 @@ from fastaug.meta.learned_part import Setting
 from fastaug.meta.one_step import OneStep
 from fastaug.meta.parameters import LearnedParts, build_parts
 from fastaug.meta.reuse import StateOf, reused_parts
-from fastaug.meta.step import MetaStep, Training
+from fastaug.meta.step import MetaStep, Training, build_recording
 from fastaug.meta.unrolled import UnrolledSteps
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests
 from fastaug.recipe.schema import SMALLEST_BATCH, Meta, Recipe
@@ -107,7 +107,7 @@ def build_validation(training: Training, parts: DataParts, loader: Loader, augme
         world=accelerator.num_processes,
         rank=accelerator.process_index,
     )
-    return ValidationGradient(
+    validation = ValidationGradient(
         training.network,
         loader,
         augment,
@@ -119,6 +119,8 @@ def build_validation(training: Training, parts: DataParts, loader: Loader, augme
         autocast=accelerator.autocast,
         cycle=-(-len(parts.splits.meta) // meta.batch_size),
     )
+    validation.recording = build_recording(meta, accelerator.device)
+    return validation
 
 
 def build_meta(

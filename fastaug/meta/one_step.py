@@ -18,7 +18,9 @@ from fastaug.hypergrad.engines.implicit import implicit_direction
 from fastaug.hypergrad.engines.unroll import present_settings
 from fastaug.hypergrad.optimizer_jacobians.recorded_step import RecordedStep, record_step, through_average
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights, pull_back
+from fastaug.hypergrad.recording import recorded_forward
 from fastaug.meta.step import MetaStep, samples_of
+from fastaug.meta.validation_gradient import told_of_recording
 
 
 class OneStep(MetaStep):
@@ -89,6 +91,9 @@ class OneStep(MetaStep):
         if engine == "difference":
             logits = None if self.training.recipe.model.compile else logits  # compiled code draws other dropout masks
             return difference(problem, u, images=False, logits=logits)
+        if engine == "forward" and self.recording is not None:
+            with told_of_recording():
+                return recorded_forward(self.recording, problem, u)
         return checked_cotangent(problem, u, engine)
 
     def _through_settings(self, slopes: list[dict[str, Tensor]]) -> dict[str, Tensor]:

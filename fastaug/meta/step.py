@@ -26,6 +26,7 @@ from fastaug.batch import Batch
 from fastaug.distributed import any_process, gathered, over_processes
 from fastaug.hypergrad.optimizer_jacobians.recorded_step import rule_of
 from fastaug.hypergrad.problem import Losses, Problem, Samples, Weights
+from fastaug.hypergrad.recording import Recording
 from fastaug.meta.engine_choice import EngineChoice
 from fastaug.meta.log import MetaLog, alarms, held_back_alarm
 from fastaug.meta.parameters import LearnedParts
@@ -133,6 +134,7 @@ class MetaStep(NoMetaStep):
         head_first = round(training.recipe.model.head_first_epochs * training.steps_per_epoch)
         self.first_step = max(round(self.meta.start_epochs * training.steps_per_epoch), head_first + self.unsettled())
         self.engine = EngineChoice(training.recipe, training.say)
+        self.recording = build_recording(self.meta, self.accelerator.device)
         self.meta_optimizer = build_meta_optimizer(self.meta, learned.groups())
         self.names: list[str] | None = None  # of the weights that v is in; None: all
         self.settling = Settling(training.recipe, training.steps_per_epoch)
@@ -314,6 +316,11 @@ class MetaStep(NoMetaStep):
         self.engine.chosen = state["engine"]
         self.log.load_state_dict(state["log"])
         self._told = self.validation.left_out
+
+
+def build_recording(meta: Meta, device: torch.device) -> Recording | None:
+    """What records a computation of the meta step, where the recipe wants it; None on a CPU."""
+    return Recording() if meta.cuda_graphs and device.type == "cuda" else None
 
 
 def build_meta_optimizer(meta: Meta, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:

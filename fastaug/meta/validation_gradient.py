@@ -1,7 +1,7 @@
 """The validation gradient v: of the loss on the meta split in the network's weights, averaged over renewals."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,20 @@ from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Ids, Request, piece_bounds
 from fastaug.errors import DataError, RecipeError
 from fastaug.hypergrad.problem import Weights, eager_logits
+from fastaug.hypergrad.recording import Recording, RecordingError, Tensors
 from fastaug.recipe.schema import SMALLEST_BATCH
 from fastaug.seeding import Key, Stream, permuted, scalar_seed
+
+IMAGES, LABELS = "the meta images", "their labels"  # among weights, whose names have no blanks
+
+
+@contextmanager
+def told_of_recording() -> Iterator[None]:
+    """RecipeError for a computation that cannot be recorded."""
+    try:
+        yield
+    except RecordingError as error:
+        raise RecipeError([f"meta.cuda_graphs: {error}; set it to false"]) from error
 
 
 def meta_requests(
@@ -68,6 +80,8 @@ class ValidationGradient:
     that can be decoded; DataError after `cycle` of those in a row, the batches of the whole split. `total(tensor)` sums
     over processes.
     """
+
+    recording: Recording | None = None  # replays the gradient of full meta batches on a GPU
 
     def __init__(
         self,
@@ -130,12 +144,21 @@ class ValidationGradient:
     def _summed(self, weights: Weights, names: Sequence[str], batch: Batch) -> Sequence[Tensor]:
         """Of the loss summed over this process's meta images, in training mode as the network's own."""
         images = self._augment.evaluation(batch)
-        leaves = {name: value.detach().requires_grad_(name in names) for name, value in weights.items()}
         seed = scalar_seed(Key(self._seed, self.renewals, Stream.META), 0)
-        with torch.enable_grad():
-            logits = eager_logits(self._network, leaves, images, seed, self._autocast, twice=False)
-            loss = self._loss(logits, batch.labels)
-            return torch.autograd.grad(loss, [leaves[name] for name in names])
+
+        def compute(tensors: Tensors) -> Sequence[Tensor]:
+            leaves = {name: tensors[name].detach().requires_grad_(name in names) for name in weights}
+            with torch.enable_grad():
+                logits = eager_logits(self._network, leaves, tensors[IMAGES], seed, self._autocast, twice=False)
+                loss = self._loss(logits, tensors[LABELS])
+                return torch.autograd.grad(loss, [leaves[name] for name in names])
+
+        inputs = {IMAGES: images, LABELS: batch.labels, **weights}
+        if self.recording is None:
+            return compute(inputs)
+        with told_of_recording():
+            found = self.recording(compute, inputs, seed=seed, also=tuple(names))
+        return [gradient for gradient in found if gradient is not None]
 
     def _check_images(self) -> None:
         """DataError, on all processes, when the whole meta split has gone by without an image."""

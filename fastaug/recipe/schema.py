@@ -472,6 +472,11 @@ class Meta:
     engine: Literal["auto", "forward", "functional", "reverse", "difference", "implicit", "fused"] = key(
         "auto", "how the hypergradient is computed, see docs/meta.md; auto: chosen by a self-test, printed"
     )
+    cuda_graphs: bool = key(
+        False,
+        "GPU: the validation gradient and the engine forward are recorded once and replayed, to the same bits; faster, "
+        "and the memory of their activations stays taken",
+    )
     layers: Annotated[list[Text], Field(max_length=256)] = key(
         [], "fused, implicit: modules whose weights the validation gradient is in; empty: all"
     )

@@ -36,7 +36,7 @@ COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40))
 
 
 def by_the_paper(errors: dict[str, list[float]]) -> float:
-    """mCE: the mean over corruptions of CE, a network's sum over severities by AlexNet's (section 4.1)."""
+    """mCE: the mean over corruptions of CE, a network's sum over severities by AlexNet's."""
     return fmean(sum(errors[name]) / sum(BY_SEVERITY[name]) for name in NAMES)
 
 

@@ -91,8 +91,8 @@ def error_table(errors: Mapping[Corruption, float], clean: float, classes: int) 
     """The figures of errors (1 - top-1) under corruptions, beside that of `clean` images.
 
     `mce`: mean over corruptions of the mean over severities, not normalised. `mce_alexnet`: the paper's mCE, the mean
-    over corruptions of CE_c = sum_s E(s, c) / sum_s E_AlexNet(s, c), which is a quotient of means too; None unless all
-    15 at all severities were measured on images of 224 pixels and 1,000 classes, which is what AlexNet's figures are of.
+    over corruptions of CE_c = sum_s E(s, c) / sum_s E_AlexNet(s, c), a quotient of means too; None unless all
+    15 at all severities were measured on images of 224 pixels and 1,000 classes, as AlexNet was.
     """
     (side,) = {one.side for one in errors}
     names: Sequence[str] = list(dict.fromkeys(one.name for one in errors))

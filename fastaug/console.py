@@ -1,6 +1,9 @@
 """The screen: one progress bar, log lines and a summary table, on the main process only."""
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console as RichConsole
 from rich.progress import (
@@ -36,6 +39,21 @@ class Console:
         for name, value in rows.items():
             table.add_row(name, value)
         self._console.print(table)
+
+
+@contextmanager
+def warnings_as_lines(main: bool) -> Iterator[None]:
+    """Inside, warnings are held back; behind it each is a line of standard error, said once and by `main` alone.
+
+    Python's own way names a line of source instead, in every process. Filters are the process's: not for threads.
+    """
+    with warnings.catch_warnings(record=True) as held:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(str(each.message) for each in held) if main else ():
+                print(f"warning: {text}", file=sys.stderr)
 
 
 class Bar:

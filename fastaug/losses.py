@@ -33,22 +33,28 @@ EPS = 1e-12
 
 
 def target_entropy(target: SoftTarget, num_classes: int) -> Tensor:
-    """Entropy of each target in nats, 0 log 0 = 0: [B]; in closed form unless there are `rows`."""
+    """Entropy of each `target` of `num_classes` C in nats (Shannon 1948), 0 log 0 = 0: [B].
+
+    In closed form unless there are `rows`.
+    """
     table, counts = probabilities(target, num_classes)
     return -(counts * table * table.clamp_min(EPS).log()).sum(1)
 
 
 def soft_kl(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean") -> Tensor:
-    """KL(target || softmax) = cross-entropy - H(target): in the logits, the gradient of cross-entropy."""
+    """KL(target || softmax) = cross-entropy - H(target) of `logits` [B,C], in nats (Kullback & Leibler 1951).
+
+    In the logits, the gradient of cross-entropy. `reduction` as in `reduce_losses`.
+    """
     losses = -expectation(log_probabilities(logits, target), target) - target_entropy(target, logits.shape[1])
     return reduce_losses(losses, target.weight, reduction)
 
 
 def symmetric_kl(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", eps: float = 1e-6) -> Tensor:
-    """(KL(t || p) + KL(p || t)) / 2 with p the softmax, the loss of AutoDO (Gudovskiy et al. 2021).
+    """(KL(t || p) + KL(p || t)) / 2 with p the softmax of `logits` [B,C], t the `target`, in nats: AutoDO's loss.
 
-    Target probabilities below `eps` count as `eps` in the logarithms: against a hard label, probability put
-    elsewhere costs log(1/eps) per unit instead of infinitely much.
+    Gudovskiy et al. 2021. `reduction` as in `reduce_losses`. Target probabilities below `eps` count as `eps` in the
+    logarithms: against a hard label, probability put elsewhere costs log(1/eps) per unit instead of infinitely much.
     """
     log_p = log_probabilities(logits, target)
     t = dense(target, logits.shape[1])
@@ -58,7 +64,10 @@ def symmetric_kl(logits: Tensor, target: SoftTarget, reduction: Reduction = "mea
 
 
 def soft_focal(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", gamma: float = 2.0) -> Tensor:
-    """-sum_c t_c (1 - p_c)^gamma log p_c: focal loss (Lin et al. 2017, eq. 4) averaged under the target."""
+    """-sum_c t_c (1 - p_c)^gamma log p_c: focal loss (Lin et al. 2017, eq. 4) averaged under the `target`.
+
+    `logits` [B,C], `reduction` as in `reduce_losses`. ValueError for `gamma` below 0.
+    """
     if gamma < 0:
         raise ValueError(f"the focal exponent gamma must be >= 0, found {gamma}")
     log_p = log_probabilities(logits, target)
@@ -77,8 +86,9 @@ def soft_bce(
 ) -> Tensor:
     """Binary cross-entropy of C sigmoids against the target (Wightman et al. 2021, "ResNet strikes back").
 
-    A sample's loss is the mean over classes, or the sum; with `target_threshold` every class whose target is
-    above it is fully on and the others are off, as in timm.
+    A sample's loss, of its row of `logits` [B,C], is the mean over classes, or the sum (`sum_classes`); with
+    `target_threshold`, a probability, every class whose target is above it is fully on and the others are off, as in
+    timm. `reduction` as in `reduce_losses`.
     """
     check_logits(logits, target)
     values = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -91,9 +101,10 @@ def soft_bce(
 
 
 def soft_gce(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", q: float = 0.7) -> Tensor:
-    """sum_c t_c (1 - p_c^q) / q, generalised cross-entropy (Zhang and Sabuncu 2018, eq. 6) averaged under the target.
+    """sum_c t_c (1 - p_c^q) / q, generalised cross-entropy (Zhang & Sabuncu 2018, eq. 6) averaged under the `target`.
 
-    Robust to wrong labels: the larger q, the less samples count that the network gives a small probability.
+    Robust to wrong labels: the larger q, the less samples count that the network gives a small probability. `logits`
+    [B,C], `reduction` as in `reduce_losses`. ValueError for `q` outside of (0, 1].
     """
     if not 0 < q <= 1:
         raise ValueError(f"the exponent q of generalised cross-entropy must be in (0, 1], found {q}")
@@ -138,7 +149,7 @@ class _OneSided(torch.autograd.Function):
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) = sum_c p_c (log p_c - log q_c) of log probabilities [N,C]: [N]."""
+    """KL(p || q) = sum_c p_c (log p_c - log q_c) of `log_p`, `log_q` [N,C], in nats: [N] (Kullback & Leibler 1951)."""
     return (log_p.exp() * torch.where(log_p == -torch.inf, 0, log_p - log_q)).sum(1)
 
 
@@ -156,10 +167,11 @@ def mixed_losses(
 ) -> Tensor:
     """Loss of images beside `copies` augmented copies of each: clean l(image) + copied l(copy) + consistency KL.
 
-    Rows are all images, then the first copy of each, then the second. A copy's row has a `copies`-th of its terms, so
-    that an image's rows add up to its loss, the mean over its copies in it. KL(p of the image || p of the copy) is the
-    consistency loss of UDA (Xie et al. 2020, eq. 1), which takes the first for a constant (`detach`);
-    smart_augmentation, whose mixed loss this is, does not. ValueError unless there are 1 + `copies` rows an image.
+    Rows of `logits` [B,C] and `target` are all images, then the first copy of each, then the second. A copy's row has a
+    `copies`-th of its terms, so that an image's rows add up to its loss, the mean over its copies in it. KL(p of the
+    image || p of the copy) is the consistency loss of UDA (Xie et al. 2020, eq. 1), which takes the first for a
+    constant (`detach`); smart_augmentation, whose mixed loss this is, does not. `reduction` as in `reduce_losses`.
+    ValueError unless there are 1 + `copies` rows an image.
     """
     images, left = divmod(len(logits), 1 + copies)
     if left:

@@ -2,10 +2,11 @@
 
     target_i = sum_j mass_ij * r_ij + (1 - sum_j mass_ij) * uniform(C)
 
-with r_ij the one-hot row of classes_ij, or the learned soft label rows_ij. Hard labels, label smoothing,
-Mixup, CutMix, Soft Augmentation and learned soft labels are all of this form, and cross-entropy against it
-reads two entries and one mean per sample. Everything is differentiable in masses, weights, rows, visibility v
-and exponent k, in reverse and in forward mode; nothing but the checks at the end waits for the device.
+with r_ij the one-hot row of classes_ij, or the learned soft label rows_ij. Hard labels, label smoothing, Mixup
+(arXiv:1710.09412), CutMix (arXiv:1905.04899), Soft Augmentation (arXiv:2211.04625) and learned soft labels are all of
+this form, and cross-entropy against it reads two entries and one mean per sample. Everything is differentiable in
+masses, weights, rows, visibility v and exponent k, in reverse and in forward mode; nothing but the checks at the end
+waits for the device.
 """
 
 from typing import Literal, NamedTuple
@@ -20,9 +21,10 @@ Reduction = Literal["mean", "sum", "none"]
 class SoftTarget(NamedTuple):
     """Targets of B samples: classes [B,2] int64, mass [B,2] and loss weight [B] float, rows [B,2,C] or None.
 
-    Masses are >= 0 and a sample's two sum to at most 1; a pair may name one class twice. `rows` are
-    probabilities that replace the one-hot rows of `classes`; only `named_values` and `dense` read them. For images of
-    any number of classes they are multi-hot, and go with binary cross-entropy alone.
+    A mass is a share of the target's probability, which a class named in `classes` gets: masses are >= 0 and a sample's
+    two sum to at most 1; a pair may name one class twice. `rows` are probabilities that replace the one-hot rows of
+    `classes`; only `named_values` and `dense` read them. For images of any number of classes they are multi-hot, and go
+    with binary cross-entropy alone.
     """
 
     classes: Tensor
@@ -57,14 +59,14 @@ def smoothed(target: SoftTarget, smoothing: float | Tensor) -> SoftTarget:
 
 
 def mixed_target(classes: Tensor, mass: Tensor, weights: Tensor) -> SoftTarget:
-    """Pairs of classes, mass and loss weights, all [B,2], base first; the weights are joined by `mixed_weight`."""
+    """Pairs of classes, mass (shares) and loss weights, all [B,2], base first; `mixed_weight` joins the weights."""
     return SoftTarget(classes.long(), mass, mixed_weight(mass, weights))
 
 
 def mixed_weight(mass: Tensor, weights: Tensor) -> Tensor:
     """Loss weight [B] of mixed samples: sum_j mass_j w_j / sum_j mass_j, the base's w where no mass is.
 
-    `mass` and `weights` (of each sample's two images): [B,2].
+    `mass` (shares of the target) and `weights` (of each sample's two images): [B,2].
     """
     total = mass.sum(1)
     seen = total > 0
@@ -87,7 +89,7 @@ def other_class_target(labels: Tensor, probability: Tensor, num_classes: int) ->
 
 
 def softness(v: Tensor, k: float | Tensor) -> Tensor:
-    """Softening curve s(v) = 1 - (1 - v)^k of visibility v in [0, 1] (1 above), from Soft Augmentation.
+    """Softening curve s(v) = 1 - (1 - v)^k of visibility v in [0, 1] (1 above), a share (arXiv:2211.04625).
 
     Derivatives are finite: at v = 1 that in k is 0, and that in v is 0 where the curve is vertical (k < 1).
     """
@@ -103,7 +105,9 @@ def soft_augmentation_mass(
 ) -> Tensor:
     """Mass of visibility v (any shape) with confidence p_max - (p_max - 1/C) ((T - v)/T)^k, p_max from T on.
 
-    `num_classes` C, `threshold` T, `k` as in `softness`. ValueError for p_max outside of [1/C, 1] or T <= 0.
+    The softening of arXiv:2211.04625, in shares of 1: v of the image that is visible, `threshold` T of it from which on
+    it counts as all, p_max the probability of the label then. `num_classes` C, `k` as in `softness`. ValueError for
+    p_max outside of [1/C, 1] or T <= 0.
     """
     check_num_classes(num_classes)
     chance = 1 / num_classes
@@ -178,7 +182,7 @@ NO_MASS = 1e-6  # the masses of a pair are rounded: what is left of 1 by that is
 def share_of(mass: Tensor, values: Tensor) -> Tensor:
     """`mass` * `values`, but nothing of a value of -inf without mass: log 0 of a class that a target does not name.
 
-    Both of any one shape, the result's too.
+    `mass`, a share of the target or of a soft label, and `values` are of any one shape, the result's too.
     """
     return mass * torch.where((mass.detach() <= NO_MASS) & (values.detach() == -torch.inf), 0, values)
 
@@ -197,7 +201,7 @@ def expectation(values: Tensor, target: SoftTarget) -> Tensor:
 
 
 def log_probabilities(logits: Tensor, target: SoftTarget) -> Tensor:
-    """log softmax of logits [B,C] in float32 or better; ValueError where logits and target do not fit."""
+    """log softmax of logits [B,C], in nats, float32 or better; ValueError where logits and target do not fit."""
     check_logits(logits, target)
     return F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
@@ -216,7 +220,7 @@ def reduce_losses(losses: Tensor, weight: Tensor, reduction: Reduction = "mean")
 
 
 def soft_cross_entropy(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean") -> Tensor:
-    """Weighted cross-entropy of `logits` [B,C] against `target`, in float32 (float64 for float64 logits).
+    """Weighted cross-entropy of `logits` [B,C] against `target`, in nats, float32 (float64 for float64 logits).
 
     `reduction` as in `reduce_losses`: a scalar, or [B] with "none". ValueError where logits and target do not fit.
     """
@@ -261,7 +265,7 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
 def check_target(target: SoftTarget, num_classes: int, tolerance: float = 1e-5) -> None:
     """ValueError unless shapes of `target` fit, classes exist, masses and rows are probabilities, weights finite.
 
-    `num_classes` C; sums may be above 1 by `tolerance`. Weights are >= 0 too.
+    `num_classes` C; sums of probabilities may be above 1 by `tolerance`. Weights are >= 0 too.
     """
     check_labels(target.classes, num_classes)
     batch = len(target.classes)

@@ -4,11 +4,12 @@ import io
 import os
 import pty
 import sys
+import warnings
 from collections.abc import Callable
 
 import pytest
 
-from fastaug.console import Console
+from fastaug.console import Console, warnings_as_lines
 
 Shown = Callable[..., str]
 ROWS = {"test top1": "0.9793", "test balanced_top1": "0.9790", "images/s": "1612"}
@@ -81,3 +82,14 @@ def test_a_screen_without_letters_for_a_name_gets_escapes(monkeypatch: pytest.Mo
     Console(main=True).print("größe")
     sys.stdout.flush()
     assert bytes_.getvalue() == b"gr\\xf6\\xdfe\n"
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_warnings_are_lines_said_once_and_by_the_main_process(main: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="gone"), warnings_as_lines(main):  # noqa: PT012
+        for text in ("left out: a.heic", "left out: a.heic", "another"):
+            warnings.warn(text, stacklevel=1)
+        raise OSError("gone")
+    assert capsys.readouterr().err == ("warning: left out: a.heic\nwarning: another\n" if main else "")
+    with pytest.warns(UserWarning, match="behind it as ever"):
+        warnings.warn("behind it as ever", stacklevel=1)

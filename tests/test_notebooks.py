@@ -34,7 +34,11 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     read = nbformat.read(notebook, as_version=4)
     client.NotebookClient(read, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    pictures = [out for cell in read.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-    assert len(pictures) >= 2
-    assert (tmp_path / "both.html").stat().st_size > 10_000
-    assert (tmp_path / "runs" / "digits" / "labels.html").exists()
+    shown = [
+        (cell.source, kind) for cell in read.cells for out in cell.get("outputs", []) for kind in out.get("data", {})
+    ]
+    assert any("show-batch" in source and kind == "image/png" for source, kind in shown)
+    assert sum("show-policy" in source and kind == "image/png" for source, kind in shown) >= 2
+    assert any("labels.html" in source and kind == "text/html" for source, kind in shown)
+    for page in ("both.html", "runs/digits/labels.html"):
+        assert (tmp_path / page).stat().st_size > 10_000

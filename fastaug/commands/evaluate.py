@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from fastaug.training.evaluation_checks import Checks
 
 MOST_RUNS = 100_000  # of --latency
+SEVERITIES = re.compile(r"\d{1,3}(\.\.\d{1,3}|(,\d{1,3})*,?)")  # one word of --severities
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -48,7 +50,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     add_checks(parser)
-    return parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    for word in arguments.overrides:
+        if SEVERITIES.fullmatch(word):
+            parser.error(f"{word!r} stands alone; --severities is one word, such as 1..5 or 1,3")
+    return arguments
 
 
 def add_checks(parser: argparse.ArgumentParser) -> None:
@@ -84,15 +90,17 @@ def add_checks(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--label-map", type=Path, metavar="FILE", help="accuracy by several accepted labels, or over a part of classes"
     )
-    group.add_argument("--charts", type=Path, metavar="FOLDER", help="draw what was measured as PNG files here")
+    group.add_argument("--charts", type=Path, metavar="FILE.html", help="draw what was measured as one page here")
 
 
 def severities(text: str) -> tuple[int, ...]:
-    """1..5, 3 or 1,3 as numbers; argparse tells a ValueError."""
+    """1..5, 3 or 1,3 as numbers; argparse tells other words."""
+    if not SEVERITIES.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of severities; write it as 1..5, 3 or 1,3")
     first, dots, last = text.partition("..")
     if dots:
         return tuple(range(int(first), int(last) + 1))
-    return tuple(int(word) for word in text.split(","))
+    return tuple(int(word) for word in text.split(",") if word)
 
 
 def wanted_checks(arguments: argparse.Namespace) -> "Checks":
@@ -113,10 +121,11 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     """RecipeError where --json or --charts cannot be written, before any work."""
     problems = []
     for name, place in (("--json", arguments.json), ("--charts", arguments.charts)):
-        is_wrong_kind = place is not None and (place.is_dir() if name == "--json" else place.is_file())
-        if place is not None and (is_wrong_kind or not os.access(place.absolute().parent, os.W_OK)):
-            reason = "is of the other kind" if is_wrong_kind else "is in no folder that can be written to"
-            problems.append(f"{name}: {place} {reason}; name a {'file' if name == '--json' else 'folder'} in one")
+        if place is not None and (place.is_dir() or not os.access(place.absolute().parent, os.W_OK)):
+            reason = "is a folder" if place.is_dir() else "is in no folder that can be written to"
+            problems.append(f"{name}: {place} {reason}; name a file in one")
+    if arguments.charts is not None and arguments.charts.suffix.lower() not in (".html", ".htm"):
+        problems.append(f"--charts: {arguments.charts} is to be one HTML page; name it {arguments.charts.name}.html")
     if problems:
         raise RecipeError(problems)
 
@@ -177,7 +186,7 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
 def write_outputs(arguments: argparse.Namespace, found: "Evaluated") -> None:
     """Writes --json and --charts; StorageError where they cannot be."""
     from fastaug.provenance import versions
-    from fastaug.reports.check_report import check_charts, png
+    from fastaug.reports.check_report import page
 
     files: dict[Path, bytes] = {}
     if arguments.json:
@@ -189,10 +198,9 @@ def write_outputs(arguments: argparse.Namespace, found: "Evaluated") -> None:
         }
         files[arguments.json] = (json.dumps(result, indent=2) + "\n").encode()
     if arguments.charts:
-        files |= {arguments.charts / f"{name}.png": png(chart) for name, chart in check_charts(found.figures).items()}
+        about = f"{found.checkpoint}, {arguments.split}"
+        files[arguments.charts] = page(f"Checks of {arguments.path}", about, found.figures)
     try:
-        if arguments.charts:
-            arguments.charts.mkdir(exist_ok=True)
         for file, content in files.items():
             write_atomically(file, content)
     except OSError as error:

@@ -19,6 +19,7 @@ from fastaug.errors import RecipeError, told
 
 if TYPE_CHECKING:
     from fastaug.recipe.timm_script.command_line import Given
+    from fastaug.recipe.timm_script.conversion import Conversion
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     made = converted(read(arguments.given, arguments.processes))
     text = recipe_text(made, str(arguments.out or "RECIPE.yaml"))
-    check(text)
+    check(text, made)
     if arguments.out is None:
         print(text, end="")
     else:
@@ -75,8 +76,8 @@ def read(given: str, processes: int | None) -> "Given":
     return read_command(given, processes)
 
 
-def check(text: str) -> None:
-    """RecipeError unless the recipe is one."""
+def check(text: str, made: "Conversion") -> None:
+    """RecipeError, which names timm's argument for each key, unless the recipe is one."""
     from fastaug.recipe.reading import read_recipe
 
     with tempfile.TemporaryDirectory() as folder:
@@ -85,8 +86,14 @@ def check(text: str) -> None:
         try:
             read_recipe(file, [])
         except RecipeError as error:
-            problems = [f"{problem} (after conversion; change timm's argument for it)" for problem in error.problems]
-            raise RecipeError(problems) from None
+            raise RecipeError([f"{problem} ({origin(problem, made)})" for problem in error.problems]) from None
+
+
+def origin(problem: str, made: "Conversion") -> str:
+    """Which of timm's arguments became the key that a problem begins with."""
+    key = problem.partition(":")[0]
+    flags = [row.argument.flag for row in made.rows.values() if key in row.keys]
+    return f"after conversion; change timm's {' or '.join(flags) or 'argument for it'}"
 
 
 def main(argv: list[str] | None = None) -> int:

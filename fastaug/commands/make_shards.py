@@ -79,7 +79,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def make(arguments: argparse.Namespace) -> None:
     """Makes the shards and prints what became of every image."""
-    from fastaug.console import Console
+    from fastaug.console import Console, warnings_as_lines
     from fastaug.data.build import find_index, find_root
     from fastaug.data.class_names import shown
     from fastaug.data.listing import Listing
@@ -90,7 +90,8 @@ def make(arguments: argparse.Namespace) -> None:
     if isinstance(root, Path) and is_shard_folder(root):
         raise DataError(f"{root} holds shards already; give the folder of the original images")
     listing = Listing(arguments.table, arguments.class_level, arguments.class_map)
-    index = find_index(root, arguments.exif, True, listing)
+    with warnings_as_lines(main=True):
+        index = find_index(root, arguments.exif, True, listing)
     make_shards(index, arguments.out, arguments.settings, workers=arguments.workers, console=console)
     shards = open_shards(arguments.out)
     for id, reason in shards.reasons.items():

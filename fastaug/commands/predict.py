@@ -1,6 +1,7 @@
-"""Classifies image files with the network of a run, by class names, on the screen or as a table.
+"""Classifies images with the network of a run, by class names, on the screen or as a table.
 
     fastaug predict runs/quickstart seven.png --top-k 3
+    fastaug predict runs/photos wds:/data/photos --csv photos.csv
 
 Images that cannot be decoded are named, and do not end the command. docs/using_models.md has its options.
 """
@@ -15,6 +16,7 @@ from fastaug.atomic_files import write_atomically
 from fastaug.errors import FastaugError, RecipeError, StorageError, remedy_of
 
 if TYPE_CHECKING:
+    from fastaug.data.packed.index import PackedSet
     from fastaug.inference.prediction import Predictions
 
 _FORMS = ("csv", "json", "parquet")
@@ -26,7 +28,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="fastaug predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a checkpoints/step-* of it")
-    parser.add_argument("images", type=Path, nargs="+", metavar="FILE|FOLDER", help="images, and folders of images")
+    parser.add_argument(
+        "images", nargs="+", metavar="FILE|FOLDER|KIND:PLACE", help="images and folders of images, or one packed set"
+    )
+    parser.add_argument(
+        "--input-key", metavar="NAME", help="where the records of a packed set have their images, as data.input_key"
+    )
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="classes told of an image (5, or all if there are fewer)"
     )
@@ -63,7 +70,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def predict_files(arguments: argparse.Namespace) -> None:
     """Finds the images, classifies them, tells and writes; what can be refused is, before the first is read."""
-    from fastaug.data.loose_files import find_images, told
     from fastaug.inference.prediction import build_predictor, predict
     from fastaug.inference.prediction_files import FORMS
 
@@ -80,18 +86,37 @@ def predict_files(arguments: argparse.Namespace) -> None:
         copies=arguments.tta,
         batch_size=arguments.batch_size,
     )
-    images = find_images(arguments.images, predictor.facts.preprocessing.channels)
+    images = find(arguments, predictor.facts.preprocessing.channels)
     if predictor.facts.incomplete:
         print(predictor.facts.incomplete, file=sys.stderr)
-    if images.others:
-        print(f"left out, for images have other endings: {told(images.others)}", file=sys.stderr)
-    found = predict(predictor, images.paths, arguments.top_k, arguments.temperature)
+    found = predict(predictor, images, arguments.top_k, arguments.temperature)
     for form, file in wanted.items():
         try:
             write_atomically(file, FORMS[form](found))
         except OSError as error:
             raise StorageError(f"--{form}: {file} cannot be written: {error}; {remedy_of(error)}") from error
     tell(found, quiet=bool(wanted))
+
+
+def find(arguments: argparse.Namespace, channels: int) -> "list[bytes] | PackedSet":
+    """The image files that are named, or the packed set; files of folders with other endings are told.
+
+    RecipeError for a packed set beside others, and for --input-key without one.
+    """
+    from fastaug.data.loose_files import find_images, told
+    from fastaug.data.packed.unlabelled import packed_set
+
+    packed = [found for word in arguments.images if (found := packed_set(word, arguments.input_key)) is not None]
+    if packed and len(arguments.images) > 1:
+        raise RecipeError([f"{packed[0]}: a packed set is classified alone; name other images in a command of theirs"])
+    if packed:
+        return packed[0]
+    if arguments.input_key is not None:
+        raise RecipeError(["--input-key: names a part of the records of a packed set, and none is given; leave it out"])
+    images = find_images(map(Path, arguments.images), channels)
+    if images.others:
+        print(f"left out, for images have other endings: {told(images.others)}", file=sys.stderr)
+    return images.paths
 
 
 def check_outputs(wanted: dict[str, Path]) -> None:

@@ -39,7 +39,7 @@ def find_images(places: Iterable[Path], channels: int = 3) -> Found:
         elif place.exists():
             found.paths.append(os.fsencode(os.path.abspath(place)))
         else:
-            remedy = "name images, or folders that hold some (fastaug evaluate reads sets in other forms)"
+            remedy = "name images, folders that hold some, or a packed set as KIND:PLACE (docs/data.md)"
             raise DataError(f"{shown(str(place))}: no such file or folder; {remedy}")
     return found
 

@@ -1,7 +1,8 @@
 """One-step hypergradients dL_val(w')/dphi: how a validation loss after one update depends on all that shaped it.
 
 w' = U(w, grad_w L(w; phi)) is the update, phi what is learned: augmentation, loss weights, labels. `hypergradient` is
-the one function, `ENGINES` the ways to compute it; `engines/unroll.py` differentiates several updates.
+the one function, `ENGINES` the ways to compute it; `engines/unroll.py` differentiates several updates. docs/meta.md
+derives the formulas.
 """
 
 from collections.abc import Callable, Mapping

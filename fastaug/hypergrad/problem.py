@@ -3,7 +3,8 @@
 One update w' = U(w, g) of weights w with g = grad_w L(w; phi), and v = grad L_val(w'). The exact hypergradient of one
 step is d L_val/d phi = d/d phi <u, g(w; phi)> with u = (dU/dg)^T v. phi acts on L through what `Samples` holds only:
 images, masses, loss weights and rows of soft labels, and the probability of having drawn these operations. So an
-engine returns the derivative of <u, g> in those, its `Cotangent`, and `pull_back` hands it on to any phi.
+engine returns the derivative of <u, g> in those, its `Cotangent`, and `pull_back` hands it on to any phi. docs/meta.md
+derives the formulas.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,8 +27,8 @@ Losses = Callable[[Tensor, SoftTarget], Tensor]  # logits [n, C], target -> weig
 class Samples(NamedTuple):
     """The n training samples of a differentiated training loss, as the network saw them.
 
-    `images` [n, 3, S, S] and `target` may be on autograd's graph of the meta-parameters; `log_probability` [n] is that
-    of the operations drawn for each sample, on the graph of their probabilities, or None.
+    `images` [n, 3, S, S], normalised, and `target` may be on autograd's graph of the meta-parameters; `log_probability`
+    [n], in nats, is that of the operations drawn for each sample, on the graph of their probabilities, or None.
     """
 
     images: Tensor
@@ -61,7 +62,8 @@ class Problem:
 class Cotangent(NamedTuple):
     """The result of an engine: d <u, grad_w L> / d (images, target.mass, target.weight, target.rows) of a Problem.
 
-    Shapes as theirs, float32: images [n, 3, S, S], mass [n, 2], weight [n], rows [n, 2, C]. `images` is None unless
+    Shapes as theirs, float32: images [n, 3, S, S], mass [n, 2], weight [n], rows [n, 2, C]; each in units of the
+    loss per unit of what it is the derivative in: normalised levels of images, shares of mass. `images` is None unless
     asked for, `rows` where the target has none. target.weight * weight is each sample's own share of <u, grad_w L>: the
     first-order change of the validation loss that this sample is answerable for.
     """
@@ -73,7 +75,7 @@ class Cotangent(NamedTuple):
 
 
 def network_logits(problem: Problem, weights: Weights, images: Tensor, *, twice: bool = True) -> Tensor:
-    """Logits [n, C] of `images` [n, 3, S, S] at `weights`, by `eager_logits` as `problem` says; `twice` as there."""
+    """Logits [n, C] of normalised `images` [n, 3, S, S] at `weights`: `eager_logits` as `problem` and `twice` say."""
     return eager_logits(problem.network, weights, images, problem.seed, problem.autocast, twice=twice)
 
 
@@ -86,7 +88,7 @@ def eager_logits(
     *,
     twice: bool,
 ) -> Tensor:
-    """Logits [n, C] of `images` [n, 3, S, S] at `weights`.
+    """Logits [n, C] of normalised `images` [n, 3, S, S] at `weights`.
 
     Buffers, generators and weights of the `network` stay as they are. Runs eagerly what was compiled, with copies of
     the buffers, which BatchNorm moves, and the dropout masks of `seed`, under `autocast`.

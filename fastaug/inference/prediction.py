@@ -1,4 +1,4 @@
-"""Classifies image files with a trained network: loader, preprocessing and arithmetic are those of evaluation."""
+"""Classifies images with a trained network: loader, preprocessing and arithmetic are those of evaluation."""
 
 import math
 import os
@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts, build_loader
+from fastaug.data.channel_files import reads_channels
+from fastaug.data.index import Index
 from fastaug.data.loaders.base import Loading
 from fastaug.data.loose_files import index_of
+from fastaug.data.packed.index import PackedSet
+from fastaug.data.packed.unlabelled import load_unlabelled
 from fastaug.data.sampler import evaluation_requests
 from fastaug.data.splits import Splits
 from fastaug.distributed import choose_kernels
@@ -60,19 +64,33 @@ class Predictor:
     device: torch.device
     copies: int
 
+    @property
+    def threads(self) -> int:
+        """Threads that read images."""
+        return self.recipe.data.threads or len(os.sched_getaffinity(0))
+
+    def index_of(self, images: Sequence[bytes] | PackedSet) -> Index:
+        """The index of image files, by their paths, or of all images of a packed set.
+
+        RecipeError for a packed set where the network takes n channels, which are read from single files.
+        """
+        exif, channels = self.recipe.data.exif, build_listing(self.recipe).channels
+        if not isinstance(images, PackedSet):
+            return index_of(images, self.facts.classes, exif, self.threads, channels)
+        if reads_channels(channels):
+            raise RecipeError([f"{images}: images of {channels} channels are read from single files; name those"])
+        return load_unlabelled(images, self.facts.classes, exif=exif, threads=self.threads)
+
     @torch.no_grad()
-    def logits(self, paths: Sequence[bytes], see: Callable[[npt.NDArray[np.int64], Tensor], None]) -> dict[int, str]:
-        """Calls see(rows, logits [n, C]) for batches of `paths`; why images were left out, by row.
+    def logits(self, index: Index, see: Callable[[npt.NDArray[np.int64], Tensor], None]) -> dict[int, str]:
+        """Calls see(rows, logits [n, C]) for batches of the images of `index`; why some were left out, by row.
 
         With `copies` the logits are logarithms of mean probabilities.
         """
         recipe, classes = self.recipe, len(self.facts.classes)
-        threads = recipe.data.threads or len(os.sched_getaffinity(0))
-        channels = build_listing(recipe).channels
-        index = index_of(paths, self.facts.classes, recipe.data.exif, threads, channels)
         parts = parts_of(index, self.facts.classes)
         crop = build_crop(recipe, evaluated(recipe), self.facts.preprocessing.img_size)
-        loading = Loading(self.device, recipe.eval.batch_size, threads, recipe.data.prefetch)
+        loading = Loading(self.device, recipe.eval.batch_size, self.threads, recipe.data.prefetch)
         loader = build_loader(parts, parts.splits.test, crop, loading)
         augment = BatchAugment(recipe, classes, learned=self._learned(parts))
         test_time = TestTimeAugmentation(recipe, augment, self.copies) if self.copies else None
@@ -97,7 +115,7 @@ class Predictor:
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
-def parts_of(index: Any, classes: tuple[str, ...]) -> DataParts:
+def parts_of(index: Index, classes: tuple[str, ...]) -> DataParts:
     """The images of an index, all of them as the test split."""
     ids = np.arange(len(index), dtype=np.int64)
     return DataParts(classes, Splits(train=ids[:0], meta=ids[:0], select=ids[:0], test=ids), index)
@@ -146,9 +164,9 @@ def _for_prediction(path: Path, facts: ModelFacts, copies: int, batch_size: int 
 
 
 def predict(
-    predictor: Predictor, paths: Sequence[bytes], k: int | None = None, temperature: float = 1.0
+    predictor: Predictor, images: Sequence[bytes] | PackedSet, k: int | None = None, temperature: float = 1.0
 ) -> Predictions:
-    """The `k` likeliest classes of each of the image files `paths`; None: 5, or all where there are fewer.
+    """The `k` likeliest classes of each image file, or image of a packed set; None: 5, or all where there are fewer.
 
     Probabilities are of one class an image, softmax, or of each class for itself, sigmoid, with data.multi_label, of
     logits that are divided by `temperature`, which `fastaug evaluate --temperature` fits.
@@ -161,7 +179,8 @@ def predict(
         raise RecipeError(
             [f"temperature: {temperature} is no number above 0; `fastaug evaluate --temperature` fits one"]
         )
-    k = k or min(MOST_SHOWN, len(classes))
+    k, index = k or min(MOST_SHOWN, len(classes)), predictor.index_of(images)
+    paths = [index.path(row) for row in range(len(index))]
     several = predictor.recipe.data.multi_label != "off"
     outputs, probabilities = np.full((len(paths), k), -1, np.int64), np.full((len(paths), k), np.nan)
 
@@ -170,8 +189,8 @@ def predict(
         top = (scaled.sigmoid() if several else scaled.softmax(1)).topk(k)
         outputs[rows], probabilities[rows] = top.indices.cpu().numpy(), top.values.cpu().numpy()
 
-    damaged = predictor.logits(paths, keep)
+    damaged = predictor.logits(index, keep)
     if len(damaged) == len(paths):
         first = f"{os.fsdecode(paths[0])}: {damaged[0]}" if paths else "none was named"
         raise DataError(f"not one of {len(paths)} images can be decoded, the first {first}; name other files")
-    return Predictions(predictor.path, classes, list(paths), outputs, probabilities, dict(sorted(damaged.items())))
+    return Predictions(predictor.path, classes, paths, outputs, probabilities, dict(sorted(damaged.items())))

@@ -1,29 +1,46 @@
-"""What the checks beside an evaluation found, as lines of text and as charts."""
+"""What the checks beside an evaluation found, as lines of text and as one page of charts."""
 
-import io
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from PIL import Image
-
-from fastaug.reports.charts import lines_chart
+from fastaug.reports import svg
+from fastaug.reports.html_page import as_percent, rendered
+from fastaug.reports.svg import Chart
 
 Figures = dict[str, Any]
 
 
+class Section(NamedTuple):
+    """What the page shows of one check: its title, its charts, and the lines that the screen has too."""
+
+    title: str
+    charts: Sequence[Chart]
+    lines: Sequence[str]
+
+
 def check_lines(figures: Figures) -> list[str]:
     """A few lines for each check among the figures of an evaluation."""
-    makers = {
-        "calibration": _calibration_lines,
-        "occlusion": _occlusion_lines,
-        "ood": _ood_lines,
-        "corruptions": _corruption_lines,
-        "label_map": _label_map_lines,
-    }
-    return [line for name, lines in makers.items() if name in figures for line in lines(figures[name])]
+    return [line for section in sections(figures) for line in section.lines]
+
+
+def page(title: str, about: str, figures: Figures) -> bytes:
+    """The HTML file of an evaluation's checks, everything in it. `about`: a line on what was evaluated."""
+    return rendered("checks.html", title=title, about=about, sections=sections(figures))
+
+
+def sections(figures: Figures) -> list[Section]:
+    """A section for each check among the figures, in the order of the page."""
+    return [
+        Section(title, charts(figures[name]), lines(figures[name]))
+        for name, (title, lines, charts) in _CHECKS.items()
+        if name in figures
+    ]
 
 
 def _calibration_lines(found: Figures) -> list[str]:
     before, after = found["before"], found["after"]
+    if after is None:
+        return [found["not_fitted"], f"NLL {before['nll']:.4f} and ECE {before['ece']:.4f} as the network is"]
     return [
         f"temperature {found['temperature']:.4f}, fitted on {found['fitted_on']} ({found['fitted_on_images']} images); "
         f"of {found['images']} others: NLL {before['nll']:.4f} -> {after['nll']:.4f}, "
@@ -65,50 +82,49 @@ def _label_map_lines(found: Figures) -> list[str]:
     return [f"top-1 by {found['file']}: {found['top1']:.4f} ({counted})"]
 
 
-def check_charts(figures: Figures) -> dict[str, Image.Image]:
-    """The charts of what was measured, by file name without ending."""
-    charts = {}
-    if "calibration" in figures:
-        charts["reliability"] = _reliability(figures["calibration"])
-    for way, points in figures.get("occlusion", {}).items():
-        points = sorted(points, key=lambda p: p["visibility"])
-        series = {"accuracy": [p["top1"] for p in points], "confidence": [p["confidence"] for p in points]}
-        charts[f"occlusion_{way}"] = lines_chart(
-            f"Accuracy and confidence under occlusion by {way}",
-            [p["visibility"] for p in points],
-            series,
-            bounds=(0.0, 1.0),
-            across="share in view",
-        )
-    if "corruptions" in figures:
-        found = figures["corruptions"]
-        errors = {name: list(row.values()) for name, row in found["errors"].items()}
-        charts["corruptions"] = lines_chart(
-            f"Error under corruptions, parameters of {found['parameters']}",
-            found["severities"],
-            errors,
-            bounds=(0.0, 1.0),
-            across="severity",
-        )
-    return charts
+def _no_charts(found: Figures) -> list[Chart]:  # noqa: ARG001
+    return []
 
 
-def _reliability(found: Figures) -> Image.Image:
-    """Accuracy against confidence before and after; perfect calibration is the diagonal.
-
-    Points stand at the middles of those bins that hold images both times.
-    """
-    rows = list(zip(found["before"]["reliability"], found["after"]["reliability"], strict=True))
-    rows = [pair for pair in rows if all(row["images"] for row in pair)] or rows[:1]
-    middles = [(row["from"] + row["to"]) / 2 for row, _ in rows]
-    names = ("before", f"T = {found['temperature']:.3f}")
-    series = {name: [pair[i]["accuracy"] or 0.0 for pair in rows] for i, name in enumerate(names)}
-    title = "Reliability: accuracy of images by confidence"
-    return lines_chart(title, middles, {"calibrated": middles, **series}, bounds=(0.0, 1.0), across="confidence")
+def _calibration_charts(found: Figures) -> list[Chart]:
+    """The reliability diagram as the network is, and with its logits divided by T."""
+    each = [("As the network is", found["before"])]
+    if found["after"] is not None:
+        each.append((f"With T = {found['temperature']:.3f}", found["after"]))
+    return [Chart(title, svg.reliability(_bins(one["reliability"]), as_percent(one["ece"]))) for title, one in each]
 
 
-def png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+def _bins(rows: Sequence[Figures]) -> list[svg.Bin]:
+    return [svg.Bin(row["images"], row["confidence"] or 0.0, row["accuracy"] or 0.0) for row in rows]
+
+
+def _occlusion_charts(curves: Figures) -> list[Chart]:
+    """Accuracy and confidence over the share in view, by the way of occlusion."""
+    found = []
+    for way, points in curves.items():
+        series = {name: [(p["visibility"], p[key]) for p in points] for name, key in _OF_OCCLUSION.items()}
+        found += _chart(f"Under occlusion by {way}", ("share in view", "accuracy and confidence"), series)
+    return found
+
+
+def _corruption_charts(found: Figures) -> list[Chart]:
+    """Error over severity, a line for each corruption."""
+    curves = {name: [(float(s), error) for s, error in row.items()] for name, row in found["errors"].items()}
+    return _chart(f"Error, parameters of {found['parameters']}", ("severity", "error"), curves)
+
+
+def _chart(title: str, names: tuple[str, str], curves: dict[str, list[svg.Point]]) -> list[Chart]:
+    """The curves between 0 and 1 as one chart; none where no value is known. `names`: of what goes across, and up."""
+    lines = [svg.Line(name, number, sorted(points)) for number, (name, points) in enumerate(curves.items())]
+    drawing = svg.lines(lines, names, (0.0, 1.0))
+    return [] if drawing is None else [Chart(title, drawing, [(line.name, line.colour) for line in lines])]
+
+
+_OF_OCCLUSION = {"accuracy": "top1", "confidence": "confidence"}
+_CHECKS: dict[str, tuple[str, Callable[[Figures], list[str]], Callable[[Figures], list[Chart]]]] = {
+    "calibration": ("Calibration", _calibration_lines, _calibration_charts),
+    "occlusion": ("Occlusion", _occlusion_lines, _occlusion_charts),
+    "ood": ("Another set", _ood_lines, _no_charts),
+    "corruptions": ("Common corruptions", _corruption_lines, _corruption_charts),
+    "label_map": ("Label map", _label_map_lines, _no_charts),
+}

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from markupsafe import Markup
 
 from fastaug.data.build import DataParts
 from fastaug.evaluation.label_estimate import ALIKE, UNLIKE
@@ -15,6 +14,7 @@ from fastaug.reports.html_page import as_number, as_percent, as_seconds, finite
 from fastaug.reports.label_table import label_table
 from fastaug.reports.policy_page import NOTHING, PROBABILITY
 from fastaug.reports.run_files import RunFiles, mapping, mappings
+from fastaug.reports.svg import Chart
 from fastaug.reports.thumbnails import Thumbnail, thumbnail
 
 MISTAKES, LABELS, SKIPPED, PAIRS = 24, 12, 100, 20  # of each the most that are shown
@@ -36,14 +36,6 @@ class RunData(NamedTuple):
 
     parts: DataParts | None
     why: str = ""
-
-
-class Chart(NamedTuple):
-    """A drawing, its title and, where it has several lines, their names with the numbers of their colours."""
-
-    title: str
-    drawing: Markup
-    legend: Sequence[tuple[str, int]] = ()
 
 
 class Image(NamedTuple):

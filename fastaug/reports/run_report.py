@@ -9,9 +9,10 @@ from torch import Tensor
 from fastaug.reports import run_details, run_groups, svg
 from fastaug.reports.batch_grid import COLUMNS, Shown, grid_cells
 from fastaug.reports.html_page import rendered
-from fastaug.reports.run_details import Chart, Part, RunData
+from fastaug.reports.run_details import Part, RunData
 from fastaug.reports.run_files import RunFiles
 from fastaug.reports.run_groups import FIGURES, Group
+from fastaug.reports.svg import Chart
 from fastaug.reports.thumbnails import Thumbnail, encoded
 
 GRID_SIDE = 192  # pixels of a picture of the grid

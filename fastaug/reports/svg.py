@@ -19,6 +19,14 @@ MATRIX_NAME = 11  # letters of a class name beside a matrix
 Point = tuple[float, float]
 
 
+class Chart(NamedTuple):
+    """A drawing, its title and, where it has several lines, their names with the numbers of their colours."""
+
+    title: str
+    drawing: Markup
+    legend: Sequence[tuple[str, int]] = ()
+
+
 class Line(NamedTuple):
     """One line of a chart: its name, number of its colour, and points with NaN where there is a gap."""
 

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from fastaug.augment.fixed.base import Policy
 from fastaug.augment.fixed.build import build_policy
+from fastaug.console import warnings_as_lines
 from fastaug.data.build import DataParts, build_loader, find_index, find_root, synthetic_parts
 from fastaug.data.channel_files import reads_channels
 from fastaug.data.image_files import colour_of
@@ -57,9 +58,11 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     data = recipe.data
     if data.loader == "synthetic":
         return synthetic_parts(data.synthetic_images, data.synthetic_classes, tested=recipe.eval.batch_size)
-    with local_main_process_first(accelerator):
-        index = read_index(recipe, progress=accelerator.is_main_process)
-    parts = planted_parts(recipe, split_index(recipe, index))
+    main = accelerator.is_main_process
+    with warnings_as_lines(main):
+        with local_main_process_first(accelerator):
+            index = read_index(recipe, progress=main)
+        parts = planted_parts(recipe, split_index(recipe, index))
     check_same_data(recipe, accelerator, parts)
     return parts.with_meta() if recipe.meta.acts_frozen else parts
 

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from fastaug.augment.pipeline import BatchAugment
+from fastaug.console import warnings_as_lines
 from fastaug.data.build import DataParts, find_index, find_root
 from fastaug.data.channel_files import reads_channels
 from fastaug.data.image_files import colour_of
@@ -154,7 +155,10 @@ def begin(checks: Checks, scene: Scene) -> list[Check]:
 
 
 class TemperatureCheck:
-    """Temperature scaling: T, fitted on other images than those that are reported on, and figures before and after."""
+    """Temperature scaling: T, fitted on other images than those that are reported on, and figures before and after.
+
+    Where no T is best, T and the figures after it are None, and `not_fitted` says why: other checks do not hang on it.
+    """
 
     def __init__(self, scene: Scene, wanted: str) -> None:
         self.scene, self.wanted = scene, wanted
@@ -162,17 +166,24 @@ class TemperatureCheck:
         kept = KeptLogits()
         scene.hear([kept], replace(scene.parts, splits=scene.only(fitted_on)))
         logits, labels = kept.of_all(scene.accelerator, len(scene.parts.classes))
-        self.fitted_on, self.temperature = len(labels), fit(logits, labels)
+        self.fitted_on, self.not_fitted = len(labels), None
+        self.temperature: float | None = None
+        try:
+            self.temperature = fit(logits, labels)
+        except DataError as error:
+            self.not_fitted = str(error)
+        temperatures = (1.0,) if self.temperature is None else (1.0, self.temperature)
         without, bins = torch.from_numpy(left_out), scene.recipe.eval.ece_bins
-        self.calibration = Calibration((1.0, self.temperature), bins, without, scene.device)
+        self.calibration = Calibration(temperatures, bins, without, scene.device)
         self.listeners = [self.calibration]
 
     def figures(self, clean: Figures) -> Figures:  # noqa: ARG002
         """T and the calibration of the split without and with it."""
-        before, after = self.calibration.figures(self.scene.accelerator)
-        found = {"temperature": self.temperature, "fitted_on": self.wanted, "fitted_on_images": self.fitted_on}
-        images = sum(row["images"] for row in before["reliability"])
-        return {"calibration": {**found, "images": images, "before": before, "after": after}}
+        before, *after = self.calibration.figures(self.scene.accelerator)
+        found = {"temperature": self.temperature, "not_fitted": self.not_fitted}
+        found |= {"fitted_on": self.wanted, "fitted_on_images": self.fitted_on}
+        found["images"] = sum(row["images"] for row in before["reliability"])
+        return {"calibration": {**found, "before": before, "after": after[0] if after else None}}
 
 
 def images_to_fit(scene: Scene, wanted: str) -> tuple[Ids, Ids]:
@@ -286,7 +297,7 @@ def other_set(scene: Scene, root: str) -> DataParts:
 
     DataError where it has no images.
     """
-    with local_main_process_first(scene.accelerator):
+    with warnings_as_lines(scene.accelerator.is_main_process), local_main_process_first(scene.accelerator):
         try:
             index = _index_of(root, scene)
         except DataError as error:

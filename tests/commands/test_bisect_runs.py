@@ -171,7 +171,7 @@ def test_whole_runs(train_tiny: Callable[..., Path], tool: Tool) -> None:
     spoiled = sorted((same.parent / "images" / "train").rglob("*.jpg"))
     for path in spoiled:
         ImageOps.invert(Image.open(path)).save(path, quality=90)
-    with pytest.warns(UserWarning, match="changed since the index"):
-        said = bisect(a, same, code=1)
+    said = bisect(a, same, code=1)
+    assert "warning: changed since the index" in said
     assert "first difference: crop: update 1, id" in said
     assert "pixels as loaded (digest)" in said

@@ -12,6 +12,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
+from fastaug.commands.evaluate import parse
 from fastaug.recipe.reading import read_recipe
 from fastaug.training import checkpoint
 from fastaug.training.worker import run
@@ -198,7 +199,7 @@ def test_checks_stand_beside_the_figures(
     (tmp_path / "map.json").write_text(json.dumps({"classes": ["leaf", "sea"]}))
     words = ["--occlusion", "2", "--corruptions", "contrast,fog", "--severities", "1..2", "--temperature", "0.5"]
     words += ["--ood", str(tmp_path / "grey"), "--label-map", str(tmp_path / "map.json")]
-    code, figures = evaluate(trained, mixed, *words, "--charts", str(tmp_path / "charts"))
+    code, figures = evaluate(trained, mixed, *words, "--charts", str(tmp_path / "checks.html"))
     assert code == 0
     plain = evaluate(trained, mixed)[1]
     checks = ("calibration", "occlusion", "ood", "corruptions", "label_map")
@@ -221,11 +222,44 @@ def test_checks_stand_beside_the_figures(
     assert figures["corruptions"]["clean_error"] == 1 - plain["top1"]
     assert (figures["label_map"]["images"], figures["label_map"]["left_out"]) == (24, 12)
     assert figures["label_map"]["top1"] == pytest.approx(20 / 24)
-    names = {"reliability", "occlusion_shift", "occlusion_box", "corruptions"}
-    assert {path.stem for path in (tmp_path / "charts").iterdir()} == names
+    page = (tmp_path / "checks.html").read_text()
+    assert page.count("<svg ") == 2 + 2 + 1  # reliability before and after, both occlusions, corruptions
     said = capsys.readouterr().out
     assert f"fitted on 0.5 ({found['fitted_on_images']} images)" in said
     assert "mean corruption error" in said
+    assert all(line in page for line in said.splitlines() if line.startswith("  energy"))
+
+
+def test_without_a_best_temperature_the_other_checks_are_reported(
+    trained: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network is right about every image that T is to be fitted on."""
+    code, figures = evaluate(trained, trained.parent / "images", "--temperature", "0.5", "--occlusion", "1")
+    assert code == 0
+    found = figures["calibration"]
+    assert (found["temperature"], found["after"]) == (None, None)
+    assert "right about all 24 images" in found["not_fitted"]
+    assert found["before"]["nll"] == pytest.approx(figures["nll"], rel=0.5)
+    assert figures["occlusion"]["box"][0]["top1"] == 1.0
+    assert "temperature: the network is right about all 24 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["1", "3"], "'3' stands alone; --severities is one word, such as 1..5 or 1,3"),
+        (["1,", "3"], "'3' stands alone; --severities is one word"),
+        (["1-3"], "'1-3' is no list of severities; write it as 1..5, 3 or 1,3"),
+    ],
+)
+def test_severities_in_other_forms_are_refused_with_the_right_one(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(["runs/a", "--corruptions", "fog", "--severities", *words])
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+    assert parse(["runs/a", "--severities", "1,3", "data.root=x"]).severities == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +273,8 @@ def test_checks_stand_beside_the_figures(
         (["--temperature", "2"], 2, "'2' is neither select nor meta, nor a share between 0 and 1"),
         (["--occlusion", "101"], 2, "101 is no number of points"),
         (["--label-map", "nothing.json"], 3, "nothing.json cannot be read"),
-        (["--charts", "nowhere/charts"], 2, "--charts: nowhere/charts is in no folder"),
+        (["--charts", "nowhere/a.html"], 2, "--charts: nowhere/a.html is in no folder"),
+        (["--charts", "charts"], 2, "--charts: charts is to be one HTML page; name it charts.html"),
         (["--temperature", "select", "data.select_fraction=0.5"], 2, "the run was trained on other splits"),
     ],
 )

@@ -60,6 +60,12 @@ def test_a_file_of_arguments_and_standard_input(
         (f"{COMMAND} --warmup-epochs 20", "optim.warmup_epochs: 20.0 leaves nothing of train.epochs = 20 (after"),
         (f"{COMMAND} --aa cutout", "augment.aa: unknown policy 'cutout'"),
         ("gone.yaml", "gone.yaml: cannot be read"),
+        (
+            f"{COMMAND} --model hf-hub:timm/a --mean 0 0 0",
+            "to true (after conversion; change timm's --model)",
+        ),
+        (f"{COMMAND} --model wrn_40_2 --mean 0 0 0", "--model: wrn_40_2 is no network of timm's, and timm's train.py"),
+        (f"{COMMAND} --kd-model-name nothing", "--kd-model-name: nothing is no network of timm's"),
     ],
 )
 def test_what_makes_no_recipe_is_told_and_nothing_is_written(

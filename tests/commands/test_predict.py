@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,34 @@ def test_a_folder_is_written_in_every_form(tiny_run: Path, tmp_path: Path, capsy
     assert "skipped: damaged image" in said.err
 
 
+def packed(files: list[Path], folder: Path) -> tuple[str, str]:
+    """The files as a tar of WebDataset without a label, and as parquet; in reverse order."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    with tarfile.open(folder / "some.tar", "w") as archive:
+        for number, file in enumerate(reversed(files)):
+            archive.add(file, f"{number:03d}.jpg")
+    content = [file.read_bytes() for file in reversed(files)]
+    table = pytest.importorskip("pyarrow").table({"pixels": content, "other": content})
+    parquet.write_table(table, folder / "some.parquet")
+    return f"wds:{folder}/some.tar", f"parquet:{folder}/some.parquet"
+
+
+def test_packed_sets_are_classified_as_their_files_are(tiny_run: Path, tmp_path: Path) -> None:
+    files = sorted(held_out(tiny_run).rglob("*.jpg"))[:9]
+    out = tmp_path / "out.json"
+
+    def tops(*words: object) -> list[list[dict[str, object]]]:
+        assert main([str(tiny_run), *map(str, words), "--json", str(out)]) == 0
+        return [row["top"] for row in json.loads(out.read_text())["predictions"]]
+
+    expected = tops(*reversed(files))
+    tar, parquet = packed(files, tmp_path)
+    assert tops(tar) == expected
+    assert json.loads(out.read_text())["predictions"][0]["path"] == f"{tmp_path}/some.tar/000.jpg"
+    assert tops(parquet, "--input-key", "pixels") == expected
+    assert json.loads(out.read_text())["predictions"][8]["path"] == f"{tmp_path}/some.parquet:8"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -48,6 +77,9 @@ def test_a_folder_is_written_in_every_form(tiny_run: Path, tmp_path: Path, capsy
         (["RUN", "IMAGES", "--tta", "2"], 2, "eval.tta: 2 copies would all be the image itself"),
         (["RUN", "IMAGES", "--json", "GONE/a.json"], 2, "--json: .*is in no folder that can be written to"),
         (["RUN", "IMAGES", "--json", "IMAGES"], 2, "--json: .* is a folder"),
+        (["RUN", "wds:GONE"], 3, "^wds:.*gone does not exist or cannot be reached"),
+        (["RUN", "wds:GONE", "IMAGES"], 2, "a packed set is classified alone"),
+        (["RUN", "IMAGES", "--input-key", "jpg"], 2, "--input-key: names a part of the records of a packed set"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_written(

@@ -53,11 +53,12 @@ def predicted(run: Path, **choices: Any) -> tuple[torch.Tensor, Any]:
     predictor = build_predictor(run, **choices)
     paths = find_images([held_out(run)]).paths
     logits = torch.zeros(len(paths), 12)
+    index = predictor.index_of(paths)
 
     def keep(rows: Ids, batch: torch.Tensor) -> None:
         logits[rows] = batch.to(logits)
 
-    assert not predictor.logits(paths, keep)
+    assert not predictor.logits(index, keep)
     return logits, predictor
 
 

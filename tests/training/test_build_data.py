@@ -1,5 +1,6 @@
 """From a recipe to loaders: who gets the fixed policy, and that it changes with nothing but seed, epoch and image."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,3 +101,15 @@ def test_any_number_of_processes_and_threads_sees_the_same_images(make_recipe: M
         train, _, _, order = loaders(make_recipe(*words, *POLICY, f"data.threads={rank + 1}"), world=3, rank=rank)
         parts |= by_id(train, list(order.requests(0, 2)))
     assert same(parts, whole)
+
+
+def test_what_is_left_out_is_said_as_a_line(
+    make_recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "map.csv").write_text("name,class\nclass0,a\nclass1,b\nclass2,\n")
+    recipe = make_recipe(f"data.class_map={tmp_path / 'map.csv'}")
+    assert recipe.data.root is not None
+    shutil.copytree(Path(recipe.data.root) / "class0", Path(recipe.data.root) / "class2")
+    for _ in range(2):  # made, and of the cache
+        find_data(recipe, Accelerator(cpu=True))
+        assert capsys.readouterr().err.splitlines()[-1] == "warning: data.class_map leaves out 20 images of class2 (20)"

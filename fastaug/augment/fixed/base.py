@@ -30,10 +30,10 @@ class Policy(ABC):
 
     @abstractmethod
     def transformed(self, image: Image.Image, value: Any) -> Image.Image:
-        """The image under one value of `sample`; draws nothing."""
+        """The uint8 image under one value of `sample`; draws nothing."""
 
     def apply_one(self, image: Pixels, value: Any) -> Pixels:
-        """uint8 [H,W,3] under one value of `sample`; an empty value leaves the image as it is."""
+        """The uint8 image [H,W,3] under one value of `sample`; an empty value leaves it as it is."""
         return np.asarray(self.transformed(Image.fromarray(image), value)) if value else image
 
     def apply(self, images: Tensor, params: Sequence[Any]) -> Tensor:
@@ -60,7 +60,7 @@ class InOrder(Policy):
         return list(zip(*(policy.sample(key, ids) for policy in self.policies), strict=True))
 
     def transformed(self, image: Image.Image, value: Sequence[Any]) -> Image.Image:
-        """The image under every policy in turn."""
+        """The uint8 image under every policy in turn, by their own parts of `value`."""
         for policy, own in zip(self.policies, value, strict=True):
             image = policy.transformed(image, own) if own else image
         return image

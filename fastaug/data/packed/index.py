@@ -12,7 +12,7 @@ import struct
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +100,23 @@ def load_packed(
     class_map: Path | None = None,
 ) -> PackedIndex:
     """The index of a packed set, from the cache when its files are as they were; DataError when it cannot be used."""
+    found, files = opened(packed, progress)
+    identity = _identity(packed, found, exif, class_map)
+    file = (cache or cache_dir() / "packed") / f"{hashlib.sha256(repr((packed, exif)).encode()).hexdigest()[:24]}.npz"
+    if (cached := _read_cache(file, found.root, identity)) is None:
+        contents = FORMATS[packed.kind].read(found, packed.keys)
+        table, said = _table(packed, found.root, contents, ClassMap(class_map))
+        fill_in(table, files, exif, threads, progress)
+        _write_cache(file, table, said, identity)
+    else:
+        table, said = cached
+    for text in said:
+        warnings.warn(text, stacklevel=2)
+    return PackedIndex(**table, files=files)
+
+
+def opened(packed: PackedSet, progress: bool) -> tuple[Found, ShardFiles]:
+    """The files of a packed set, those made of it first where images cannot be read out of it; DataError for none."""
     format = FORMATS[packed.kind]
     found = format.find(packed.place)
     if not found.files:
@@ -107,20 +124,8 @@ def load_packed(
     if format.prepare is not None:
         found = format.prepare(found, packed.keys, progress)
     sizes = {str(one.path): one.path.stat().st_size for one in found.files}
-    identity = _identity(packed, found, exif, class_map)
-    file = (cache or cache_dir() / "packed") / f"{hashlib.sha256(repr((packed, exif)).encode()).hexdigest()[:24]}.npz"
     _make_room(len(sizes))
-    files = ShardFiles(Path("/"), sizes, mapped=False, remedy=AGAIN)
-    if (cached := _read_cache(file, found.root, identity)) is None:
-        contents = format.read(found, packed.keys)
-        table, said = _table(packed, found.root, contents, ClassMap(class_map))
-        _screen(table, files, exif, threads, progress)
-        _write_cache(file, table, said, identity)
-    else:
-        table, said = cached
-    for text in said:
-        warnings.warn(text, stacklevel=2)
-    return PackedIndex(**table, files=files)
+    return found, ShardFiles(Path("/"), sizes, mapped=False, remedy=AGAIN)
 
 
 def _make_room(files: int) -> None:
@@ -155,21 +160,25 @@ def _table(packed: PackedSet, root: Path, contents: Contents, names: ClassMap) -
     refuse(packed, (name for name, n in again.items() if n > 1), "images of one name", "rename one of the files")
     declared = contents.classes if names.file is None else None
     classes = declared or _classes_of(packed, records, roles)
-    place, count = {name: label for label, name in enumerate(classes)}, len(records)
+    place = {name: label for label, name in enumerate(classes)}
+    labels = np.array([place[record.label or ""] for record in records], np.int64)
+    folders = np.array([roles[record.split] for record in records], np.uint8)
+    return {"root": root, "classes": classes, "labels": labels, "folders": folders, **columns(records)}, said
+
+
+def columns(records: Sequence[Record]) -> dict[str, Any]:
+    """The columns of a PackedIndex that only say where the images are; what `fill_in` finds out is 0."""
+    count = len(records)
     return {
-        "root": root,
-        "classes": classes,
         "paths": PathTable.of([os.fsencode(record.name) for record in records]),
-        "labels": np.array([place[record.label or ""] for record in records], np.int64),
         "heights": np.zeros(count, np.int32),
         "widths": np.zeros(count, np.int32),
         "status": np.zeros(count, np.uint8),
-        "folders": np.array([roles[record.split] for record in records], np.uint8),
         "reasons": {},
         "shard": np.array([record.file for record in records], np.int32),
         "offsets": np.array([record.offset for record in records], np.int64),
         "lengths": np.array([record.length for record in records], np.int64),
-    }, said
+    }
 
 
 def _labelled(packed: PackedSet, contents: Contents) -> tuple[list[Record], list[str]]:
@@ -238,7 +247,7 @@ class Stretch(io.RawIOBase):
         return count
 
 
-def _screen(table: dict[str, Any], files: ShardFiles, exif: str, threads: int, progress: bool) -> None:
+def fill_in(table: dict[str, Any], files: ShardFiles, exif: str, threads: int, progress: bool) -> None:
     """Fills in sizes and damage of all images of the table."""
     top, paths = os.fsencode(table["root"]), table["paths"]
 

@@ -90,9 +90,9 @@ def checked_severities(severities: Iterable[int]) -> tuple[int, ...]:
 def error_table(errors: Mapping[Corruption, float], clean: float, classes: int) -> dict[str, Any]:
     """The figures of errors (1 - top-1) under corruptions, beside that of `clean` images.
 
-    `mce`: mean over corruptions of the mean over severities, not normalised. `mce_alexnet`: the paper's mCE, in which
-    each corruption's sum is divided by AlexNet's; None unless all 15 at all severities were measured on images of
-    224 pixels and 1,000 classes, which is what AlexNet's figures are of.
+    `mce`: mean over corruptions of the mean over severities, not normalised. `mce_alexnet`: the paper's mCE, the mean
+    over corruptions of CE_c = sum_s E(s, c) / sum_s E_AlexNet(s, c), a quotient of means too; None unless all
+    15 at all severities were measured on images of 224 pixels and 1,000 classes, as AlexNet was.
     """
     (side,) = {one.side for one in errors}
     names: Sequence[str] = list(dict.fromkeys(one.name for one in errors))

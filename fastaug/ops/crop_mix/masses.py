@@ -72,8 +72,8 @@ def soft_targets(
 ) -> SoftTarget:
     """Targets of the mixed batch for `labels` [N] int64, on their device.
 
-    `params` say what was done to images of `size` (height, width); `classes` C, `soften` how visibility turns into
-    mass. ValueError: "other" with mixing.
+    `params` say what was done to images of `size` (height, width) pixels; `classes` C, `soften` how visibility turns
+    into mass. ValueError: "other" with mixing.
     """
     mass, weight = (to_device(t, labels.device) for t in masses(params, size, classes, soften))
     if soften.other:

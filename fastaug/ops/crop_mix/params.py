@@ -11,13 +11,12 @@ from torch import Tensor
 class CropMixParams:
     """Shift, flip, box, partner and fill of N samples, drawn by `sample_crop_mix` or written by hand; in pixels.
 
-    dy, dx [N] int64: the view reads at (y + dy, x + dx). flip [N] bool: mirrored left-right before that.
-    partner [N] int64: position in the batch of the sample pasted or blended in. box [N,4] int64: top, bottom,
-    left, right, upper ends exclusive. fill [N,C] float: value outside the image (uint8 images: 0 to 255, floats:
-    0 to 1). blend [N] float or None: Mixup's share of the own view, 1 without; only samples with an empty box
-    blend. noise [N] int64 or None: seeds of the normal numbers that replace `fill` where no image is in sight, used
-    in host memory (`to` leaves them there). white: the image value of white that `fill` was made for, 255 or 1; None
-    where that is not known.
+    dy, dx [N] int64: the view reads at (y + dy, x + dx) pixels. flip [N] bool: mirrored left-right before that. partner
+    [N] int64: position in the batch of the sample pasted or blended in. box [N,4] int64: top, bottom, left, right in
+    pixels, upper ends exclusive. fill [N,C] float: value outside the image (uint8 images: 0 to 255, floats: 0 to 1).
+    blend [N] float or None: Mixup's share of the own view, 1 without; only samples with an empty box blend. noise [N]
+    int64 or None: seeds of the normal numbers that replace `fill` where no image is in sight, used in host memory (`to`
+    leaves them there). white: the level of white that `fill` was made for, 255 or 1; None where that is not known.
     """
 
     dy: Tensor
@@ -58,7 +57,7 @@ class CropMixParams:
     def packed(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """What kernels read: int32 [N,8] dy, dx, flip, partner, box; `dtype` [N,C+1] fill, share of the own view.
 
-        For images of `height` x `width`, beyond which a shift shows no more.
+        For images of `height` x `width` pixels, beyond which a shift shows no more.
         """
         if on_host(self):
             return _packed_on_host(self, height, width, dtype)
@@ -94,7 +93,7 @@ def _packed_on_host(params: CropMixParams, height: int, width: int, dtype: torch
 
 
 def identity_params(n: int, fill: Tensor) -> CropMixParams:
-    """`n` samples left as they are: no shift, flip or mixing; `fill` [C] for every sample."""
+    """`n` samples left as they are: no shift, flip or mixing; `fill` [C], float levels, for every sample."""
     zeros = torch.zeros(n, dtype=torch.int64)
     return CropMixParams(
         zeros, zeros, zeros.bool(), torch.arange(n), torch.zeros(n, 4, dtype=torch.int64), fill.expand(n, -1)

@@ -24,16 +24,15 @@ Ints = npt.NDArray[np.int64]
 class Sampling:
     """The distributions of shifts, flips, boxes and blends. Mixing keys are timm's.
 
-    sigma: standard deviation of a shift as a share of the image's size; 0 is off. limit: largest shift, a share; an
-    image never leaves the frame entirely. shift: "normal", or "uniform" over the whole pixels up to sigma * size (the
-    usual crop after padding).
-    fill: "mean", "constant" (`fill_value`, in [0, 1]) or "random", one colour per sample as in the release of
-    Soft Augmentation (mean + 0.01 std times a normal number per channel), or "noise", a normal number of mean and
-    std per pixel and channel (slower: `crop_mix` passes over the batch again). hflip: probability. mixup, cutmix:
-    alpha of Beta(alpha, alpha), 0 is off. mixup_prob: share mixed at all; mixup_switch_prob: share of those that
-    are CutMix where both are on. mixup_mode: one draw for a "batch" (block of `mix_group`) or each sample
-    ("elem"). lam_fold: lambda := max(lambda, 1 - lambda), the base keeps the larger part. mix_group: partners
-    are drawn inside consecutive blocks of so many positions; None is the whole batch.
+    sigma: standard deviation of a shift as a share of the image's size; 0 is off. limit: largest shift, a share of that
+    size; an image never leaves the frame entirely. shift: "normal", or "uniform" over the whole pixels up to sigma *
+    size (the usual crop after padding). fill: "mean", "constant" (`fill_value`, in [0, 1]) or "random", one colour per
+    sample as in the release of Soft Augmentation (mean + 0.01 std times a normal number per channel), or "noise", a
+    normal number of mean and std per pixel and channel (slower: `crop_mix` passes over the batch again). hflip:
+    probability. mixup, cutmix: alpha of Beta(alpha, alpha), 0 is off. mixup_prob: share mixed at all;
+    mixup_switch_prob: share of those that are CutMix where both are on. mixup_mode: one draw for a "batch" (block of
+    `mix_group`) or each sample ("elem"). lam_fold: lambda := max(lambda, 1 - lambda), the base keeps the larger part.
+    mix_group: partners are drawn inside consecutive blocks of so many positions; None is the whole batch.
     """
 
     sigma: float = 0.0
@@ -79,7 +78,7 @@ def sample_crop_mix(
     white: float = 255.0,
     strength: float = 1.0,
 ) -> CropMixParams:
-    """Parameters of N samples `ids` [N] (in batch order) for images of `size` (height, width), in host memory.
+    """Parameters of N samples `ids` [N] (in batch order) for images of `size` (height, width) pixels, in host memory.
 
     `key` names the draws, `sampling` their distributions; `mean` and `std` [C] in [0, 1] are those of the fills.
     `white` is the image value of white: 255 for uint8, 1 for floats; fills are in its units. `strength` in [0, 1]

@@ -13,11 +13,11 @@ ON = ("both", "target", "weight", "none")
 class Soften:
     """Settings of how visibility turns into confidence: Soft Augmentation (Liu et al. 2023), and its joins with mixing.
 
-    k: exponent of s(v) = 1 - (1 - v)^k, a number or a tensor ([] or [N]) that gradients reach. p_max,
-    threshold: confidence p_max from visibility T on. visibility: "area" share, or "iou" of view and image.
-    on: soften the target, the loss weight, both or none (the hard control). rule for pasted boxes: "pixels" s of
-    all that is visible, shared by visible pixels; "own" area lambda times each image's own s; "base" area lambda
-    times s of the base. other: missing confidence goes to an extra class C, not to all; not with mixing.
+    k: exponent of s(v) = 1 - (1 - v)^k, a number or a tensor ([] or [N]) that gradients reach. p_max, threshold: p_max,
+    the probability of the label, from the visible share T on. visibility: "area" share, or "iou" of view and image. on:
+    soften the target, the loss weight, both or none (the hard control). rule for pasted boxes: "pixels" s of all that
+    is visible, shared by visible pixels; "own" area lambda times each image's own s; "base" area lambda times s of the
+    base. other: missing confidence goes to an extra class C, not to all; not with mixing.
     """
 
     k: float | Tensor = 2.0

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastaug.errors import RecipeError
 from fastaug.recipe.auto_values import preprocessing
+from fastaug.recipe.timm_script.arguments import SCRIPT
 from fastaug.recipe.timm_script.conversion import Conversion
 
 SETS = {"torch/cifar10": "cifar10:", "torch/cifar100": "cifar100:", "torch/mnist": "mnist:"}
@@ -62,7 +63,7 @@ def splits(c: Conversion) -> None:
 
 def input_of_network(c: Conversion) -> None:
     """Size, channels, normalisation, interpolation: what is given, else as the network's weights were trained."""
-    known, source = known_preprocessing(c["model"])
+    known, source = known_preprocessing(c["model"], "--model")
     channels = c["in_chans"] or (c["input_size"] or [3])[0]
     size = c["input_size"]
     for name, here in (("in_chans", c["in_chans"] is not None), ("input_size", size is not None)):
@@ -96,13 +97,15 @@ def asked_side(c: Conversion) -> int | None:
     return side or (of_network if isinstance(of_network, int) else None)
 
 
-def known_preprocessing(name: str) -> tuple[dict[str, Any], str]:
-    """How images reach the network named, and where that is from."""
+def known_preprocessing(name: str, flag: str) -> tuple[dict[str, Any], str]:
+    """How images reach the network that `flag` names, and where that is from; RecipeError where timm has none such."""
     try:
         found = preprocessing(name)
-    except RecipeError as error:
+    except RecipeError:
         if ":" not in name:
-            raise RecipeError([f"--model: {error}"]) from None
+            known = f"{flag}: {name} is no network of timm's, and {SCRIPT} does not train it either"
+            after = "then set model.name, data.mean, std, img_size, crop_pct and interpolation in the recipe"
+            raise RecipeError([f"{known}; name one of timm's, {after}"]) from None
         return IMAGENET, f"ImageNet's: of {name} it is known when it is fetched; check"
     return found.values, f"of {found.source}"
 

@@ -82,7 +82,7 @@ def distillation(c: Conversion) -> None:
         for name in ("kd_model_name", "task_loss_weight", "distill_loss_weight", "kd_temperature"):
             c.idle(name, "no teacher")
         return
-    known, _ = known_preprocessing(teacher)
+    known, _ = known_preprocessing(teacher, "--kd-model-name")
     c.sets("kd_model_name", distill__teacher=teacher, distill__pretrained=True)
     c.keys |= {f"distill.{key}": known[key] for key in ("mean", "std") if known[key] != c.keys.get(f"data.{key}")}
     c.sets("kd_temperature", distill__temperature=float(c["kd_temperature"]))

@@ -13,12 +13,20 @@ in layout (a), folders of other names beside the training one.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import shown, some
+from fastaug.data.path_table import PathTable
+from fastaug.data.progress import tracked
 from fastaug.errors import DataError
 
 EXTENSIONS = (
@@ -30,6 +38,7 @@ OTHER_EXTENSIONS = (
     *(b".heic", b".heif", b".jxl", b".tga", b".svg", b".psd", b".dng", b".cr2", b".nef", b".arw"),
     *(b".exr", b".dds"),
 )
+MANY = 1000  # class folders whose listing is worth a progress bar
 
 
 class Folder(IntEnum):
@@ -72,11 +81,12 @@ class Walk:
         """The visible entries of a folder: (path relative to root, whether it is a folder)."""
         path = os.path.join(self.root, relative)
         self.watch[relative] = stamp(path)
+        head = relative and relative + b"/"
         try:
             with os.scandir(path) as found:
                 for entry in found:
                     if not entry.name.startswith(b"."):
-                        yield os.path.join(relative, entry.name), _is_folder(entry)
+                        yield head + entry.name, _is_folder(entry)
         except OSError as error:
             raise _unlisted(path, error) from error
 
@@ -96,7 +106,7 @@ class Walk:
     def tree(self, relative: bytes, *, deep: bool = True) -> Iterator[tuple[bytes, list[bytes]]]:
         """A folder and, where `deep`, those at any depth below it, with the files of images in each, read or not."""
         above = frozenset(self.identity(path) for path in (b"", os.path.dirname(relative)))
-        stack = [(relative, above)]
+        stack, endings = [(relative, above)], (*self.endings, *OTHER_EXTENSIONS)
         while stack:
             top, above = stack.pop()
             identity = self.identity(top)
@@ -106,9 +116,14 @@ class Walk:
             for path, folder in self.entries(top):
                 if folder and deep:
                     stack.append((path, above | {identity}))
-                elif not folder and path.lower().endswith((*self.endings, *OTHER_EXTENSIONS)):
+                elif not folder and path.lower().endswith(endings):
                     files.append(path)
             yield top, files
+
+    def apart(self, relative: bytes, deep: bool) -> tuple["Walk", PathTable]:
+        """Another walk of the same root, and the images that it found in a class folder, sorted."""
+        walk = Walk(self.root, self.endings)
+        return walk, PathTable.of(sorted(walk.images(relative, deep=deep)))
 
     def others(self) -> str:
         """How many files there were of each of OTHER_EXTENSIONS, as text."""
@@ -189,16 +204,47 @@ def _refuse_hidden_splits(walk: Walk, names: list[str], splits: dict[str, str]) 
                 )
 
 
-def images_in_folders(walk: Walk, level: str, names: ClassMap) -> tuple[tuple[str, ...], list[tuple[bytes, int, int]]]:
-    """Classes, and (path relative to the root, label, Folder) of all images, sorted by path; DataError for bad folders.
+class Rows(NamedTuple):
+    """Images listed, sorted by path: `paths` [N] relative to the root, `labels` [N] and `folders` [N] of Folder."""
 
-    `level`: "top" or "leaf", the folders that are classes. `names` gives them other names.
+    paths: PathTable
+    labels: npt.NDArray[np.int64]
+    folders: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[bytes, int, int]]) -> "Rows":
+        """Of (path, label, Folder) for each image, sorted."""
+        paths, labels, folders = zip(*rows, strict=True) if rows else ((), (), ())
+        return cls(PathTable.of(paths), np.array(labels, np.int64), np.array(folders, np.uint8))
+
+
+class ClassFolder(NamedTuple):
+    """A folder that is a class of one split, or a part of one: path relative to the root, label and Folder."""
+
+    path: bytes
+    label: int
+    folder: int
+
+
+def images_in_folders(
+    walk: Walk, level: str, names: ClassMap, threads: int = 1, progress: bool = False
+) -> tuple[tuple[str, ...], Rows]:
+    """Classes and all images; DataError for bad folders.
+
+    `level`: "top" or "leaf", the folders that are classes. `names` gives them other names. Class folders are listed by
+    `threads` threads, for a network's answers; with `progress` under a bar where they are many.
     """
     layout = layout_of(walk)
     folders = {split: class_folders(walk, split, level, names) for split in layout}
     names.check_met()
     classes = classes_of(walk, layout, folders)
-    return classes, image_rows(walk, layout, folders, classes, deep=level == "top")
+    found = [
+        ClassFolder(path, label, int(role))
+        for split, role in layout.items()
+        for label, name in enumerate(classes)
+        for path in folders[split].get(name, [])  # meta and select may lack a class
+    ]
+    return classes, image_rows(walk, found, level == "top", threads, progress)
 
 
 def class_folders(walk: Walk, split: str, level: str, names: ClassMap) -> dict[str, list[bytes]]:
@@ -263,28 +309,38 @@ def _hint_for_one(walk: Walk, only: str) -> str:
     return f"; it holds {len(inside)} folders: if they are the classes, point data.root at it" if inside else ""
 
 
-def image_rows(
-    walk: Walk,
-    layout: dict[str, Folder],
-    folders: dict[str, dict[str, list[bytes]]],
-    classes: tuple[str, ...],
-    *,
-    deep: bool,
-) -> list[tuple[bytes, int, int]]:
-    """(path relative to the root, label, Folder) of every image, sorted by path; warns of images that are not read."""
-    rows: list[tuple[bytes, int, int]] = []
-    empty: dict[str, Folder] = {}
-    for name, role in layout.items():
-        for label, label_name in enumerate(classes):
-            for folder in folders[name].get(label_name, []):  # meta and select may lack a class
-                found = [(path, label, int(role)) for path in walk.images(folder, deep=deep)]
-                rows += found
-                empty |= {} if found else {os.fsdecode(folder): role}
-    root = os.fsdecode(walk.root)
-    others = walk.others()
+def image_rows(walk: Walk, folders: Sequence[ClassFolder], deep: bool, threads: int, progress: bool) -> Rows:
+    """The images of all `folders`, where `deep` at any depth; DataError for folders without one."""
+    text = f"index: listing {len(folders):,} class folders" if progress and len(folders) >= MANY else ""
+    with ThreadPoolExecutor(threads) as pool:
+        walks = pool.map(lambda folder: walk.apart(folder.path, deep), folders)
+        found = list(tracked(walks, text, len(folders)))
+    for own, _ in found:
+        walk.watch |= own.watch
+        walk.left_out.update(own.left_out)
+    empty = {os.fsdecode(at.path): at.folder for at, (_, paths) in zip(folders, found, strict=True) if not paths}
     if empty:
-        everywhere = any(role not in _MAY_LACK for role in empty.values()) and len(layout) > 1
-        remedy = "remove the class from every split" if everywhere else "remove the folder"
-        unread = f" (files that are not read: {others})" if others else ""
-        raise DataError(f"{root}: no image in class folder {some(empty)}{unread}; add images or {remedy}")
-    return sorted(rows)
+        several = any(at.folder != Folder.ALL for at in folders)
+        _refuse_empty(walk, empty, several)
+    return _in_order([(paths, at.label, at.folder) for at, (_, paths) in zip(folders, found, strict=True)])
+
+
+def _refuse_empty(walk: Walk, empty: dict[str, int], several: bool) -> None:
+    """DataError that names the class folders in `empty`; `several`: there are several splits."""
+    others = walk.others()
+    everywhere = several and any(role not in _MAY_LACK for role in empty.values())
+    remedy = "remove the class from every split" if everywhere else "remove the folder"
+    unread = f" (files that are not read: {others})" if others else ""
+    raise DataError(f"{os.fsdecode(walk.root)}: no image in class folder {some(empty)}{unread}; add images or {remedy}")
+
+
+def _in_order(parts: list[tuple[PathTable, int, int]]) -> Rows:
+    """Sorted paths of folders, each with label and Folder, as rows sorted by path."""
+    parts = sorted(parts, key=lambda part: part[0][0])
+    if any(paths[len(paths) - 1] > after[0] for (paths, _, _), (after, _, _) in pairwise(parts)):
+        # a class folder in another one: its images stand among those of the other
+        return Rows.of(sorted((path, label, folder) for paths, label, folder in parts for path in paths))
+    counts = [len(paths) for paths, _, _ in parts]
+    labels = np.repeat(np.array([label for _, label, _ in parts], np.int64), counts)
+    folders = np.repeat(np.array([folder for _, _, folder in parts], np.uint8), counts)
+    return Rows(PathTable.joined([paths for paths, _, _ in parts]), labels, folders)

@@ -28,7 +28,8 @@ def splits(root: Path, *names: str) -> Path:
 
 def rows(root: Path) -> list[tuple[bytes, int, int]]:
     walk = Walk(os.fsencode(root))
-    return images_in_folders(walk, "top", ClassMap())[1]
+    found = images_in_folders(walk, "top", ClassMap())[1]
+    return list(zip(found.paths, found.labels.tolist(), found.folders.tolist(), strict=True))
 
 
 def refused(root: Path, *parts: str) -> None:

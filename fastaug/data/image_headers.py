@@ -7,9 +7,10 @@ is not decoded; flipped bits inside it decode to a wrong picture in every librar
 import os
 import stat
 import warnings
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from enum import IntEnum
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -96,19 +97,21 @@ def screen_each(
 
     Image.init()  # loads Pillow's formats once, before the threads would race for it
     starts = range(0, len(items), _CHUNK)
-    with warnings.catch_warnings(), _cancelling(ThreadPoolExecutor(threads)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters becomes a reason
-        for part in tracked(pool.map(chunk, starts), progress, len(starts)):
+        for part in tracked(_ahead(pool, chunk, starts, 2 * threads), progress, len(starts)):
             yield from part
 
 
-@contextmanager
-def _cancelling(pool: ThreadPoolExecutor) -> "Iterator[ThreadPoolExecutor]":
-    """`pool`, whose work that has not begun is dropped at the end: whoever leaves early does not wait for all of it."""
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _ahead(
+    pool: ThreadPoolExecutor, function: "Callable[[int], list[Header]]", items: "Iterable[int]", count: int
+) -> "Iterator[list[Header]]":
+    """function(item) of all items, in order, worked on by a pool at most `count` ahead: more would fill the memory."""
+    rest = iter(items)
+    ahead = deque(pool.submit(function, item) for item in islice(rest, count))
+    while ahead:
+        yield ahead.popleft().result()
+        ahead.extend(pool.submit(function, item) for item in islice(rest, 1))
 
 
 def table_of(headers: "Iterable[Header]", count: int) -> HeaderTable:

@@ -206,9 +206,9 @@ def summary_of_tables(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 PARTS = {"index": run_index, "first-batch": run_first_batch}
 
 
-def measured(part: str, root: Path, cache: Path) -> dict[str, Any]:
-    """The figures of one part, from a process of its own; CalledProcessError when it fails."""
-    command = child.command("benchmarks.growth", "--part", part, str(root))
+def measured(part: str, root: Path, cache: Path, module: str = "benchmarks.growth") -> dict[str, Any]:
+    """The figures of one part of a module, from a process of its own; CalledProcessError when it fails."""
+    command = child.command(module, "--part", part, str(root))
     environment = child.environment(FASTAUG_CACHE=str(cache), OMP_NUM_THREADS="2")
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -234,15 +234,9 @@ def median(runs: list[dict[str, Any]], name: str, clock: str) -> float:
 
 
 def summary(found: dict[int, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Gates and figures. `<phase>_exponent`: the largest between neighbouring sizes."""
+    """Gates and figures."""
     sizes = sorted(found)
-    figures: dict[str, float] = {}
-    for name in SCALED:
-        cpu = [median(found[n], name, "cpu") for n in sizes]
-        steps = zip(zip(sizes, cpu, strict=True), zip(sizes[1:], cpu[1:], strict=True), strict=False)
-        key = name.replace(" ", "_")
-        figures[f"{key}_exponent"] = max(math.log(c2 / c1) / math.log(n2 / n1) for (n1, c1), (n2, c2) in steps)
-        figures |= {f"{key}_{n}_seconds": median(found[n], name, "wall") for n in sizes}
+    figures = figures_of(found, SCALED)
     figures["imports_seconds"] = median(found[sizes[-1]], "imports", "wall")
     exponents = {name: value for name, value in figures.items() if name.endswith("_exponent")}
     gates = {f"{name} <= {EXPONENT}": value <= EXPONENT for name, value in exponents.items()}
@@ -250,15 +244,32 @@ def summary(found: dict[int, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]
     return {"gates": gates, "figures": figures}
 
 
-def show(found: dict[int, list[dict[str, Any]]], result: dict[str, dict[str, Any]]) -> None:
-    """The table and the gates."""
+def figures_of(found: dict[int, list[dict[str, Any]]], names: Sequence[str]) -> dict[str, float]:
+    """Seconds of the phases `names` at every size, and `<phase>_exponent`: the largest between neighbouring sizes."""
+    sizes = sorted(found)
+    figures: dict[str, float] = {}
+    for name in names:
+        cpu = [median(found[n], name, "cpu") for n in sizes]
+        steps = zip(zip(sizes, cpu, strict=True), zip(sizes[1:], cpu[1:], strict=True), strict=False)
+        key = name.replace(" ", "_")
+        figures[f"{key}_exponent"] = max(math.log(c2 / c1) / math.log(n2 / n1) for (n1, c1), (n2, c2) in steps)
+        figures |= {f"{key}_{n}_seconds": median(found[n], name, "wall") for n in sizes}
+    return figures
+
+
+def show(
+    found: dict[int, list[dict[str, Any]]],
+    result: dict[str, dict[str, Any]],
+    names: Sequence[str] = (*SCALED, "imports"),
+) -> None:
+    """The table of the phases `names`, and the gates."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title="seconds, median: wall (processor)")
     for title in ("phase", *(f"{n:,} files" for n in sorted(found)), "exponent"):
         table.add_column(title, justify="left" if title == "phase" else "right")
-    for name in (*SCALED, "imports"):
+    for name in names:
         cells = [f"{median(found[n], name, 'wall'):.3f} ({median(found[n], name, 'cpu'):.3f})" for n in sorted(found)]
         exponent = result["figures"].get(f"{name.replace(' ', '_')}_exponent")
         table.add_row(name, *cells, "" if exponent is None else f"{exponent:.2f}")
@@ -300,7 +311,7 @@ def main() -> int:
     if args.tables:
         print(json.dumps(result, indent=1))
     else:
-        show(found, result)
+        show(found, result, (*SCALED, "imports"))
     if args.json:
         about = {"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions(), "commit": commit()}
         args.json.write_text(json.dumps({**about, "repetitions": found, **result}, indent=1) + "\n")

@@ -77,7 +77,7 @@ class HeaderPass:
         paths = self.paths if len(rows) == len(self.paths) else Chosen(self.paths, rows)
         first, written = 0, time.monotonic()
         for at, header in enumerate(screen_all(top, paths, exif, threads, progress, channels)):
-            if at % _AT_ONCE == 0 and time.monotonic() - written > SECONDS:
+            if at % _AT_ONCE == 0 and at > first and time.monotonic() - written > SECONDS:
                 done = rows[first:at]
                 parts.write(done, Known(self.headers, self.stamps).of(done))
                 first, written = at, time.monotonic()

@@ -16,7 +16,7 @@ from fastaug.data import header_pass
 from fastaug.data import index as index_module
 from fastaug.data.image_files import MAX_PIXELS
 from fastaug.data.image_headers import Header, screen_all
-from fastaug.data.index import Folder, Index, PathTable, Status, cache_dir, cache_file, load_index
+from fastaug.data.index import Folder, Index, Status, cache_dir, cache_file, load_index
 from fastaug.errors import DataError
 
 
@@ -60,15 +60,6 @@ def row(index: Index, name: bytes) -> int:
 
 
 # --- table
-
-
-@given(st.lists(st.binary(max_size=9)))
-def test_a_path_table_is_a_list_of_byte_strings(names):
-    table = PathTable.of(names)
-    assert (len(table), list(table), list(table[1:])) == (len(names), names, names[1:])
-    for wrong in (-1, len(names)):
-        with pytest.raises(IndexError):
-            table[wrong]
 
 
 def test_rows_are_sorted_by_path_bytes_and_labels_by_class_name(tmp_path):

@@ -117,12 +117,6 @@ def assembled(text: str, root: Path) -> Any:
 TABLE_SIZES = (5_000, 1_281_167)
 SLOWER, START = 1.02, 10.0  # at most: a step's time over the other's; seconds
 WEIGHT_BYTES, LABEL_BYTES, POLICY_BYTES = 16, 256, 128  # at most, an image
-    1.02,
-    16,
-    256,
-    128,
-    10.0,
-)  # at most: a step's time over the other's; seconds
 TABLE_RECIPE = """
 data: {img_size: 64, threads: 1, test_fraction: 0.25, meta_fraction: 0.25}
 model: {name: resnet18}

@@ -55,12 +55,12 @@ def run_start(root: Path) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {"make": run_make, "start": run_start}
 
 
-def folder_of(work: Path, files: int) -> Path:
-    """The folder of so many images below `work`, made where it is not there yet."""
+def folder_of(work: Path, files: int, classes: int) -> Path:
+    """The folder of so many images of at most so many `classes` below `work`, made where it is not there yet."""
     root = work / f"files{files}"
     if not root.is_dir():
         unfinished = work / f"unfinished{files}"
-        make_photo_folder(unfinished, files, min(CLASSES, files // 100))
+        make_photo_folder(unfinished, files, min(classes, files // 100))
         unfinished.rename(root)
     return root
 
@@ -69,7 +69,7 @@ def measure(work: Path, sizes: list[int], repetitions: int) -> dict[int, list[di
     """Every repetition of every size, each with an empty cache."""
     found: dict[int, list[dict[str, Any]]] = {n: [] for n in sizes}
     for n in sizes:
-        root = folder_of(work, n)
+        root = folder_of(work, n, CLASSES)
         for _ in range(repetitions):
             with tempfile.TemporaryDirectory(dir=work) as cache:
                 made, begun = (measured(part, root, Path(cache), "benchmarks.large_index") for part in PARTS)

@@ -1,10 +1,13 @@
 """The index of sets up to the size of ImageNet-21k: 100,000, 1,000,000 and 14,000,000 files.
 
-Seconds, and the peak of memory, of a process that makes the index and of one that starts with it in the cache: index,
-splits, fingerprint of the data, order and requests of an epoch. At the largest size a start may take 20 s, the order of
-an epoch 5 s, and every process 4 GiB; between two sizes the exponent of n is at most 1.1, in processor seconds. The
-images are hard links to 256 files: what a slow disk adds is not in these figures. 14,000,000 links are made in some ten
-minutes and take 1 GB of disk; --folders keeps them.
+Seconds, and the peak of memory, of a process that makes the index, of one that starts with it in the cache (index,
+splits, fingerprint of the data, order and requests of an epoch), and of one that writes a checkpoint of all that it has
+for single images where no table is learned (the statistics of run.sample_record). At the largest size a start may take
+20 s, the order of an epoch 5 s, and every process 4 GiB; between two sizes the exponent of n is at most 1.1, in
+processor seconds.
+
+The images are hard links to 256 files: what a slow disk adds is not in these figures. 14,000,000 links are made in some
+twenty minutes and take 1 GB of disk; --folders keeps them.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,9 @@ from benchmarks.photo_folder import make_photo_folder
 
 SIZES = (100_000, 1_000_000, 14_000_000)
 CLASSES = 21_841  # of ImageNet-21k
+PREFIX = "files"  # of a folder's name, the number of its images behind it
 EXPONENT, START, ORDER, PEAK = 1.1, 20.0, 5.0, 4096.0  # at most; seconds, seconds, MiB
-PHASES = ("index made", "index from cache", "splits", "fingerprint", "epoch order", "epoch requests")
+PHASES = ("index made", "index from cache", "splits", "fingerprint", "epoch order", "epoch requests", "checkpoint")
 
 
 def run_make(root: Path) -> dict[str, Any]:
@@ -52,12 +57,32 @@ def run_start(root: Path) -> dict[str, Any]:
     return laps.report()
 
 
-PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {"make": run_make, "start": run_start}
+def run_checkpoint(root: Path) -> dict[str, Any]:
+    """Writes the statistics of as many images as the folder's name says."""
+    from accelerate import Accelerator
+
+    from fastaug.evaluation.training_record import TrainingRecord
+    from fastaug.training import checkpoint
+
+    laps, size = Laps(), int(root.name.removeprefix(PREFIX))
+    record = TrainingRecord(size, CLASSES, Accelerator(cpu=True), largest=1024)
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
+        write = partial(checkpoint.save, Path(folder), 0, {"model": {}}, {"sample_record": record.state()})
+        path = laps.lap("checkpoint", write)
+        megabytes = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+    return laps.report() | {"megabytes": megabytes}
+
+
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "make": run_make,
+    "start": run_start,
+    "checkpoint": run_checkpoint,
+}
 
 
 def folder_of(work: Path, files: int, classes: int) -> Path:
     """The folder of so many images of at most so many `classes` below `work`, made where it is not there yet."""
-    root = work / f"files{files}"
+    root = work / f"{PREFIX}{files}"
     if not root.is_dir():
         unfinished = work / f"unfinished{files}"
         make_photo_folder(unfinished, files, min(classes, files // 100))
@@ -72,9 +97,11 @@ def measure(work: Path, sizes: list[int], repetitions: int) -> dict[int, list[di
         root = folder_of(work, n, CLASSES)
         for _ in range(repetitions):
             with tempfile.TemporaryDirectory(dir=work) as cache:
-                made, begun = (measured(part, root, Path(cache), "benchmarks.large_index") for part in PARTS)
-            peaks = {"peak_rss_mib": {"make": made["peak_rss_mib"], "start": begun["peak_rss_mib"]}}
-            found[n].append({"seconds": made["seconds"] | begun["seconds"], **peaks})
+                runs = {part: measured(part, root, Path(cache), "benchmarks.large_index") for part in PARTS}
+            seconds = {name: lap for run in runs.values() for name, lap in run["seconds"].items()}
+            peaks = {part: run["peak_rss_mib"] for part, run in runs.items()}
+            megabytes = runs["checkpoint"]["megabytes"]
+            found[n].append({"seconds": seconds, "peak_rss_mib": peaks, "checkpoint_megabytes": megabytes})
     return found
 
 
@@ -83,6 +110,7 @@ def summary(found: dict[int, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]
     largest = max(found)
     figures = figures_of(found, PHASES)
     figures["images_made_a_second"] = largest / figures[f"index_made_{largest}_seconds"]
+    figures["checkpoint_megabytes"] = found[largest][0]["checkpoint_megabytes"]
     for n, runs in found.items():
         figures |= {f"peak_{part}_{n}_mib": max(run["peak_rss_mib"][part] for run in runs) for part in PARTS}
     exponents = {name: value for name, value in figures.items() if name.endswith("_exponent")}

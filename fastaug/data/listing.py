@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from fastaug.data.channel_files import ENDINGS, reads_channels
 from fastaug.data.class_map import KEY, ClassMap
-from fastaug.data.folders import EXTENSIONS, Rows, Walk, images_in_folders
+from fastaug.data.folder_listing import Rows, images_in_folders
+from fastaug.data.folders import EXTENSIONS, Walk
 from fastaug.data.image_table import KEY as TABLE
 from fastaug.data.image_table import table_rows
 from fastaug.data.multi_label import multi_label_rows

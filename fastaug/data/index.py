@@ -4,7 +4,8 @@ What is listed: listing.py; what makes an image DAMAGED: image_headers.py.
 
 The table is cached. Folders are listed anew when the time of one has changed (a file was added, removed or renamed), a
 table of images or a class map when its bytes have.
-Every use compares length and time of each file with those at its last reading; what differs, or is new, is read.
+Every use compares length and time of each file (file_stamps.py) with those at its last reading; what differs, or is
+new, is read (header_pass.py).
 """
 
 import hashlib
@@ -142,8 +143,8 @@ def load_index(
     else:
         parts = HeaderParts(file.with_suffix(".parts"), listed.paths, VERSION)
         index, changed = _screened(listed, before, stamps, exif, threads, progress, parts)
-        _write_cache(file, index, seen)
-        parts.remove()
+        if _write_cache(file, index, seen):
+            parts.remove()
     if changed:
         names = some(_shown(index.paths[i]) for i in changed)
         warnings.warn(f"changed since the index of {root} was made, read again: {names}", stacklevel=2)
@@ -232,8 +233,8 @@ def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
     }
 
 
-def _write_cache(file: Path, index: Index, seen: Seen) -> None:
-    """Replaces the cache file in one step: processes that race write the same table."""
+def _write_cache(file: Path, index: Index, seen: Seen) -> bool:
+    """Replaces the cache file in one step: processes that race write the same table. False, and a warning, if not."""
     texts = {"watch": PathTable.of(list(seen.folders)), "others": PathTable.of([seen.others.encode()])}
     texts["listing"] = PathTable.of([seen.digest.encode(), seen.unmapped.encode(errors="backslashreplace")])
     arrays = to_arrays(index) | text_arrays(texts)
@@ -251,6 +252,8 @@ def _write_cache(file: Path, index: Index, seen: Seen) -> None:
         warnings.warn(text, stacklevel=3)
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | None:

@@ -103,3 +103,13 @@ def test_parts_of_other_files_are_removed(killed: Path, read: list[bytes]) -> No
     index = load_index(killed, threads=1)
     assert len(index) == len(read) == IMAGES - 1
     assert not parts(killed)
+
+
+def test_parts_stay_where_the_index_cannot_be_cached(killed: Path, read: list[bytes]) -> None:
+    cache_file(killed, "ignore").mkdir()  # nothing can be put in its place
+    for _ in range(2):
+        read.clear()
+        with pytest.warns(UserWarning, match="is not cached"):
+            load_index(killed, threads=1)
+        assert len(read) == IMAGES - KEPT
+    assert len(parts(killed)) == 2

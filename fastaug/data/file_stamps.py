@@ -1,8 +1,8 @@
 """Stamps of files: their lengths and times, which tell whether a file was changed since it was read.
 
 Every start looks at every file. For millions the interpreter's share of that is longer than the kernel's, and keeps
-threads from each other: a loop compiled by numba asks the kernel (statx(2)) instead: one microsecond a file and thread, four where
-the kernel has forgotten the name.
+threads from each other: a loop compiled by numba asks the kernel (statx(2)) instead, which takes a microsecond a file
+and thread, and four where the kernel has forgotten the name.
 """
 
 import os

@@ -8,6 +8,7 @@ hard links to a few files, in memory after the first reading: what a slow disk a
 With --tables instead: learned tables of 5,000 and of ImageNet's 1,281,167 images of 1,000 classes, weights and soft
 labels under RMSprop. Processor time of training steps that move them (a ResNet-18 on 64 x 64, 64 images; steps take
 turns, ids are spread over the table), within 2 % of each other; bytes an image; and what a checkpoint writes of them.
+Of policies by image (sample_policy: each), which other engines move: bytes and checkpoints.
 """
 
 import argparse
@@ -114,7 +115,8 @@ def assembled(text: str, root: Path) -> Any:
 
 
 TABLE_SIZES = (5_000, 1_281_167)
-SLOWER, WEIGHT_BYTES, LABEL_BYTES, START = 1.02, 16, 256, 10.0  # at most: a step's time over the other's; seconds
+SLOWER, START = 1.02, 10.0  # at most: a step's time over the other's; seconds
+WEIGHT_BYTES, LABEL_BYTES, POLICY_BYTES = 16, 256, 128  # at most, an image
 TABLE_RECIPE = """
 data: {img_size: 64, threads: 1, test_fraction: 0.25, meta_fraction: 0.25}
 model: {name: resnet18}
@@ -122,6 +124,7 @@ optim: {opt: sgd, lr: 0.01}
 train: {epochs: 1000, batch_size: 64}
 meta: {learn: [weights, labels], every: 1, fraction: 1, engine: fused, batch_size: 64, table_optimizer: rmsprop}
 """
+POLICIES = TABLE_RECIPE.replace("weights, labels", "sample_policy").replace("fused", "forward")
 
 
 def run_tables(root: Path, sizes: Sequence[int], steps: int) -> dict[str, Any]:
@@ -136,9 +139,13 @@ def run_tables(root: Path, sizes: Sequence[int], steps: int) -> dict[str, Any]:
     trainer = assembled(TABLE_RECIPE, root)
     classes, device = len(trainer.parts.classes), trainer.accelerator.device
     laps, learned = Laps(), {}
+
+    def built(trainer: Any, size: int) -> Any:
+        labels = torch.arange(size) % classes
+        return build_parts(Setting(trainer.recipe, size, classes, trainer.optimizer, device, labels=labels))
+
     for size in sizes:
-        setting = Setting(trainer.recipe, size, classes, trainer.optimizer, device, labels=torch.arange(size) % classes)
-        learned[size] = laps.lap(f"start {size}", partial(build_parts, setting))
+        learned[size] = laps.lap(f"start {size}", partial(built, trainer, size))
     trainer.progress.step, images = 1, len(trainer.parts.index.labels)
     batches = trainer.loader.batches(trainer.order.requests(1, trainer.last_step))
     took: dict[int, list[float]] = {size: [] for size in sizes}
@@ -151,7 +158,10 @@ def run_tables(root: Path, sizes: Sequence[int], steps: int) -> dict[str, Any]:
         train_step(trainer, iter([spread]))
         if step >= 6:
             took[size].append(time.process_time() - begun)
-    return {"steps": took, "bytes": table_bytes(learned[size]), **laps.report(), "saves": run_saves(learned[size])}
+    policies = built(assembled(POLICIES, root), sizes[-1])
+    sizes_of_rows = table_bytes(learned[sizes[-1]]) | table_bytes(policies)
+    saves = {"tables": run_saves(learned[sizes[-1]]), "policies": run_saves(policies)}
+    return {"steps": took, "bytes": sizes_of_rows, **laps.report(), "saves": saves}
 
 
 def table_bytes(learned: Any) -> dict[str, float]:
@@ -192,12 +202,15 @@ def summary_of_tables(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     figures = {"step_small_seconds": small, "step_large_seconds": large, "step_ratio": large / small}
     figures |= {f"{name}_bytes": value for name, value in found["bytes"].items()}
     figures["start_seconds"] = found["seconds"][f"start {max(found['steps'])}"]["wall"]
-    for name, save in found["saves"].items():
-        figures |= {f"save_{name.replace(' ', '_')}_{unit}": value for unit, value in save.items()}
+    for kind, saves in found["saves"].items():
+        for name, save in saves.items():
+            figures |= {f"save_{kind}_{name.replace(' ', '_')}_{unit}": value for unit, value in save.items()}
+    figures["peak_rss_mib"] = found["peak_rss_mib"]
     gates = {
         f"step ratio <= {SLOWER}": figures["step_ratio"] <= SLOWER,
         f"weights <= {WEIGHT_BYTES} bytes": figures["weights_bytes"] <= WEIGHT_BYTES,
         f"labels <= {LABEL_BYTES} bytes": figures["labels_bytes"] <= LABEL_BYTES,
+        f"sample_policy <= {POLICY_BYTES} bytes": figures["sample_policy_bytes"] <= POLICY_BYTES,
         f"start < {START} s": figures["start_seconds"] < START,
     }
     return {"gates": gates, "figures": figures}
@@ -206,9 +219,9 @@ def summary_of_tables(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 PARTS = {"index": run_index, "first-batch": run_first_batch}
 
 
-def measured(part: str, root: Path, cache: Path) -> dict[str, Any]:
-    """The figures of one part, from a process of its own; CalledProcessError when it fails."""
-    command = child.command("benchmarks.growth", "--part", part, str(root))
+def measured(part: str, root: Path, cache: Path, module: str = "benchmarks.growth") -> dict[str, Any]:
+    """The figures of one part of a module, from a process of its own; CalledProcessError when it fails."""
+    command = child.command(module, "--part", part, str(root))
     environment = child.environment(FASTAUG_CACHE=str(cache), OMP_NUM_THREADS="2")
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -234,15 +247,9 @@ def median(runs: list[dict[str, Any]], name: str, clock: str) -> float:
 
 
 def summary(found: dict[int, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Gates and figures. `<phase>_exponent`: the largest between neighbouring sizes."""
+    """Gates and figures."""
     sizes = sorted(found)
-    figures: dict[str, float] = {}
-    for name in SCALED:
-        cpu = [median(found[n], name, "cpu") for n in sizes]
-        steps = zip(zip(sizes, cpu, strict=True), zip(sizes[1:], cpu[1:], strict=True), strict=False)
-        key = name.replace(" ", "_")
-        figures[f"{key}_exponent"] = max(math.log(c2 / c1) / math.log(n2 / n1) for (n1, c1), (n2, c2) in steps)
-        figures |= {f"{key}_{n}_seconds": median(found[n], name, "wall") for n in sizes}
+    figures = figures_of(found, SCALED)
     figures["imports_seconds"] = median(found[sizes[-1]], "imports", "wall")
     exponents = {name: value for name, value in figures.items() if name.endswith("_exponent")}
     gates = {f"{name} <= {EXPONENT}": value <= EXPONENT for name, value in exponents.items()}
@@ -250,15 +257,32 @@ def summary(found: dict[int, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]
     return {"gates": gates, "figures": figures}
 
 
-def show(found: dict[int, list[dict[str, Any]]], result: dict[str, dict[str, Any]]) -> None:
-    """The table and the gates."""
+def figures_of(found: dict[int, list[dict[str, Any]]], names: Sequence[str]) -> dict[str, float]:
+    """Seconds of the phases `names` at every size, and `<phase>_exponent`: the largest between neighbouring sizes."""
+    sizes = sorted(found)
+    figures: dict[str, float] = {}
+    for name in names:
+        cpu = [median(found[n], name, "cpu") for n in sizes]
+        steps = zip(zip(sizes, cpu, strict=True), zip(sizes[1:], cpu[1:], strict=True), strict=False)
+        key = name.replace(" ", "_")
+        figures[f"{key}_exponent"] = max(math.log(c2 / c1) / math.log(n2 / n1) for (n1, c1), (n2, c2) in steps)
+        figures |= {f"{key}_{n}_seconds": median(found[n], name, "wall") for n in sizes}
+    return figures
+
+
+def show(
+    found: dict[int, list[dict[str, Any]]],
+    result: dict[str, dict[str, Any]],
+    names: Sequence[str] = (*SCALED, "imports"),
+) -> None:
+    """The table of the phases `names`, and the gates."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title="seconds, median: wall (processor)")
     for title in ("phase", *(f"{n:,} files" for n in sorted(found)), "exponent"):
         table.add_column(title, justify="left" if title == "phase" else "right")
-    for name in (*SCALED, "imports"):
+    for name in names:
         cells = [f"{median(found[n], name, 'wall'):.3f} ({median(found[n], name, 'cpu'):.3f})" for n in sorted(found)]
         exponent = result["figures"].get(f"{name.replace(' ', '_')}_exponent")
         table.add_row(name, *cells, "" if exponent is None else f"{exponent:.2f}")
@@ -300,7 +324,7 @@ def main() -> int:
     if args.tables:
         print(json.dumps(result, indent=1))
     else:
-        show(found, result)
+        show(found, result, (*SCALED, "imports"))
     if args.json:
         about = {"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions(), "commit": commit()}
         args.json.write_text(json.dumps({**about, "repetitions": found, **result}, indent=1) + "\n")

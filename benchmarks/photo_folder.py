@@ -26,8 +26,10 @@ def make_photo_folder(root: Path, files: int, classes: int, distinct: int = 256)
     distinct = min(distinct, files)
     for number in range(distinct):
         write_photo(originals / f"{number}.jpg", number)
+    sources = [os.fspath(originals / f"{number}.jpg") for number in range(distinct)]
     for label in range(classes):
-        (root / f"class{label:04d}").mkdir()
-    for number in range(files):
-        os.link(originals / f"{number % distinct}.jpg", root / f"class{number % classes:04d}" / f"{number:08d}.jpg")
+        folder = os.fspath(root / f"class{label:04d}")
+        os.mkdir(folder)
+        for number in range(label, files, classes):  # a folder after the other: the file system is quickest so
+            os.link(sources[number % distinct], f"{folder}/{number:08d}.jpg")
     return root

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import shown, some
+from fastaug.data.path_table import PathTable
 from fastaug.errors import DataError
 
 EXTENSIONS = (
@@ -72,11 +73,12 @@ class Walk:
         """The visible entries of a folder: (path relative to root, whether it is a folder)."""
         path = os.path.join(self.root, relative)
         self.watch[relative] = stamp(path)
+        head = relative and relative + b"/"
         try:
             with os.scandir(path) as found:
                 for entry in found:
                     if not entry.name.startswith(b"."):
-                        yield os.path.join(relative, entry.name), _is_folder(entry)
+                        yield head + entry.name, _is_folder(entry)
         except OSError as error:
             raise _unlisted(path, error) from error
 
@@ -96,7 +98,7 @@ class Walk:
     def tree(self, relative: bytes, *, deep: bool = True) -> Iterator[tuple[bytes, list[bytes]]]:
         """A folder and, where `deep`, those at any depth below it, with the files of images in each, read or not."""
         above = frozenset(self.identity(path) for path in (b"", os.path.dirname(relative)))
-        stack = [(relative, above)]
+        stack, endings = [(relative, above)], (*self.endings, *OTHER_EXTENSIONS)
         while stack:
             top, above = stack.pop()
             identity = self.identity(top)
@@ -106,9 +108,14 @@ class Walk:
             for path, folder in self.entries(top):
                 if folder and deep:
                     stack.append((path, above | {identity}))
-                elif not folder and path.lower().endswith((*self.endings, *OTHER_EXTENSIONS)):
+                elif not folder and path.lower().endswith(endings):
                     files.append(path)
             yield top, files
+
+    def apart(self, relative: bytes, deep: bool) -> tuple["Walk", PathTable]:
+        """Another walk of the same root, and the images that it found in a class folder, sorted."""
+        walk = Walk(self.root, self.endings)
+        return walk, PathTable.of(sorted(walk.images(relative, deep=deep)))
 
     def others(self) -> str:
         """How many files there were of each of OTHER_EXTENSIONS, as text."""
@@ -189,18 +196,6 @@ def _refuse_hidden_splits(walk: Walk, names: list[str], splits: dict[str, str]) 
                 )
 
 
-def images_in_folders(walk: Walk, level: str, names: ClassMap) -> tuple[tuple[str, ...], list[tuple[bytes, int, int]]]:
-    """Classes, and (path relative to the root, label, Folder) of all images, sorted by path; DataError for bad folders.
-
-    `level`: "top" or "leaf", the folders that are classes. `names` gives them other names.
-    """
-    layout = layout_of(walk)
-    folders = {split: class_folders(walk, split, level, names) for split in layout}
-    names.check_met()
-    classes = classes_of(walk, layout, folders)
-    return classes, image_rows(walk, layout, folders, classes, deep=level == "top")
-
-
 def class_folders(walk: Walk, split: str, level: str, names: ClassMap) -> dict[str, list[bytes]]:
     """Class name -> its folders, relative to the root, of the folder `split` of a layout; counts what the map drops.
 
@@ -240,7 +235,7 @@ def classes_of(walk: Walk, layout: dict[str, Folder], folders: dict[str, dict[st
     for name in others:
         found = list(folders[name])
         extra = set(found) - set(classes)
-        missing = set(classes) - set(found) if layout[name] not in _MAY_LACK else set()
+        missing = set(classes) - set(found) if layout[name] not in MAY_LACK else set()
         if extra or missing:
             parts = [f"lacks {some(missing)}"] if missing else []
             parts += [f"has {some(extra)}, which {first} has not"] if extra else []
@@ -252,7 +247,7 @@ def classes_of(walk: Walk, layout: dict[str, Folder], folders: dict[str, dict[st
     return tuple(classes)
 
 
-_MAY_LACK = (Folder.META, Folder.SELECT)
+MAY_LACK = (Folder.META, Folder.SELECT)  # some of the classes
 
 
 def _hint_for_one(walk: Walk, only: str) -> str:
@@ -261,30 +256,3 @@ def _hint_for_one(walk: Walk, only: str) -> str:
         return "; a lone folder of a split: point data.root at it, or add val beside it"
     inside = walk.folders(os.fsencode(only))
     return f"; it holds {len(inside)} folders: if they are the classes, point data.root at it" if inside else ""
-
-
-def image_rows(
-    walk: Walk,
-    layout: dict[str, Folder],
-    folders: dict[str, dict[str, list[bytes]]],
-    classes: tuple[str, ...],
-    *,
-    deep: bool,
-) -> list[tuple[bytes, int, int]]:
-    """(path relative to the root, label, Folder) of every image, sorted by path; warns of images that are not read."""
-    rows: list[tuple[bytes, int, int]] = []
-    empty: dict[str, Folder] = {}
-    for name, role in layout.items():
-        for label, label_name in enumerate(classes):
-            for folder in folders[name].get(label_name, []):  # meta and select may lack a class
-                found = [(path, label, int(role)) for path in walk.images(folder, deep=deep)]
-                rows += found
-                empty |= {} if found else {os.fsdecode(folder): role}
-    root = os.fsdecode(walk.root)
-    others = walk.others()
-    if empty:
-        everywhere = any(role not in _MAY_LACK for role in empty.values()) and len(layout) > 1
-        remedy = "remove the class from every split" if everywhere else "remove the folder"
-        unread = f" (files that are not read: {others})" if others else ""
-        raise DataError(f"{root}: no image in class folder {some(empty)}{unread}; add images or {remedy}")
-    return sorted(rows)

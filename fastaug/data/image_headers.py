@@ -7,7 +7,10 @@ is not decoded; flipped bits inside it decode to a wrong picture in every librar
 import os
 import stat
 import warnings
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,17 +26,24 @@ from fastaug.data.image_files import (
     reason_of,
     unreadable,
 )
+from fastaug.data.progress import tracked
 from fastaug.errors import MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-Found = TypeVar("Found")
 Item = TypeVar("Item")
 
 TAIL = 64  # bytes searched for an end marker; some writers pad their files
 
 _CHUNK = 256
+
+
+class Status(IntEnum):
+    """Whether an image can be decoded, as far as its header tells."""
+
+    OK = 0
+    DAMAGED = 1
 
 
 class Header(NamedTuple):
@@ -44,10 +54,30 @@ class Header(NamedTuple):
     reason: str
 
 
+class HeaderTable(NamedTuple):
+    """Headers of N images as columns: sizes [N], `status` [N] of Status, and why each DAMAGED one is."""
+
+    heights: npt.NDArray[np.int32]
+    widths: npt.NDArray[np.int32]
+    status: npt.NDArray[np.uint8]
+    reasons: dict[int, str]
+
+    @classmethod
+    def empty(cls, count: int) -> "HeaderTable":
+        """A table of `count` rows to be filled."""
+        return cls(np.zeros(count, np.int32), np.zeros(count, np.int32), np.zeros(count, np.uint8), {})
+
+    def put(self, row: int, header: Header) -> None:
+        """Fills in an empty row."""
+        self.heights[row], self.widths[row] = header.height, header.width
+        if header.reason:
+            self.status[row], self.reasons[row] = Status.DAMAGED, header.reason
+
+
 def screen_all(
     root: bytes, paths: "Sequence[bytes]", exif: str, threads: int, progress: str, channels: int = 3
-) -> list[Header]:
-    """The header of every path below `root`, in order; by `threads` threads, `progress` as in `_for_each`."""
+) -> "Iterator[Header]":
+    """The header of every path below `root`, in order; by `threads` threads, `progress` as in `screen_each`."""
     return screen_each(lambda path: screen(os.path.join(root, path), exif, channels), paths, threads, progress)
 
 
@@ -58,45 +88,38 @@ def screen_stretch(file: BinaryIO, length: int, exif: str) -> Header:
 
 def screen_each(
     function: "Callable[[Item], Header]", items: "Sequence[Item]", threads: int, progress: str
-) -> list[Header]:
-    """function(item) of all items, in order, by `threads` threads, `progress` as in `_for_each`."""
+) -> "Iterator[Header]":
+    """function(item) of all items, in order, by `threads` threads, none kept; `progress`: of a bar, "" for none."""
     from PIL import Image
 
-    Image.init()  # loads Pillow's formats once, before the threads would race for it
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters becomes a reason
-        return _for_each(function, items, threads, progress)
-
-
-def stamps_of(root: bytes, paths: "Sequence[bytes]", threads: int) -> npt.NDArray[np.int64]:
-    """[N, 3] of the files below `root`: length, when the bytes changed, when anything did (ns); -1 without access."""
-
-    def found(path: bytes) -> tuple[int, int, int]:
-        try:
-            file = os.stat(os.path.join(root, path))
-        except OSError:
-            return -1, -1, -1
-        return file.st_size, file.st_mtime_ns, file.st_ctime_ns
-
-    return np.array(_for_each(found, paths, threads, ""), dtype=np.int64).reshape(-1, 3)
-
-
-def _for_each(
-    function: "Callable[[Item], Found]", items: "Sequence[Item]", threads: int, progress: str
-) -> "list[Found]":
-    """function(item) for all items, in order, on threads; `progress`: the text of a bar, "" for none."""
-    from rich.console import Console
-    from rich.progress import track
-
-    def chunk(start: int) -> list[Found]:
+    def chunk(start: int) -> list[Header]:
         return [function(items[i]) for i in range(start, min(start + _CHUNK, len(items)))]
 
+    Image.init()  # loads Pillow's formats once, before the threads would race for it
     starts = range(0, len(items), _CHUNK)
-    with ThreadPoolExecutor(threads) as pool:
-        done = pool.map(chunk, starts)
-        if progress:
-            done = iter(track(done, progress, total=len(starts), console=Console(stderr=True)))
-        return [found for part in done for found in part]
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # odd metadata; what matters becomes a reason
+        for part in tracked(_ahead(pool, chunk, starts, 2 * threads), progress, len(starts)):
+            yield from part
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: "Callable[[int], list[Header]]", items: "Iterable[int]", count: int
+) -> "Iterator[list[Header]]":
+    """function(item) of all items, in order, worked on by a pool at most `count` ahead: more would fill the memory."""
+    rest = iter(items)
+    ahead = deque(pool.submit(function, item) for item in islice(rest, count))
+    while ahead:
+        yield ahead.popleft().result()
+        ahead.extend(pool.submit(function, item) for item in islice(rest, 1))
+
+
+def table_of(headers: "Iterable[Header]", count: int) -> HeaderTable:
+    """The table of `count` headers."""
+    table = HeaderTable.empty(count)
+    for row, header in enumerate(headers):
+        table.put(row, header)
+    return table
 
 
 def screen(path: bytes, exif: str, channels: int = 3) -> Header:

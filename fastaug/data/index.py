@@ -4,29 +4,29 @@ What is listed: listing.py; what makes an image DAMAGED: image_headers.py.
 
 The table is cached. Folders are listed anew when the time of one has changed (a file was added, removed or renamed), a
 table of images or a class map when its bytes have.
-Every use compares length and time of each file with those at its last reading; what differs, or is new, is read.
+Every use compares length and time of each file (file_stamps.py) with those at its last reading; what differs, or is
+new, is read (header_pass.py).
 """
 
 import hashlib
 import os
 import secrets
-import struct
 import warnings
-import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fastaug.data.class_names import some
+from fastaug.data.file_stamps import Stamps, stamps_of
 from fastaug.data.folders import Folder, Walk, stamp
-from fastaug.data.image_headers import screen_all, stamps_of
+from fastaug.data.header_pass import BROKEN_FILE, HeaderParts, HeaderPass, Known, changed_since
+from fastaug.data.image_headers import HeaderTable, Status
 from fastaug.data.image_table import refuse_missing
 from fastaug.data.listing import USUAL, Listing, find_images
+from fastaug.data.path_table import PathTable, places_in, text_arrays, texts_of
 from fastaug.errors import DataError
 
 __all__ = [
@@ -45,47 +45,6 @@ __all__ = [
 
 VERSION = 2  # of the cache file
 COLUMNS = ("labels", "heights", "widths", "status", "folders")
-
-
-class Status(IntEnum):
-    """Whether an image can be decoded, as far as its header tells."""
-
-    OK = 0
-    DAMAGED = 1
-
-
-class PathTable(Sequence[bytes]):
-    """A list of byte strings in one block: `blob` with `offsets` [N+1] int64; `table[id]` -> bytes, ids in [0, N)."""
-
-    def __init__(self, blob: bytes, offsets: npt.NDArray[np.int64]) -> None:
-        self.blob, self.offsets = blob, offsets
-
-    @classmethod
-    def of(cls, names: Sequence[bytes]) -> "PathTable":
-        """The table of `names`."""
-        lengths = np.fromiter(map(len, names), dtype=np.int64, count=len(names))
-        return cls(b"".join(names), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
-
-    def sound(self) -> bool:
-        """Whether every string lies inside the block."""
-        ends = self.offsets
-        if ends.ndim != 1 or not len(ends) or ends.dtype.kind not in "iu":
-            return False
-        return bool(ends[0] == 0 and ends[-1] == len(self.blob) and (ends[1:] >= ends[:-1]).all())
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @overload
-    def __getitem__(self, id: int) -> bytes: ...
-    @overload
-    def __getitem__(self, id: slice) -> "PathTable": ...
-    def __getitem__(self, id: int | slice) -> "bytes | PathTable":
-        if isinstance(id, slice):
-            return PathTable.of([self[i] for i in range(*id.indices(len(self)))])
-        if not 0 <= id < len(self):  # a negative id is a mistake, not the other end
-            raise IndexError(f"id {id} is outside [0, {len(self)})")
-        return self.blob[self.offsets[id] : self.offsets[id + 1]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,14 +132,19 @@ def load_index(
     before, seen = _read_cache(file, root, listing.channels) or (None, None)
     listed = before if seen and seen.current(root, digest) else None
     if listed is None:
-        listed, seen = _listed(root, listing, digest)
+        listed, seen = _listed(root, listing, digest, threads, progress)
     assert seen is not None
     stamps = stamps_of(os.fsencode(root), listed.paths, threads)  # before reading: later changes are noticed next time
     if listing.table is not None and (gone := np.flatnonzero(stamps[:, 0] < 0).tolist()):
         refuse_missing(listing.table, os.fsencode(root), [listed.paths[i] for i in gone])
-    index, changed = _screened(listed, before, stamps, exif, threads, progress)
-    if index is not before:
-        _write_cache(file, index, seen)
+    changed: list[int] = []
+    if listed is before and not changed_since(_known(before), stamps).any():
+        index = before
+    else:
+        parts = HeaderParts(file.with_suffix(".parts"), listed.paths, VERSION)
+        index, changed = _screened(listed, before, stamps, exif, threads, progress, parts)
+        if _write_cache(file, index, seen):
+            parts.remove()
     if changed:
         names = some(_shown(index.paths[i]) for i in changed)
         warnings.warn(f"changed since the index of {root} was made, read again: {names}", stacklevel=2)
@@ -192,21 +156,15 @@ def load_index(
     return index
 
 
-def _listed(root: Path, listing: Listing, digest: str) -> tuple[Index, Seen]:
+def _listed(root: Path, listing: Listing, digest: str, threads: int, progress: bool) -> tuple[Index, Seen]:
     """The images below `root` by path and label, none of them looked at, and what was seen besides."""
     walk = Walk(os.fsencode(root), listing.endings())
-    found = find_images(walk, listing)
-    rows, count = found.rows, len(found.rows)
+    found = find_images(walk, listing, threads, progress)
     index = Index(
         root=root,
         classes=found.classes,
-        paths=PathTable.of([path for path, _, _ in rows]),
-        labels=np.array([label for _, label, _ in rows], dtype=np.int64),
-        heights=np.zeros(count, np.int32),
-        widths=np.zeros(count, np.int32),
-        status=np.zeros(count, np.uint8),
-        folders=np.array([folder for _, _, folder in rows], dtype=np.uint8),
-        reasons={},
+        **found.rows._asdict(),
+        **HeaderTable.empty(len(found.rows.labels))._asdict(),
         multi_hot=found.multi_hot,
         channels=listing.channels,
     )
@@ -214,48 +172,37 @@ def _listed(root: Path, listing: Listing, digest: str) -> tuple[Index, Seen]:
 
 
 def _screened(
-    listed: Index, before: Index | None, stamps: npt.NDArray[np.int64], exif: str, threads: int, progress: bool
+    listed: Index,
+    before: Index | None,
+    stamps: Stamps,
+    exif: str,
+    threads: int,
+    progress: bool,
+    parts: HeaderParts,
 ) -> tuple[Index, list[int]]:
     """The index of what is listed, and the ids of files that were changed since the index `before` was made.
 
-    What is in that one and was not changed is not read again; `before` itself where nothing was read.
+    What is in that one, or in `parts` of a pass that was killed, and was not changed is not read again.
     """
-    top = os.fsencode(listed.root)
-    row = _rows_in(before, listed)
-    known = np.flatnonzero(row >= 0)
-    if before is not None and before.stamps is not None:
-        old = before.stamps[row[known]]
-        repaired = (before.status[row[known]] == Status.DAMAGED) & (stamps[known, 2] != old[:, 2])
-        known = known[~((stamps[known, :2] != old[:, :2]).any(axis=1) | repaired)]
-    if listed is before and len(known) == len(listed):
-        return before, []
-    heights, widths = np.zeros_like(listed.heights), np.zeros_like(listed.widths)
-    status = np.zeros_like(listed.status)
-    reasons: dict[int, str] = {}
+    headers = HeaderPass(listed.paths, stamps)
+    changed: list[int] = []
     if before is not None:
-        heights[known], widths[known] = before.heights[row[known]], before.widths[row[known]]
-        status[known] = before.status[row[known]]
-        reasons = {i: before.reasons[r] for i, r in zip(known.tolist(), row[known].tolist(), strict=True) if status[i]}
-    new = np.setdiff1d(np.arange(len(listed)), known).tolist()
-    text = f"index: reading {len(new):,} of {len(listed):,} images" if progress and new else ""
-    headers = screen_all(top, [listed.paths[i] for i in new], exif, threads, text, listed.channels)
-    for i, header in zip(new, headers, strict=True):
-        heights[i], widths[i], status[i] = header.height, header.width, Status.DAMAGED if header.reason else Status.OK
-        reasons |= {i: header.reason} if header.reason else {}
-    index = replace(
-        listed, heights=heights, widths=widths, status=status, reasons=dict(sorted(reasons.items())), stamps=stamps
-    )
-    return index, [i for i in new if row[i] >= 0]
+        places = places_in(before.paths, listed.paths)
+        rows = np.flatnonzero(places >= 0)
+        changed = headers.take(rows, _known(before).of(places[rows])).tolist()
+    for rows, known in parts.read():
+        headers.take(rows, known)
+    count = int(headers.unread.sum())
+    text = f"index: reading {count:,} of {len(listed):,} images" if progress and count else ""
+    headers.read(os.fsencode(listed.root), exif, threads, text, listed.channels, parts)
+    columns = headers.headers._replace(reasons=dict(sorted(headers.headers.reasons.items())))
+    return replace(listed, **columns._asdict(), stamps=stamps), changed
 
 
-def _rows_in(before: Index | None, listed: Index) -> npt.NDArray[np.int64]:
-    """Where each listed path is in the index `before`, -1 where it is not."""
-    if before is None:
-        return np.full(len(listed), -1)
-    if before is listed:
-        return np.arange(len(listed))
-    place = {path: i for i, path in enumerate(before.paths)}
-    return np.array([place.get(path, -1) for path in listed.paths], dtype=np.int64)
+def _known(index: Index) -> Known:
+    """What a cached index knows of its files."""
+    assert index.stamps is not None
+    return Known(HeaderTable(index.heights, index.widths, index.status, index.reasons), index.stamps)
 
 
 def _shown(path: bytes) -> str:
@@ -274,12 +221,6 @@ def to_arrays(index: Index) -> dict[str, Any]:
     return arrays | {"damaged": np.array(list(index.reasons), dtype=np.int64)}
 
 
-def text_arrays(texts: dict[str, PathTable]) -> dict[str, Any]:
-    """Tables of texts as arrays for np.savez; `texts_of` reads one back."""
-    arrays: dict[str, Any] = {name: np.frombuffer(table.blob, dtype=np.uint8) for name, table in texts.items()}
-    return arrays | {f"{name}_offsets": table.offsets for name, table in texts.items()}
-
-
 def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
     """The fields of an Index below `root` from an opened file of `to_arrays`; KeyError or ValueError when broken."""
     reasons = (text.decode() for text in texts_of(z, "reasons"))
@@ -292,8 +233,8 @@ def from_arrays(z: "np.lib.npyio.NpzFile", root: Path) -> dict[str, Any]:
     }
 
 
-def _write_cache(file: Path, index: Index, seen: Seen) -> None:
-    """Replaces the cache file in one step: processes that race write the same table."""
+def _write_cache(file: Path, index: Index, seen: Seen) -> bool:
+    """Replaces the cache file in one step: processes that race write the same table. False, and a warning, if not."""
     texts = {"watch": PathTable.of(list(seen.folders)), "others": PathTable.of([seen.others.encode()])}
     texts["listing"] = PathTable.of([seen.digest.encode(), seen.unmapped.encode(errors="backslashreplace")])
     arrays = to_arrays(index) | text_arrays(texts)
@@ -311,6 +252,8 @@ def _write_cache(file: Path, index: Index, seen: Seen) -> None:
         warnings.warn(text, stacklevel=3)
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | None:
@@ -325,13 +268,5 @@ def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | N
             )  # 0.2.0 had none
             index = Index(**from_arrays(z, root), stamps=z["stamps"], channels=channels)
             return index, Seen(watch, texts_of(z, "others")[0].decode(), *listing)
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
+    except BROKEN_FILE:
         return None  # absent or broken: it is made anew
-
-
-def texts_of(z: "np.lib.npyio.NpzFile", name: str) -> PathTable:
-    """A table of `text_arrays` from an opened file; ValueError when broken."""
-    table = PathTable(z[name].tobytes(), z[f"{name}_offsets"])
-    if not table.sound():
-        raise ValueError(f"the texts {name} lie outside their block")
-    return table

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from fastaug.data.channel_files import ENDINGS, reads_channels
 from fastaug.data.class_map import KEY, ClassMap
-from fastaug.data.folders import EXTENSIONS, Walk, images_in_folders
+from fastaug.data.folder_listing import Rows, images_in_folders
+from fastaug.data.folders import EXTENSIONS, Walk
 from fastaug.data.image_table import KEY as TABLE
 from fastaug.data.image_table import table_rows
 from fastaug.data.multi_label import multi_label_rows
@@ -52,25 +53,26 @@ USUAL = Listing()  # class folders, the topmost, under their own names
 
 
 class Found(NamedTuple):
-    """What was listed: classes, rows (path, label, Folder) sorted by path, and a text of images left out by the map.
+    """What was listed: classes, images sorted by path, and a text of images left out by the map.
 
     multi_hot: uint8 [N, C], the classes of each, where they have any number of them.
     """
 
     classes: tuple[str, ...]
-    rows: list[tuple[bytes, int, int]]
+    rows: Rows
     unmapped: str
     multi_hot: npt.NDArray[np.uint8] | None = None
 
 
-def find_images(walk: Walk, listing: Listing) -> Found:
-    """The images below the root of `walk`; DataError when they cannot be trained on."""
+def find_images(walk: Walk, listing: Listing, threads: int = 1, progress: bool = False) -> Found:
+    """The images below the root of `walk`, by `threads` threads; DataError when they cannot be trained on."""
     if listing.table is not None and listing.multi_label != "off":
         found = multi_label_rows(listing.table, walk.root, listing.multi_label, listing.separator)
-        return Found(found.classes, found.rows, "", found.multi_hot)
+        return Found(found.classes, Rows.of(found.rows), "", found.multi_hot)
     names = ClassMap(listing.class_map)
     if listing.table is not None:
-        classes, rows = table_rows(listing.table, walk.root, names)
+        classes, listed = table_rows(listing.table, walk.root, names)
+        rows = Rows.of(listed)
     else:
-        classes, rows = images_in_folders(walk, listing.class_level, names)
+        classes, rows = images_in_folders(walk, listing.class_level, names, threads, progress)
     return Found(classes, rows, names.said())

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastaug.data.class_names import shown, some
-from fastaug.data.image_headers import screen_all
-from fastaug.data.index import Folder, Index, PathTable, Status
+from fastaug.data.image_headers import screen_all, table_of
+from fastaug.data.index import Folder, Index, PathTable
 from fastaug.data.listing import Listing
 from fastaug.errors import DataError
 
@@ -74,17 +74,16 @@ def told(others: Counter[str]) -> str:
 
 def index_of(paths: Sequence[bytes], classes: tuple[str, ...], exif: str, threads: int, channels: int = 3) -> Index:
     """The index of the image files `paths`, ids in their order; labels are 0 and mean nothing, nothing is cached."""
-    headers = screen_all(b"/", paths, exif, threads, "", channels)
-    reasons = {i: header.reason for i, header in enumerate(headers) if header.reason}
+    headers = table_of(screen_all(b"/", paths, exif, threads, "", channels), len(paths))
     return Index(
         root=Path("/"),
         classes=classes,
         paths=PathTable.of(list(paths)),
         labels=np.zeros(len(paths), np.int64),
-        heights=np.array([header.height for header in headers], np.int32),
-        widths=np.array([header.width for header in headers], np.int32),
-        status=np.array([Status.DAMAGED if header.reason else Status.OK for header in headers], np.uint8),
+        heights=headers.heights,
+        widths=headers.widths,
+        status=headers.status,
         folders=np.full(len(paths), Folder.TEST, np.uint8),
-        reasons=reasons,
+        reasons=headers.reasons,
         channels=channels,
     )

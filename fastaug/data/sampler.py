@@ -133,6 +133,8 @@ class Order:
         """
         held = self.ids if self.drawn is None else self.drawn.epoch(epoch)
         ids = permuted(Key(self.seed, epoch, Stream.ORDER), held)[: self.samples_per_epoch // self.repeats]
+        if self.repeats == 1:
+            return ids
         images = self.batch_size // self.repeats
         return np.concatenate([np.tile(ids[i : i + images], self.repeats) for i in range(0, len(ids), images)])
 

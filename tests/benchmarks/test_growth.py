@@ -74,12 +74,13 @@ def test_learned_tables_are_measured_to_the_end(tmp_path: Path) -> None:
     assert ended.returncode in (0, 1), ended.stderr  # 1: single steps differ by more than 2 %
     found = json.loads((tmp_path / "out.json").read_text())
     assert [name for name, passed in found["gates"].items() if not passed] in ([], ["step ratio <= 1.02"])
-    assert (found["figures"]["weights_bytes"], found["figures"]["labels_bytes"]) == (13, 93)
+    assert [found["figures"][f"{name}_bytes"] for name in ("weights", "labels", "sample_policy")] == [13, 93, 117]
     assert [len(took) for took in found["repetitions"]["steps"].values()] == [1, 1]
 
 
 def test_steps_that_grow_with_the_table_are_told() -> None:
-    found = {"bytes": {"weights": 13, "labels": 93}, "seconds": {"start 9": {"wall": 1.0}}, "saves": {}}
+    rows = {"weights": 13, "labels": 93, "sample_policy": 117}
+    found = {"bytes": rows, "seconds": {"start 9": {"wall": 1.0}}, "saves": {}, "peak_rss_mib": 1.0}
     gates = growth.summary_of_tables({**found, "steps": {5: [1.0, 1.1, 1.0], 9: [1.1, 1.1, 1.0]}})["gates"]
     assert [name for name, passed in gates.items() if not passed] == ["step ratio <= 1.02"]
 

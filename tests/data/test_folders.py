@@ -8,7 +8,8 @@ from PIL import Image
 
 from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import outputs_of, shown, some
-from fastaug.data.folders import Folder, Walk, images_in_folders, layout_of
+from fastaug.data.folder_listing import images_in_folders
+from fastaug.data.folders import Folder, Walk, layout_of
 from fastaug.data.index import load_index
 from fastaug.errors import DataError
 
@@ -28,7 +29,8 @@ def splits(root: Path, *names: str) -> Path:
 
 def rows(root: Path) -> list[tuple[bytes, int, int]]:
     walk = Walk(os.fsencode(root))
-    return images_in_folders(walk, "top", ClassMap())[1]
+    found = images_in_folders(walk, "top", ClassMap())[1]
+    return list(zip(found.paths, found.labels.tolist(), found.folders.tolist(), strict=True))
 
 
 def refused(root: Path, *parts: str) -> None:
@@ -160,3 +162,24 @@ def test_classes_are_matched_by_name() -> None:
     assert "not trained on the classes dogs; it knows 2 classes: cat, dog; data.root has 2: cat, dogs" in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_images_of_classes_within_each_other_are_sorted_together(tmp_path: Path, threads: int) -> None:
+    put(tmp_path, *("a/0.png", "a/m/1.png", "a/m/2.png", "a/z.png", "a b/3.png", "b/4.png"))
+    classes, found = images_in_folders(Walk(os.fsencode(tmp_path)), "leaf", ClassMap(), threads)
+    names = [b"a b/3.png", b"a/0.png", b"a/m/1.png", b"a/m/2.png", b"a/z.png", b"b/4.png"]
+    assert list(found.paths) == sorted(names) == names
+    assert [classes[label] for label in found.labels] == ["a b", "a", "m", "m", "a", "b"]
+    assert found.folders.tolist() == [Folder.ALL] * 6
+
+
+def test_what_several_threads_list_is_put_together(tmp_path: Path) -> None:
+    root = splits(tmp_path, "train", "val")
+    put(root / "train", *(f"cat/{number}.png" for number in range(20)))
+    (root / "train/dog/1.heic").write_bytes(b"")
+    one, several = Walk(os.fsencode(root)), Walk(os.fsencode(root))
+    found = [images_in_folders(walk, "top", ClassMap(), threads)[1] for walk, threads in ((one, 1), (several, 4))]
+    assert list(found[0].paths) == list(found[1].paths) == sorted(found[0].paths)
+    assert one.watch == several.watch
+    assert one.others() == several.others() == "1 .heic"

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fastaug.data import header_pass
 from fastaug.data import index as index_module
 from fastaug.data.image_files import MAX_PIXELS
 from fastaug.data.image_headers import Header, screen_all
-from fastaug.data.index import Folder, Index, PathTable, Status, cache_dir, cache_file, load_index
+from fastaug.data.index import Folder, Index, Status, cache_dir, cache_file, load_index
 from fastaug.errors import DataError
 
 
@@ -59,15 +60,6 @@ def row(index: Index, name: bytes) -> int:
 
 
 # --- table
-
-
-@given(st.lists(st.binary(max_size=9)))
-def test_a_path_table_is_a_list_of_byte_strings(names):
-    table = PathTable.of(names)
-    assert (len(table), list(table), list(table[1:])) == (len(names), names, names[1:])
-    for wrong in (-1, len(names)):
-        with pytest.raises(IndexError):
-            table[wrong]
 
 
 def test_rows_are_sorted_by_path_bytes_and_labels_by_class_name(tmp_path):
@@ -165,7 +157,7 @@ def test_layouts(tmp_path, names, roles):
 
 
 def screened(path: Path, exif: str = "ignore") -> Header:
-    return screen_all(b"", [os.fsencode(path)], exif, threads=1, progress="")[0]
+    return next(screen_all(b"", [os.fsencode(path)], exif, threads=1, progress=""))
 
 
 def test_healthy_files_of_every_kind(tmp_path):
@@ -317,9 +309,9 @@ def test_only_what_is_new_or_changed_is_read_when_a_folder_has_changed(tmp_path,
     put(tmp_path / "cat/3.jpg", encoded(width=9, height=8))  # moves the ids of what is behind it
     (tmp_path / "cat/5.jpg").write_bytes(encoded(width=7, height=5))
     read = []
-    screen = index_module.screen_all
+    screen = header_pass.screen_all
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, "screen_all", lambda top, paths, *a: read.extend(paths) or screen(top, paths, *a))
+        patch.setattr(header_pass, "screen_all", lambda top, paths, *a: read.extend(paths) or screen(top, paths, *a))
         with pytest.warns(UserWarning, match=r"read again: cat/5\.jpg$"):
             index = load_index(tmp_path)
     assert read == [b"cat/3.jpg", b"cat/5.jpg"]

@@ -25,9 +25,9 @@ from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import some
 from fastaug.data.folders import Folder
 from fastaug.data.image_files import read_image_file
-from fastaug.data.image_headers import Header, screen, screen_each, screen_stretch
+from fastaug.data.image_headers import Header, screen, screen_each, screen_stretch, table_of
 from fastaug.data.image_table import classes_in_order
-from fastaug.data.index import Index, PathTable, Status, cache_dir, from_arrays, text_arrays, texts_of, to_arrays
+from fastaug.data.index import Index, PathTable, cache_dir, from_arrays, text_arrays, texts_of, to_arrays
 from fastaug.data.packed import arrow, imagenet, parquet, tars, tfrecords
 from fastaug.data.packed.places import roles_of
 from fastaug.data.packed.records import NO_KEYS, OWN_FILE, Contents, Found, Keys, Record, refuse
@@ -258,11 +258,8 @@ def fill_in(table: dict[str, Any], files: ShardFiles, exif: str, threads: int, p
         return screen_stretch(io.BufferedReader(Stretch(files, file, offset, length)), length, exif)
 
     text = f"index: reading {len(paths):,} images" if progress else ""
-    headers = screen_each(one, range(len(paths)), threads, text)
-    table["heights"] = np.array([header.height for header in headers], np.int32)
-    table["widths"] = np.array([header.width for header in headers], np.int32)
-    table["status"] = np.array([Status.DAMAGED if header.reason else Status.OK for header in headers], np.uint8)
-    table["reasons"] = {row: header.reason for row, header in enumerate(headers) if header.reason}
+    headers = table_of(screen_each(one, range(len(paths)), threads, text), len(paths))
+    table |= headers._asdict()
 
 
 def _write_cache(file: Path, table: dict[str, Any], said: list[str], identity: str) -> None:

@@ -1,0 +1,155 @@
+"""The index of sets up to the size of ImageNet-21k: 100,000, 1,000,000 and 14,000,000 files.
+
+Seconds, and the peak of memory, of a process that makes the index, of one that starts with it in the cache (index,
+splits, fingerprint of the data, order and requests of an epoch), and of one that writes a checkpoint of all that it has
+for single images where no table is learned (the statistics of run.sample_record). At the largest size a start may take
+20 s, the order of an epoch 5 s, and every process 4 GiB; between two sizes the exponent of n is at most 1.1, in
+processor seconds.
+
+The images are hard links to 256 files: what a slow disk adds is not in these figures. 14,000,000 links are made in some
+twenty minutes and take 1 GB of disk; --folders keeps them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.growth import Laps, figures_of, measured, show
+from benchmarks.photo_folder import make_photo_folder
+
+SIZES = (100_000, 1_000_000, 14_000_000)
+CLASSES = 21_841  # of ImageNet-21k
+PREFIX = "files"  # of a folder's name, the number of its images behind it
+EXPONENT, START, ORDER, PEAK = 1.1, 20.0, 5.0, 4096.0  # at most; seconds, seconds, MiB
+PHASES = ("index made", "index from cache", "splits", "fingerprint", "epoch order", "epoch requests", "checkpoint")
+
+
+def run_make(root: Path) -> dict[str, Any]:
+    """Makes the index of a folder that has no cache."""
+    from fastaug.data.index import load_index
+
+    laps = Laps()
+    laps.lap("index made", lambda: load_index(root, progress=True))
+    return laps.report()
+
+
+def run_start(root: Path) -> dict[str, Any]:
+    """Starts with the index in the cache, and orders an epoch."""
+    from fastaug.data.build import DataParts
+    from fastaug.data.index import load_index
+    from fastaug.data.sampler import Order
+    from fastaug.data.splits import make_splits
+
+    laps = Laps()
+    index = laps.lap("index from cache", lambda: load_index(root))
+    splits = laps.lap("splits", lambda: make_splits(index, seed=0, test=0.1, meta=0.1))
+    laps.lap("fingerprint", DataParts(index.classes, splits, index).fingerprint)
+    order = Order(ids=splits.train, seed=0, batch_size=1024)
+    laps.lap("epoch order", lambda: order.epoch_ids(0))
+    laps.lap("epoch requests", lambda: sum(len(r.ids) for r in order.requests(0, order.steps_per_epoch)))
+    return laps.report()
+
+
+def run_checkpoint(root: Path) -> dict[str, Any]:
+    """Writes the statistics of as many images as the folder's name says."""
+    from accelerate import Accelerator
+
+    from fastaug.evaluation.training_record import TrainingRecord
+    from fastaug.training import checkpoint
+
+    laps, size = Laps(), int(root.name.removeprefix(PREFIX))
+    record = TrainingRecord(size, CLASSES, Accelerator(cpu=True), largest=1024)
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
+        write = partial(checkpoint.save, Path(folder), 0, {"model": {}}, {"sample_record": record.state()})
+        path = laps.lap("checkpoint", write)
+        megabytes = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+    return laps.report() | {"megabytes": megabytes}
+
+
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "make": run_make,
+    "start": run_start,
+    "checkpoint": run_checkpoint,
+}
+
+
+def folder_of(work: Path, files: int, classes: int) -> Path:
+    """The folder of so many images of at most so many `classes` below `work`, made where it is not there yet."""
+    root = work / f"{PREFIX}{files}"
+    if not root.is_dir():
+        unfinished = work / f"unfinished{files}"
+        make_photo_folder(unfinished, files, min(classes, files // 100))
+        unfinished.rename(root)
+    return root
+
+
+def measure(work: Path, sizes: list[int], repetitions: int) -> dict[int, list[dict[str, Any]]]:
+    """Every repetition of every size, each with an empty cache."""
+    found: dict[int, list[dict[str, Any]]] = {n: [] for n in sizes}
+    for n in sizes:
+        root = folder_of(work, n, CLASSES)
+        for _ in range(repetitions):
+            with tempfile.TemporaryDirectory(dir=work) as cache:
+                runs = {part: measured(part, root, Path(cache), "benchmarks.large_index") for part in PARTS}
+            seconds = {name: lap for run in runs.values() for name, lap in run["seconds"].items()}
+            peaks = {part: run["peak_rss_mib"] for part, run in runs.items()}
+            megabytes = runs["checkpoint"]["megabytes"]
+            found[n].append({"seconds": seconds, "peak_rss_mib": peaks, "checkpoint_megabytes": megabytes})
+    return found
+
+
+def summary(found: dict[int, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Gates and figures."""
+    largest = max(found)
+    figures = figures_of(found, PHASES)
+    figures["images_made_a_second"] = largest / figures[f"index_made_{largest}_seconds"]
+    figures["checkpoint_megabytes"] = found[largest][0]["checkpoint_megabytes"]
+    for n, runs in found.items():
+        figures |= {f"peak_{part}_{n}_mib": max(run["peak_rss_mib"][part] for run in runs) for part in PARTS}
+    exponents = {name: value for name, value in figures.items() if name.endswith("_exponent")}
+    gates = {f"{name} <= {EXPONENT}": value <= EXPONENT for name, value in exponents.items()}
+    gates[f"start from cache < {START} s"] = figures[f"index_from_cache_{largest}_seconds"] < START
+    gates[f"epoch order < {ORDER} s"] = figures[f"epoch_order_{largest}_seconds"] < ORDER
+    gates |= {f"peak of {part} < {PEAK} MiB": figures[f"peak_{part}_{largest}_mib"] < PEAK for part in PARTS}
+    return {"gates": gates, "figures": figures}
+
+
+def main() -> int:
+    """0 when every gate holds, 1 when one is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, nargs="+", metavar="N", default=SIZES, help="sizes, at least two")
+    parser.add_argument("--repetitions", type=int, default=1)
+    parser.add_argument("--folders", type=Path, metavar="FOLDER", help="keeps the folders of images there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--part", nargs=2, metavar=("PART", "ROOT"), help="one measurement, run by the tool itself")
+    args = parser.parse_args()
+    if args.part:
+        print(json.dumps(PARTS[args.part[0]](Path(args.part[1]))))
+        return 0
+    sizes = sorted(set(args.files))
+    if len(sizes) < 2 or sizes[0] < 200 or args.repetitions < 1:
+        parser.error("--files needs two different sizes of at least 200, --repetitions at least 1")
+    from fastaug.provenance import commit, versions
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(args.folders or Path(folder), sizes, args.repetitions)
+    result = summary(found)
+    show(found, result, PHASES)
+    for name, value in result["figures"].items():
+        if not name.endswith("_seconds"):
+            print(f"{name}: {value:,.2f}")
+    if args.json:
+        about = {"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions(), "commit": commit()}
+        args.json.write_text(json.dumps({**about, "repetitions": found, **result}, indent=1) + "\n")
+    return 0 if all(result["gates"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""A header pass that is killed goes on from what it had read; parts that are damaged or of other files are not used."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fastaug.data import header_pass
+from fastaug.data.index import Index, cache_file, load_index
+
+IMAGES, KILLED, KEPT = 3000, 2500, 2048  # images of the folder; read at the kill; in parts by then
+PASS = f"""
+import os, signal, sys
+from fastaug.data import header_pass, index
+header_pass.SECONDS = 0
+read = header_pass.screen_all
+def until_killed(*given):
+    for number, header in enumerate(read(*given)):
+        if number == {KILLED}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield header
+header_pass.screen_all = until_killed
+index.load_index(sys.argv[-1], threads=2)
+"""
+
+
+@pytest.fixture
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_processes: Callable[..., str]) -> Path:
+    """A folder whose header pass was killed; every hundredth image is damaged."""
+    monkeypatch.setenv("FASTAUG_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "images"
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+    Image.new("RGB", (9, 7)).save(tmp_path / "whole.png")
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    for number in range(IMAGES):
+        source = tmp_path / ("whole.png" if number % 100 else "broken.png")
+        os.link(source, root / ("cat" if number % 2 else "dog") / f"{number:04}.png")
+    in_processes(1, "-c", PASS, root, code=-9)
+    return root
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The paths that this process reads."""
+    paths: list[bytes] = []
+    screen_all = header_pass.screen_all
+
+    def recording(top: bytes, given: Any, *more: Any) -> Iterator[Any]:
+        paths.extend(given)
+        return screen_all(top, given, *more)
+
+    monkeypatch.setattr(header_pass, "screen_all", recording)
+    return paths
+
+
+def parts(root: Path) -> list[Path]:
+    return sorted(cache_file(root, "ignore").with_suffix(".parts").glob("*"))
+
+
+def columns(index: Index) -> dict[str, Any]:
+    arrays = {name: getattr(index, name).tolist() for name in ("heights", "widths", "status", "stamps")}
+    return arrays | {"paths": list(index.paths), "reasons": list(index.reasons.items())}
+
+
+def test_a_killed_pass_goes_on(killed: Path, read: list[bytes]) -> None:
+    assert len(parts(killed)) == 2
+    index = load_index(killed, threads=1)
+    assert len(read) == IMAGES - KEPT
+    assert not parts(killed)
+    cache_file(killed, "ignore").unlink()
+    assert columns(index) == columns(load_index(killed, threads=1))
+    assert len(index.reasons) == IMAGES // 100
+
+
+def test_a_file_changed_since_it_was_read_is_read_again(killed: Path, read: list[bytes]) -> None:
+    Image.new("RGB", (4, 6)).save(file := killed.parent / "other.png")
+    os.replace(file, killed / "cat" / "0001.png")
+    index = load_index(killed, threads=1)
+    assert read[0] == b"cat/0001.png"
+    assert len(read) == IMAGES - KEPT + 1
+    assert (index.heights[0], index.widths[0]) == (6, 4)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text"])
+def test_a_damaged_part_is_named_and_its_images_are_read_again(killed: Path, read: list[bytes], damage: str) -> None:
+    file = parts(killed)[0]
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    file.write_bytes({"cut": whole[:middle], "flipped": flipped, "text": b"text"}[damage])
+    with pytest.warns(UserWarning, match=rf"{file.name} is damaged .*; what it held of the index is read again"):
+        index = load_index(killed, threads=1)
+    assert len(read) == IMAGES - KEPT // 2
+    assert index.reasons.keys() == {row for row, path in enumerate(index.paths) if path.endswith(b"00.png")}
+
+
+def test_parts_of_other_files_are_removed(killed: Path, read: list[bytes]) -> None:
+    (killed / "cat" / "0001.png").unlink()
+    index = load_index(killed, threads=1)
+    assert len(index) == len(read) == IMAGES - 1
+    assert not parts(killed)
+
+
+def test_parts_stay_where_the_index_cannot_be_cached(killed: Path, read: list[bytes]) -> None:
+    cache_file(killed, "ignore").mkdir()  # nothing can be put in its place
+    for _ in range(2):
+        read.clear()
+        with pytest.warns(UserWarning, match="is not cached"):
+            load_index(killed, threads=1)
+        assert len(read) == IMAGES - KEPT
+    assert len(parts(killed)) == 2

@@ -58,10 +58,10 @@ def save(trainer: Trainer) -> None:
         texts={FILE: facts_file(trainer)},
         policy=policy_texts(trainer),
     )
-    trainer.writer.save(snapshot, partial(_write, trainer.folder, trainer.recipe.run.keep))
+    trainer.writer.save(snapshot, partial(write_snapshot, trainer.folder, trainer.recipe.run.keep))
 
 
-def _write(folder: RunFolder, keep: int, taken: Snapshot) -> None:
+def write_snapshot(folder: RunFolder, keep: int, taken: Snapshot) -> None:
     """Writes a checkpoint and what of the run folder goes with it, each once all before it is there."""
     folder.sync_logs()
     checkpoint.save(folder.checkpoints, taken.step, taken.weights, taken.state, taken.tables, taken.texts)

@@ -141,13 +141,20 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        ended = self._thread is None
-        while self._thread is not None and not ended:
-            with suppress(KeyboardInterrupt):
-                self._thread.shutdown(wait=True)
-                ended = True
+        if self._thread is not None:
+            _wait_for_all(self._thread)
+            self._thread.shutdown(wait=False)
         failure = None if self._on_its_way is None else self._on_its_way.written.exception()
         if failure is not None and error is None:
             raise failure
         if failure is not None and error is not None:
             error.add_note(f"And the checkpoint on its way was not written: {failure}")
+
+
+def _wait_for_all(thread: ThreadPoolExecutor) -> None:
+    """Waits until `thread` has nothing left to do; Ctrl-C does not end that. It joins nothing: see cpython#90882."""
+    idle = False
+    while not idle:
+        with suppress(KeyboardInterrupt):
+            wait([thread.submit(int)])
+            idle = True

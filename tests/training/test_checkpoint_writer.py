@@ -189,10 +189,14 @@ def test_what_is_on_its_way_is_finished_whatever_ends_a_run(tmp_path: Path) -> N
             time.sleep(0.05)
         save_in(tmp_path, taken)
 
-    with suppress(KeyboardInterrupt), CheckpointWriter(asynchronous=True) as writer:
-        writer.save(snapshot(1, torch.ones(10)), write)
-        leaves.set()
-        raise KeyboardInterrupt
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind & ignores it
+    try:
+        with suppress(KeyboardInterrupt), CheckpointWriter(asynchronous=True) as writer:
+            writer.save(snapshot(1, torch.ones(10)), write)
+            leaves.set()
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert checkpoint.latest(tmp_path) == (tmp_path / "step-00000001", [])
 
 

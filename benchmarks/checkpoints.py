@@ -80,7 +80,8 @@ def measure(folder: Path, rounds: int, words: list[str]) -> dict[str, list[tuple
             found["asynchronous"].append(seconds(lambda: save(trainer)))
             found["beside"].append(seconds(lambda: train_step(trainer, batches)))
             found["rest"].append(seconds(asynchronous.finish))
-    return {name: values[1:] for name, values in found.items()} | {"first": found["asynchronous"][:1]}
+    kept = {name: values[len(values) // (rounds + 1) :] for name, values in found.items()}
+    return kept | {"first": found["asynchronous"][:1]}
 
 
 def summary(found: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
                 improved = epoch_ends and evaluate_epoch(trainer, clock)
             except NoImageError:  # a split without an image ends the run, not what it has learned
                 keep(trainer, clock)
+                trainer.writer.finish()
                 raise
 
             # ---- stop, save ----

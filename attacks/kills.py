@@ -1,17 +1,21 @@
-"""Kills a tight loop of updates, logs and saves, many times: `python -m attacks.kills FOLDER [KILLS] [SEED]`.
+"""Kills a tight loop of updates, logs and saves, many times: `python -m attacks.kills FOLDER [KILLS] [SEED] [--async]`.
 
 Each life continues from what the one before left, by the functions that training uses, and is killed by SIGKILL after a
 random time or comes to its end. In the end the folder has to hold what a loop that nobody killed has written: the same
 files, lines of the logs, weights and state. Exit code 1 and the difference otherwise.
+
+With --async the lives write checkpoints as run.checkpoint_async does, and go on meanwhile; the loop that nobody kills
+waits for each.
 """
 
+import argparse
 import json
 import os
 import random
 import shutil
 import signal
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,9 @@ import torch
 
 from fastaug.recipe.schema import Data, Recipe, Run
 from fastaug.training import checkpoint, table_files
+from fastaug.training.checkpoint_writer import CheckpointWriter, Snapshot
 from fastaug.training.run_folder import RunFolder
+from fastaug.training.trainer_state import write_snapshot
 
 KEEP, BEST = 2, 3
 ROWS = 700  # of a table, 90 of which change with every update
@@ -41,22 +47,23 @@ def start(path: Path) -> tuple[RunFolder, int, torch.Tensor, table_files.Table]:
     return folder, step, weights, table
 
 
-def live(path: Path, last: int) -> None:
+def live(path: Path, last: int, *, asynchronous: bool) -> None:
     """Trains to update `last`, logs it, saves each update, and ends with a result."""
     table_files.WHOLE = 0  # a table of this size would be written whole
     folder, step, weights, table = start(path)
-    while step < last:
-        step += 1
-        weights = weights * 0.999 + step
-        folder.append("ids-0.jsonl", {"step": step, "ids": [step, step + 1]})
-        folder.append("metrics.jsonl", {"event": "train", "step": step, "loss": weights[0].item()})
-        met = (torch.arange(90) + 100 * step) % ROWS
-        table.rows["rows.a"][met] += step
-        table.changed[met] = True
-        state = {"step": step, "lines": folder.lines(), "meta": {"learned": {}}}
-        checkpoint.save(folder.checkpoints, step, {"model": {"w": weights}}, state, {"rows": table})
-        checkpoint.prune(folder.checkpoints, KEEP, BEST)
-        folder.write_status(None, "running", step)
+    with CheckpointWriter(asynchronous=asynchronous) as writer:
+        while step < last:
+            step += 1
+            weights.mul_(0.999).add_(step)  # in place, as an optimizer does
+            folder.append("ids-0.jsonl", {"step": step, "ids": [step, step + 1]})
+            folder.append("metrics.jsonl", {"event": "train", "step": step, "loss": weights[0].item()})
+            met = (torch.arange(90) + 100 * step) % ROWS
+            table.rows["rows.a"][met] += step
+            table.changed[met] = True
+            state = {"step": step, "lines": folder.lines(), "meta": {"learned": {}}}
+            snapshot = Snapshot(step, BEST, {"model": {"w": weights}}, state, {"rows": table}, {}, {})
+            writer.save(snapshot, partial(write_snapshot, folder, KEEP))
+        writer.finish()
     folder.append("skipped.jsonl", {"step": step, "id": 3})
     folder.append("metrics.jsonl", {"event": "test", "step": step, "top1": weights[1].item()})
     folder.write_json("result.json", {"top1": weights[1].item()})
@@ -64,12 +71,12 @@ def live(path: Path, last: int) -> None:
     folder.close()
 
 
-def one_life(path: Path, last: int, seconds: float) -> bool:
+def one_life(path: Path, last: int, seconds: float, *, asynchronous: bool) -> bool:
     """Lives in a process of its own and is killed after `seconds`; whether it was still alive then."""
     process = os.fork()
     if not process:
         try:
-            live(path, last)
+            live(path, last, asynchronous=asynchronous)
             os._exit(0)
         finally:
             os._exit(1)
@@ -96,24 +103,24 @@ def content(path: Path) -> dict[str, Any]:
 def compare(killed: Path, whole: Path, last: int) -> None:
     """Lets both folders come to their end at update `last`, twice, without a kill, and compares them."""
     for path in (killed, killed, whole):
-        live(path, last)
+        live(path, last, asynchronous=False)
     found, expected = content(killed), content(whole)
     different = [name for name in sorted(found.keys() | expected.keys()) if found.get(name) != expected.get(name)]
     if different:
         raise SystemExit(f"after a kill and the end at update {last} these differ: {', '.join(different)}")
 
 
-def main(folder: Path, kills: int, seed: int) -> None:
+def main(folder: Path, kills: int, seed: int, *, asynchronous: bool) -> None:
     """Kills life after life; after one in three, and in the end, compares with the folder that no kill fell into."""
     torch.set_num_threads(1)
     killed, whole, draw = folder / "killed", folder / "whole", random.Random(seed)
     for path in (killed, whole):
         shutil.rmtree(path, ignore_errors=True)
     begun = time.perf_counter()
-    live(whole, 10)
+    live(whole, 10, asynchronous=False)
     update = (time.perf_counter() - begun) / 10  # seconds
     begun = time.perf_counter()
-    live(whole, 10)  # reads the recipe and the checkpoint, as every life does before its first update
+    live(whole, 10, asynchronous=False)  # reads recipe and checkpoint, as every life does before its first update
     reading = time.perf_counter() - begun
     shutil.rmtree(whole)
     done = lives = leftovers = reached = 0
@@ -123,6 +130,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
             killed,
             reached + draw.choice((1, 2, 3, 1000)),
             draw.uniform(*draw.choice(((0, reading), (reading, 2 * reading + 16 * update)))),
+            asynchronous=asynchronous,
         )
         steps = checkpoint.steps_of(killed / "checkpoints")
         leftovers += bool(list(killed.rglob("*.tmp")))
@@ -140,5 +148,9 @@ def main(folder: Path, kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    main(Path(given[0]), int(given[1]) if len(given) > 1 else 500, int(given[2]) if len(given) > 2 else 0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("kills", type=int, nargs="?", default=500)
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    parser.add_argument("--async", dest="asynchronous", action="store_true", help="as run.checkpoint_async does")
+    main(**vars(parser.parse_args()))

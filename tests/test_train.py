@@ -124,15 +124,16 @@ RESUME = [
 
 
 @pytest.mark.slow  # CI runs attacks.kills, which compares whole folders after more kills
+@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("cuts", [2, pytest.param(20, marks=pytest.mark.timeout(1200))])
-def test_killed_runs_end_bit_equal_to_the_uninterrupted_one(recipe, tmp_path, cuts):
+def test_killed_runs_end_bit_equal_to_the_uninterrupted_one(recipe, tmp_path, cuts, asynchronous):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run_here([*recipe, *RESUME, f"run.dir={whole}"]) == 0
-    command = [*TRAIN, *recipe, *RESUME, f"run.dir={cut}"]
+    command = [*TRAIN, *recipe, *RESUME, f"run.dir={cut}", *["run.checkpoint_async=true"] * asynchronous]
     steps = random.Random(cuts).sample(range(1, 40), cuts)
     killed = [kill_at(command, cut, step) for step in sorted(steps)]
     assert sum(killed) >= cuts - 1
-    assert run_here([*recipe, *RESUME, f"run.dir={cut}"]) == 0
+    assert run_here(command[len(TRAIN) :]) == 0
     expected = lines(whole / "ids-0.jsonl")
     assert len(expected) == 40
     assert lines(cut / "ids-0.jsonl") == expected

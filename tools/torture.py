@@ -47,13 +47,15 @@ def files(short: bool) -> Score:
 
 
 def kills(short: bool) -> Score:
-    """Kills in a tight loop of updates and saves."""
-    count = 60 if short else 500
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "attacks.kills", folder, str(count)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    lost = [] if ended.returncode == 0 else [(ended.stdout + ended.stderr).strip()[-500:]]
-    return Score("kills while training and saving", count, lost)
+    """Kills in a tight loop of updates and saves, which wait for each other or do not."""
+    waiting, asynchronous = (45, 15) if short else (500, 200)
+    lost = []
+    for options in ([str(waiting)], [str(asynchronous), "--async"]):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "attacks.kills", folder, *options]
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        lost += [] if ended.returncode == 0 else [(ended.stdout + ended.stderr).strip()[-500:]]
+    return Score("kills while training and saving", waiting + asynchronous, lost)
 
 
 def folders(short: bool) -> Score:

@@ -118,6 +118,9 @@ class Run:
     )
     log_every: Count = key(50, "optimizer steps between log lines")
     checkpoint_every: CountOrNone = key(0, "optimizer steps between checkpoints; 0: at the end of every epoch")
+    checkpoint_async: bool = key(
+        False, "train on while a checkpoint is written, from a copy of the state that stays in host memory"
+    )
     keep: Count = key(3, "checkpoints kept, besides the best one")
     log_ids: bool = key(False, "write the ids of every step and process to ids-<rank>.jsonl")
     log_losses: bool = key(False, "write the mean training loss of every image to samples.csv")
@@ -646,6 +649,6 @@ class Recipe:
 # Keys that may differ when a run is continued: they change how it runs, not what it computes.
 RESUMABLE = {
     *("run.dir", "data.root", "data.table", "data.class_map", "run.log_every", "run.checkpoint_every", "run.keep"),
-    *("run.log_ids", "run.trackers", "data.input_key", "data.target_key", "data.verify"),
+    *("run.checkpoint_async", "run.log_ids", "run.trackers", "data.input_key", "data.target_key", "data.verify"),
     *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size", "eval.tta"),
 }

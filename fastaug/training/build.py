@@ -39,6 +39,7 @@ from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training import checkpoint
 from fastaug.training.build_data import evaluation_loader, find_data, meta_loader, training_loader
+from fastaug.training.checkpoint_writer import CheckpointWriter
 from fastaug.training.class_balance import build_adjustment, build_draws
 from fastaug.training.distillation import Teacher, build_teacher
 from fastaug.training.image_weights import build_image_weights
@@ -89,6 +90,7 @@ class Trainer:
     sample_losses: SampleLosses | None  # None unless run.log_losses
     record: TrainingRecord | None  # None unless run.sample_record, and of synthetic images
     meta: NoMetaStep
+    writer: CheckpointWriter
     not_finite: Tensor  # the update whose loss or gradient was not finite, -1 so far; see stop_if_not_finite
     progress: Progress = field(default_factory=Progress)
     evaluated: dict[str, Any] | None = None  # the scalars of the last evaluation in training, with its step and split
@@ -310,5 +312,6 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         sample_losses=build_sample_losses(recipe, accelerator, parts, losses),
         record=record,
         meta=meta,
+        writer=CheckpointWriter(asynchronous=recipe.run.checkpoint_async),
         not_finite=step_on_host(accelerator.device),
     )

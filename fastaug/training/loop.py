@@ -54,9 +54,11 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
                 improved = epoch_ends and evaluate_epoch(trainer, clock)
             except NoImageError:  # a split without an image ends the run, not what it has learned
                 keep(trainer, clock)
+                trainer.writer.finish()
                 raise
 
             # ---- stop, save ----
+            trainer.writer.check()
             reason = stop.reason()
             # With several processes all stop at the same update: at a log line, where they synchronise anyway.
             stops = (logs or trainer.accelerator.num_processes == 1) and any_process(trainer.accelerator, bool(reason))
@@ -64,9 +66,11 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
             if stops or improved or due or trainer.ended:
                 keep(trainer, clock)
             if stops:
+                trainer.writer.finish()
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes when the first one leaves
                 raise Stopped(f"{reason or 'another process was told to stop'}; the same command continues from here")
             clock.resume()
+    trainer.writer.finish()
     if trainer.early is not None:
         trainer.console.print(trainer.early)
     return evaluate_end(trainer)

@@ -19,21 +19,32 @@ PROGRAM = "policy.py"
 
 
 def write_policy(trainer: Trainer) -> None:
-    """Writes policy.json with the values of now; main process, where anything is learned that can be kept."""
+    """Writes the files of `policy_texts`; main process."""
+    if trainer.accelerator.is_main_process:
+        for name, text in policy_texts(trainer).items():
+            trainer.folder.write(name, text)
+
+
+def policy_texts(trainer: Trainer) -> dict[str, bytes]:
+    """policy.json and, where torchvision can play it, policy.py with the values of now; nothing where none are learned.
+
+    Says what is left out of the last policy.py.
+    """
     learned = trainer.meta.learned
-    if learned is None or not trainer.accelerator.is_main_process:
-        return
+    if learned is None:
+        return {}
     pieces = pieces_of(learned, trainer.meta.start())
     tables = [learned.kinds[name] for name, part in learned.each().items() if part.tables()]
     if not (pieces or tables):
-        return
-    trainer.folder.write(FILE, legible(policy_file(trainer, pieces, tables)).encode())
+        return {}
+    texts = {FILE: legible(policy_file(trainer, pieces, tables)).encode()}
     shared = learned.each().get(PART)
     if isinstance(shared, SharedPolicyPart) and PART in pieces:
         source = policy_source(shared.policy, trainer.augment.size)
-        trainer.folder.write(PROGRAM, source.text.encode())
+        texts[PROGRAM] = source.text.encode()
         if source.left_out and trainer.progress.step == trainer.last_step:
             trainer.console.print(f"{PROGRAM} is without {', '.join(map(ascii, source.left_out))}: see its first lines")
+    return texts
 
 
 def legible(values: dict[str, Any]) -> str:

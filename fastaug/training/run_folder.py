@@ -183,12 +183,15 @@ class RunFolder:
             self._hear(text)
 
     def lines(self) -> dict[str, int]:
-        """Lines of each log that this process writes, made durable: what a checkpoint remembers to continue them."""
+        """Lines of each log that this process writes: what a checkpoint remembers to continue them."""
+        return {name: self._lines.get(name, 0) for name in _OWN_LOGS}
+
+    def sync_logs(self) -> None:
+        """Makes the logs durable that this process writes, before a checkpoint counts on their lines."""
         for path in (self.path / name for name in _OWN_LOGS):
             if path.exists():
                 with _written(path), open_regular(path) as file:
                     os.fsync(file.fileno())
-        return {name: self._lines.get(name, 0) for name in _OWN_LOGS}
 
     def cut_after(self, step: int, lines: dict[str, int] | None = None) -> list[str]:
         """Cuts every log, of all processes, back to the state at `step`; names those with broken lines.

@@ -1,6 +1,7 @@
 """Saving and restoring a Trainer: what checkpoints hold, and how the same command continues from the last one."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ from fastaug.data.class_names import some
 from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.training import checkpoint
 from fastaug.training.build import Progress, Trainer
+from fastaug.training.checkpoint_writer import Snapshot
 from fastaug.training.model_facts import FILE, facts_file
-from fastaug.training.policy_files import write_policy
+from fastaug.training.policy_files import policy_texts
+from fastaug.training.run_folder import RunFolder
 from fastaug.training.starts import FILE as STARTS
 from fastaug.training.starts import this_start
 from fastaug.training.table_files import Table
 
 
 def save(trainer: Trainer) -> None:
-    """Writes a checkpoint of this update; every process must call this, the main one writes."""
+    """Writes a checkpoint of this update, or begins to; every process must call this, the main one writes."""
     progress = trainer.progress
     meter = trainer.meter.state()
     losses = None if trainer.sample_losses is None else trainer.sample_losses.state(trainer.accelerator)
@@ -46,12 +49,27 @@ def save(trainer: Trainer) -> None:
         "lines": trainer.folder.lines(),
         "skipped_paths": {sample: trainer.parts.name_of(sample) for sample in progress.skipped},
     }
-    tables = tables_apart(trainer, state["meta"])
-    checkpoint.save(trainer.folder.checkpoints, progress.step, weights, state, tables, {FILE: facts_file(trainer)})
-    checkpoint.prune(trainer.folder.checkpoints, trainer.recipe.run.keep, progress.best_step)
-    write_policy(trainer)
-    trainer.folder.finished = False
-    trainer.folder.write_status(None, "running", progress.step)
+    snapshot = Snapshot(
+        step=progress.step,
+        best_step=progress.best_step,
+        weights=weights,
+        state=state,
+        tables=tables_apart(trainer, state["meta"]),
+        texts={FILE: facts_file(trainer)},
+        policy=policy_texts(trainer),
+    )
+    trainer.writer.save(snapshot, partial(write_snapshot, trainer.folder, trainer.recipe.run.keep))
+
+
+def write_snapshot(folder: RunFolder, keep: int, taken: Snapshot) -> None:
+    """Writes a checkpoint and what of the run folder goes with it, each once all before it is there."""
+    folder.sync_logs()
+    checkpoint.save(folder.checkpoints, taken.step, taken.weights, taken.state, taken.tables, taken.texts)
+    checkpoint.prune(folder.checkpoints, keep, taken.best_step)
+    for name, text in taken.policy.items():
+        folder.write(name, text)
+    folder.finished = False
+    folder.write_status(None, "running", taken.step)
 
 
 def tables_apart(trainer: Trainer, meta: dict[str, Any]) -> dict[str, Table]:

@@ -32,7 +32,7 @@ def attempt(recipe: Recipe, listeners: Listeners, *, borrowed: bool = False, qui
             trainer = start(recipe, folder, ending, quiet=quiet)
         ending.trainer = trainer
         describe(trainer)
-        with trainer.trackers:
+        with trainer.trackers, trainer.writer:
             ending.figures = fit(trainer, stop)
         summarise(trainer, ending.figures["test"])
         finish(trainer.accelerator, stays_joined=borrowed)

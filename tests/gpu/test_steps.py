@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import torch
 
 from fastaug.step_profile.measure import profile
 from fastaug.training.build import Trainer
+from fastaug.training.checkpoint import load, name_of
 from fastaug.training.loop import train_step
+from fastaug.training.trainer_state import save
 
 REPO = Path(__file__).resolve().parents[2]
 SYNTHETIC = "data.loader=synthetic"
@@ -128,6 +131,27 @@ def test_a_profile_adds_up(device: torch.device, make_trainer: Callable[..., Tra
         assert min(step.values()) > -1e-6
     assert 0 <= found.idle <= 1
     assert (found.copy is not None) == (device.type == "cuda")
+
+
+def test_an_asynchronous_checkpoint_is_of_the_update_that_it_was_saved_at(
+    device: torch.device, make_trainer: Callable[..., Trainer]
+) -> None:
+    trainer = make_trainer(device, SYNTHETIC, "optim.opt=adamw", "run.checkpoint_async=true")
+    batches, expected = trainer.loader.batches(trainer.order.requests(0, 12)), {}
+    with trainer.writer:
+        for _ in range(4):
+            for _ in range(3):
+                train_step(trainer, batches)
+            expected[trainer.progress.step] = deepcopy((trainer.network.state_dict(), trainer.optimizer.state_dict()))
+            save(trainer)
+        trainer.writer.finish()
+    for step in (6, 9, 12):  # the newest three are kept
+        found = load(trainer.folder.checkpoints / name_of(step))
+        weights, optimizer = expected[step]
+        assert all(torch.equal(found.weights["model"][name], value.cpu()) for name, value in weights.items())
+        for number, moments in optimizer["state"].items():
+            kept = found.state["optimizer"]["state"][number]
+            assert all(torch.equal(kept[name], value.cpu()) for name, value in moments.items())
 
 
 @pytest.mark.gpu

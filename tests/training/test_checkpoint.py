@@ -263,9 +263,9 @@ def in_a_child(code: str, *arguments: object) -> "subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def kill(folder: Path, kills: int) -> None:
+def kill(folder: Path, kills: int, *options: str) -> None:
     """Compares a folder that was killed so often with one that never was."""
-    command = [sys.executable, "-m", "attacks.kills", str(folder), str(kills)]
+    command = [sys.executable, "-m", "attacks.kills", str(folder), str(kills), *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -275,6 +275,11 @@ def kill(folder: Path, kills: int) -> None:
 @pytest.mark.slow  # of the sample of attacks that CI runs after the tests
 def test_after_any_kills_a_folder_is_that_of_a_run_without(tmp_path: Path) -> None:
     kill(tmp_path, 20)
+
+
+@pytest.mark.slow
+def test_after_any_kills_while_checkpoints_are_written_beside_training_too(tmp_path: Path) -> None:
+    kill(tmp_path, 20, "--async")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
@@ -18,7 +19,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
-from fastaug.distributed import step_on_host
+from fastaug.distributed import sharding_mesh, step_on_host
 from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
@@ -35,6 +36,7 @@ from fastaug.nets.initial_weights import ignored as ignored_fit
 from fastaug.nets.model import build_ema, build_model, synchronised
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.nets.plateau import Plateau
+from fastaug.nets.sharding import shard
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training import checkpoint
@@ -165,9 +167,17 @@ def check_select(recipe: Recipe, splits: Splits) -> None:
 
 
 def build_network(
-    recipe: Recipe, classes: int, accelerator: Accelerator, tell: Callable[[Fit], None] = ignored_fit
+    recipe: Recipe,
+    classes: int,
+    accelerator: Accelerator,
+    tell: Callable[[Fit], None] = ignored_fit,
+    *,
+    on_host: bool = False,
 ) -> nn.Module:
-    """The network of a recipe with its initial weights, on the device; `tell` hears how those of a file fit."""
+    """The network of a recipe with its initial weights, on the device unless it is to stay `on_host`.
+
+    `tell` hears how those of a file fit.
+    """
     if recipe.augment.soften_p_max < 1 / classes:
         found = f"{recipe.augment.soften_p_max} is below chance, {1 / classes:.4g}"
         raise RecipeError([f"augment.soften_p_max: {found}"])
@@ -175,10 +185,22 @@ def build_network(
     if ":" not in recipe.model.name:  # one from the hub is known only when it is there
         check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
-    network = build_model(recipe.model, outputs, tell, channels=recipe.data.channels).to(accelerator.device)
+    network = build_model(recipe.model, outputs, tell, channels=recipe.data.channels)
+    if not on_host:
+        network = network.to(accelerator.device)
     if recipe.model.sync_bn:
         return synchronised(network, accelerator.num_processes, accelerator.device)
     return network
+
+
+def build_average(recipe: Recipe, network: nn.Module, mesh: DeviceMesh | None) -> ModelEmaV3 | None:
+    """The moving average of the network, if there is one; divides both over the processes of `mesh`."""
+    ema = build_ema(recipe.model, network, foreach=mesh is None)  # a foreach takes no mixture of DTensors and buffers
+    if mesh is not None:
+        shard(network, mesh, recipe.model.name)
+        if ema is not None:
+            shard(ema.module, mesh, recipe.model.name)
+    return ema
 
 
 def tell_fit(fit: Fit, folder: RunFolder, console: Console) -> None:
@@ -234,13 +256,17 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     order = build_order(recipe, accelerator, parts)
     adjustment = build_adjustment(recipe, parts, accelerator.device)
     losses = sample_losses(recipe.augment, adjustment)
-    network = build_network(recipe, len(parts.classes), accelerator, lambda fit: tell_fit(fit, folder, console))
+    mesh = sharding_mesh(recipe, accelerator)
+    network = build_network(
+        *(recipe, len(parts.classes), accelerator, lambda fit: tell_fit(fit, folder, console)), on_host=mesh is not None
+    )
     freezing = build_freezing(recipe, network, accelerator, order.steps_per_epoch, console)
     hidden = (
         HiddenCutMix(network, recipe.augment, recipe.data.img_size, recipe.data.channels)
         if recipe.augment.mix_layer
         else None
     )
+    ema = build_average(recipe, network, mesh)
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer, newest_state, console.print)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
@@ -252,11 +278,14 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     plateau = build_plateau(recipe, parts.splits)
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
     set_rate = build_schedule(recipe.optim, optimizer, **updates, plateau=plateau)
-    ema = build_ema(recipe.model, network)
-    plain = copy(network)  # the same weights, for the meta step, without what compilation and Accelerate add
+    # The same weights, for the meta step, without what compilation and Accelerate add; a divided network has none.
+    plain = copy(network) if mesh is None else network
     if recipe.model.compile:
         network.compile()
-    model, prepared = accelerator.prepare(network, optimizer)
+    if mesh is None:
+        model, prepared = accelerator.prepare(network, optimizer)
+    else:  # Accelerate adds autocast, and leaves the processes to fully_shard
+        model, prepared = accelerator.prepare_model(network, evaluation_mode=True), accelerator.prepare(optimizer)
     meta: NoMetaStep = NoMetaStep()
     if learned is not None:
         set_rate = learned.scheduled(set_rate, optimizer)

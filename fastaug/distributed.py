@@ -80,10 +80,13 @@ def _ddp_settings(train: Train) -> DistributedDataParallelKwargs:
     )
 
 
-def sharding_mesh(recipe: Recipe, accelerator: Accelerator) -> DeviceMesh | None:
-    """The processes over which the network is divided; None where each has it whole, as one alone does."""
-    if recipe.train.parallel != "fsdp2" or accelerator.num_processes == 1:
-        return None
+def divides(recipe: Recipe, accelerator: Accelerator) -> bool:
+    """Whether the processes divide the network among them; one alone has it whole."""
+    return recipe.train.parallel == "fsdp2" and accelerator.num_processes > 1
+
+
+def sharding_mesh(accelerator: Accelerator) -> DeviceMesh:
+    """All processes, to divide a network over them."""
     return init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
 
 

@@ -14,17 +14,17 @@ from fastaug.errors import RecipeError
 
 
 def repeated_blocks(network: nn.Module) -> list[nn.Module]:
-    """The blocks that a network repeats, those of timm's `blocks`, `stages` or `layers`: what is gathered at a time.
+    """The blocks that a network repeats, as timm's `blocks`: what is gathered at a time.
 
-    They are the outermost modules, themselves of modules, that stand in an nn.Sequential or nn.ModuleList and are not
-    the only one of their class that does.
+    They are the innermost modules, themselves of modules, that stand in an nn.Sequential or nn.ModuleList and are not
+    the only one of their class that does: not a whole stage, of which the third has most of a network's weights.
     """
     members = [child for module in network.modules() if _is_list(module) for child in module.children()]
     composite = [member for member in members if not _is_list(member) and next(member.children(), None) is not None]
     count = Counter(map(type, composite))
     repeated = [block for block in composite if count[type(block)] > 1]
-    inner = {id(module) for block in repeated for module in block.modules() if module is not block}
-    return [block for block in repeated if id(block) not in inner]
+    found = set(repeated)
+    return [block for block in repeated if found.isdisjoint(set(block.modules()) - {block})]
 
 
 def _is_list(module: nn.Module) -> bool:

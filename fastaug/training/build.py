@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
@@ -19,7 +18,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
-from fastaug.distributed import sharding_mesh, step_on_host
+from fastaug.distributed import divides, sharding_mesh, step_on_host
 from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
@@ -167,14 +166,9 @@ def check_select(recipe: Recipe, splits: Splits) -> None:
 
 
 def build_network(
-    recipe: Recipe,
-    classes: int,
-    accelerator: Accelerator,
-    tell: Callable[[Fit], None] = ignored_fit,
-    *,
-    on_host: bool = False,
+    recipe: Recipe, classes: int, accelerator: Accelerator, tell: Callable[[Fit], None] = ignored_fit
 ) -> nn.Module:
-    """The network of a recipe with its initial weights, on the device unless it is to stay `on_host`.
+    """The network of a recipe with its initial weights, on the device, or on the host where it will be divided.
 
     `tell` hears how those of a file fit.
     """
@@ -186,20 +180,21 @@ def build_network(
         check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
     network = build_model(recipe.model, outputs, tell, channels=recipe.data.channels)
-    if not on_host:
+    if not divides(recipe, accelerator):  # else `shard` takes it there block by block
         network = network.to(accelerator.device)
     if recipe.model.sync_bn:
         return synchronised(network, accelerator.num_processes, accelerator.device)
     return network
 
 
-def build_average(recipe: Recipe, network: nn.Module, mesh: DeviceMesh | None) -> ModelEmaV3 | None:
-    """The moving average of the network, if there is one; divides both over the processes of `mesh`."""
-    ema = build_ema(recipe.model, network, foreach=mesh is None)  # a foreach takes no mixture of DTensors and buffers
-    if mesh is not None:
-        shard(network, mesh, recipe.model.name)
-        if ema is not None:
-            shard(ema.module, mesh, recipe.model.name)
+def build_average(recipe: Recipe, network: nn.Module, accelerator: Accelerator) -> ModelEmaV3 | None:
+    """The moving average of the network, if there is one; both are divided where the processes divide the network."""
+    whole = not divides(recipe, accelerator)
+    ema = build_ema(recipe.model, network, foreach=whole)  # a foreach takes no mixture of DTensors and buffers
+    if not whole:
+        mesh = sharding_mesh(accelerator)
+        for divided in [network] if ema is None else [network, ema.module]:
+            shard(divided, mesh, recipe.model.name)
     return ema
 
 
@@ -256,17 +251,14 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     order = build_order(recipe, accelerator, parts)
     adjustment = build_adjustment(recipe, parts, accelerator.device)
     losses = sample_losses(recipe.augment, adjustment)
-    mesh = sharding_mesh(recipe, accelerator)
-    network = build_network(
-        *(recipe, len(parts.classes), accelerator, lambda fit: tell_fit(fit, folder, console)), on_host=mesh is not None
-    )
+    network = build_network(recipe, len(parts.classes), accelerator, lambda fit: tell_fit(fit, folder, console))
     freezing = build_freezing(recipe, network, accelerator, order.steps_per_epoch, console)
     hidden = (
         HiddenCutMix(network, recipe.augment, recipe.data.img_size, recipe.data.channels)
         if recipe.augment.mix_layer
         else None
     )
-    ema = build_average(recipe, network, mesh)
+    ema = build_average(recipe, network, accelerator)
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer, newest_state, console.print)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
@@ -279,13 +271,13 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
     set_rate = build_schedule(recipe.optim, optimizer, **updates, plateau=plateau)
     # The same weights, for the meta step, without what compilation and Accelerate add; a divided network has none.
-    plain = copy(network) if mesh is None else network
+    plain = network if divides(recipe, accelerator) else copy(network)
     if recipe.model.compile:
         network.compile()
-    if mesh is None:
-        model, prepared = accelerator.prepare(network, optimizer)
-    else:  # Accelerate adds autocast, and leaves the processes to fully_shard
+    if divides(recipe, accelerator):  # Accelerate adds autocast, and leaves the processes to fully_shard
         model, prepared = accelerator.prepare_model(network, evaluation_mode=True), accelerator.prepare(optimizer)
+    else:
+        model, prepared = accelerator.prepare(network, optimizer)
     meta: NoMetaStep = NoMetaStep()
     if learned is not None:
         set_rate = learned.scheduled(set_rate, optimizer)

@@ -39,7 +39,8 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], accelerator: Accel
     planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _told(folder, "saved"):
-        dcp.save(dict(tensors), storage_writer=writer, planner=planner, no_dist=accelerator.num_processes == 1)
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}  # safetensors knows no channels_last
+        dcp.save(whole, storage_writer=writer, planner=planner, no_dist=accelerator.num_processes == 1)
     number = accelerator.process_index + 1
     own = [(path.name, synced_entry(path)) for path in folder.glob(f"{_SHARD}{number:05d}-*{_KIND}")]
     return dict(own if accelerator.num_processes == 1 else gather_object(own))

@@ -62,7 +62,7 @@ def result(run: Path) -> dict[str, float]:
 def logits(run: Path, weights: str) -> torch.Tensor:
     """What `fastaug.load` makes of four images."""
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    found: torch.Tensor = fastaug.load(run, weights=weights).network(images).detach()
+    found: torch.Tensor = fastaug.load(run, weights=weights).model(images).detach()
     return found
 
 

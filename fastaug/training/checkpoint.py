@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment and notice a single flipped bit.
 
 A checkpoint is a folder `step-XXXXXXXX` with safetensors weights, `state.pt` (tensors and plain values only), files of
-learned tables (`table_files.py`), in place of weights those of a network divided over processes (`shard_files.py`),
+learned tables (`table_files.py`), in place of weights those of a network divided over processes (`share_files.py`),
 `model.json` (`model_facts.py`) and a `manifest.json` with the size and SHA-256 of every file. It is written under a
 temporary name, synced, given its manifest last, renamed, read back, and only then named by the pointer file `last`. A
 folder without a valid manifest is no checkpoint. A kill may come between any two of these: `settle` brings a folder to
@@ -27,13 +27,13 @@ from torch import Tensor
 
 from fastaug.atomic_files import Entry, open_regular, remove, sync_folder, synced_entry, write_atomically
 from fastaug.errors import MACHINE, StorageError, remedy_of
-from fastaug.training.shard_files import is_of_shard, whole_weights
+from fastaug.training.share_files import is_of_share, whole_weights
 from fastaug.training.table_files import Table, is_of_table, read_tables, write_tables
 
 STEMS = ("model", "ema")
 Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state dict
 # Of the manifest and of what it lists; raise it when an older version could not load what is saved. 1: without tables;
-# 3: with shards in place of weights.
+# 3: with shares of several processes in place of weights.
 FORMAT = 3
 _NEEDED = {"model.safetensors", "state.pt"}
 _LARGEST_MANIFEST = 1 << 20  # bytes
@@ -66,12 +66,12 @@ def save(
     state: dict[str, Any],
     tables: Mapping[str, Table] | None = None,
     texts: Mapping[str, bytes] | None = None,
-    shards: Callable[[Path], dict[str, Entry]] | None = None,
+    shares: Callable[[Path], dict[str, Entry]] | None = None,
 ) -> Path:
     """Writes the checkpoint of `step` and points `last` at it; on StorageError the old ones are intact.
 
     `tables`: what was changed in them counts from the checkpoint that `last` names. `texts`: further files by name.
-    `shards`: writes, with all processes, files into the folder that it is given, and returns their entries.
+    `shares`: writes, with all processes, files into the folder that it is given, and returns their entries.
     """
     final, temporary = folder / name_of(step), unfinished(folder, step)
     # Before anything is written: what a device has to report here has nothing to do with storage.
@@ -88,7 +88,7 @@ def save(
         for name, text in (texts or {}).items():
             (temporary / name).write_bytes(text)
         anew = write_tables(temporary, tables or {}, partial(_sound_file, folder))
-        _write_manifest(temporary, step, {} if shards is None else shards(temporary))
+        _write_manifest(temporary, step, {} if shares is None else shares(temporary))
         if os.path.lexists(final):  # a checkpoint of this step that was found damaged, or something else of its name
             remove(folder / "last")  # it may name this one: rather none than one that is gone
             remove(final)
@@ -154,7 +154,7 @@ def _write_manifest(folder: Path, step: int, written: Mapping[str, Entry] | None
     """
     known = written or {}
     files = {path.name: known.get(path.name) or synced_entry(path) for path in sorted(folder.iterdir())} | dict(known)
-    kind = FORMAT if any(map(is_of_shard, files)) else 2 if any(map(is_of_table, files)) else 1
+    kind = FORMAT if any(map(is_of_share, files)) else 2 if any(map(is_of_table, files)) else 1
     _seal(folder, {"format": kind, "step": step, "torch": torch.__version__, "files": files})
 
 
@@ -187,7 +187,7 @@ def _misfit(path: Path, manifest: dict[str, Any]) -> str | None:
     files, named = manifest["files"], _step_in(path.name)
     if manifest["format"] not in range(1, FORMAT + 1):
         return f"manifest.json is of format {manifest['format']!r}, this version reads {FORMAT}; update fastaug"
-    needed = {"state.pt"} if any(map(is_of_shard, files)) else _NEEDED
+    needed = {"state.pt"} if any(map(is_of_share, files)) else _NEEDED
     if missing := needed - files.keys():
         return f"manifest.json does not list {', '.join(sorted(missing))}"
     if outside := [name for name in files if name != os.path.basename(name)]:
@@ -226,7 +226,7 @@ def load(path: Path, *, whole: bool = True) -> Checkpoint:
         raise StorageError(f"{path}: damaged checkpoint: {problem}; delete it to continue from an older one")
     files = files_of(path)
     try:
-        read = whole or not any(map(is_of_shard, files))
+        read = whole or not any(map(is_of_share, files))
         weights = {stem: found for stem in STEMS if read and (found := weights_of(path, stem))}
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         rows, changed = read_tables(path, files)
@@ -251,7 +251,7 @@ def files_of(path: Path) -> dict[str, Entry]:
 def weights_of(path: Path, stem: str) -> dict[str, Tensor]:
     """The whole weights `stem`, "model" or "ema", in the sound checkpoint folder `path`; none where it has none."""
     listed = files_of(path)
-    if any(map(is_of_shard, listed)):
+    if any(map(is_of_share, listed)):
         return whole_weights(path, listed, stem)
     return load_file(path / f"{stem}.safetensors") if f"{stem}.safetensors" in listed else {}
 

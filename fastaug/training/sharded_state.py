@@ -13,7 +13,7 @@ from torch import Tensor
 from fastaug.errors import StorageError
 from fastaug.training.build import Trainer
 from fastaug.training.checkpoint import files_of
-from fastaug.training.shard_files import read_shards, sizes_in
+from fastaug.training.share_files import read_shares, sizes_in
 
 _OPTIMIZER = "optimizer."
 
@@ -59,5 +59,5 @@ def take(trainer: Trainer, path: Path, optimizer: dict[str, Any]) -> None:
         whole = size.size == parameter.shape  # then it is divided as the parameter is
         like = parameter if whole else torch.empty(size.size)
         state[int(number)][key] = tensors[name] = torch.zeros_like(like, dtype=size.properties.dtype)
-    read_shards(path, tensors)
+    read_shares(path, tensors)
     trainer.optimizer.load_state_dict({**optimizer, "state": state})

@@ -15,8 +15,8 @@ from fastaug.training import checkpoint
 from fastaug.training.build import Progress, Trainer
 from fastaug.training.model_facts import FILE, facts_file
 from fastaug.training.policy_files import write_policy
-from fastaug.training.shard_files import write_shards
 from fastaug.training.sharded_state import is_stored_in_shares, optimizer_values, take, tensors_of
+from fastaug.training.share_files import write_shares
 from fastaug.training.starts import FILE as STARTS
 from fastaug.training.starts import this_start
 from fastaug.training.table_files import Table
@@ -31,7 +31,7 @@ def save(trainer: Trainer) -> None:
     meter = trainer.meter.state()
     losses = None if trainer.sample_losses is None else trainer.sample_losses.state(trainer.accelerator)
     record = None if trainer.record is None else trainer.record.state()
-    write = partial(write_shards, tensors=tensors_of(trainer), accelerator=trainer.accelerator) if shares else None
+    write = partial(write_shares, tensors=tensors_of(trainer), accelerator=trainer.accelerator) if shares else None
     if not trainer.accelerator.is_main_process:
         if write is not None:
             write(checkpoint.unfinished(trainer.folder.checkpoints, progress.step))

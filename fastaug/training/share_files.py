@@ -24,12 +24,12 @@ from fastaug.errors import StorageError, remedy_of
 _SHARD, _KIND = "shard-", ".safetensors"
 
 
-def is_of_shard(name: str) -> bool:
+def is_of_share(name: str) -> bool:
     """Whether a file of a checkpoint has the share of one process."""
     return name.startswith(_SHARD) and name.endswith(_KIND)
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, Entry]:
+def write_shares(folder: Path, tensors: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, Entry]:
     """Writes `tensors`, DTensors or the same on all processes, a file of each process; the entries of all files.
 
     Every process must call this, the main one behind the making of `folder`. What all have alike the main one writes.
@@ -47,7 +47,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], accelerator: Accel
 
 
 def sizes_in(folder: Path, listed: Collection[str]) -> dict[str, TensorStorageMetadata]:
-    """Size and type of every tensor that the shards in `folder` make up; StorageError where a file is not `listed`."""
+    """Size and type of every tensor that the files in `folder` make up; StorageError where a file is not `listed`."""
     if stray := {path.name for path in folder.glob(f"*{_KIND}")} - set(listed):
         raise StorageError(f"{folder}: {min(stray)} is not of this checkpoint; remove it")
     with _told(folder, "loaded"):
@@ -55,18 +55,18 @@ def sizes_in(folder: Path, listed: Collection[str]) -> dict[str, TensorStorageMe
     return {name: size for name, size in found.items() if isinstance(size, TensorStorageMetadata)}
 
 
-def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def read_shares(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Fills `tensors` in place, of DTensors what this process has of them; StorageError where one is missing."""
     with _told(folder, "loaded"):
         dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
 def whole_weights(folder: Path, listed: Collection[str], stem: str) -> dict[str, Tensor]:
-    """The whole tensors `stem`.NAME of the shards in `folder`, on the host, by NAME; none where there are none."""
+    """The whole tensors `stem`.NAME of the files in `folder`, on the host, by NAME; none where there are none."""
     begin = f"{stem}."
     sizes = {name: size for name, size in sizes_in(folder, listed).items() if name.startswith(begin)}
     tensors = {name: torch.empty(size.size, dtype=size.properties.dtype) for name, size in sizes.items()}
-    read_shards(folder, tensors)
+    read_shares(folder, tensors)
     return {name.removeprefix(begin): tensor for name, tensor in tensors.items()}
 
 

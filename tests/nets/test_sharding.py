@@ -12,12 +12,9 @@ from fastaug.nets.sharding import repeated_blocks, shard
 @pytest.mark.parametrize(
     ("name", "kind", "count"),
     [
-        ("vit_large_patch16_224", "Block", 24),
-        ("resnet50", "Bottleneck", 16),
-        ("convnext_tiny", "ConvNeXtBlock", 18),
-        ("swin_tiny_patch4_window7_224", "SwinTransformerBlock", 12),
-        ("efficientnet_b0", "InvertedResidual", 15),
-        ("mixer_s32_224", "MixerBlock", 8),
+        ("vit_tiny_patch16_224", "Block", 12),
+        ("resnet18", "BasicBlock", 8),
+        ("convnext_atto", "ConvNeXtBlock", 12),
     ],
 )
 def test_blocks_are_those_that_timm_s_networks_repeat(name: str, kind: str, count: int) -> None:

@@ -40,6 +40,15 @@ def _shards(r: Recipe) -> bool:
     return r.train.parallel == "fsdp2"
 
 
+def _tells_ddp(r: Recipe) -> bool:
+    """Whether DistributedDataParallel is told anything."""
+    usual = Recipe().train
+    return any(
+        getattr(r.train, key) != getattr(usual, key)
+        for key in ("comm_hook", "bucket_cap_mb", "gradient_as_bucket_view")
+    )
+
+
 PACKED = ("wds", "tfrecord", "hfds", "parquet")  # kinds of data.root whose records have keys
 
 # Rules that join keys: (broken when, message). Messages begin with the key to change.
@@ -167,8 +176,9 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "optim.clip_mode: agc takes norms of units, which train.parallel=fsdp2 may cut in two; set it to norm or value",
     ),
     (
-        lambda r: _shards(r) and (r.train.comm_hook != "none" or r.train.gradient_as_bucket_view),
-        "train.comm_hook: it and train.gradient_as_bucket_view are of train.parallel=ddp; leave them out",
+        lambda r: _shards(r) and _tells_ddp(r),
+        "train.comm_hook: it, train.bucket_cap_mb and gradient_as_bucket_view are of train.parallel=ddp; leave them "
+        "out",
     ),
     (
         lambda r: r.train.comm_hook != "none" and bool(r.meta.learn) and not r.meta.acts_frozen,

@@ -14,8 +14,8 @@ import os
 import pickle
 import re
 import struct
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,16 +79,18 @@ def save(
         stem: {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
         for stem, tensors in weights.items()
     }
-    try:
+    with _saving(final, temporary):
         remove(temporary)
         temporary.mkdir(parents=True)
+    written = {} if shares is None else shares(temporary)  # what a peer that is gone raises is no failure of storage
+    with _saving(final, temporary):
         for stem, tensors in on_host.items():
             save_file(tensors, temporary / f"{stem}.safetensors")
         torch.save(state, temporary / "state.pt")
         for name, text in (texts or {}).items():
             (temporary / name).write_bytes(text)
         anew = write_tables(temporary, tables or {}, partial(_sound_file, folder))
-        _write_manifest(temporary, step, {} if shares is None else shares(temporary))
+        _write_manifest(temporary, step, written)
         if os.path.lexists(final):  # a checkpoint of this step that was found damaged, or something else of its name
             remove(folder / "last")  # it may name this one: rather none than one that is gone
             remove(final)
@@ -98,18 +100,21 @@ def save(
         if problem:
             raise StorageError(f"{final}: written, but reads back wrong: {problem}; check the disk")
         _point_at(final)
-    except StorageError:
-        with suppress(OSError):
-            remove(temporary)
-        raise
+    for table in anew:
+        table.changed.zero_()
+    return final
+
+
+@contextmanager
+def _saving(final: Path, temporary: Path) -> Iterator[None]:
+    """Makes a StorageError of what goes wrong inside, and takes away what was written."""
+    try:
+        yield
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk: torch RuntimeError, safetensors its own
         with suppress(OSError):
             remove(temporary)
         remedy = remedy_of(error) if isinstance(error, OSError) else "free space or choose another run.dir"
         raise StorageError(f"{final}: cannot be saved: {error}; {remedy}") from error
-    for table in anew:
-        table.changed.zero_()
-    return final
 
 
 def attach(path: Path, name: str, data: bytes) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import DefaultSavePlanner, HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
@@ -81,3 +82,5 @@ def _told(folder: Path, done: str) -> Iterator[None]:
         rank, (reason, _) = min(error.failures.items())
         remedy = remedy_of(reason) if isinstance(reason, OSError) else "choose another run.dir, or an older checkpoint"
         raise StorageError(f"{folder}: cannot be {done} by process {rank}: {reason}; {remedy}") from error
+    except (SafetensorError, LookupError, ValueError, TypeError) as error:  # of a file that is sound as bytes
+        raise StorageError(f"{folder}: cannot be {done}: {error}; delete it to continue from an older one") from error

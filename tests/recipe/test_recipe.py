@@ -249,7 +249,7 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     ),
     "a divided network's hook": (
         ["train.parallel=fsdp2", "train.comm_hook=bf16"],
-        "train.comm_hook: it and train.gradient_as_bucket_view are of train.parallel=ddp",
+        "train.comm_hook: it, train.bucket_cap_mb and gradient_as_bucket_view are of train.parallel=ddp",
     ),
     "a meta step of other gradients": (
         ["train.comm_hook=bf16", "meta.learn=[weights]", "data.meta_fraction=0.1"],
@@ -385,7 +385,7 @@ def test_what_is_about_one_label_does_not_go_with_many(tmp_path: Path, keys: lis
     "keys",
     [
         *(["train.precision=fp16"], ["eval.tta=2", "augment.aa=ra-n2-m9"], ["train.gradient_as_bucket_view=true"]),
-        *(["optim.opt=sgdp"], ["meta.learn=[policy]", "data.meta_fraction=0.1"]),
+        *(["optim.opt=sgdp"], ["meta.learn=[policy]", "data.meta_fraction=0.1"], ["train.bucket_cap_mb=50"]),
     ],
 )
 def test_what_a_divided_network_cannot_do_is_refused_and_what_only_acts_is_not(tmp_path: Path, keys: list[str]) -> None:

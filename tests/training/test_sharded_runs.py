@@ -22,7 +22,7 @@ model:
 optim: {opt: adamw, lr: 1e-3, weight_decay: 0.05, clip_grad: 1.0, warmup_epochs: 1}
 train: {epochs: 4, batch_size: 8}
 augment: {shift: 0.1}
-eval: {batch_size: 3, every: 0}
+eval: {batch_size: 7, every: 0}  # three batches for two processes
 run: {log_every: 1, checkpoint_every: 20, sample_record: false}
 """
 
@@ -109,7 +109,7 @@ def test_a_divided_run_goes_on_in_another_number_of_processes(train: Train) -> N
     [
         ["train.accumulate=2", "model.freeze=[blocks.0.*]", "model.head_first_epochs=1"],
         ["optim.opt=lamb", "optim.layer_decay=0.7", "optim.clip_mode=value", "optim.clip_grad=0.01"],
-        ["model.name=resnet18", "model.kwargs={}", "model.grad_checkpointing=true", "optim.opt=sgd", "optim.lr=0.01"],
+        ["model.name=resnet18", "model.kwargs={}", "model.channels_last=false", "optim.opt=sgd", "optim.lr=0.01"],
         ["train.plain_step=true", "augment.aa=ra-n2-m9", "model.grad_checkpointing=true"],
     ],
     ids=["frozen", "lamb", "batch norm", "checkpointed"],

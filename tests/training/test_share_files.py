@@ -59,6 +59,13 @@ def test_a_file_that_the_manifest_does_not_list_is_not_read(saved: Path) -> None
         checkpoint.load(saved)
 
 
+def test_a_share_that_holds_something_else_is_told(saved: Path) -> None:
+    (file,) = saved.glob("shard-*.safetensors")
+    file.write_bytes(b"junk" * 9)
+    with pytest.raises(StorageError, match=r"cannot be loaded.*delete it to continue from an older one"):
+        checkpoint.weights_of(saved, "model")
+
+
 def test_a_share_that_cannot_be_written_leaves_the_old_checkpoint(saved: Path) -> None:
     def shares(folder: Path) -> dict:
         (folder / "shard-00001-model-00001-of-00001.safetensors").mkdir()
@@ -67,4 +74,5 @@ def test_a_share_that_cannot_be_written_leaves_the_old_checkpoint(saved: Path) -
     with pytest.raises(StorageError, match=r"cannot be saved by process 0.*Is a directory"):
         checkpoint.save(saved.parent, 4, {}, {}, shares=shares)
     assert checkpoint.latest(saved.parent) == (saved, [])
+    checkpoint.prune(saved.parent, 1, None)
     assert not list(saved.parent.glob("*.tmp"))

@@ -8,19 +8,18 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed.checkpoint as dcp
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import DefaultSavePlanner, HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from fastaug.atomic_files import Entry, synced_entry
 from fastaug.errors import StorageError, remedy_of
+
+if TYPE_CHECKING:  # imported where shares are written or read: most checkpoints have none
+    from accelerate import Accelerator
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 _SHARD, _KIND = "shard-", ".safetensors"
 
@@ -30,15 +29,18 @@ def is_of_share(name: str) -> bool:
     return name.startswith(_SHARD) and name.endswith(_KIND)
 
 
-def write_shares(folder: Path, tensors: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, Entry]:
+def write_shares(folder: Path, tensors: Mapping[str, Tensor], accelerator: "Accelerator") -> dict[str, Entry]:
     """Writes `tensors`, DTensors or the same on all processes, a file of each process; the entries of all files.
 
     Every process must call this, the main one behind the making of `folder`. What all have alike the main one writes.
     StorageError on all of them where one fails.
     """
+    import torch.distributed.checkpoint as dcp
+    from accelerate.utils import gather_object
+
     accelerator.wait_for_everyone()
-    planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
-    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _told(folder, "saved"):
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}  # safetensors knows no channels_last
         dcp.save(whole, storage_writer=writer, planner=planner, no_dist=accelerator.num_processes == 1)
@@ -47,8 +49,11 @@ def write_shares(folder: Path, tensors: Mapping[str, Tensor], accelerator: Accel
     return dict(own if accelerator.num_processes == 1 else gather_object(own))
 
 
-def sizes_in(folder: Path, listed: Collection[str]) -> dict[str, TensorStorageMetadata]:
+def sizes_in(folder: Path, listed: Collection[str]) -> "dict[str, TensorStorageMetadata]":
     """Size and type of every tensor that the files in `folder` make up; StorageError where a file is not `listed`."""
+    from torch.distributed.checkpoint import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     if stray := {path.name for path in folder.glob(f"*{_KIND}")} - set(listed):
         raise StorageError(f"{folder}: {min(stray)} is not of this checkpoint; remove it")
     with _told(folder, "loaded"):
@@ -58,8 +63,10 @@ def sizes_in(folder: Path, listed: Collection[str]) -> dict[str, TensorStorageMe
 
 def read_shares(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Fills `tensors` in place, of DTensors what this process has of them; StorageError where one is missing."""
+    import torch.distributed.checkpoint as dcp
+
     with _told(folder, "loaded"):
-        dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+        dcp.load(dict(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
 def whole_weights(folder: Path, listed: Collection[str], stem: str) -> dict[str, Tensor]:
@@ -74,6 +81,8 @@ def whole_weights(folder: Path, listed: Collection[str], stem: str) -> dict[str,
 @contextmanager
 def _told(folder: Path, done: str) -> Iterator[None]:
     """Makes a StorageError of what torch.distributed.checkpoint ends with, an exception of each process that failed."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # of one process, which is meant

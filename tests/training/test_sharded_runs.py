@@ -109,7 +109,7 @@ def test_a_divided_run_goes_on_in_another_number_of_processes(train: Train) -> N
     [
         ["train.accumulate=2", "model.freeze=[blocks.0.*]", "model.head_first_epochs=1"],
         ["optim.opt=lamb", "optim.layer_decay=0.7", "optim.clip_mode=value", "optim.clip_grad=0.01"],
-        ["model.name=resnet18", "model.kwargs={}", "model.channels_last=false", "optim.opt=sgd", "optim.lr=0.01"],
+        ["model.name=resnet18", "model.kwargs={}", "optim.opt=sgd", "optim.lr=1e-4", "optim.warmup_epochs=0"],
         ["train.plain_step=true", "augment.aa=ra-n2-m9", "model.grad_checkpointing=true"],
     ],
     ids=["frozen", "lamb", "batch norm", "checkpointed"],

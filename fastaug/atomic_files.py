@@ -1,12 +1,21 @@
 """Files that a kill at any moment leaves whole or as they were, and reading that never waits for a named pipe."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
 import stat
 from io import BufferedReader
 from pathlib import Path
+from typing import TypedDict
+
+
+class Entry(TypedDict):
+    """What a manifest says of a file: its size in bytes, and its SHA-256 in hexadecimal digits."""
+
+    size: int
+    sha256: str
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -21,6 +30,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)  # gone already after the rename
     sync_folder(path.parent)
+
+
+def synced_entry(path: Path) -> Entry:
+    """Makes the contents of a file durable; size and SHA-256."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def sync_folder(folder: Path) -> None:

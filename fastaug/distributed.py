@@ -11,16 +11,29 @@ import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
+from accelerate.utils import (
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    gather_object,
+    parse_flag_from_env,
+)
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from fastaug.errors import NonFiniteError, PeerError, RecipeError
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import Recipe, Train
 
 INDEXING = timedelta(hours=1)  # long enough for one process of a machine to index a large set while the others wait
 LAUNCHED = ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")  # set by torchrun, by accelerate launch
 TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")  # of srun: how many processes it starts of one command
 SHARDED = tuple(f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"))
+HOOKS = {
+    "none": DDPCommunicationHookType.NO,
+    "fp16": DDPCommunicationHookType.FP16,
+    "bf16": DDPCommunicationHookType.BF16,
+    "power_sgd": DDPCommunicationHookType.POWER_SGD,
+}
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
@@ -37,7 +50,10 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=recipe.train.precision,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.peer_timeout))],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.peer_timeout)),
+                _ddp_settings(recipe.train),
+            ],
         )
     except ValueError as error:
         raise PeerError(
@@ -53,6 +69,25 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             "each would train alone. Start CPU processes with torchrun --nproc-per-node N"
         )
     return accelerator
+
+
+def _ddp_settings(train: Train) -> DistributedDataParallelKwargs:
+    """What DistributedDataParallel is told; torch's own settings where the recipe says nothing."""
+    return DistributedDataParallelKwargs(
+        bucket_cap_mb=train.bucket_cap_mb,
+        gradient_as_bucket_view=train.gradient_as_bucket_view,
+        comm_hook=HOOKS[train.comm_hook],
+    )
+
+
+def divides(recipe: Recipe, accelerator: Accelerator) -> bool:
+    """Whether the processes divide the network among them; one alone has it whole."""
+    return recipe.train.parallel == "fsdp2" and accelerator.num_processes > 1
+
+
+def sharding_mesh(accelerator: Accelerator) -> DeviceMesh:
+    """All processes, to divide a network over them."""
+    return init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
 
 
 def finish(accelerator: Accelerator, *, stays_joined: bool = False) -> None:
@@ -128,8 +163,8 @@ def launcher_clashes(recipe: Recipe, environment: Mapping[str, str], launcher: s
             f"{accumulate}"
         )
     problems += [
-        f"{name}: splits the network over processes, and fastaug needs the whole one in each, for its checkpoints and "
-        "the meta step; launch without it (DistributedDataParallel)"
+        f"{name}: splits the network over processes as the launcher is told, and checkpoints and rules follow the "
+        "recipe; launch without it, and set train.parallel=fsdp2 to divide the network"
         for name in SHARDED
         if environment.get(name, "").lower() in ("1", "true", "t", "y", "yes", "on")
     ]

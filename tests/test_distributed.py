@@ -78,6 +78,86 @@ def test_rows_of_any_shape_and_type_are_summed_by_id_over_processes(
     assert kind == "torch.float64"
 
 
+SETTINGS = """
+import json, torch
+from fastaug.distributed import build_accelerator
+from fastaug.recipe.schema import Recipe, Train
+found = {}
+for name, keys in [
+    ("plain", {}), ("view", {"gradient_as_bucket_view": True}), ("buckets", {"bucket_cap_mb": 1}),
+    ("fp16", {"comm_hook": "fp16"}), ("bf16", {"comm_hook": "bf16"}), ("power_sgd", {"comm_hook": "power_sgd"}),
+]:
+    accelerator = build_accelerator(Recipe(train=Train(**keys)))
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(700, 700) for _ in range(4)]
+    model = accelerator.prepare(torch.nn.Sequential(*layers))
+    torch.manual_seed(accelerator.process_index)
+    for _ in range(3):  # torch divides them anew after the first
+        model.zero_grad()
+        model(torch.randn(5, 700)).square().mean().backward()
+    told = model._get_ddp_logging_data()
+    found[name] = {
+        "hook": told.get("comm_hook", ""), "buckets": told["num_buckets_reduced"],
+        "view": told["gradient_as_bucket_view"], "gradient": layers[0].weight.grad.double().norm().item(),
+    }
+if accelerator.is_main_process:
+    print("FOUND" + json.dumps(found))
+accelerator.end_training()
+"""
+
+
+def test_gradients_are_summed_as_the_recipe_says(tmp_path: Path, in_processes: Callable[..., str]) -> None:
+    script = tmp_path / "settings.py"
+    script.write_text(SETTINGS)
+    found = json.loads(in_processes(2, script).partition("FOUND")[2].splitlines()[0])
+    plain = found.pop("plain")
+    assert (plain["view"], plain["hook"], plain["buckets"]) == (0, "", 2)
+    assert found["view"] == {**plain, "view": 1}
+    assert found["buckets"]["buckets"] == 4
+    assert found["buckets"]["gradient"] == plain["gradient"]
+    for name, precision in (("fp16", 1e-3), ("bf16", 1e-2)):
+        assert name in found[name]["hook"]
+        assert 0 < abs(found[name]["gradient"] / plain["gradient"] - 1) < precision
+    assert "powerSGD" in found["power_sgd"]["hook"]
+    assert found["power_sgd"]["gradient"] == plain["gradient"]  # of low rank from update 1,000 on
+
+
+ACCUMULATED = """
+import sys
+from fastaug.console import Console
+from fastaug.distributed import build_accelerator
+from fastaug.recipe.reading import read_recipe
+from fastaug.training.build import assemble
+from fastaug.training.loop import train_step
+from fastaug.training.run_folder import RunFolder
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+recipe = read_recipe(sys.argv[1])
+accelerator = build_accelerator(recipe)
+trainer, sums = assemble(recipe, accelerator, RunFolder(recipe.run.dir), Console(False)), []
+def hook(group, bucket):
+    sums.append(bucket.index())
+    return allreduce_hook(group, bucket)
+trainer.model.register_comm_hook(None, hook)
+trainer.progress.step = 1  # update 0 logs pictures
+train_step(trainer, trainer.loader.batches(trainer.order.requests(1, 2)))
+if accelerator.is_main_process:
+    print("FOUND", len(sums))
+accelerator.end_training()
+"""
+
+
+def test_gradients_are_summed_once_an_update_however_many_micro_batches_it_has(
+    tmp_path: Path, in_processes: Callable[..., str]
+) -> None:
+    (tmp_path / "script.py").write_text(ACCUMULATED)
+    (tmp_path / "recipe.yaml").write_text(
+        f"run: {{dir: {tmp_path}}}\nmodel: {{name: test_resnet}}\n"
+        "data: {loader: synthetic, synthetic_images: 48, synthetic_classes: 4, img_size: 32}\n"
+        "train: {batch_size: 24, accumulate: 3}\n"
+    )
+    assert "FOUND 1\n" in in_processes(2, tmp_path / "script.py", tmp_path / "recipe.yaml")
+
+
 @pytest.mark.parametrize(
     ("variables", "refused"),
     [

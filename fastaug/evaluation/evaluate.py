@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.data.build import DataParts
@@ -66,11 +67,13 @@ class Evaluator:
         test_time = TestTimeAugmentation(recipe, self.augment, copies) if copies else None
         world, rank = accelerator.num_processes, accelerator.process_index
         network.eval()
+        passes = -(-len(ids) // (world * recipe.eval.batch_size))  # of the process with the most batches
         requests = evaluation_requests(ids, recipe.eval.batch_size, world, rank)
         for batch in self.loader.batches(request._replace(epoch=epoch) for request in requests):
             if not len(batch.ids):  # all of its images are damaged
                 continue
             time_kernels(recipe, again=len(batch.ids) == recipe.eval.batch_size)
+            passes -= 1
             with accelerator.autocast():
                 logits = network(self.augment.evaluation(batch))
                 if test_time is not None:
@@ -81,6 +84,8 @@ class Evaluator:
             meter.add(logits[:, :classes], batch.labels)  # without the "other" class
             for listener in listeners:
                 listener.add(batch.ids, logits[:, :classes], batch.labels)
+        if isinstance(network, FSDPModule):
+            self._keep_up(network, passes)
         network.train()
         try:
             figures = (several or meter).result(accelerator)
@@ -93,6 +98,14 @@ class Evaluator:
         if copies:
             figures["tta"] = {"copies": copies, **averaged.result(accelerator)}
         return {"skipped": len(ids) - figures["images"], **figures}
+
+    def _keep_up(self, network: nn.Module, passes: int) -> None:
+        """Passes of a black image: a divided network is gathered in each, which takes all processes alike."""
+        data, accelerator = self.recipe.data, self.accelerator
+        side = self.recipe.eval.img_size or data.img_size
+        for _ in range(passes):
+            with accelerator.autocast():
+                network(torch.zeros(1, data.channels, side, side, device=accelerator.device))
 
 
 def share_buffers(network: nn.Module) -> None:

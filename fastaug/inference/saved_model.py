@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
@@ -119,13 +118,13 @@ def untrained(facts: ModelFacts) -> Any:
 
 def tensors_of(path: Path, kind: Kind) -> dict[str, Tensor]:
     """The weights of one kind in the checkpoint folder `path`; RecipeError where it has no moving average."""
-    file = path / f"{_STEMS[kind]}.safetensors"
-    if kind == "ema" and not file.is_file():
-        raise RecipeError([f"weights: {path} has no moving average (model.ema was off); take raw"])
     try:
-        return dict(clean_state_dict(load_file(file)))
+        weights = checkpoint.weights_of(path, _STEMS[kind])
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"{file}: cannot be loaded: {error}; choose another checkpoint") from error
+        raise StorageError(f"{path}: cannot be loaded: {error}; choose another checkpoint") from error
+    if not weights:
+        raise RecipeError([f"weights: {path} has no moving average (model.ema was off); take raw"])
+    return dict(clean_state_dict(weights))
 
 
 def _heads(network: nn.Module) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_value_
 
 from fastaug.nets.parameter_names import in_head
@@ -27,6 +28,8 @@ class Clipping:
         """Clips the gradients of `network`, Accelerate's, loss scale taken off; their global norm before."""
         by_norm = self._limit if self._mode == "norm" else math.inf
         norm: Tensor = accelerator.clip_grad_norm_(network.parameters(), by_norm)
+        if isinstance(norm, DTensor):  # of a network divided over processes, all of which call this
+            norm = norm.full_tensor()
         if self._mode == "value":
             clip_grad_value_(self._clipped, self._limit)
         elif self._mode == "agc":

@@ -31,7 +31,7 @@ class Freezing:
         first = matched(network, BACKBONE, "model.head_first_epochs") if head_first else []
         if head_first and always.issuperset(set(parameters) - set(first)):
             raise RecipeError(["model.head_first_epochs: model.freeze freezes the head, so that nothing would learn"])
-        self._waiting = [parameters[name] for name in first if name not in always]
+        self._waiting = [name for name in first if name not in always]  # names: fully_shard replaces parameters
         # DistributedDataParallel waits for a gradient of every weight that had one when it was made.
         self._leaves_out = processes == 1
         self._bn_always, self._bn_first = _norms(network, always), _norms(network, always | set(first))
@@ -43,8 +43,8 @@ class Freezing:
     def begin(self, step: int) -> None:
         """Sets the network up for the passes of update `step`; to be called before each, as evaluation undoes it."""
         alone = self.head_alone(step)
-        if self._waiting and self._leaves_out and self._waiting[0].requires_grad == alone:
-            for parameter in self._waiting:
+        if self._waiting and self._leaves_out:
+            for parameter in self._waiting_parameters():
                 parameter.requires_grad_(not alone)
         if self._holds_bn:
             for module in self._bn_first:
@@ -55,8 +55,12 @@ class Freezing:
     def end(self, step: int) -> None:
         """Takes away the gradients that update `step` must not use, before their norm is taken."""
         if self.head_alone(step):
-            for parameter in self._waiting:
+            for parameter in self._waiting_parameters():
                 parameter.grad = None
+
+    def _waiting_parameters(self) -> list[nn.Parameter]:
+        parameters = dict(self._network.named_parameters())
+        return [parameters[name] for name in self._waiting]
 
 
 def _norms(network: nn.Module, frozen: set[str]) -> list[nn.Module]:

@@ -91,8 +91,8 @@ def synchronised(network: nn.Module, processes: int, device: torch.device) -> nn
     return found
 
 
-def build_ema(model: Model, network: nn.Module) -> ModelEmaV3 | None:
-    """timm's moving average of `network`, if the recipe wants one."""
+def build_ema(model: Model, network: nn.Module, *, foreach: bool = True) -> ModelEmaV3 | None:
+    """timm's moving average of `network`, if the recipe wants one; without `foreach` tensor by tensor."""
     if not model.ema:
         return None
-    return ModelEmaV3(network, decay=model.ema_decay, use_warmup=model.ema_warmup)
+    return ModelEmaV3(network, decay=model.ema_decay, use_warmup=model.ema_warmup, foreach=foreach)

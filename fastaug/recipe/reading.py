@@ -33,9 +33,10 @@ DEEPEST = 16  # dots in an override's path
 LONGEST_SHOWN = 200  # characters of a value in a message
 MOST_TOLD = 30  # problems of one section
 PREFIX_SINCE = 3  # the schema that has optim.warmup_prefix; before, cosine began with the training
-UNTRAINED = (  # overrides under which a recipe is built without the weights that it begins with, and sends nothing
+# Overrides under which a recipe is built whole, without the weights that it begins with, and sends nothing.
+UNTRAINED = (
     *("model.pretrained=false", "model.initial_checkpoint=null", "model.checkpoint_keys=null"),
-    *(f"model.checkpoint_fit={Model().checkpoint_fit}", "run.trackers=[]"),
+    *(f"model.checkpoint_fit={Model().checkpoint_fit}", "run.trackers=[]", "train.parallel=ddp"),
 )
 _BROKEN_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastaug.recipe.meta_rules import META_NEEDS, META_RULES, Need, has_policy
-from fastaug.recipe.schema import IMAGE_PARTS, Recipe
+from fastaug.recipe.schema import IMAGE_PARTS, SHARDABLE_OPTIMIZERS, Recipe
 
 _KEYS_OF_OURS = {"checkpoint_path", "pretrained", "num_classes", "in_chans"}
 
@@ -33,6 +33,20 @@ def _leaves_rest(r: Recipe) -> bool:
     a = r.augment
     softened = a.soften in ("both", "target") and (a.shift or a.cutmix or a.soften_p_max < 1)
     return bool(softened or a.smoothing or a.other_class or a.copies or a.mix_layer or r.train.plain_step)
+
+
+def _shards(r: Recipe) -> bool:
+    """Whether several processes divide the network among them."""
+    return r.train.parallel == "fsdp2"
+
+
+def _tells_ddp(r: Recipe) -> bool:
+    """Whether DistributedDataParallel is told anything."""
+    usual = Recipe().train
+    return any(
+        getattr(r.train, key) != getattr(usual, key)
+        for key in ("comm_hook", "bucket_cap_mb", "gradient_as_bucket_view")
+    )
 
 
 PACKED = ("wds", "tfrecord", "hfds", "parquet")  # kinds of data.root whose records have keys
@@ -141,6 +155,40 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         ),
         "train.plain_step: trains on every image with its given label and full weight, which undoes learned weights, "
         "learned labels and augment.trim; turn one of them off",
+    ),
+    (
+        lambda r: _shards(r) and bool(r.meta.learn) and not r.meta.acts_frozen,
+        "train.parallel: fsdp2 divides the weights that a meta step differentiates as a whole; set it to ddp, or let "
+        "learned parts only act (meta.frozen, meta.reuse)",
+    ),
+    (
+        lambda r: _shards(r) and r.optim.opt.lower() not in SHARDABLE_OPTIMIZERS,
+        "train.parallel: fsdp2 was not shown to train alike with optim.opt = {r.optim.opt}; choose one of "
+        f"{', '.join(SHARDABLE_OPTIMIZERS)}, or set it to ddp",
+    ),
+    (
+        lambda r: _shards(r) and (r.train.precision == "fp16" or r.model.compile or r.eval.tta > 0),
+        "train.parallel: fsdp2 goes neither with train.precision=fp16 nor model.compile nor eval.tta; take bf16, leave "
+        "model.compile out, and average over copies when it has ended (fastaug evaluate --tta)",
+    ),
+    (
+        lambda r: _shards(r) and r.run.checkpoint_async,
+        "run.checkpoint_async: with train.parallel=fsdp2 every process writes its share and waits for it; leave one of "
+        "them out",
+    ),
+    (
+        lambda r: _shards(r) and r.optim.clip_mode == "agc",
+        "optim.clip_mode: agc takes norms of units, which train.parallel=fsdp2 may cut in two; set it to norm or value",
+    ),
+    (
+        lambda r: _shards(r) and _tells_ddp(r),
+        "train.comm_hook: it, train.bucket_cap_mb and gradient_as_bucket_view are of train.parallel=ddp; leave them "
+        "out",
+    ),
+    (
+        lambda r: r.train.comm_hook != "none" and bool(r.meta.learn) and not r.meta.acts_frozen,
+        "train.comm_hook: the meta step differentiates an update by the whole gradient, not by one in 16 bits or of "
+        "low rank; set it to none",
     ),
     (
         lambda r: r.train.batch_size % r.train.accumulate != 0,

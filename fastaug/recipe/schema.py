@@ -33,6 +33,11 @@ INSTANT_PARTS = ("instant_weights", "instant_labels")
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as Linux has it
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}  # names of data.background
 MOST_CHANNELS = 64  # of an image
+# Optimizers, by timm's names, whose steps on shares of the weights were found to be those on whole ones.
+SHARDABLE_OPTIMIZERS = (
+    *("sgd", "momentum", "sgdw", "adam", "adamw", "adamax", "nadam", "nadamw", "radam", "rmsprop", "rmsproptf"),
+    *("lamb", "lambc", "lars", "lion", "adan", "adanw", "adopt", "adoptw", "laprop", "adabelief", "madgrad"),
+)
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
 EXPONENTS = (0.25, 16.0)  # bounds of a learned augment.soften_k
 LARGEST_SMOOTHING = 0.5  # bound of a learned augment.smoothing
@@ -271,7 +276,7 @@ class Model:
     grad_checkpointing: bool = key(
         False, "compute activations again in the backward pass instead of keeping them: less memory, more time"
     )
-    channels_last: bool = key(True, "memory format of images and weights")
+    channels_last: bool = key(True, "memory format of images and weights (train.parallel=fsdp2: of images)")
     compile: bool = key(False, "compile the network with torch.compile")
     ema: bool = key(False, "exponential moving average of the weights (timm's ModelEmaV3)")
     ema_decay: ShareBelowOne = key(0.9998, "share of the average that an update keeps")
@@ -346,6 +351,22 @@ class Train:
         0, "evaluations of select without a better eval.best_metric after which the training ends early; 0: never"
     )
     plain_step: bool = key(False, "a second step of the optimizer in every update, on the images as they were decoded")
+    parallel: Literal["ddp", "fsdp2"] = key(
+        "ddp",
+        "several processes: ddp: each has the whole network; fsdp2: each has a share of weights, moving average and "
+        "optimizer state (torch's fully_shard), see docs/large_models.md",
+    )
+    bucket_cap_mb: Annotated[int, Field(ge=1, le=2**14)] = key(
+        25, "ddp: MiB of gradients that are summed over the processes at a time, while the backward pass goes on"
+    )
+    gradient_as_bucket_view: bool = key(
+        False, "ddp: gradients lie in the memory in which they are summed: saves as much as the weights take"
+    )
+    comm_hook: Literal["none", "fp16", "bf16", "power_sgd"] = key(
+        "none",
+        "ddp: gradients are summed over the processes in 16 bits, or (power_sgd) from update 1,000 of a start on as "
+        "products of low rank",
+    )
 
 
 @dataclass(config=STRICT)
@@ -651,4 +672,5 @@ RESUMABLE = {
     *("run.dir", "data.root", "data.table", "data.class_map", "run.log_every", "run.checkpoint_every", "run.keep"),
     *("run.checkpoint_async", "run.log_ids", "run.trackers", "data.input_key", "data.target_key", "data.verify"),
     *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size", "eval.tta"),
+    *("train.bucket_cap_mb", "train.gradient_as_bucket_view"),
 }

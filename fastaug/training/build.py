@@ -18,7 +18,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
-from fastaug.distributed import step_on_host
+from fastaug.distributed import divides, sharding_mesh, step_on_host
 from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
@@ -35,6 +35,7 @@ from fastaug.nets.initial_weights import ignored as ignored_fit
 from fastaug.nets.model import build_ema, build_model, synchronised
 from fastaug.nets.optim import SetRate, build_optimizer, build_schedule
 from fastaug.nets.plateau import Plateau
+from fastaug.nets.sharding import shard
 from fastaug.recipe.schema import SMALLEST_BATCH, Recipe
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training import checkpoint
@@ -169,7 +170,10 @@ def check_select(recipe: Recipe, splits: Splits) -> None:
 def build_network(
     recipe: Recipe, classes: int, accelerator: Accelerator, tell: Callable[[Fit], None] = ignored_fit
 ) -> nn.Module:
-    """The network of a recipe with its initial weights, on the device; `tell` hears how those of a file fit."""
+    """The network of a recipe with its initial weights, on the device, or on the host where it will be divided.
+
+    `tell` hears how those of a file fit.
+    """
     if recipe.augment.soften_p_max < 1 / classes:
         found = f"{recipe.augment.soften_p_max} is below chance, {1 / classes:.4g}"
         raise RecipeError([f"augment.soften_p_max: {found}"])
@@ -177,10 +181,23 @@ def build_network(
     if ":" not in recipe.model.name:  # one from the hub is known only when it is there
         check_shapes(recipe, outputs)
     torch.manual_seed(recipe.run.seed)
-    network = build_model(recipe.model, outputs, tell, channels=recipe.data.channels).to(accelerator.device)
+    network = build_model(recipe.model, outputs, tell, channels=recipe.data.channels)
+    if not divides(recipe, accelerator):  # else `shard` takes it there block by block
+        network = network.to(accelerator.device)
     if recipe.model.sync_bn:
         return synchronised(network, accelerator.num_processes, accelerator.device)
     return network
+
+
+def build_average(recipe: Recipe, network: nn.Module, accelerator: Accelerator) -> ModelEmaV3 | None:
+    """The moving average of the network, if there is one; both are divided where the processes divide the network."""
+    whole = not divides(recipe, accelerator)
+    ema = build_ema(recipe.model, network, foreach=whole)  # a foreach takes no mixture of DTensors and buffers
+    if not whole:
+        mesh = sharding_mesh(accelerator)
+        for divided in [network] if ema is None else [network, ema.module]:
+            shard(divided, mesh, recipe.model.name)
+    return ema
 
 
 def tell_fit(fit: Fit, folder: RunFolder, console: Console) -> None:
@@ -243,6 +260,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         if recipe.augment.mix_layer
         else None
     )
+    ema = build_average(recipe, network, accelerator)
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer, newest_state, console.print)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
@@ -254,11 +272,14 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     plateau = build_plateau(recipe, parts.splits)
     updates = {"epochs": recipe.train.epochs, "updates_per_epoch": order.steps_per_epoch}
     set_rate = build_schedule(recipe.optim, optimizer, **updates, plateau=plateau)
-    ema = build_ema(recipe.model, network)
-    plain = copy(network)  # the same weights, for the meta step, without what compilation and Accelerate add
+    # The same weights, for the meta step, without what compilation and Accelerate add; a divided network has none.
+    plain = network if divides(recipe, accelerator) else copy(network)
     if recipe.model.compile:
         network.compile()
-    model, prepared = accelerator.prepare(network, optimizer)
+    if divides(recipe, accelerator):  # Accelerate adds autocast, and leaves the processes to fully_shard
+        model, prepared = accelerator.prepare_model(network, evaluation_mode=True), accelerator.prepare(optimizer)
+    else:
+        model, prepared = accelerator.prepare(network, optimizer)
     meta: NoMetaStep = NoMetaStep()
     if learned is not None:
         set_rate = learned.scheduled(set_rate, optimizer)

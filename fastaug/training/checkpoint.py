@@ -1,10 +1,11 @@
 """Checkpoints that survive a kill at any moment and notice a single flipped bit.
 
 A checkpoint is a folder `step-XXXXXXXX` with safetensors weights, `state.pt` (tensors and plain values only), files of
-learned tables (`table_files.py`), `model.json` (`model_facts.py`) and a `manifest.json` with the size and SHA-256 of
-every file. It is written under a temporary name, synced, given its manifest last, renamed, read back, and only then
-named by the pointer file `last`. A folder without a valid manifest is no checkpoint. A kill may come between any two of
-these: `settle` brings a folder to where they would have led.
+learned tables (`table_files.py`), in place of weights those of a network divided over processes (`share_files.py`),
+`model.json` (`model_facts.py`) and a `manifest.json` with the size and SHA-256 of every file. It is written under a
+temporary name, synced, given its manifest last, renamed, read back, and only then named by the pointer file `last`. A
+folder without a valid manifest is no checkpoint. A kill may come between any two of these: `settle` brings a folder to
+where they would have led.
 """
 
 import hashlib
@@ -13,8 +14,8 @@ import os
 import pickle
 import re
 import struct
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +25,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastaug.atomic_files import open_regular, remove, sync_folder, write_atomically
+from fastaug.atomic_files import Entry, open_regular, remove, sync_folder, synced_entry, write_atomically
 from fastaug.errors import MACHINE, StorageError, remedy_of
+from fastaug.training.share_files import is_of_share, whole_weights
 from fastaug.training.table_files import Table, is_of_table, read_tables, write_tables
 
+STEMS = ("model", "ema")
 Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state dict
-# Of the manifest and of what it lists; raise it when an older version could not load what is saved. 1: without tables.
-FORMAT = 2
+# Of the manifest and of what it lists; raise it when an older version could not load what is saved. 1: without tables;
+# 3: with shares of several processes in place of weights.
+FORMAT = 3
 _NEEDED = {"model.safetensors", "state.pt"}
 _LARGEST_MANIFEST = 1 << 20  # bytes
 
@@ -50,6 +54,11 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def unfinished(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is until it is whole."""
+    return folder / f"{name_of(step)}.tmp"
+
+
 def save(
     folder: Path,
     step: int,
@@ -57,27 +66,31 @@ def save(
     state: dict[str, Any],
     tables: Mapping[str, Table] | None = None,
     texts: Mapping[str, bytes] | None = None,
+    shares: Callable[[Path], dict[str, Entry]] | None = None,
 ) -> Path:
     """Writes the checkpoint of `step` and points `last` at it; on StorageError the old ones are intact.
 
     `tables`: what was changed in them counts from the checkpoint that `last` names. `texts`: further files by name.
+    `shares`: writes, with all processes, files into the folder that it is given, and returns their entries.
     """
-    final, temporary = folder / name_of(step), folder / f"{name_of(step)}.tmp"
+    final, temporary = folder / name_of(step), unfinished(folder, step)
     # Before anything is written: what a device has to report here has nothing to do with storage.
     on_host = {
         stem: {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
         for stem, tensors in weights.items()
     }
-    try:
+    with _saving(final, temporary):
         remove(temporary)
         temporary.mkdir(parents=True)
+    written = {} if shares is None else shares(temporary)  # what a peer that is gone raises is no failure of storage
+    with _saving(final, temporary):
         for stem, tensors in on_host.items():
             save_file(tensors, temporary / f"{stem}.safetensors")
         torch.save(state, temporary / "state.pt")
         for name, text in (texts or {}).items():
             (temporary / name).write_bytes(text)
         anew = write_tables(temporary, tables or {}, partial(_sound_file, folder))
-        _write_manifest(temporary, step)
+        _write_manifest(temporary, step, written)
         if os.path.lexists(final):  # a checkpoint of this step that was found damaged, or something else of its name
             remove(folder / "last")  # it may name this one: rather none than one that is gone
             remove(final)
@@ -87,14 +100,21 @@ def save(
         if problem:
             raise StorageError(f"{final}: written, but reads back wrong: {problem}; check the disk")
         _point_at(final)
+    for table in anew:
+        table.changed.zero_()
+    return final
+
+
+@contextmanager
+def _saving(final: Path, temporary: Path) -> Iterator[None]:
+    """Makes a StorageError of what goes wrong inside, and takes away what was written."""
+    try:
+        yield
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk: torch RuntimeError, safetensors its own
         with suppress(OSError):
             remove(temporary)
         remedy = remedy_of(error) if isinstance(error, OSError) else "free space or choose another run.dir"
         raise StorageError(f"{final}: cannot be saved: {error}; {remedy}") from error
-    for table in anew:
-        table.changed.zero_()
-    return final
 
 
 def attach(path: Path, name: str, data: bytes) -> None:
@@ -132,16 +152,14 @@ def _sound_file(folder: Path, name: str) -> Path | None:
         return None
 
 
-def _write_manifest(folder: Path, step: int) -> None:
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            files[path.name] = {
-                "size": path.stat().st_size,
-                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-            }
-    kind = FORMAT if any(map(is_of_table, files)) else 1
+def _write_manifest(folder: Path, step: int, written: Mapping[str, Entry] | None = None) -> None:
+    """Writes the manifest of all files in `folder`; entries of those that others have `written` are taken as they are.
+
+    So it vouches for what each process wrote, not for what of it another one sees.
+    """
+    known = written or {}
+    files = {path.name: known.get(path.name) or synced_entry(path) for path in sorted(folder.iterdir())} | dict(known)
+    kind = FORMAT if any(map(is_of_share, files)) else 2 if any(map(is_of_table, files)) else 1
     _seal(folder, {"format": kind, "step": step, "torch": torch.__version__, "files": files})
 
 
@@ -172,9 +190,10 @@ def verify(path: Path) -> str | None:
 def _misfit(path: Path, manifest: dict[str, Any]) -> str | None:
     """What a sound manifest says that is not of a checkpoint at `path` that this version reads, or None."""
     files, named = manifest["files"], _step_in(path.name)
-    if manifest["format"] not in (1, FORMAT):
+    if manifest["format"] not in range(1, FORMAT + 1):
         return f"manifest.json is of format {manifest['format']!r}, this version reads {FORMAT}; update fastaug"
-    if missing := _NEEDED - files.keys():
+    needed = {"state.pt"} if any(map(is_of_share, files)) else _NEEDED
+    if missing := needed - files.keys():
         return f"manifest.json does not list {', '.join(sorted(missing))}"
     if outside := [name for name in files if name != os.path.basename(name)]:
         return f"manifest.json lists {outside[0]!r}, which is not a file of this folder"
@@ -202,15 +221,18 @@ def _out_of_reach(path: Path, error: OSError) -> OutOfReachError:
     return OutOfReachError(f"{path} cannot be read ({error.strerror}); check the storage, then start again")
 
 
-def load(path: Path) -> Checkpoint:
-    """The verified contents of a checkpoint folder; StorageError when it is damaged, or cannot be read."""
+def load(path: Path, *, whole: bool = True) -> Checkpoint:
+    """The verified contents of a checkpoint folder; StorageError when it is damaged, or cannot be read.
+
+    Without `whole` the weights of a divided network are left out, for each process to take its share of them.
+    """
     problem = verify(path)
     if problem:
         raise StorageError(f"{path}: damaged checkpoint: {problem}; delete it to continue from an older one")
-    files = json.loads((path / "manifest.json").read_bytes())["files"]  # what nothing vouches for is not loaded
+    files = files_of(path)
     try:
-        kinds = [name for name in files if name.endswith(".safetensors") and not is_of_table(name)]
-        weights = {Path(name).stem: load_file(path / name) for name in kinds}
+        read = whole or not any(map(is_of_share, files))
+        weights = {stem: found for stem in STEMS if read and (found := weights_of(path, stem))}
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         rows, changed = read_tables(path, files)
         if rows:
@@ -223,6 +245,20 @@ def load(path: Path) -> Checkpoint:
             raise _out_of_reach(path, error) from error
         reason = str(error).partition(". ")[0]  # torch goes on to advise loading it unsafely
         raise StorageError(f"{path}: cannot be loaded: {reason}; delete it to continue from an older one") from error
+
+
+def files_of(path: Path) -> dict[str, Entry]:
+    """The files that the manifest of the sound checkpoint folder `path` vouches for; no other is to be loaded."""
+    files: dict[str, Entry] = json.loads((path / "manifest.json").read_bytes())["files"]
+    return files
+
+
+def weights_of(path: Path, stem: str) -> dict[str, Tensor]:
+    """The whole weights `stem`, "model" or "ema", in the sound checkpoint folder `path`; none where it has none."""
+    listed = files_of(path)
+    if any(map(is_of_share, listed)):
+        return whole_weights(path, listed, stem)
+    return load_file(path / f"{stem}.safetensors") if f"{stem}.safetensors" in listed else {}
 
 
 _UNLOADABLE = (  # what torch and safetensors raise for files that are sound as bytes and hold something else

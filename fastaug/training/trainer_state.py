@@ -1,5 +1,6 @@
 """Saving and restoring a Trainer: what checkpoints hold, and how the same command continues from the last one."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,21 +18,29 @@ from fastaug.training.checkpoint_writer import Snapshot
 from fastaug.training.model_facts import FILE, facts_file
 from fastaug.training.policy_files import policy_texts
 from fastaug.training.run_folder import RunFolder
+from fastaug.training.sharded_state import is_stored_in_shares, optimizer_values, take, tensors_of
+from fastaug.training.share_files import write_shares
 from fastaug.training.starts import FILE as STARTS
 from fastaug.training.starts import this_start
 from fastaug.training.table_files import Table
 
 
 def save(trainer: Trainer) -> None:
-    """Writes a checkpoint of this update, or begins to; every process must call this, the main one writes."""
-    progress = trainer.progress
+    """Writes a checkpoint of this update, or begins to; every process must call this, the main one writes.
+
+    With train.parallel=fsdp2 each writes its share of what is divided over them.
+    """
+    progress, shares = trainer.progress, is_stored_in_shares(trainer)
     meter = trainer.meter.state()
     losses = None if trainer.sample_losses is None else trainer.sample_losses.state(trainer.accelerator)
     record = None if trainer.record is None else trainer.record.state()
+    write = partial(write_shares, tensors=tensors_of(trainer), accelerator=trainer.accelerator) if shares else None
     if not trainer.accelerator.is_main_process:
+        if write is not None:
+            write(checkpoint.unfinished(trainer.folder.checkpoints, progress.step))
         return
-    weights = {"model": trainer.network.state_dict()}
-    if trainer.ema is not None:
+    weights = {} if shares else {"model": trainer.network.state_dict()}
+    if trainer.ema is not None and not shares:
         weights["ema"] = trainer.ema.module.state_dict()
     scaler = trainer.accelerator.scaler
     state: dict[str, Any] = {
@@ -40,7 +49,7 @@ def save(trainer: Trainer) -> None:
         "meter": meter,
         "data": trainer.parts.fingerprint(learns=trainer.meta.learned is not None),
         "classes": list(trainer.parts.classes),
-        "optimizer": trainer.optimizer.state_dict(),
+        "optimizer": optimizer_values(trainer) if shares else trainer.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else {},
         "sample_losses": losses,
         "sample_record": record,
@@ -58,13 +67,15 @@ def save(trainer: Trainer) -> None:
         texts={FILE: facts_file(trainer)},
         policy=policy_texts(trainer),
     )
-    trainer.writer.save(snapshot, partial(write_snapshot, trainer.folder, trainer.recipe.run.keep))
+    trainer.writer.save(snapshot, partial(write_snapshot, trainer.folder, trainer.recipe.run.keep, shares=write))
 
 
-def write_snapshot(folder: RunFolder, keep: int, taken: Snapshot) -> None:
-    """Writes a checkpoint and what of the run folder goes with it, each once all before it is there."""
+def write_snapshot(
+    folder: RunFolder, keep: int, taken: Snapshot, shares: Callable[[Path], dict[str, checkpoint.Entry]] | None
+) -> None:
+    """Writes a checkpoint and what of the run folder goes with it, each once all before it is there; `shares` too."""
     folder.sync_logs()
-    checkpoint.save(folder.checkpoints, taken.step, taken.weights, taken.state, taken.tables, taken.texts)
+    checkpoint.save(folder.checkpoints, taken.step, taken.weights, taken.state, taken.tables, taken.texts, shares)
     checkpoint.prune(folder.checkpoints, keep, taken.best_step)
     for name, text in taken.policy.items():
         folder.write(name, text)
@@ -149,7 +160,7 @@ def load_into(trainer: Trainer, path: str) -> dict[str, int] | None:
 
     StorageError when it is damaged, or not of this run; DataError when the data changed.
     """
-    weights, state = checkpoint.load(Path(path))
+    weights, state = checkpoint.load(Path(path), whole=False)
     try:
         return _take(trainer, path, weights, state)
     except torch.OutOfMemoryError:
@@ -169,10 +180,7 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
             f"that {path} was trained on; put the folder and the files of data.table, data.class_map and data.labels "
             "back as they were, or choose another run.dir"
         )
-    load_weights(trainer.network, weights["model"])
-    if trainer.ema is not None:
-        load_weights(trainer.ema.module, weights["ema"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    _take_weights(trainer, path, weights, state["optimizer"])
     if trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     if trainer.sample_losses is not None:
@@ -197,6 +205,17 @@ def _take(trainer: Trainer, path: str, weights: checkpoint.Weights, state: dict[
     trainer.progress = progress
     lines: dict[str, int] | None = state.get("lines")  # 0.1.0 did not count them
     return lines
+
+
+def _take_weights(trainer: Trainer, path: str, weights: checkpoint.Weights, optimizer: dict[str, Any]) -> None:
+    """Puts weights, moving average and optimizer where they were."""
+    if is_stored_in_shares(trainer):
+        take(trainer, Path(path), optimizer)
+        return
+    load_weights(trainer.network, weights["model"])
+    if trainer.ema is not None:
+        load_weights(trainer.ema.module, weights["ema"])
+    trainer.optimizer.load_state_dict(optimizer)
 
 
 def skipped_now(trainer: Trainer, skipped: dict[int, str], paths: dict[int, str] | None) -> dict[int, str]:

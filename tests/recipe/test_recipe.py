@@ -231,6 +231,34 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
     ),
     "two steps and copies": (["train.plain_step=true", "augment.copies=1"], "train.plain_step: augment.copies = 1"),
     "two steps": (["train.plain_step=true", "train.accumulate=2"], "train.plain_step: takes one micro-batch"),
+    "a divided network and its meta step": (
+        ["train.parallel=fsdp2", "meta.learn=[weights]", "data.meta_fraction=0.1"],
+        "train.parallel: fsdp2 divides the weights that a meta step differentiates",
+    ),
+    "a divided network, another optimizer": (
+        ["train.parallel=fsdp2", "optim.opt=muon"],
+        "train.parallel: fsdp2 was not shown to train alike with optim.opt = muon; choose one of sgd,",
+    ),
+    "a divided network compiled": (
+        ["train.parallel=fsdp2", "model.compile=true"],
+        "train.parallel: fsdp2 goes neither with train.precision=fp16 nor model.compile",
+    ),
+    "units of a divided network": (
+        ["train.parallel=fsdp2", "optim.clip_mode=agc", "optim.clip_grad=0.01"],
+        "optim.clip_mode: agc takes norms of units, which train.parallel=fsdp2 may cut in two",
+    ),
+    "a divided network's checkpoints": (
+        ["train.parallel=fsdp2", "run.checkpoint_async=true"],
+        "run.checkpoint_async: with train.parallel=fsdp2 every process writes its share and waits for it",
+    ),
+    "a divided network's hook": (
+        ["train.parallel=fsdp2", "train.comm_hook=bf16"],
+        "train.comm_hook: it, train.bucket_cap_mb and gradient_as_bucket_view are of train.parallel=ddp",
+    ),
+    "a meta step of other gradients": (
+        ["train.comm_hook=bf16", "meta.learn=[weights]", "data.meta_fraction=0.1"],
+        "train.comm_hook: the meta step differentiates an update by the whole gradient",
+    ),
     "group": (["augment.cutmix=1", "augment.mix_group=7"], "augment.mix_group: 7 does not divide a micro-batch"),
     "repeats": (
         ["train.batch_size=10", "augment.repeats=3"],
@@ -355,6 +383,20 @@ def test_what_is_about_one_label_does_not_go_with_many(tmp_path: Path, keys: lis
     assert any(found.startswith("data.multi_label: ") for found in problems(tmp_path, GOOD, *MANY, *keys))
     mixed = ["augment.cutmix=1", "augment.mixup=0.2", "augment.shift=0.1", "augment.soften=weight", "augment.trim=0.1"]
     read(tmp_path, GOOD, *MANY, *mixed)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *(["train.precision=fp16"], ["eval.tta=2", "augment.aa=ra-n2-m9"], ["train.gradient_as_bucket_view=true"]),
+        *(["optim.opt=sgdp"], ["meta.learn=[policy]", "data.meta_fraction=0.1"], ["train.bucket_cap_mb=50"]),
+    ],
+)
+def test_what_a_divided_network_cannot_do_is_refused_and_what_only_acts_is_not(tmp_path: Path, keys: list[str]) -> None:
+    (found,) = problems(tmp_path, GOOD, "train.parallel=fsdp2", *keys)
+    assert found.startswith(("train.parallel: ", "train.comm_hook: "))
+    acts = ["meta.learn=[policy]", "meta.frozen=true", "train.precision=bf16", "optim.opt=AdamW"]
+    read(tmp_path, GOOD, "train.parallel=fsdp2", *acts)
 
 
 @pytest.mark.parametrize("name", BROKEN_RULES)

@@ -281,7 +281,9 @@ def refused(lab: Lab, name: str, key: str, code: int, *expected: str) -> list[st
 
 def shares(lab: Lab) -> list[str]:
     """Every host opens each image once for its index, and then only those that it trains on or evaluates."""
-    names, keys = ("shares", "shares-again"), ("train.epochs=1", "eval.every=0")
+    names, keys = ("shares", "shares-again"), ("train.epochs=1", "eval.every=0", "eval.batch_size=4")
+    for cache in lab.folder.glob("cache-*"):
+        shutil.rmtree(cache)
     for name in names:  # the second time the index is in every host's cache
         with lab.started(name, *keys, traced=True) as hosts:
             if any(ends := ended(hosts)):

@@ -161,7 +161,7 @@ def hung_main(lab: Lab) -> list[str]:
 
 
 def slow(lab: Lab) -> list[str]:
-    """A process whose disk is slow is named with its host, in 90 s: two windows of 30 s and their beats; no other is."""
+    """A process whose disk is slow is named with its host, and no other, in 90 s: two windows of 30 s and beats."""
     with lab.started("slow", LONG, slow=[1]) as hosts:
         until(trains(lab, "slow"))
         log = hosts[0].log

@@ -25,6 +25,7 @@ def beats(second: int, **changed: tuple[int, int, float]) -> dict[int, Beat]:
 def test_nobody_is_late_where_all_go_on_or_all_stand_still() -> None:
     assert said(beats) == []
     assert said(lambda second: {rank: Beat(second, 7, 3.5) for rank in NAMES}) == []  # a checkpoint, an evaluation
+    assert said(lambda second: beats(second, r1=(second, second - 1, second / 2))) == []  # seen a little earlier
 
 
 def test_a_process_that_is_not_heard_is_named_once_with_its_host_and_update_and_when_it_goes_on() -> None:

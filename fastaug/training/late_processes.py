@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import timedelta
 from statistics import median
 
 from torch.distributed.distributed_c10d import _get_default_store
@@ -21,7 +20,7 @@ from fastaug.console import Console
 EVERY = 5.0  # seconds between two beats of a process
 PATIENCE = 30.0  # seconds without a beat, or behind the others, after which a process is named
 SLOW = 0.2  # of the time: what a process takes longer than the others where it is named as slow
-ANSWER = timedelta(seconds=10)  # in which the store is to answer
+ANSWER = 10.0  # seconds in which the store is to answer in the end
 
 
 class Pulse:
@@ -130,43 +129,48 @@ class Watch(AbstractContextManager["Watch"]):
         self._watched = [*names] if rank == 0 else [0] if rank == 1 else []
         self._pulse, self._rank, self._every, self._beats = pulse, rank, every, 0
         self._judge = Judge(names, patience)
+        self._seen = dict.fromkeys(self._watched, Beat(0, 0, 0.0))  # before they have told one
+        self._judged = self._seen
         self._end = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         if len(hosts) > 1:
-            self._store = _get_default_store().clone()  # of this thread's own: a store serves one at a time
-            self._store.set_timeout(ANSWER)
-            self._thread = threading.Thread(target=self._run, name="fastaug-watch", daemon=True)
+            self._store = _get_default_store().clone()  # of one thread's own: a store serves one at a time
+            # Two threads: a store that stands still with process 0 lets nobody go on who asks it, whatever its timeout.
+            self._threads = [threading.Thread(target=work, daemon=True) for work in (self._exchange, self._look)]
 
     def __enter__(self) -> "Watch":
-        if self._thread is not None:
-            self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join(ANSWER)
 
-    def _run(self) -> None:
+    def _exchange(self) -> None:
+        """Tells this process's beat and reads those of the watched ones, until the end."""
         try:
             while not self._end.wait(self._every):
-                self._beat()
+                self._beats += 1
+                self._store.set(_key(self._rank), str(Beat(self._beats, self._pulse.updates, self._pulse.seconds)))
+                begun = [rank for rank in self._watched if self._store.check([_key(rank)])]
+                told = self._store.multi_get([_key(rank) for rank in begun]) if begun else []
+                texts = zip(begun, told, strict=True)
+                self._seen = self._seen | {rank: Beat.read(text.decode()) for rank, text in texts}
         except RuntimeError as error:  # of the store; a host that is gone ends the job too, with its own words
             if not self._end.is_set():
                 reason = str(error).partition("\n")[0]
                 Console(True).print(f"waiting: late processes are no longer named, the store does not answer: {reason}")
 
-    def _beat(self) -> None:
-        self._beats += 1
-        self._store.set(_key(self._rank), str(Beat(self._beats, self._pulse.updates, self._pulse.seconds)))
-        keys = [_key(other) for other in self._watched]
-        if keys and self._store.check(keys):  # once all have begun
-            beats = {
-                rank: Beat.read(text.decode())
-                for rank, text in zip(self._watched, self._store.multi_get(keys), strict=True)
-            }
-            for line in self._judge.see(beats, time.monotonic()):
-                Console(True).print(f"waiting: {line}")
+    def _look(self) -> None:
+        """Says who is late, until the end; the main process where it has heard something new."""
+        while not self._end.wait(self._every):
+            seen = self._seen
+            if self._watched and (seen is not self._judged or self._rank == 1):
+                self._judged = seen
+                for line in self._judge.see(seen, time.monotonic()):
+                    Console(True).print(f"waiting: {line}")
 
 
 def _key(rank: int) -> str:

@@ -101,7 +101,8 @@ class Judge:
     def _slowness(self, now: float) -> list[str]:
         """That another process than before takes much longer for itself than the others."""
         if self._window is None or self._late or len(self._last) < 2:
-            self._window = now, self._last
+            begun = all(beat.updates for beat in self._last.values())  # the first update has what is done only once
+            self._window = (now, self._last) if begun else None
             return []
         since, before = self._window
         stands = any(beat.updates == before[rank].updates for rank, beat in self._last.items())

@@ -53,12 +53,23 @@ def test_a_slow_process_is_named_once() -> None:
     found = said(lambda second: beats(second, r1=(second, second, 0.9 * second)))
     assert found == [
         (
-            30,
+            35,
             "process 1 on b is slow: loading and forward pass take 90% of its time and 50% of the others', who wait "
             "for it",
         )
     ]
     assert said(lambda second: beats(second, r1=(second, second, 0.65 * second))) == []  # 15 % of the time
+
+
+def test_slowness_is_not_judged_by_the_first_update() -> None:
+    """It takes process 1 30 seconds and the others 10; from then on all are even."""
+
+    def told(second: int) -> dict[int, Beat]:
+        first = {0: 10, 1: 30, 2: 10}
+        done = max(0, second - 29)
+        return {rank: Beat(second, done, done and first[rank] + done / 2) for rank in NAMES}
+
+    assert said(told) == []
 
 
 def test_one_process_alone_is_never_behind_or_slow() -> None:

@@ -28,7 +28,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = "10.77.0"  # of the hosts; the bridge that joins them has no address
 CALL = 15  # seconds that hosts wait for more of them; all start at once, so that torchrun's 30 are long
-PATIENCE = 600  # seconds that a run may take
+PATIENCE = 1800  # seconds that a run may take; where other work has the cores, a start alone takes minutes
 TOLERANCE = 1e-5  # of a loss: sums over other numbers of processes round otherwise
 RECIPE = """
 data: {img_size: 28, crop: rrc, scale: [0.5, 1.0], threads: 1, test_fraction: 0.3}

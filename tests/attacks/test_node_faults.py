@@ -12,7 +12,7 @@ TOOLS = ("ip", "unshare", "strace")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(os.geteuid() != 0 or not all(map(shutil.which, TOOLS)), reason=f"needs root and {TOOLS}")
 @pytest.mark.parametrize("fault", [fault.__name__ for fault in FAULTS])
 def test_a_fault_ends_as_asked(fault: str, tmp_path: Path) -> None:

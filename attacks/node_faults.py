@@ -90,7 +90,7 @@ class Lab:
 
     def opened(self, name: str, number: int) -> Counter[str]:
         """How often host `number` of a traced job opened each image."""
-        found = re.findall(rf'"{self.folder}/images/([^"]+)"[^=]*= \d+', self._trace(name, number).read_text())
+        found = re.findall(rf'"{self.folder}/images/([^"/]+/[^"]+)"[^=]*= \d+', self._trace(name, number).read_text())
         return Counter(found)
 
     def run(self, name: str) -> Path:

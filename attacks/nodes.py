@@ -2,10 +2,11 @@
 
     python -m attacks.nodes FOLDER --hosts 2 3 --losses 10      # as root, with iproute2: namespaces need CAP_NET_ADMIN
 
-Every host has a network of its own, its own cache and torchrun, as a machine of a cluster has; the run folder and the
-images are shared. The job is elastic (`--nnodes 1:N --max-restarts`): when a host is lost, those that are left go on by
-themselves from the last checkpoint. Host 0, where they meet, is not lost: without it the job ends, and the same command
-goes on. What came out is compared with one process's run: the ids of every update, as sets, losses, top-1.
+Every host has a network, a name, a cache and a torchrun of its own, as a machine of a cluster has; the run folder and
+the images are shared. The job is elastic (`--nnodes 1:N --max-restarts`): when a host is lost, those that are left go
+on by themselves from the last checkpoint. Every second host that is lost is cut off from the network first, so that the
+others hear nothing of its end. Host 0, where they meet, is not lost here: attacks/node_faults.py does that, and other
+things. What came out is compared with one process's run: the ids of every update, as sets, losses, top-1.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = "10.77.0"  # of the hosts; the bridge that joins them has no address
 CALL = 15  # seconds that hosts wait for more of them; all start at once, so that torchrun's 30 are long
-PATIENCE = 400  # seconds that a run may take
+PATIENCE = 1800  # seconds that a run may take; where other work has the cores, a start alone takes minutes
 TOLERANCE = 1e-5  # of a loss: sums over other numbers of processes round otherwise
 RECIPE = """
 data: {img_size: 28, crop: rrc, scale: [0.5, 1.0], threads: 1, test_fraction: 0.3}
@@ -72,9 +73,10 @@ def networked(count: int) -> Iterator[list[str]]:
 class Host:
     """One host of a job: a torchrun with one worker in a network namespace, and what it prints."""
 
-    def __init__(self, number: int, name: str, job: list[str], folder: Path) -> None:
-        self.number, self.log = number, folder / f"host-{number}.log"
-        self.command = ["ip", "netns", "exec", name, *job]
+    def __init__(self, number: int, name: str, job: list[str], folder: Path, run: str) -> None:
+        self.number, self.name, self.log = number, name, folder / f"{run}-host{number}.log"
+        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', f"host{number}"]
+        self.command = ["ip", "netns", "exec", name, *named, *job]
         self.cache = folder / f"cache-{number}"
         self.process = self.start()
 
@@ -82,6 +84,7 @@ class Host:
         """Boots the host: its torchrun joins the job, or opens it."""
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth0"}
         env |= {"FASTAUG_CACHE": str(self.cache), "ACCELERATE_USE_CPU": "true"}
+        env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # docs/multinode.md says why
         with open(self.log, "ab") as log:
             return subprocess.Popen(self.command, env=env, stdout=log, stderr=subprocess.STDOUT)
 
@@ -93,8 +96,10 @@ class Host:
         except psutil.NoSuchProcess:
             return []
 
-    def lose(self) -> None:
-        """Cuts its power: every process is killed at once."""
+    def lose(self, *, cut_off: bool = False) -> None:
+        """Cuts its power: every process is killed at once; `cut_off`: its network is gone before, for good."""
+        if cut_off:
+            ip("-n", self.name, "link", "set", "eth0", "down")
         for member in self.members():
             member.kill()
         self.process.wait()
@@ -156,7 +161,7 @@ def job(number: int, count: int, identity: str, recipe: Path, run: Path, *keys: 
     """The command that every host starts."""
     elastic = ["--nnodes", f"1:{count}", "--nproc-per-node", "1", "--max-restarts", str(restarts)]
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{NETWORK}.1:29500", "--rdzv-id", identity]
-    # All hosts here bear the machine's name, by which torchrun would tell who it is and where others find it.
+    # No server knows the hosts' names, by which torchrun would tell who it is and where others find it.
     named = [
         "--local-addr",
         f"{NETWORK}.{number + 1}",
@@ -167,18 +172,20 @@ def job(number: int, count: int, identity: str, recipe: Path, run: Path, *keys: 
     return [*launcher, str(ROOT / "fastaug/train.py"), str(recipe), f"run.dir={run}", *keys]
 
 
-def one_process(recipe: Path, run: Path) -> Path:
+def one_process(recipe: Path, run: Path, *keys: str) -> Path:
     """The run that the others are compared with."""
-    command = [sys.executable, str(ROOT / "fastaug/train.py"), str(recipe), f"run.dir={run}"]
+    command = [sys.executable, str(ROOT / "fastaug/train.py"), str(recipe), f"run.dir={run}", *keys]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "FASTAUG_CACHE": str(run.parent / "cache")}
     subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
     return run
 
 
-def trained(recipe: Path, run: Path, names: list[str], lost: int | None, after: float) -> list[str]:
+def trained(
+    recipe: Path, run: Path, names: list[str], lost: int | None = None, after: float = 0, *, cut_off: bool = False
+) -> list[str]:
     """Trains on all hosts and loses host `lost` `after` seconds after its worker began; what is wrong with the run."""
     hosts = [
-        Host(number, name, job(number, len(names), run.name, recipe, run, restarts=10), run.parent)
+        Host(number, name, job(number, len(names), run.name, recipe, run, restarts=10), run.parent, run.name)
         for number, name in enumerate(names)
     ]
     try:
@@ -188,14 +195,17 @@ def trained(recipe: Path, run: Path, names: list[str], lost: int | None, after: 
                 time.sleep(0.02)
             time.sleep(after)
             step = steps_of(run)
-            hosts[lost].lose()
-            print(f"{run.name}: host {lost} of {len(hosts)} lost after update {step}", flush=True)
+            hosts[lost].lose(cut_off=cut_off)
+            how = "cut off and lost" if cut_off else "lost"
+            print(f"{run.name}: host {lost} of {len(hosts)} {how} after update {step}", flush=True)
         ends = [host.process.wait(timeout=PATIENCE) for host in hosts if host.number != lost]
     except subprocess.TimeoutExpired:
         return [f"did not end within {PATIENCE} s, at update {steps_of(run)}"]
     finally:
         for host in hosts:
             host.lose()
+        for name in names:
+            ip("-n", name, "link", "set", "eth0", "up")
     return [f"torchrun ended with {ends}"] if any(ends) else compare(run.parent / "one", run)
 
 
@@ -208,12 +218,12 @@ def attack(folder: Path, counts: list[int], losses: int, seed: int) -> int:
     draw, wrong = random.Random(seed), 0
     with networked(max(counts)) as names:
         for count in counts:
-            whole = trained(recipe, folder / f"whole-{count}", names[:count], None, 0)
+            whole = trained(recipe, folder / f"whole-{count}", names[:count])
             print(f"{count} hosts: {'; '.join(whole) or 'equal to one process'}", flush=True)
             wrong += bool(whole)
         for number in range(losses):
             lost, after = draw.randrange(1, max(counts)), draw.uniform(0, 4)
-            found = trained(recipe, folder / f"lost-{number}", names, lost, after)
+            found = trained(recipe, folder / f"lost-{number}", names, lost, after, cut_off=number % 2 == 1)
             print(f"lost-{number}: {'; '.join(found) or 'went on by itself, equal to one process'}", flush=True)
             wrong += bool(found)
     return wrong

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -275,6 +276,7 @@ class Peers:
     def __init__(self, accelerator: Accelerator, patience: float = 10) -> None:
         """`patience`: seconds in which a process that lives is to answer."""
         self._patience = patience
+        self.hosts = on_every_process(accelerator, socket.gethostname())  # by rank
         self._group = _host_group(timedelta(seconds=60)) if accelerator.num_processes > 1 else None
 
     def silent(self) -> str | None:
@@ -289,8 +291,11 @@ class Peers:
         except RuntimeError as error:
             ranks = re.search(r"Ranks ([\d, ]+) failed to pass", str(error))
             if ranks is not None:
-                return f"process {ranks[1].strip()} did not answer for {self._patience:g} s; see whether it lives"
-            return "process 0 does not answer, or misses another one: its status.json would say which"
+                named = ", ".join(f"process {rank} on {self.hosts[int(rank)]}" for rank in ranks[1].split(", "))
+                return f"{named} did not answer for {self._patience:g} s; see whether it lives"
+            return (
+                f"process 0 on {self.hosts[0]} does not answer, or misses another one: its status.json would say which"
+            )
         return None
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -219,7 +220,7 @@ def test_a_process_that_stands_still_ends_the_job_and_is_named(recipe, tmp_path)
         workers[0].kill()  # the launcher would wait half a minute for it
         output, _ = launcher.communicate(timeout=60)
     assert status(folder)["code"] == 6, output[-3000:]
-    assert "process 1 did not answer for 3 s" in status(folder)["reason"]
+    assert f"process 1 on {socket.gethostname()} did not answer for 3 s" in status(folder)["reason"]
     log = (folder / "errors.log").read_text()  # gloo's own words for who waits, and for who had begun to send
     assert "Timed out waiting 3000ms" in log or "Application timeout caused pair closure" in log
 

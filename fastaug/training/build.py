@@ -44,6 +44,7 @@ from fastaug.training.checkpoint_writer import CheckpointWriter
 from fastaug.training.class_balance import build_adjustment, build_draws
 from fastaug.training.distillation import Teacher, build_teacher
 from fastaug.training.image_weights import build_image_weights
+from fastaug.training.late_processes import Pulse
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.trackers import Trackers
 from fastaug.training.train_meter import TrainMeter
@@ -94,6 +95,7 @@ class Trainer:
     writer: CheckpointWriter
     not_finite: Tensor  # the update whose loss or gradient was not finite, -1 so far; see stop_if_not_finite
     progress: Progress = field(default_factory=Progress)
+    pulse: Pulse = field(default_factory=Pulse)
     evaluated: dict[str, Any] | None = None  # the scalars of the last evaluation in training, with its step and split
 
     @property

@@ -93,6 +93,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     trainer.freezing.begin(step)
     total = torch.zeros((), device=accelerator.device)
     ids = []
+    trainer.pulse.begin()
     if trainer.record is not None:
         trainer.record.begin(epoch)
     for micro in range(order.accumulate):
@@ -119,6 +120,8 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
             if trainer.teacher is not None:
                 loss = trainer.teacher.joined(loss, inputs, logits, len(batch.ids))
             loss = loss / images
+            if last:
+                trainer.pulse.arrive(step)
             with backward_pass(trainer.network, recomputes=trainer.recipe.model.grad_checkpointing):
                 accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
         total += loss.detach()

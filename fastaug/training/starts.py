@@ -8,16 +8,47 @@ what a CPU computes on its instructions: nothing else in a run folder says them 
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
+from fastaug.distributed import on_every_process
+from fastaug.errors import RecipeError
 from fastaug.provenance import commit, versions
+from fastaug.recipe.schema import Recipe
 
+# Where a machine's copy of the images lies, and how fast it reads them; what is found there is compared by its content.
+OF_A_MACHINE = {"data.root", "data.table", "data.class_map", "data.splits", "data.labels", "data.threads"}
+OF_A_MACHINE |= {"data.prefetch"}
 FILE = "starts.jsonl"
 EVENT = ("step", "time")  # keys of a line that say when it was, not on what
+
+
+def check_same_start(recipe: Recipe, accelerator: Accelerator, hosts: Sequence[str]) -> None:
+    """RecipeError unless all processes have the same recipe and versions; all raise it, and name who differs.
+
+    `hosts`: of the processes, by rank. A process with other keys would train another run, or wait for ever.
+    """
+    if accelerator.num_processes == 1:
+        return
+    mine = _compared(recipe)
+    main: list[Any] = [mine]
+    broadcast_object_list(main)
+    changed = [key for key in sorted(mine.keys() | main[0].keys()) if mine.get(key) != main[0].get(key)]
+    told = "; ".join(f"{key} is {mine.get(key)!r} there and {main[0].get(key)!r} in process 0" for key in changed)
+    found = on_every_process(accelerator, told)
+    if problems := [f"process {rank} on {hosts[rank]}: {text}" for rank, text in enumerate(found) if text]:
+        raise RecipeError([f"{problem}; start every process with the same recipe and versions" for problem in problems])
+
+
+def _compared(recipe: Recipe) -> dict[str, Any]:
+    """The keys of a recipe that no process may have otherwise, and the versions."""
+    keys = {f"{section}.{key}": value for section, keys in asdict(recipe).items() for key, value in keys.items()}
+    return {key: value for key, value in keys.items() if key not in OF_A_MACHINE} | versions()
 
 
 def this_start(accelerator: Accelerator, step: int) -> dict[str, Any]:

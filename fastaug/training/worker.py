@@ -9,11 +9,13 @@ from fastaug.distributed import Peers, build_accelerator, check_launch, finish
 from fastaug.recipe.schema import Recipe
 from fastaug.training.build import Trainer, assemble
 from fastaug.training.ending import Ending
+from fastaug.training.late_processes import Watch
 from fastaug.training.listeners import Listeners
 from fastaug.training.loop import fit
 from fastaug.training.result import summarise
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.signals import StopRequest
+from fastaug.training.starts import check_same_start
 
 
 def run(recipe: Recipe, *, quiet: bool = False) -> int:
@@ -32,7 +34,9 @@ def attempt(recipe: Recipe, listeners: Listeners, *, borrowed: bool = False, qui
             trainer = start(recipe, folder, ending, quiet=quiet)
         ending.trainer = trainer
         describe(trainer)
-        with trainer.trackers, trainer.writer:
+        assert ending.peers is not None
+        watch = Watch(trainer.pulse, ending.peers.hosts, trainer.accelerator.process_index)
+        with trainer.trackers, watch, trainer.writer:
             ending.figures = fit(trainer, stop)
         summarise(trainer, ending.figures["test"])
         finish(trainer.accelerator, stays_joined=borrowed)
@@ -54,6 +58,7 @@ def start(given: Recipe, folder: RunFolder, ending: Ending, *, quiet: bool) -> T
     accelerator.wait_for_everyone()
     if not folder.locked:  # of another process, which has checked its files
         recipe = folder.as_begun(given)
+    check_same_start(recipe, accelerator, ending.peers.hosts)
     if recipe != given:
         console.print("goes on with optim.warmup_prefix=false, as this run was begun by an earlier version")
     return assemble(recipe, accelerator, folder, console)

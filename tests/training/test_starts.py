@@ -1,5 +1,7 @@
 """The lines of starts.jsonl as they are read back."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -23,3 +25,45 @@ def test_a_start_says_what_it_runs_on() -> None:
     assert (start["step"], start["processes"], start["precision"]) == (7, 1, "no")
     assert start["device"].startswith("cpu ")
     assert {"torch", "timm"} <= start["versions"].keys()
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+from fastaug.distributed import Peers, build_accelerator
+from fastaug.errors import RecipeError
+from fastaug.recipe.schema import Recipe
+from fastaug.training import starts
+recipe, found = Recipe(), []
+accelerator = build_accelerator(recipe)
+rank, hosts = accelerator.process_index, ["a", "b", "b"]
+starts.check_same_start(recipe, accelerator, hosts)
+recipe.data.root, recipe.data.threads = f"/scratch/{rank}", rank  # a machine's own
+starts.check_same_start(recipe, accelerator, hosts)
+if rank == 2:
+    recipe.run.log_every, recipe.optim.lr = 7, 0.5
+if rank == 1:
+    starts.versions = lambda: {"torch": "1.0"}
+try:
+    starts.check_same_start(recipe, accelerator, hosts)
+except RecipeError as error:
+    found = error.problems
+Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(found))
+accelerator.end_training()
+"""
+
+
+def test_processes_of_other_keys_or_versions_are_named_to_all_with_their_hosts(
+    tmp_path: Path, in_processes: Callable[..., str]
+) -> None:
+    (tmp_path / "ranks.py").write_text(RANKS)
+    in_processes(3, tmp_path / "ranks.py", tmp_path)
+    first, second, third = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3))
+    assert first == second == third
+    versions, keys = first
+    assert versions.startswith("process 1 on b: ")
+    assert "torch is '1.0' there and " in versions
+    assert keys == (
+        "process 2 on b: optim.lr is 0.5 there and 0.1 in process 0; run.log_every is 7 there and 50 in process 0; "
+        "start every process with the same recipe and versions"
+    )

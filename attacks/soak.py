@@ -54,7 +54,7 @@ def disk_full(one: Process) -> None:
 
 
 class Faults(NamedTuple):
-    """How many faults end a process in the first half of `last` updates; `pause`: seconds between others, after that."""
+    """How many faults end a process in the first half of `last` updates; `pause`: seconds between others after it."""
 
     ends: int
     last: int

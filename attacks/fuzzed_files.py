@@ -103,9 +103,9 @@ def image(number: int) -> bytes:
 
 def _write_shards(folder: Path) -> None:
     for label in "ab":
-        (folder / "set" / "train" / label).mkdir(parents=True)
+        (folder / "set" / label).mkdir(parents=True)
         for number in range(2):
-            (folder / "set" / "train" / label / f"{number}.png").write_bytes(image(number))
+            (folder / "set" / label / f"{number}.png").write_bytes(image(number))
     index = load_index(folder / "set", threads=1, cache=folder / "cache")
     for kind, quality in (("raw", None), ("jpeg", 90)):
         make_shards(

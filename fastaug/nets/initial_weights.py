@@ -30,7 +30,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")  # DistributedDataParallel, torch
 SHOWN = 5  # names in a line
 _UNREADABLE = (
     *(OSError, RuntimeError, KeyError, EOFError, ValueError, AttributeError, TypeError, IndexError),
-    *(pickle.UnpicklingError, SafetensorError),
+    *(pickle.UnpicklingError, SafetensorError, MemoryError),  # MemoryError: of a length field that is broken
 )
 
 

@@ -237,12 +237,19 @@ def _names_of(label: str, beside: Sequence[Path]) -> tuple[str, ...] | None:
     wanted = f"{label.replace('/', '-')}.labels.txt"
     for path in beside:
         if path.name == wanted:
-            names = tuple(path.read_text(encoding="utf-8").split("\n"))
-            names = names[:-1] if names and not names[-1] else names
+            names = _lines(path)
             twice = {name for name in names if names.count(name) > 1}
             refuse(path, twice, "names that stand twice", "give every class a name of its own")
             return names
     return None
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        names = tuple(path.read_text(encoding="utf-8").split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.root: {path} cannot be read ({error}); {AGAIN}") from error
+    return names[:-1] if names and not names[-1] else names
 
 
 def _named(record: Record, classes: tuple[str, ...]) -> Record:

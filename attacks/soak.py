@@ -163,7 +163,6 @@ def soak(folder: Path, epochs: int, ends: int, seed: int = 0) -> dict[str, Any]:
         ended.result()
     seen = {"calm": alone.samples, "disturbed": samples}
     problems = [f"{run}: {text}" for run, taken in seen.items() for text in grown(taken)]
-    (folder / "held.json").write_text(json.dumps({run: held(taken) for run, taken in seen.items()}))
     return {
         "updates": alone.step(),
         "seconds": round(time.monotonic() - begun),

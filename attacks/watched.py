@@ -5,6 +5,7 @@ the slopes of all pairs, which a short peak does not move.
 """
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from fastaug.training.checkpoint import steps_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PERIOD = 0.5  # seconds between looks
-PATIENCE = 300  # seconds without a checkpoint until a process counts as hung
+PATIENCE = 1800  # seconds without a checkpoint until a process counts as hung: others may have the machine
 WARM = 0.25  # of the samples, the first: allocators and pools are still filling
 # What counts as flat, per 1,000 updates. One batch of 16 images of 16 pixels kept in each would be 12 MiB.
 BOUNDS = {"memory_mib": 1.0, "files": 0.1, "threads": 0.1, "children": 0.1}
@@ -65,9 +66,9 @@ def grown(samples: list[Sample]) -> list[str]:
 
 
 class Process:
-    """`train.py` on a recipe as a process of its own, in a session of its own; ended with its context.
+    """`train.py` on a recipe as a process of its own, in a session of its own; it ends with its context.
 
-    Its output goes through a small pipe, which is emptied at every look unless `unread`.
+    Its samples are left beside the run. Its output goes through a small pipe, which is emptied at every look unless `unread`.
     """
 
     def __init__(self, recipe: Path, run: Path) -> None:
@@ -90,6 +91,7 @@ class Process:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.kill()
         self._process.communicate()
+        (self.run.parent / f"held-by-{self.pid}.json").write_text(json.dumps([one._asdict() for one in self.samples]))
 
     def kill(self) -> None:
         """Ends it and what it started."""

@@ -13,6 +13,7 @@ import secrets
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -44,6 +45,10 @@ __all__ = [
 ]
 
 VERSION = 2  # of the cache file
+CACHE_BROKEN = (  # what reading an absent or broken one raises
+    *(OSError, ValueError, LookupError, EOFError, RuntimeError, AttributeError, TypeError, MemoryError),
+    *(struct.error, zlib.error, zipfile.BadZipFile),
+)
 COLUMNS = ("labels", "heights", "widths", "status", "folders")
 
 
@@ -325,7 +330,7 @@ def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | N
             )  # 0.2.0 had none
             index = Index(**from_arrays(z, root), stamps=z["stamps"], channels=channels)
             return index, Seen(watch, texts_of(z, "others")[0].decode(), *listing)
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
+    except CACHE_BROKEN:
         return None  # absent or broken: it is made anew
 
 

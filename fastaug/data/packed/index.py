@@ -8,9 +8,7 @@ import hashlib
 import io
 import os
 import resource
-import struct
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +25,17 @@ from fastaug.data.folders import Folder
 from fastaug.data.image_files import read_image_file
 from fastaug.data.image_headers import Header, screen, screen_each, screen_stretch
 from fastaug.data.image_table import classes_in_order
-from fastaug.data.index import Index, PathTable, Status, cache_dir, from_arrays, text_arrays, texts_of, to_arrays
+from fastaug.data.index import (
+    CACHE_BROKEN,
+    Index,
+    PathTable,
+    Status,
+    cache_dir,
+    from_arrays,
+    text_arrays,
+    texts_of,
+    to_arrays,
+)
 from fastaug.data.packed import arrow, imagenet, parquet, tars, tfrecords
 from fastaug.data.packed.places import roles_of
 from fastaug.data.packed.records import NO_KEYS, OWN_FILE, Contents, Found, Keys, Record, refuse
@@ -279,5 +287,5 @@ def _read_cache(file: Path, root: Path, identity: str) -> tuple[dict[str, Any], 
                 return None
             table = from_arrays(z, root) | {name: z[name] for name in PLACES}
             return table, [os.fsdecode(text) for text in texts_of(z, "said")]
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
+    except CACHE_BROKEN:
         return None  # absent or broken: it is made anew

@@ -174,6 +174,12 @@ _TYPES = {
 }
 
 
+_UNREADABLE = (  # AttributeError: a member that is no array is read as bytes
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
+    *(MemoryError, zlib.error, zipfile.BadZipFile),
+)
+
+
 def read_table(root: Path, manifest: Manifest) -> dict[str, Any]:
     """The columns of index.npz with those of an Index in its form; DataError unless it is the one of the manifest."""
     file = root / TABLE
@@ -185,7 +191,7 @@ def read_table(root: Path, manifest: Manifest) -> dict[str, Any]:
             with np.load(opened, allow_pickle=False) as z:
                 table = from_arrays(z, root) | {name: z[name] for name in PLACES}
         problem = _problem_of(table, manifest)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{file} cannot be read ({error}); {AGAIN}") from error
     if problem:
         raise DataError(f"{file}: {problem}; {AGAIN}")

@@ -68,7 +68,7 @@ def grown(samples: list[Sample]) -> list[str]:
 class Process:
     """`train.py` on a recipe as a process of its own, in a session of its own; it ends with its context.
 
-    Its samples are left beside the run. Its output goes through a small pipe, which is emptied at every look unless `unread`.
+    Its samples are left beside the run. Its output goes through a small pipe, emptied at every look unless `unread`.
     """
 
     def __init__(self, recipe: Path, run: Path) -> None:

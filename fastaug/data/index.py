@@ -10,10 +10,7 @@ Every use compares length and time of each file with those at its last reading; 
 import hashlib
 import os
 import secrets
-import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -23,6 +20,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data.broken_arrays import BROKEN
 from fastaug.data.class_names import some
 from fastaug.data.folders import Folder, Walk, stamp
 from fastaug.data.image_headers import screen_all, stamps_of
@@ -45,10 +43,6 @@ __all__ = [
 ]
 
 VERSION = 2  # of the cache file
-CACHE_BROKEN = (  # what reading an absent or broken one raises
-    *(OSError, ValueError, LookupError, EOFError, RuntimeError, AttributeError, TypeError, MemoryError),
-    *(struct.error, zlib.error, zipfile.BadZipFile),
-)
 COLUMNS = ("labels", "heights", "widths", "status", "folders")
 
 
@@ -330,7 +324,7 @@ def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | N
             )  # 0.2.0 had none
             index = Index(**from_arrays(z, root), stamps=z["stamps"], channels=channels)
             return index, Seen(watch, texts_of(z, "others")[0].decode(), *listing)
-    except CACHE_BROKEN:
+    except BROKEN:
         return None  # absent or broken: it is made anew
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.atomic_files import write_atomically
+from fastaug.data.broken_arrays import BROKEN
 from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import some
 from fastaug.data.folders import Folder
@@ -26,7 +27,6 @@ from fastaug.data.image_files import read_image_file
 from fastaug.data.image_headers import Header, screen, screen_each, screen_stretch
 from fastaug.data.image_table import classes_in_order
 from fastaug.data.index import (
-    CACHE_BROKEN,
     Index,
     PathTable,
     Status,
@@ -287,5 +287,5 @@ def _read_cache(file: Path, root: Path, identity: str) -> tuple[dict[str, Any], 
                 return None
             table = from_arrays(z, root) | {name: z[name] for name in PLACES}
             return table, [os.fsdecode(text) for text in texts_of(z, "said")]
-    except CACHE_BROKEN:
+    except BROKEN:
         return None  # absent or broken: it is made anew

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.ipc
 import pyarrow.parquet
+import tifffile
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -23,6 +24,8 @@ from scipy.io import savemat
 
 from attacks.target import Target
 from fastaug.console import Console
+from fastaug.data.channel_files import decode_channels, extent_by_header
+from fastaug.data.image_files import DamagedImageError
 from fastaug.data.index import Status, load_index
 from fastaug.data.packed.crc32c import masked_crc32c
 from fastaug.data.packed.index import PackedSet, load_packed
@@ -210,6 +213,21 @@ def _images(kind: str, name: str, folder: Path) -> None:
         index.encoded(id)
 
 
+# ---- images of n channels ----
+
+
+def _write_channels(folder: Path) -> None:
+    pixels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    np.save(folder / "a.npy", pixels)
+    tifffile.imwrite(folder / "a.tif", pixels.transpose(2, 0, 1), planarconfig="separate", photometric="minisblack")
+
+
+def _channels(name: str, folder: Path) -> None:
+    content = (folder / name).read_bytes()
+    extent_by_header(io.BytesIO(content), len(content), 5)
+    decode_channels(np.frombuffer(content, np.uint8), 5)
+
+
 # ---- published arrays ----
 
 
@@ -249,6 +267,9 @@ FILES = {
         _write_arrow, {name: partial(_images, "hfds", name) for name in ("", "b.arrow")}, (DataError, StorageError)
     ),
     "parquet": Target(_write_parquet, {"parquet": partial(_images, "parquet", "")}, (DataError, StorageError)),
+    "channels": Target(
+        _write_channels, {name: partial(_channels, name) for name in ("a.npy", "a.tif")}, (DamagedImageError, DataError)
+    ),
     "arrays": Target(
         _write_arrays, {kind: partial(_arrays, kind) for kind in ("mnist", "cifar100", "svhn")}, (DataError,)
     ),

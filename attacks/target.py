@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fastaug.errors import FastaugError
-
 Reader = Callable[[Path], object]
 
 
@@ -23,6 +21,6 @@ class Target(NamedTuple):
 
     write: Reader
     readers: Mapping[str, Reader]
-    errors: tuple[type[FastaugError], ...]
+    errors: tuple[type[Exception], ...]
     seal: Reader = _nothing
     exact: str = ""

@@ -2,10 +2,11 @@
 
 `python -m attacks.fuzz FOLDER TARGET [N] [SEED]` works in an empty folder.
 
-Each of N tries changes sound files (targets.py) by a few edits, which hypothesis draws, and makes few where a try
-fails. A try passes when every reader gives something or refuses by an error of its own, in words. What does not pass:
-another exception, a GiB more of memory, 10 seconds of processor time, the death of the process, and what reading never
-needs: another process, a connection, a pickle's call, a file elsewhere. Exit code 1 and the edits where one does not.
+Each of N tries changes sound files (fuzzed_texts.py, fuzzed_files.py) by a few edits that hypothesis draws, and makes
+fewer and smaller where a try fails. A try passes when every reader gives something, or refuses by an error of its own,
+in words. What does not pass: another exception, a GiB more of memory, 10 seconds of processor time, the death of the
+process, and what reading never needs: another process, a connection, a pickle's call, a file elsewhere. Exit code 1 and
+the edits where one does not.
 """
 
 import io
@@ -36,7 +37,7 @@ from attacks.target import Target
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY, PATIENCE = 2**30, 10  # bytes beyond what the process has; seconds of processor time for a try
 MOST_EDITS, LONGEST = 4, 600  # of a try; seconds for all tries of a target
-CASE = "case.json"  # the edits of the try that runs, for who has to tell of its death
+CASE = "case.txt"  # the edits of the try that runs, for who has to tell of its death
 _NEVER = (
     "os.system",
     "os.exec",
@@ -124,7 +125,8 @@ class Guard:
     @contextmanager
     def over(self, folder: Path) -> Iterator[None]:
         """Guards what is inside, which may write below `folder`."""
-        resource.setrlimit(resource.RLIMIT_AS, (_size() + MEMORY, resource.RLIM_INFINITY))
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (_size() + MEMORY, limits[1]))
         signal.setitimer(signal.ITIMER_PROF, PATIENCE)  # SIGPROF ends the process, whatever library it is in
         self._folder = str(folder)
         try:
@@ -134,7 +136,7 @@ class Guard:
         finally:
             self._folder = ""
             signal.setitimer(signal.ITIMER_PROF, 0)
-            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, limits)
 
     def _see(self, event: str, given: tuple[Any, ...]) -> None:
         if not self._folder:

@@ -250,7 +250,9 @@ def _arrays(kind: str, folder: Path) -> None:
 
 
 FILES = {
-    "checkpoint": Target(_write_checkpoint, {"load": _load}, (StorageError,), exact="*[!n].[!j]*"),
+    "checkpoint": Target(  # all but manifest.json, in which blanks mean nothing
+        _write_checkpoint, {"load": _load}, (StorageError,), exact="*.[!j]*"
+    ),
     "sealed checkpoint": Target(_write_unsealed, {"load": _load}, (StorageError,), _seal_checkpoint),
     "weights": Target(
         _write_weights,

@@ -150,15 +150,15 @@ def disturbed(recipe: Path, run: Path, faults: Faults) -> tuple[list[Sample], Co
 def soak(folder: Path, epochs: int, ends: int, seed: int = 0) -> dict[str, Any]:
     """Runs both; what they met, the slopes of what they held, and `problems`, empty where all is as promised."""
     write_set(folder / "set", GOOD, 1, seed)
-    recipe, calm, met_faults = folder / "recipe.yaml", folder / "calm", folder / "disturbed"
+    recipe, calm, other = folder / "recipe.yaml", folder / "calm", folder / "disturbed"
     recipe.write_text(RECIPE.format(root=folder / "set", epochs=epochs))
     begun = time.monotonic()
     with Process(recipe, calm) as alone, ThreadPoolExecutor(1) as pool:
         ended = pool.submit(alone.has_to_end, 0, "no fault")
         try:
-            samples, met = disturbed(recipe, met_faults, Faults(ends, EPOCH * epochs, seed))
-        except RuntimeError:
-            alone.kill()
+            samples, met = disturbed(recipe, other, Faults(ends, EPOCH * epochs, seed))
+        except BaseException:
+            alone.kill()  # the pool would wait for it
             raise
         ended.result()
     seen = {"calm": alone.samples, "disturbed": samples}
@@ -169,7 +169,7 @@ def soak(folder: Path, epochs: int, ends: int, seed: int = 0) -> dict[str, Any]:
         "met": dict(met),
         "slopes": {run: slopes(taken) for run, taken in seen.items()},
         "held": {run: _medians(taken) for run, taken in seen.items()},
-        "problems": problems + differences(calm, met_faults),
+        "problems": problems + differences(calm, other),
     }
 
 

@@ -24,7 +24,7 @@ from fastaug.training.checkpoint import steps_of
 ROOT = Path(__file__).resolve().parents[1]
 PERIOD = 0.5  # seconds between looks
 PATIENCE = 1800  # seconds without a checkpoint until a process counts as hung: others may have the machine
-WARM = 0.25  # of the samples, the first: allocators and pools are still filling
+WARM = 0.25  # of a process's updates, the first: allocators and pools are still filling
 # What counts as flat, per 1,000 updates. One batch of 16 images of 16 pixels kept in each would be 12 MiB.
 BOUNDS = {"memory_mib": 1.0, "files": 0.1, "threads": 0.1, "children": 0.1}
 
@@ -45,8 +45,10 @@ def held(samples: list[Sample]) -> dict[str, list[float]]:
     ValueError for less than 8 updates.
     """
     at: dict[int, list[Sample]] = {}
-    for sample in samples[int(WARM * len(samples)) :]:
-        at.setdefault(sample.step, []).append(sample)
+    first, last = samples[0].step, samples[-1].step
+    for sample in samples:
+        if sample.step > first + WARM * (last - first):  # where it began, it was starting
+            at.setdefault(sample.step, []).append(sample)
     if len(at) < 8:
         raise ValueError(f"{len(samples)} samples are of {len(at)} updates, too few for a slope; train for longer")
     medians = {name: [median(getattr(one, name) for one in taken) for taken in at.values()] for name in BOUNDS}

@@ -29,9 +29,10 @@ from fastaug.training.checkpoint import newest_first
 
 GOOD = 800  # sound files, beside one of each odd kind
 EPOCH = 40  # updates of an epoch, or a few more
+LOG = 10  # updates between log lines
 LONG = 500  # epochs: 20,000 updates and more
 RECIPE = """
-run: {{log_every: 10, log_ids: true, log_losses: true, checkpoint_every: 25}}
+run: {{log_every: {log}, log_ids: true, log_losses: true, checkpoint_every: 25}}
 data: {{root: {root}, img_size: 16, crop: rrc, threads: 1, meta_fraction: 0.1, select_fraction: 0.1}}
 model: {{name: test_resnet, ema: true, ema_decay: 0.9}}
 optim: {{opt: sgd, lr: 1e-3, sched: constant}}
@@ -151,7 +152,7 @@ def soak(folder: Path, epochs: int, ends: int, seed: int = 0) -> dict[str, Any]:
     """Runs both; what they met, the slopes of what they held, and `problems`, empty where all is as promised."""
     write_set(folder / "set", GOOD, 1, seed)
     recipe, calm, other = folder / "recipe.yaml", folder / "calm", folder / "disturbed"
-    recipe.write_text(RECIPE.format(root=folder / "set", epochs=epochs))
+    recipe.write_text(RECIPE.format(root=folder / "set", epochs=epochs, log=LOG))
     begun = time.monotonic()
     with Process(recipe, calm) as alone, ThreadPoolExecutor(1) as pool:
         ended = pool.submit(alone.has_to_end, 0, "no fault")
@@ -175,9 +176,9 @@ def soak(folder: Path, epochs: int, ends: int, seed: int = 0) -> dict[str, Any]:
 
 def differences(calm: Path, other: Path) -> list[str]:
     """What of two runs that came to their end is not the same: logs, ids, losses, weights, skipped images, files."""
-    stops = {line["step"] for line in _lines(other / "starts.jsonl")}
+    moved = _moved(calm, other)
     compared = {name: difference(name, calm, other, frozenset(TIMES)) for name in names(calm) | names(other)}
-    compared["metrics.jsonl"] = lines_difference(_told(calm, stops), _told(other, stops), frozenset(TIMES))
+    compared["metrics.jsonl"] = lines_difference(_told(calm, moved), _told(other, moved), frozenset(TIMES))
     compared["skipped.jsonl"] = lines_difference(_skipped(calm), _skipped(other), frozenset())
     there = [content(run) - {"errors.log"} for run in (calm, other)]  # of the full disk
     found = [f"{name}: {what}" for name, what in sorted(compared.items()) if what]
@@ -193,10 +194,19 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def _told(run: Path, stops: set[int]) -> list[str]:
-    """metrics.jsonl without what is learned at `stops`: a run that a signal stops tells it once more."""
-    told = [line for line in _lines(run / "metrics.jsonl") if line["event"] != "learned" or line["step"] not in stops]
-    return [json.dumps(line) for line in told]
+def _told(run: Path, moved: set[int]) -> list[str]:
+    """metrics.jsonl by event and update, without what is learned at the updates in `moved`."""
+    told = [line for line in _lines(run / "metrics.jsonl") if line["event"] != "learned" or line["step"] not in moved]
+    return [json.dumps(line) for line in sorted(told, key=lambda line: (line["event"], line["step"]))]
+
+
+def _moved(calm: Path, other: Path) -> set[int]:
+    """The updates at which one run alone tells what is learned, for the other was stopped just before."""
+    stops = [line["step"] for line in _lines(other / "starts.jsonl")]
+    one, two = (
+        {line["step"] for line in _lines(run / "metrics.jsonl") if line["event"] == "learned"} for run in (calm, other)
+    )
+    return {step for step in one ^ two if any(0 <= step - stop < LOG for stop in stops)}
 
 
 def _skipped(run: Path) -> list[str]:

@@ -24,7 +24,7 @@ from fastaug.training.checkpoint import steps_of
 ROOT = Path(__file__).resolve().parents[1]
 PERIOD = 0.5  # seconds between looks
 PATIENCE = 1800  # seconds without a checkpoint until a process counts as hung: others may have the machine
-WARM = 0.25  # of a process's updates, the first: allocators and pools are still filling
+WARM = 0.5  # of a process's updates, the first: allocators and pools are still filling, 2 MiB in 500 updates
 # What counts as flat, per 1,000 updates. One batch of 16 images of 16 pixels kept in each would be 12 MiB.
 BOUNDS = {"memory_mib": 1.0, "files": 0.1, "threads": 0.1, "children": 0.1}
 

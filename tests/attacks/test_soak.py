@@ -39,24 +39,28 @@ def test_too_few_updates_give_no_slope() -> None:
         slopes(samples()[:16])
 
 
-def write_run(run: Path, loss: float, *, stopped: bool) -> Path:
-    """The logs of a run of two updates, which a signal may have stopped at the first."""
+def write_run(run: Path, loss: float, stops: tuple[int, ...], learned: tuple[int, ...]) -> Path:
+    """The logs of a run of 30 updates that a signal stopped at some, which tells there what is learned."""
     run.mkdir()
-    starts = [{"step": 0}, {"step": 1}] if stopped else [{"step": 0}]
-    told = [{"event": "learned", "step": 1}] * stopped + [{"event": "train", "step": 2, "loss": loss}]
-    skipped = [{"step": 1 + stopped, "path": "a", "reason": "no image"}]
-    for name, lines in (("starts", starts), ("metrics", told), ("skipped", skipped)):
+    meta = [{"event": "meta", "step": step, "size": 1.0} for step in (4, 24)]
+    told = [{"event": "learned", "step": step, "value": step / 10} for step in learned]
+    train = [{"event": "train", "step": 30, "loss": loss, "images_per_second": 100 * loss}]
+    skipped = [{"step": 10 + len(stops), "path": "a", "reason": "no image"}]
+    starts = [{"step": step} for step in (0, *stops)]
+    logs = {"starts": starts, "metrics": meta + told + train if stops else train + told + meta, "skipped": skipped}
+    for name, lines in logs.items():
         (run / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
 
 
-def test_runs_are_compared_but_for_what_a_stop_tells_more(tmp_path: Path) -> None:
-    calm = write_run(tmp_path / "calm", 0.5, stopped=False)
-    assert differences(calm, write_run(tmp_path / "same", 0.5, stopped=True)) == []
-    other = write_run(tmp_path / "other", 0.25, stopped=True)
+def test_runs_are_compared_but_for_what_a_stop_moves(tmp_path: Path) -> None:
+    calm = write_run(tmp_path / "calm", 0.5, (), (10, 20, 30))
+    assert differences(calm, write_run(tmp_path / "same", 0.5, (24,), (10, 20, 24))) == []
+    assert differences(calm, write_run(tmp_path / "lost", 0.5, (24,), (10, 24))) != []  # no stop before 20
+    other = write_run(tmp_path / "other", 0.25, (24,), (10, 20, 24))
     (other / "half.tmp").touch()
     assert differences(calm, other) == [
-        "metrics.jsonl: line 1 (step 2), loss: 0.5 against 0.25",
+        "metrics.jsonl: line 5 (step 30), loss: 0.5 against 0.25",
         "half.tmp: in one alone",
     ]
 

@@ -36,7 +36,7 @@ from attacks.target import Target
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY, PATIENCE = 2**30, 10  # bytes beyond what the process has; seconds of processor time for a try
-MOST_EDITS, LONGEST = 4, 600  # of a try; seconds for all tries of a target
+MOST_EDITS, LONGEST = 4, 3600  # of a try; seconds for all tries of a target
 CASE = "case.txt"  # the edits of the try that runs, for who has to tell of its death
 _NEVER = (
     "os.system",

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Attacks runs with odd files, kills, damaged run folders and bad recipes, and counts what survives.
+"""Attacks runs with odd files, kills, damaged run folders, bad recipes, changed files and long runs through faults.
 
-`--short` takes about a minute on two cores, `--full` about seven. Exit code 1 when anything was lost; it is named.
+`--short` takes about a minute on two cores, without changed files (tests/attacks has a sample) and long runs; `--full`
+about an hour. Exit code 1 when anything was lost; it is named.
 """
 
 import argparse
@@ -23,7 +24,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("files", "kills", "folders", "recipes")
+PARTS = ("files", "kills", "folders", "recipes", "fuzz", "soak")
+LONG = ("fuzz", "soak")  # that have no sample here
 
 
 class Score(NamedTuple):
@@ -77,6 +79,30 @@ def recipes(short: bool) -> Score:
     return Score("bad recipes", len(chosen), _each(chosen, lambda name, path: attack(chosen[name], path)))
 
 
+def fuzz(short: bool) -> Score:
+    """Changed files of every kind that a stranger may have written."""
+    from attacks.fuzz import TARGETS, attack
+
+    del short
+    lost = [f"{name}: {problem}" for name in TARGETS if (problem := attack(name, 3000))]
+    return Score("kinds of files, each changed 3,000 times", len(TARGETS), lost)
+
+
+def soak(short: bool) -> Score:
+    """A long run through faults beside one without."""
+    from attacks.soak import ENDS, LONG, soak
+
+    del short
+    ends = 2 * len(ENDS)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = soak(Path(folder), LONG, ends)
+        except RuntimeError as error:
+            return Score("faults in a long run", ends, [f"soak: {error}"])
+    what = f"faults in a run of {found['updates']:,} updates"
+    return Score(what, sum(found["met"].values()), [f"soak: {problem}" for problem in found["problems"]])
+
+
 def _each(names: Iterable[str], attack: Callable[[str, Path], str]) -> list[str]:
     lost = []
     for name in names:
@@ -90,15 +116,19 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--short", action="store_true", help="a sample of every part")
+    size.add_argument("--short", action="store_true", help="a sample of every part but fuzz and soak")
     size.add_argument("--full", action="store_true", help="all of every part")
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="only these parts")
+    parser.add_argument("--part", choices=PARTS, nargs="+", help="only these parts")
     arguments = parser.parse_args()
+    parts = arguments.part or [part for part in PARTS if arguments.full or part not in LONG]
+    if arguments.short and (whole := sorted(set(parts) & set(LONG))):
+        parser.error(f"--part {whole[0]}: has no sample; give --full")
     console, table = Console(soft_wrap=True), Table("tried", "times", "survived", "lost", "seconds")
     lost = []
-    for part in arguments.part:
+    runs = {"files": files, "kills": kills, "folders": folders, "recipes": recipes, "fuzz": fuzz, "soak": soak}
+    for part in parts:
         begun = time.monotonic()
-        score = {"files": files, "kills": kills, "folders": folders, "recipes": recipes}[part](arguments.short)
+        score = runs[part](arguments.short)
         hurt = len({problem.split(": ")[0] for problem in score.lost})
         row = (score.what, score.tried, score.tried - hurt, hurt, round(time.monotonic() - begun))
         table.add_row(*map(str, row))

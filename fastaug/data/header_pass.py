@@ -9,10 +9,8 @@ import hashlib
 import os
 import secrets
 import shutil
-import struct
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -22,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.atomic_files import write_atomically
+from fastaug.data.broken_arrays import BROKEN
 from fastaug.data.file_stamps import Stamps
 from fastaug.data.image_headers import HeaderTable, Status, screen_all
 from fastaug.data.path_table import Chosen, PathTable, text_arrays, texts_of
 
 SECONDS = 10.0  # between two parts
-BROKEN_FILE = (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile)  # of np.load
 _AT_ONCE = 1024  # rows between two looks at the clock
 _COLUMNS = ("heights", "widths", "status")
 
@@ -126,7 +124,7 @@ class HeaderParts:
             try:
                 with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
                     part = self._part(z)
-            except BROKEN_FILE as error:
+            except BROKEN as error:
                 warnings.warn(f"{file} is damaged ({error}); what it held of the index is read again", stacklevel=2)
                 part = None
             if part is None:

@@ -9,6 +9,7 @@ import io
 import os
 import stat
 import struct
+import tokenize
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ BROKEN: tuple[type[Exception], ...] = (
     ArithmeticError,
     LookupError,
 )
-BROKEN += (TypeError, AttributeError, RuntimeError, struct.error, zlib.error)
+BROKEN += (TypeError, AttributeError, RuntimeError, struct.error, zlib.error, tokenize.TokenError)
 
 
 class DamagedImageError(Exception):

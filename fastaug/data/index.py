@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data.broken_arrays import BROKEN
 from fastaug.data.class_names import some
 from fastaug.data.file_stamps import Stamps, stamps_of
 from fastaug.data.folders import Folder, Walk, stamp
-from fastaug.data.header_pass import BROKEN_FILE, HeaderParts, HeaderPass, Known, changed_since
+from fastaug.data.header_pass import HeaderParts, HeaderPass, Known, changed_since
 from fastaug.data.image_headers import HeaderTable, Status
 from fastaug.data.image_table import refuse_missing
 from fastaug.data.listing import USUAL, Listing, find_images
@@ -268,5 +269,5 @@ def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | N
             )  # 0.2.0 had none
             index = Index(**from_arrays(z, root), stamps=z["stamps"], channels=channels)
             return index, Seen(watch, texts_of(z, "others")[0].decode(), *listing)
-    except BROKEN_FILE:
+    except BROKEN:
         return None  # absent or broken: it is made anew

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.atomic_files import open_regular
 from fastaug.data.class_names import some
 from fastaug.data.index import Index
 from fastaug.data.splits import BOM, Splits, id_of
@@ -26,7 +27,8 @@ MOST_WEIGHT = 1e30  # as in recipes
 def with_labels(index: Index, splits: Splits, file: Path) -> Index:
     """`index` with the labels that `file` names. DataError for a line that is wrong or about an image not in train."""
     try:
-        lines = file.read_bytes().removeprefix(BOM).split(b"\n")
+        with open_regular(file) as opened:
+            lines = opened.read().removeprefix(BOM).split(b"\n")
     except (OSError, ValueError) as error:
         raise DataError(f"data.labels: {file} cannot be read ({error}); repair or remove it") from error
     ids = {path: i for i, path in enumerate(index.paths)}
@@ -69,7 +71,8 @@ def read_class_numbers(file: Path, classes: Sequence[str], key: str) -> npt.NDAr
     Blank lines and remarks, which begin with '#', do not count.
     """
     try:
-        lines = file.read_bytes().removeprefix(BOM).split(b"\n")
+        with open_regular(file) as opened:
+            lines = opened.read().removeprefix(BOM).split(b"\n")
     except (OSError, ValueError) as error:
         raise DataError(f"{key}: {file} cannot be read ({error}); repair it or name another") from error
     labels, found = {os.fsencode(name): label for label, name in enumerate(classes)}, {}

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastaug.atomic_files import open_regular
 from fastaug.data.class_names import SHOWN, shown
 from fastaug.errors import DataError
 
@@ -70,7 +71,8 @@ def digest_of(file: Path, key: str) -> str:
 
 def _bytes(file: Path, key: str) -> bytes:
     try:
-        return file.expanduser().read_bytes()
+        with open_regular(file.expanduser()) as opened:
+            return opened.read()
     except OSError as error:
         raise DataError(f"{key}: {file} cannot be read ({error.strerror}); correct the path or repair it") from error
 

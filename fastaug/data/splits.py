@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.atomic_files import open_regular
 from fastaug.data.class_names import shown
 from fastaug.data.index import Folder, Index, Status
 from fastaug.errors import DataError
@@ -152,7 +153,8 @@ def _read_list(file: Path, ids: Mapping[bytes, int]) -> Ids:
     """
     lines: dict[int, int] = {}
     try:
-        text = file.read_bytes().removeprefix(BOM)
+        with open_regular(file) as opened:
+            text = opened.read().removeprefix(BOM)
     except OSError as error:
         raise DataError(f"data.splits: {file} cannot be read ({error.strerror}); repair or remove it") from error
     if file.name == "meta.txt" and text.strip() in SHARED:  # no path: those of images begin with a folder

@@ -12,7 +12,6 @@ says of them, once.
 
 import io
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from fastaug.data.broken_arrays import BROKEN
 from fastaug.data.build import DataParts
 from fastaug.errors import StorageError
 from fastaug.evaluation.training_record import said
@@ -118,7 +118,7 @@ def read_samples(run: Path) -> Samples:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             columns = {name: stored[name] for name in KINDS if name in stored}
             version = int(stored["format"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise StorageError(f"{os.fspath(path)}: cannot be read ({error}); run the training command again") from error
     lengths = {len(column) if column.ndim == 1 else -1 for column in columns.values()}
     missing = [name for name in KINDS if name not in columns and name != "harm"]

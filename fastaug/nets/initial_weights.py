@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import struct
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -30,7 +31,8 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")  # DistributedDataParallel, torch
 SHOWN = 5  # names in a line
 _UNREADABLE = (
     *(OSError, RuntimeError, KeyError, EOFError, ValueError, AttributeError, TypeError, IndexError),
-    *(pickle.UnpicklingError, SafetensorError),
+    *(ArithmeticError, AssertionError, struct.error, pickle.UnpicklingError, SafetensorError),
+    MemoryError,  # of a length field that is broken
 )
 
 

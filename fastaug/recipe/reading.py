@@ -99,7 +99,9 @@ def _built(schema: type[Section], values: Any, prefix: str, problems: list[str])
         return schema()
     good, types_of = {}, get_type_hints(schema)
     for key, value in ((str(key), value) for key, value in values.items()):
-        if is_dataclass(types_of.get(key)):
+        if not key.isprintable():  # pydantic cannot name one that is no UTF-8
+            problems.append(_unknown(f"{prefix}{key!r}", key, schema))
+        elif is_dataclass(types_of.get(key)):
             good[key] = _built(types_of[key], value, f"{prefix}{key}.", problems)
         elif isinstance(value, str) and ("${" in value or value == "???"):
             refers = "refers to other keys, which recipes do not do; write the value itself"
@@ -162,7 +164,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_key(path: str) -> bool:
-    return all(path.split(".")) and path.count(".") < DEEPEST
+    return all(path.split(".")) and path.count(".") < DEEPEST and path.isprintable()
 
 
 def _put(values: Any, path: str, value: Any, problems: list[str]) -> None:

@@ -97,6 +97,8 @@ def test_what_is_no_image_of_channels_is_named(tmp_path: Path, pixels: npt.NDArr
         assert text in reason(tmp_path / "x.npy", 5)
     np.save(tmp_path / "x.npy", np.array([{}] * 5).reshape(1, 1, 5), allow_pickle=True)
     assert "pixels of type object" in reason(tmp_path / "x.npy", 5)
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\0\x0a\0{'shape': (")
+    assert reason(tmp_path / "x.npy", 5)
     tifffile.imwrite(tmp_path / "x.tif", np.zeros((2, 3, 6, 7), np.uint8), photometric="minisblack")
     assert "an image has height, width and channels" in reason(tmp_path / "x.tif", 5)
     tifffile.imwrite(tmp_path / "x.tif", pixels.transpose(2, 0, 1).astype(np.int32), photometric="minisblack")

@@ -55,6 +55,12 @@ def test_wrong_lines_are_named(index: Index, tmp_path: Path, line: bytes, said: 
     assert said in str(caught.value)
 
 
+def test_a_pipe_is_not_waited_for(index: Index, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "l.tsv")
+    with pytest.raises(DataError, match=r"l\.tsv cannot be read .*Not a regular file"):
+        with_labels(index, make_splits(index, seed=0, needs_test=False), tmp_path / "l.tsv")
+
+
 def test_written_labels_are_read_back(index: Index, tmp_path: Path) -> None:
     text = label_lines(np.array([0, 3, 5]), ["\udce9", "cat ", "#1"])
     assert relabelled(index, tmp_path / "l.tsv", text) == [3, 1, 1, 2, 1, 0, 3]

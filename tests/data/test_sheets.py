@@ -70,6 +70,9 @@ def test_files_of_other_endings_and_none_are_refused(tmp_path: Path) -> None:
         sheet(tmp_path, b"path,label\na,b\n", "t.txt")
     with pytest.raises(DataError, match="cannot be read"):
         read_sheet(tmp_path / "none.csv", "data.table")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"pipe\.csv cannot be read \(Not a regular file"):
+        read_sheet(tmp_path / "pipe.csv", "data.table")
 
 
 def test_columns_are_found_by_name_or_alias(tmp_path: Path) -> None:

@@ -140,6 +140,13 @@ def test_a_file_without_weights_by_name(tmp_path: Path, content: object) -> None
     assert "holds no weights by name" in refused(tmp_path, content)
 
 
+@pytest.mark.parametrize("content", [b"", b"\x80\x02X\x01", b"\x80\x02\x95", b"PK\x03\x04"])
+def test_a_file_that_is_cut_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(RecipeError, match=r"a\.pth"):
+        read_weights(str(tmp_path / "a.pth"))
+
+
 def test_names_are_mapped(tmp_path: Path, weights: Weights) -> None:
     other = {f"trunk.{name}".replace("bn", "norm"): value for name, value in weights.items()}
     assert "set model.checkpoint_keys" in refused(tmp_path, other)

@@ -59,8 +59,8 @@ def find(place: str) -> Found:
     """The Arrow files of a folder of save_to_disk, by its lists, or all of a folder but those named cache-*."""
     top = Path(place).expanduser().absolute()
     if (top / _SPLITS).is_file():
-        splits = _json(top / _SPLITS).get("splits", [])
-        files = tuple(file for split in sorted(splits) for file in _saved(top, str(split)))
+        splits = _list(top / _SPLITS, _json(top / _SPLITS), "splits")
+        files = tuple(file for split in sorted(map(str, splits)) for file in _saved(top, split))
         return Found(top, files, (top / _SPLITS, *_beside(files)))
     if (top / _STATE).is_file():
         files = _saved(top, "")
@@ -73,7 +73,10 @@ def _saved(top: Path, split: str) -> tuple[Container, ...]:
     """The files of one split that save_to_disk wrote; DataError where one is not there."""
     folder = top / split
     state = _json(folder / _STATE)
-    names = [str(entry["filename"]) for entry in state.get("_data_files", []) if isinstance(entry, dict)]
+    entries = _list(folder / _STATE, state, "_data_files")
+    if not all(isinstance(entry, dict) and isinstance(entry.get("filename"), str) for entry in entries):
+        raise DataError(f"data.root: {folder / _STATE}: an entry of _data_files names no file; {AGAIN}")
+    names = [entry["filename"] for entry in entries]
     if state.get("_indices_data_files"):
         text = f"data.root: {folder} keeps its rows under other numbers (_indices_data_files)"
         raise DataError(f"{text}; save it again after dataset.flatten_indices()")
@@ -89,6 +92,14 @@ def _saved(top: Path, split: str) -> tuple[Container, ...]:
 def _beside(files: Sequence[Container]) -> tuple[Path, ...]:
     folders = sorted({file.path.parent for file in files})
     return tuple(path for folder in folders for name in (_STATE, _INFO) if (path := folder / name).is_file())
+
+
+def _list(path: Path, values: dict[str, Any], key: str) -> list[Any]:
+    """The list under a key of the JSON file `path`, empty where there is none; DataError for anything else."""
+    found = values.get(key, [])
+    if not isinstance(found, list):
+        raise DataError(f"data.root: {path}: {key} is no list, but {found!r:.100}; {AGAIN}")
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

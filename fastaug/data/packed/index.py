@@ -8,9 +8,7 @@ import hashlib
 import io
 import os
 import resource
-import struct
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.atomic_files import write_atomically
+from fastaug.data.broken_arrays import BROKEN
 from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import some
 from fastaug.data.folders import Folder
@@ -285,5 +284,5 @@ def _read_cache(file: Path, root: Path, identity: str) -> tuple[dict[str, Any], 
                 return None
             table = from_arrays(z, root) | {name: z[name] for name in PLACES}
             return table, [os.fsdecode(text) for text in texts_of(z, "said")]
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile):
+    except BROKEN:
         return None  # absent or broken: it is made anew

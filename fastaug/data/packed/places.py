@@ -9,9 +9,10 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from fastaug.data.class_names import some
+from fastaug.data.class_names import SHOWN, some
 from fastaug.data.folders import ROLES, Folder, split_of
 from fastaug.data.packed.records import Container, Found
 from fastaug.errors import DataError
@@ -81,9 +82,11 @@ def refuse_gaps(where: str, names: Sequence[str]) -> None:
             numbers[found[1], found[3], found[4]].add(int(found[2]))
     for (head, count, tail), have in numbers.items():
         first = 1 if int(count) in have and 0 not in have else 0
-        if gone := sorted(set(range(first, first + int(count))) - have)[:10000]:
+        all_of = range(first, first + int(count))
+        if lost := int(count) - sum(number in all_of for number in have):
+            gone = islice((number for number in all_of if number not in have), SHOWN)
             missing = [f"{head}{number:0{len(count)}d}-of-{count}{tail}" for number in gone]
-            text = f"data.root: {where} lacks {len(gone)} of {int(count)} files: {some(missing)}"
+            text = f"data.root: {where} lacks {lost} of {int(count)} files: {', '.join(missing)}"
             raise DataError(f"{text}; download the rest")
 
 

@@ -79,7 +79,7 @@ def number_or_text(value: object) -> str | None:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is neither text nor a whole number")
     text = value.strip()
-    return str(int(text)) if text.lstrip("-").isdecimal() and len(text) < 19 else text or None
+    return str(int(text)) if text.removeprefix("-").isdecimal() and len(text) < 19 else text or None
 
 
 def refuse(where: object, names: Iterable[str], what: str, remedy: str) -> None:

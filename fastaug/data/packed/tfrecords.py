@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastaug.data.class_names import shown
 from fastaug.data.packed.crc32c import masked_crc32c
 from fastaug.data.packed.places import files_of
 from fastaug.data.packed.records import Container, Contents, Found, Keys, Record, number_or_text, one_of, refuse
@@ -68,7 +70,7 @@ def read(found: Found, keys: Keys) -> Contents:
             _refuse_other_counts(path, counts)
     classes = _names_of(examples.label, found.beside)
     if classes is not None:
-        records = [_named(record, classes) for record in records]
+        records = _named(records, classes)
     return Contents(records, classes, " or ".join((keys.label,) if keys.label else LABELS))
 
 
@@ -237,22 +239,29 @@ def _names_of(label: str, beside: Sequence[Path]) -> tuple[str, ...] | None:
     wanted = f"{label.replace('/', '-')}.labels.txt"
     for path in beside:
         if path.name == wanted:
-            names = tuple(path.read_text(encoding="utf-8").split("\n"))
-            names = names[:-1] if names and not names[-1] else names
-            twice = {name for name in names if names.count(name) > 1}
+            names = _lines(path)
+            twice = [name for name, count in Counter(names).items() if count > 1]
             refuse(path, twice, "names that stand twice", "give every class a name of its own")
             return names
     return None
 
 
-def _named(record: Record, classes: tuple[str, ...]) -> Record:
-    """The record with the name of its class; -1 says that it has none."""
-    if record.label is None or record.label == "-1":
-        return record._replace(label=None)
-    if not record.label.isdecimal() or int(record.label) >= len(classes):
-        text = f"data.root: {record.name} has label {record.label}, and {len(classes)} classes have names"
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        names = tuple(path.read_text(encoding="utf-8").split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.root: {path} cannot be read ({error}); {AGAIN}") from error
+    return names[:-1] if names and not names[-1] else names
+
+
+def _named(records: list[Record], classes: tuple[str, ...]) -> list[Record]:
+    """The records with the names of their classes; -1 says that one has none."""
+    names: dict[str | None, str | None] = {str(number): name for number, name in enumerate(classes)}
+    names |= {None: None, "-1": None}
+    if (odd := next((record for record in records if record.label not in names), None)) is not None:
+        text = f"data.root: {odd.name} has label {shown(odd.label or '')}, and {len(classes)} classes have names"
         raise DataError(f"{text}; download the set again")
-    return record._replace(label=classes[int(record.label)])
+    return [record._replace(label=names[record.label]) for record in records]
 
 
 def _refuse_other_counts(info: Path, counts: dict[str, int]) -> None:

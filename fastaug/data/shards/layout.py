@@ -7,8 +7,6 @@
 import hashlib
 import json
 import os
-import zipfile
-import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data.broken_arrays import BROKEN
 from fastaug.data.image_files import MAX_PIXELS, Colour, colour_of
 from fastaug.data.index import COLUMNS, Folder, Status, from_arrays
 from fastaug.data.packed.index import PLACES, PackedIndex
@@ -185,7 +184,7 @@ def read_table(root: Path, manifest: Manifest) -> dict[str, Any]:
             with np.load(opened, allow_pickle=False) as z:
                 table = from_arrays(z, root) | {name: z[name] for name in PLACES}
         problem = _problem_of(table, manifest)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise DataError(f"{file} cannot be read ({error}); {AGAIN}") from error
     if problem:
         raise DataError(f"{file}: {problem}; {AGAIN}")

@@ -107,6 +107,25 @@ def test_half_of_a_set_is_refused(tmp_path: Path, pictures: list[Picture]) -> No
     assert "state.json cannot be read" in refused(root)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("dataset_dict.json", {"splits": None}, "splits is no list, but None"),
+        ("dataset_dict.json", {"splits": 3}, "splits is no list, but 3"),
+        ("dataset_dict.json", {"splits": ["train", {}]}, "cannot be read"),
+        ("train/state.json", {"_data_files": True}, "_data_files is no list, but True"),
+        ("train/state.json", {"_data_files": [{}]}, "an entry of _data_files names no file"),
+        ("train/state.json", {"_data_files": ["x.arrow"]}, "an entry of _data_files names no file"),
+    ],
+)
+def test_lists_of_files_that_are_none(
+    tmp_path: Path, pictures: list[Picture], name: str, content: object, said: str
+) -> None:
+    root = save_to_disk(tmp_path, pictures, train="train")
+    (root / name).write_text(json.dumps(content))
+    assert said in refused(root)
+
+
 def test_what_cannot_be_read_in_place_is_refused(tmp_path: Path, pictures: list[Picture]) -> None:
     root = write_arrow(tmp_path / "a.arrow", arrow_table(pictures), compression="zstd").parent
     assert "compressed inside" in refused(root)

@@ -121,6 +121,21 @@ def test_numbered_files_must_all_be_there(tmp_path: Path, pictures: list[Picture
     assert "lacks 2 of 3 files: train-00000-of-00003.tar, train-00002-of-00003.tar" in refused(root)
 
 
+def test_a_number_of_files_that_no_memory_holds(tmp_path: Path, pictures: list[Picture]) -> None:
+    root = write_wds(tmp_path, pictures, tars=1)
+    (root / "train-000.tar").rename(root / f"train-1-of-{10**30}.tar")
+    assert f"lacks {10**30 - 1} of {10**30} files: train-{'0' * 31}-of-1000" in refused(root)
+
+
+def test_a_label_of_two_dashes_is_text(tmp_path: Path, pictures: list[Picture]) -> None:
+    members = [
+        (f"{label}.{end}", content)
+        for label in ("--5", "a")
+        for end, content in (("png", pictures[0].content), ("cls", label.encode()))
+    ]
+    assert wds(write_tar(tmp_path / "a.tar", members).parent).classes == ("--5", "a")
+
+
 def test_a_split_without_labels_is_left_out_and_said(tmp_path: Path, pictures: list[Picture]) -> None:
     root = write_wds(tmp_path, pictures, tars=1)
     write_tar(root / "test-000.tar", [("x.jpg", pictures[0].content)])

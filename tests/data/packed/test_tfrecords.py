@@ -76,6 +76,22 @@ def test_records_as_tfds_has_them(tmp_path: Path, pictures: list[Picture]) -> No
     assert "train (12, not 13)" in refused(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "label", "said"),
+    [
+        (b"caf\xe9\nbar\n", 0, "label.labels.txt cannot be read ('utf-8' codec can't decode"),
+        (b"cat\ndog\n", 2, "has label 2, and 2 classes have names"),
+        (b"cat\ndog\n", b"9" * 5000, "has label 9999"),
+    ],
+)
+def test_names_of_classes_that_cannot_be(
+    tmp_path: Path, pictures: list[Picture], names: bytes, label: int | bytes, said: str
+) -> None:
+    write_tfrecord(tmp_path / "a.tfrecord", [example({"image": pictures[0].content, "label": label})])
+    (tmp_path / "label.labels.txt").write_bytes(names)
+    assert said in refused(tmp_path)
+
+
 def test_integers_that_are_not_packed_and_fields_of_others(tmp_path: Path, pictures: list[Picture]) -> None:
     picture = pictures[0]
     entries = b""

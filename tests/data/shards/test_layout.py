@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,24 @@ def test_a_table_that_cannot_be_is_refused(index: Index, make: MakeShards, kind,
     root = make(index, kind).root
     forge(root, **columns)
     with pytest.raises(DataError, match=message):
+        open_shards(root)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no array", b"\x93NUMPY\x01\0\x0a\0{'shape': (", b"\x93NUMPY\x01\0\x04\0{(}\n"],
+    ids=["empty", "no array", "header cut", "header no literal"],
+)
+@pytest.mark.parametrize("name", ["labels", "paths", "offsets"])
+def test_a_column_that_is_no_array_is_refused(index: Index, make: MakeShards, name: str, content: bytes) -> None:
+    root = make(index).root
+    with zipfile.ZipFile(root / "index.npz") as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(root / "index.npz", "w") as archive:
+        for member, held in members.items():
+            archive.writestr(member, content if member == f"{name}.npy" else held)
+    rewrite(root, table=hashlib.sha256((root / "index.npz").read_bytes()).hexdigest())
+    with pytest.raises(DataError, match=r"index\.npz"):
         open_shards(root)
 
 

@@ -239,19 +239,30 @@ def torchrun_of(host: Host) -> psutil.Process:
 
 
 def told_twice(lab: Lab) -> list[str]:
-    """A second SIGTERM ends torchrun at once; its process, whose launcher is gone, still saves: 75, nothing is left."""
-    with lab.started("twice", LONG, "run.log_every=20") as hosts:
-        until(trains(lab, "twice", 20))
+    """A second SIGTERM ends torchrun before its process; that one, whose launcher is gone, still saves: 75, all end."""
+    with lab.started("twice", LONG, "run.log_every=500") as hosts:  # so rarely that torchrun is gone before it saves
+        until(lambda: any((lab.run("twice") / "checkpoints").glob("*")))
         everyone = [member for host in hosts for member in host.members()]
-        first = torchrun_of(hosts[1])
+        first, own = torchrun_of(hosts[1]), worker(hosts[1])
         first.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         first.send_signal(signal.SIGTERM)
-        ends = ended(hosts, 60)
-        until(lambda: not any(member.is_running() and member.status() != "zombie" for member in everyone), 60)
+        took = until(lambda: not runs(first), 60)
+        worked_on = runs(own)
+        ends = ended(hosts)
+        until(lambda: not any(runs(member) for member in everyone), 60)
     status = lab.status("twice")
-    print(f"told_twice: torchruns ended with {ends}; status.json {status}")
-    return [] if status["code"] == 75 else [f"status.json is {status}"]
+    print(f"told_twice: torchrun left after {took:.1f} s, its process still ran: {worked_on}; {ends}; {status}")
+    wrong = [] if worked_on else ["torchrun left no sooner than its process"]
+    return wrong + ([] if status["code"] == 75 else [f"status.json is {status}"])
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether a process has not ended; one that only waits to be collected has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # ---- starts that do not fit ----

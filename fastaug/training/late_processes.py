@@ -207,8 +207,8 @@ class Watch(AbstractContextManager["Watch"]):
         except RuntimeError as error:  # of the store; a host that is gone ends the job too, with its own words
             if self._watched and not self._end.is_set():
                 reason = str(error).partition("\n")[0]
-                told = f"waiting: late processes are no longer named, the store does not answer: {reason}"
-                self._console.print(told)
+                line = f"waiting: late processes are no longer named, the store does not answer: {reason}"
+                self._console.print(line)
 
     def _beat(self) -> Beat:
         """The next one of this process."""

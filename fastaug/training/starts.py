@@ -44,7 +44,8 @@ def check_same_start(recipe: Recipe, accelerator: Accelerator, hosts: Sequence[s
     told = "; ".join(f"{key} is {mine.get(key)!r} there and {main[0].get(key)!r} in process 0" for key in changed)
     found = on_every_process(accelerator, told)
     if problems := [f"process {rank} on {hosts[rank]}: {text}" for rank, text in enumerate(found) if text]:
-        raise RecipeError([f"{problem}; start every process with the same recipe, versions and commit" for problem in problems])
+        remedy = "start every process with the same recipe, versions and commit"
+        raise RecipeError([f"{problem}; {remedy}" for problem in problems])
 
 
 def _compared(recipe: Recipe) -> dict[str, Any]:

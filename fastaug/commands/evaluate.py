@@ -84,9 +84,7 @@ def add_checks(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="errors under common corruptions: all 15 (default), or some, as fog,snow",
     )
-    group.add_argument(
-        "--severities", type=severities, metavar="1..5", help="of --corruptions; or 1,3 (default 1..5)"
-    )
+    group.add_argument("--severities", type=severities, metavar="1..5", help="of --corruptions; or 1,3 (default 1..5)")
     group.add_argument(
         "--label-map", type=Path, metavar="FILE", help="accuracy by several accepted labels, or over a part of classes"
     )

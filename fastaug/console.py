@@ -51,10 +51,10 @@ def warnings_as_lines(speaks: bool) -> Iterator[None]:
     """
     said: set[str] = set()
 
-    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
         text = str(message)
         if not issubclass(category, UserWarning):
-            python(message, category, *place)
+            python(message, category, *place, **options)
         elif speaks and text not in said:
             said.add(text)
             print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -35,9 +35,14 @@ _BROKEN = (OSError, EOFError, ValueError, TypeError, LookupError, NotImplemented
 
 
 def find(place: str) -> Found:
-    """The tars that are read, one for each split that has no folder, and beside them what says labels."""
-    root = Path(place)
-    files = (Container(root / name, name, split) for split, name in ARCHIVES.items() if not (root / split).is_dir())
+    """The tars that are read, one for each split that has no folder, and beside them what says labels.
+
+    DataError where a split has neither.
+    """
+    root = Path(place).expanduser().absolute()
+    files = [Container(root / name, name, split) for split, name in ARCHIVES.items() if not (root / split).is_dir()]
+    if gone := next((file for file in files if not file.path.is_file()), None):
+        raise DataError(f"data.root: imagenet:{root} lacks {gone.split}/ or {gone.name}; put it there")
     folders = [
         path for split in ARCHIVES if (root / split).is_dir() for path in (root / split, *_classes(root / split))
     ]
@@ -75,7 +80,7 @@ def in_folder(root: Path, split: str, labelled: bool = True) -> list[Record]:
     if not names or split == "train":
         raise DataError(f"data.root: {top} holds no folders named by WordNet ids (n01440764, ...); unpack it again")
     labels = _Labels(root) if labelled else None
-    return [Record(f"{split}/{name}", labels and labels.of(name), split, OWN_FILE, 0, 0) for name in names]
+    return [Record(f"{split}/{name}", labels.of(name) if labels else None, split, OWN_FILE, 0, 0) for name in names]
 
 
 def _classes(top: Path) -> list[Path]:
@@ -88,8 +93,8 @@ def _in_tar(file: Container, number: int, labelled: bool) -> Iterator[Record]:
     labels = _Labels(file.path.parent) if of_images and labelled else None
     for outer in members(file.path):
         if of_images:
-            label = labels and labels.of(outer.name)
-            yield Record(f"{file.name}/{outer.name}", label, file.split, number, *outer[1:])
+            known = labels.of(outer.name) if labels else None
+            yield Record(f"{file.name}/{outer.name}", known, file.split, number, *outer[1:])
             continue
         label = os.path.basename(outer.name).removesuffix(".tar")
         if not _WNID.fullmatch(label):

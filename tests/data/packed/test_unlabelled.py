@@ -55,6 +55,14 @@ def test_labels_that_cannot_be_read_do_not_matter(
     assert index.labels.tolist() == [0]
 
 
+def test_imagenet_without_a_split_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    packed = packed_set(f"imagenet:{tmp_path}")
+    assert packed is not None
+    with pytest.raises(DataError, match=r"^imagenet:/.* lacks train/ or ILSVRC2012_img_train.tar; put it there"):
+        load_unlabelled(packed, ("x", "y"), exif="ignore", threads=1)
+
+
 def test_the_remedy_is_an_option_of_the_command(pictures: list[Picture], tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("a.picture", pictures[0].content)])
     packed = packed_set(f"wds:{tmp_path}")

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.atomic_files import write_atomically
-from fastaug.data.broken_arrays import BROKEN
+from fastaug.data.broken_arrays import BROKEN, open_npz
 from fastaug.data.file_stamps import Stamps
 from fastaug.data.image_headers import HeaderTable, Status, screen_all
 from fastaug.data.path_table import Chosen, PathTable, text_arrays, texts_of
@@ -122,7 +122,7 @@ class HeaderParts:
         """The rows of each part, and what is known of them; damaged parts are named and removed."""
         for file in sorted(self.folder.glob("*.npz")):
             try:
-                with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
+                with open_npz(file) as z:
                     part = self._part(z)
             except BROKEN as error:
                 warnings.warn(f"{file} is damaged ({error}); what it held of the index is read again", stacklevel=2)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.data.broken_arrays import BROKEN
+from fastaug.data.broken_arrays import BROKEN, open_npz
 from fastaug.data.class_names import some
 from fastaug.data.file_stamps import Stamps, stamps_of
 from fastaug.data.folders import Folder, Walk, stamp
@@ -260,7 +260,7 @@ def _write_cache(file: Path, index: Index, seen: Seen) -> bool:
 def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | None:
     """The cached index and what was seen, current or not; None when there is none, or its bytes are broken."""
     try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
+        with open_npz(file) as z:
             if int(z["version"]) != VERSION:
                 return None
             watch = dict(zip(texts_of(z, "watch"), z["watched"].tolist(), strict=True))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.atomic_files import write_atomically
-from fastaug.data.broken_arrays import BROKEN
+from fastaug.data.broken_arrays import BROKEN, open_npz
 from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import some
 from fastaug.data.folders import Folder
@@ -279,7 +279,7 @@ def _write_cache(file: Path, table: dict[str, Any], said: list[str], identity: s
 def _read_cache(file: Path, root: Path, identity: str) -> tuple[dict[str, Any], list[str]] | None:
     """The table in the cache and what is to be said; None without one of these files that is whole."""
     try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
+        with open_npz(file) as z:
             if str(z["identity"]) != identity:
                 return None
             table = from_arrays(z, root) | {name: z[name] for name in PLACES}

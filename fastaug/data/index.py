@@ -23,7 +23,7 @@ from fastaug.data.broken_arrays import BROKEN, open_npz
 from fastaug.data.class_names import some
 from fastaug.data.file_stamps import Stamps, stamps_of
 from fastaug.data.folders import Folder, Walk, stamp
-from fastaug.data.header_pass import HeaderParts, HeaderPass, Known, changed_since
+from fastaug.data.header_pass import HeaderParts, HeaderPass, Known, changed_since, remove_parts
 from fastaug.data.image_headers import HeaderTable, Status
 from fastaug.data.image_table import refuse_missing
 from fastaug.data.listing import USUAL, Listing, find_images
@@ -138,14 +138,15 @@ def load_index(
     stamps = stamps_of(os.fsencode(root), listed.paths, threads)  # before reading: later changes are noticed next time
     if listing.table is not None and (gone := np.flatnonzero(stamps[:, 0] < 0).tolist()):
         refuse_missing(listing.table, os.fsencode(root), [listed.paths[i] for i in gone])
-    changed: list[int] = []
+    parts, changed = file.with_suffix(".parts"), list[int]()
     if listed is before and not changed_since(_known(before), stamps).any():
-        index = before
+        index, cached = before, True
     else:
-        parts = HeaderParts(file.with_suffix(".parts"), listed.paths, VERSION)
-        index, changed = _screened(listed, before, stamps, exif, threads, progress, parts)
-        if _write_cache(file, index, seen):
-            parts.remove()
+        kept = HeaderParts(parts, listed.paths, VERSION)
+        index, changed = _screened(listed, before, stamps, exif, threads, progress, kept)
+        cached = _write_cache(file, index, seen)
+    if cached:
+        remove_parts(parts)
     if changed:
         names = some(_shown(index.paths[i]) for i in changed)
         warnings.warn(f"changed since the index of {root} was made, read again: {names}", stacklevel=2)
@@ -191,7 +192,7 @@ def _screened(
         places = places_in(before.paths, listed.paths)
         rows = np.flatnonzero(places >= 0)
         changed = headers.take(rows, _known(before).of(places[rows])).tolist()
-    for rows, known in parts.read():
+    for rows, known in parts.load():
         headers.take(rows, known)
     count = int(headers.unread.sum())
     text = f"index: reading {count:,} of {len(listed):,} images" if progress and count else ""

@@ -1,17 +1,24 @@
 """A header pass that is killed goes on from what it had read; parts that are damaged or of other files are not used."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from fastaug.data import header_pass
+from fastaug.data import index as index_module
+from fastaug.data.header_pass import HeaderParts, Known, remove_parts
+from fastaug.data.image_headers import HeaderTable
 from fastaug.data.index import Index, cache_file, load_index
+from fastaug.data.path_table import PathTable
 
 IMAGES, KILLED, KEPT = 600, 500, 400  # images of the folder; read at the kill; in parts by then
+NOTHING = np.zeros(0, np.int64), Known(HeaderTable.empty(0), np.zeros((0, 3), np.int64))  # rows, and of them
 PASS = f"""
 import os, signal, sys
 from fastaug.data import header_pass, index
@@ -105,6 +112,49 @@ def test_parts_of_other_files_are_removed(killed: Path, read: list[bytes]) -> No
     index = load_index(killed, threads=1)
     assert len(index) == len(read) == IMAGES - 1
     assert not parts(killed)
+
+
+def test_parts_of_another_version_are_removed(killed: Path, read: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "VERSION", index_module.VERSION + 1)
+    load_index(killed, threads=1)
+    assert len(read) == IMAGES
+    assert not parts(killed)
+
+
+def test_parts_left_beside_a_whole_index_are_removed(killed: Path) -> None:
+    (left := parts(killed)[0]).rename(kept := killed.parent / left.name)
+    load_index(killed, threads=1)
+    left.parent.mkdir()
+    kept.rename(left)  # as after a kill between the two
+    load_index(killed, threads=1)
+    assert not left.parent.exists()
+
+
+def test_a_damaged_part_that_cannot_be_removed_ends_no_start(killed: Path, read: list[bytes]) -> None:
+    (parts(killed)[0].parent / "folder.npz").mkdir()
+    with pytest.warns(UserWarning, match=r"folder.npz is damaged"):
+        load_index(killed, threads=1)
+    assert len(read) == IMAGES - KEPT
+
+
+def test_parts_that_another_run_removes_are_no_damage(tmp_path: Path) -> None:
+    kept = HeaderParts(tmp_path / "parts", PathTable.of([b"a"]), 0)
+    for _ in range(2):
+        kept.write(*NOTHING)
+    loaded = kept.load()
+    next(loaded)
+    remove_parts(tmp_path / "parts")
+    assert list(loaded) == []
+
+
+def test_parts_that_cannot_be_kept_are_one_warning(tmp_path: Path) -> None:
+    folder = Path("/".join([str(tmp_path), *["x" * 100] * 50])[:4080])  # of a file in it the path is too long
+    kept = HeaderParts(folder, PathTable.of([b"a"]), 0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            kept.write(*NOTHING)
+    assert [str(each.message).count("cannot be kept (File name too long)") for each in said] == [1]
 
 
 def test_parts_stay_where_the_index_cannot_be_cached(killed: Path, read: list[bytes]) -> None:

@@ -24,7 +24,7 @@ from fastaug.data.class_names import some
 from fastaug.data.file_stamps import Stamps, stamps_of
 from fastaug.data.folders import Folder, Walk, stamp
 from fastaug.data.header_pass import HeaderParts, HeaderPass, Known, changed_since, remove_parts
-from fastaug.data.image_headers import HeaderTable, Status
+from fastaug.data.image_headers import HeaderTable
 from fastaug.data.image_table import refuse_missing
 from fastaug.data.listing import USUAL, Listing, find_images
 from fastaug.data.path_table import PathTable, places_in, text_arrays, texts_of
@@ -33,14 +33,10 @@ from fastaug.errors import DataError
 __all__ = [
     "Folder",
     "Index",
-    "PathTable",
-    "Status",
     "cache_dir",
     "cache_file",
     "from_arrays",
     "load_index",
-    "text_arrays",
-    "texts_of",
     "to_arrays",
 ]
 

@@ -26,10 +26,11 @@ from fastaug.data.folders import Folder
 from fastaug.data.image_files import read_image_file
 from fastaug.data.image_headers import Header, screen, screen_each, screen_stretch, table_of
 from fastaug.data.image_table import classes_in_order
-from fastaug.data.index import Index, PathTable, cache_dir, from_arrays, text_arrays, texts_of, to_arrays
+from fastaug.data.index import Index, cache_dir, from_arrays, to_arrays
 from fastaug.data.packed import arrow, imagenet, parquet, tars, tfrecords
 from fastaug.data.packed.places import roles_of
 from fastaug.data.packed.records import NO_KEYS, OWN_FILE, Contents, Found, Keys, Record, refuse
+from fastaug.data.path_table import PathTable, text_arrays, texts_of
 from fastaug.data.shards.files import ShardFiles
 from fastaug.errors import DataError
 

@@ -91,6 +91,15 @@ def test_a_divided_run_goes_on_to_the_bit(train: Train) -> None:
     assert fastaug.evaluate(stopped)["nll"] == pytest.approx(result(stopped)["nll"], abs=1e-6)
 
 
+def test_a_table_of_single_images_beside_the_shares_is_no_weight(train: Train) -> None:
+    keys = ["train.parallel=fsdp2", "meta.learn=[weights]", "meta.frozen=true", "data.meta_fraction=0.2"]
+    train("stopped", 1, keys, until=3)
+    stopped = train("stopped", 1, keys)
+    (newest,) = (stopped / "checkpoints").glob("step-*20")
+    assert list(newest.glob("table-*.safetensors"))
+    assert apart(train("straight", 1, keys), stopped) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_divided_run_goes_on_in_another_number_of_processes(train: Train) -> None:

@@ -63,3 +63,23 @@ def test_all_processes_begin_with_the_first_one_s_weights(in_processes: Callable
 @pytest.mark.slow
 def test_every_optimizer_steps_shares_as_the_whole(in_processes: Callable[..., str]) -> None:
     in_processes(2, SCRIPT, "optimizers")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "peak"),
+    [
+        ("fsdp2 bf16 training checkpointing", 16.3),
+        ("fsdp2 bf16 training", 60.2),
+        ("fsdp2 bf16", 15.5),
+        ("fsdp2 no training checkpointing", 15.7),
+        ("fsdp2 no training", 18.4),
+        ("ddp bf16 training checkpointing", 58.8),  # with autocast's cache
+        ("ddp bf16 training", 60.3),
+        ("ddp bf16", 58.7),
+    ],
+)
+def test_memory_in_a_forward_pass(in_processes: Callable[..., str], words: str, peak: float) -> None:
+    script = Path(__file__).with_name("peak_in_forward.py")
+    said = in_processes(2, script, *words.split()).partition("PEAK ")[2].split()[0]
+    assert float(said) == pytest.approx(peak, rel=0.05)

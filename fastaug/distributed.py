@@ -13,13 +13,14 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import (
+    AutocastKwargs,
     DDPCommunicationHookType,
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     gather_object,
     parse_flag_from_env,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from fastaug.errors import NonFiniteError, PeerError, RecipeError
@@ -54,6 +55,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.peer_timeout)),
                 _ddp_settings(recipe.train),
+                _autocast_settings(recipe.train),
             ],
         )
     except ValueError as error:
@@ -81,6 +83,11 @@ def _ddp_settings(train: Train) -> DistributedDataParallelKwargs:
     )
 
 
+def _autocast_settings(train: Train) -> AutocastKwargs:
+    """With train.parallel=fsdp2 no cache of cast weights, which would keep all of them until a forward pass ends."""
+    return AutocastKwargs(cache_enabled=False if train.parallel == "fsdp2" else None)
+
+
 def divides(recipe: Recipe, accelerator: Accelerator) -> bool:
     """Whether the processes divide the network among them; one alone has it whole."""
     return recipe.train.parallel == "fsdp2" and accelerator.num_processes > 1
@@ -89,6 +96,17 @@ def divides(recipe: Recipe, accelerator: Accelerator) -> bool:
 def sharding_mesh(accelerator: Accelerator) -> DeviceMesh:
     """All processes, to divide a network over them."""
     return init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+
+
+def share_weights(network: nn.Module, device: torch.device) -> None:
+    """Gives every process the parameters and buffers of the first one, as DistributedDataParallel does.
+
+    One by one by way of `device`, whatever memory the network is in; every process must call this.
+    """
+    for own in (*network.parameters(), *network.buffers()):
+        sent = own.detach().to(device).contiguous()
+        dist.broadcast(sent, 0)
+        own.data.copy_(sent)
 
 
 def finish(accelerator: Accelerator, *, stays_joined: bool = False) -> None:

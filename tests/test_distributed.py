@@ -287,3 +287,36 @@ def test_one_process_of_each_machine_indexes_and_all_must_have_found_the_same(
     assert [images for *_, images, _ in found] == [4] * 4
     problems = {problem for *_, problem in found}
     assert all("not the same set for all processes: process 2 has 4 images" in problem for problem in problems)
+
+
+CASTS = """
+import sys
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from fastaug.distributed import build_accelerator
+from fastaug.recipe.schema import Recipe, Train
+
+class Casts(TorchDispatchMode):
+    def __torch_dispatch__(self, operation, types, inputs=(), options=None):
+        out = operation(*inputs, **(options or {}))
+        if out.shape == (6, 6) and out.dtype == torch.bfloat16:
+            casts.append(StorageWeakRef(out.untyped_storage()))
+        return out
+
+casts = []
+network = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4)))
+accelerator = build_accelerator(Recipe(train=Train(parallel=sys.argv[2], precision="bf16")))
+model = accelerator.prepare_model(network, evaluation_mode=True)
+network[-1].register_forward_pre_hook(lambda *_: print("alive", len({c.cdata for c in casts if not c.expired()})))
+with torch.no_grad(), Casts():
+    model(torch.zeros(2, 6))
+"""
+
+
+@pytest.mark.parametrize(("parallel", "alive"), [("ddp", 3), ("fsdp2", 0)])
+def test_a_divided_network_s_casts_of_weights_do_not_stay(
+    in_processes: Callable[..., str], parallel: str, alive: int
+) -> None:
+    assert f"alive {alive}\n" in in_processes(1, "-c", CASTS, parallel)

@@ -107,7 +107,7 @@ class Predictor:
     def _learned(self, parts: DataParts) -> Any:
         if not self.copies:
             return None
-        state = checkpoint.load(self.path).state
+        state = checkpoint.load(self.path, whole=False).state
         return learned_policy(self.path, self.recipe, parts, self.network, state, self.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:

@@ -21,7 +21,7 @@ class Freezing:
 
     def __init__(self, network: nn.Module, model: Model, *, head_first: int, processes: int) -> None:
         """`head_first`: updates in which only the head learns. `processes`: of the training."""
-        self._network, self._holds_bn, self._head_first = network, model.freeze_bn, head_first
+        self._holds_bn, self._head_first = model.freeze_bn, head_first
         parameters = dict(network.named_parameters())
         always = {name for pattern in model.freeze for name in matched(network, pattern, "model.freeze")}
         for name in always:
@@ -31,7 +31,9 @@ class Freezing:
         first = matched(network, BACKBONE, "model.head_first_epochs") if head_first else []
         if head_first and always.issuperset(set(parameters) - set(first)):
             raise RecipeError(["model.head_first_epochs: model.freeze freezes the head, so that nothing would learn"])
-        self._waiting = [name for name in first if name not in always]  # names: fully_shard replaces parameters
+        # Modules and names of their parameters: fully_shard replaces the parameters.
+        places = (name.rpartition(".") for name in first if name not in always)
+        self._waiting = [(network.get_submodule(module), own) for module, _, own in places]
         # DistributedDataParallel waits for a gradient of every weight that had one when it was made.
         self._leaves_out = processes == 1
         self._bn_always, self._bn_first = _norms(network, always), _norms(network, always | set(first))
@@ -45,7 +47,8 @@ class Freezing:
         alone = self.head_alone(step)
         if self._waiting and self._leaves_out:
             for parameter in self._waiting_parameters():
-                parameter.requires_grad_(not alone)
+                if parameter.requires_grad == alone:
+                    parameter.requires_grad_(not alone)
         if self._holds_bn:
             for module in self._bn_first:
                 module.train(not alone)
@@ -59,8 +62,7 @@ class Freezing:
                 parameter.grad = None
 
     def _waiting_parameters(self) -> list[nn.Parameter]:
-        parameters = dict(self._network.named_parameters())
-        return [parameters[name] for name in self._waiting]
+        return [module.get_parameter(name) for module, name in self._waiting]
 
 
 def _norms(network: nn.Module, frozen: set[str]) -> list[nn.Module]:

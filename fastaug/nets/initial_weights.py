@@ -123,6 +123,9 @@ def read_weights(file: str) -> tuple[dict[str, Tensor], str]:
     when it holds anything else, or no weights.
     """
     path = Path(file) / "model.safetensors" if Path(file).is_dir() else Path(file)
+    if path.match("shard-*.safetensors") or (not path.exists() and any(path.parent.glob("shard-*.safetensors"))):
+        remedy = "make one file of them (fastaug export RUN --to timm), and name that"
+        raise RecipeError([f"{KEY}: {file} has shares of several processes (train.parallel=fsdp2); {remedy}"])
     try:
         content = _loaded(path)
     except FileNotFoundError:

@@ -167,6 +167,10 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         f"{', '.join(SHARDABLE_OPTIMIZERS)}, or set it to ddp",
     ),
     (
+        lambda r: _shards(r) and r.optim.opt.lower() in ("sgd", "momentum") and bool(r.optim.opt_kwargs.get("fused")),
+        "optim.opt_kwargs: the fused step of {r.optim.opt} takes no shares of train.parallel=fsdp2; leave fused out",
+    ),
+    (
         lambda r: _shards(r) and (r.train.precision == "fp16" or r.model.compile or r.eval.tta > 0),
         "train.parallel: fsdp2 goes neither with train.precision=fp16 nor model.compile nor eval.tta; take bf16, leave "
         "model.compile out, and average over copies when it has ended (fastaug evaluate --tta)",

@@ -672,5 +672,5 @@ RESUMABLE = {
     *("run.dir", "data.root", "data.table", "data.class_map", "run.log_every", "run.checkpoint_every", "run.keep"),
     *("run.checkpoint_async", "run.log_ids", "run.trackers", "data.input_key", "data.target_key", "data.verify"),
     *("run.peer_timeout", "data.threads", "data.prefetch", "eval.every", "eval.batch_size", "eval.tta"),
-    *("train.bucket_cap_mb", "train.gradient_as_bucket_view"),
+    "train.gradient_as_bucket_view",
 }

@@ -18,7 +18,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
-from fastaug.distributed import divides, sharding_mesh, step_on_host
+from fastaug.distributed import divides, sharding_mesh, share_weights, step_on_host
 from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
@@ -191,14 +191,17 @@ def build_network(
     return network
 
 
-def build_average(recipe: Recipe, network: nn.Module, accelerator: Accelerator) -> ModelEmaV3 | None:
+def build_average(recipe: Recipe, network: nn.Module, accelerator: Accelerator, console: Console) -> ModelEmaV3 | None:
     """The moving average of the network, if there is one; both are divided where the processes divide the network."""
     whole = not divides(recipe, accelerator)
+    if not whole:
+        share_weights(network, accelerator.device)
     ema = build_ema(recipe.model, network, foreach=whole)  # a foreach takes no mixture of DTensors and buffers
     if not whole:
         mesh = sharding_mesh(accelerator)
-        for divided in [network] if ema is None else [network, ema.module]:
-            shard(divided, mesh, recipe.model.name)
+        console.print("\n".join(shard(network, mesh, recipe.model.name).lines()))
+        if ema is not None:
+            shard(ema.module, mesh, recipe.model.name)
     return ema
 
 
@@ -242,7 +245,7 @@ def newest_state(run: Path) -> dict[str, Any]:
     try:
         path, _ = checkpoint.latest(run / "checkpoints")
         if path is not None:
-            return checkpoint.load(path).state
+            return checkpoint.load(path, whole=False).state
     except StorageError as error:
         raise RecipeError([str(error)]) from error
     raise RecipeError([f"{run}: has no checkpoint; name the folder of a run that has one"])
@@ -262,7 +265,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         if recipe.augment.mix_layer
         else None
     )
-    ema = build_average(recipe, network, accelerator)
+    ema = build_average(recipe, network, accelerator, console)
     optimizer = build_optimizer(recipe.optim, network)
     learned = build_learned(recipe, accelerator, parts, optimizer, newest_state, console.print)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32

@@ -32,6 +32,7 @@ from fastaug.training.table_files import Table, is_of_table, read_tables, write_
 
 STEMS = ("model", "ema")
 Weights = dict[str, dict[str, Tensor]]  # file stem ("model", "ema") -> state dict
+WriteShares = Callable[[Path, Callable[[], None]], dict[str, Entry]]  # of a folder and what makes it
 # Of the manifest and of what it lists; raise it when an older version could not load what is saved. 1: without tables;
 # 3: with shares of several processes in place of weights.
 FORMAT = 3
@@ -66,12 +67,12 @@ def save(
     state: dict[str, Any],
     tables: Mapping[str, Table] | None = None,
     texts: Mapping[str, bytes] | None = None,
-    shares: Callable[[Path], dict[str, Entry]] | None = None,
+    shares: WriteShares | None = None,
 ) -> Path:
     """Writes the checkpoint of `step` and points `last` at it; on StorageError the old ones are intact.
 
     `tables`: what was changed in them counts from the checkpoint that `last` names. `texts`: further files by name.
-    `shares`: writes, with all processes, files into the folder that it is given, and returns their entries.
+    `shares`: writes, with all processes, files into the folder that it is given, once made, and returns their entries.
     """
     final, temporary = folder / name_of(step), unfinished(folder, step)
     # Before anything is written: what a device has to report here has nothing to do with storage.
@@ -79,10 +80,17 @@ def save(
         stem: {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
         for stem, tensors in weights.items()
     }
-    with _saving(final, temporary):
-        remove(temporary)
-        temporary.mkdir(parents=True)
-    written = {} if shares is None else shares(temporary)  # what a peer that is gone raises is no failure of storage
+
+    def make() -> None:
+        with _saving(final, temporary):
+            remove(temporary)
+            temporary.mkdir(parents=True)
+
+    written: dict[str, Entry] = {}
+    if shares is None:
+        make()
+    else:
+        written = shares(temporary, make)  # what a peer that is gone raises is no failure of storage
     with _saving(final, temporary):
         for stem, tensors in on_host.items():
             save_file(tensors, temporary / f"{stem}.safetensors")

@@ -178,7 +178,7 @@ def _json_of(path: Path) -> dict[str, Any]:
 
 def _from_run_folder(path: Path, result: dict[str, Any] | None) -> ModelFacts:
     """The facts of a checkpoint without model.json, from its state and the recipe.yaml of its run folder."""
-    run, state = path.resolve().parent.parent, checkpoint.load(path).state
+    run, state = path.resolve().parent.parent, checkpoint.load(path, whole=False).state
     remedy = "put it back into checkpoints/ of its run folder, or continue that run, which writes a new checkpoint"
     if not (run / "recipe.yaml").is_file():
         raise StorageError(f"{path}: is of a version that wrote no {FILE}, and {run} has no recipe.yaml; {remedy}")

@@ -155,7 +155,7 @@ class Replay:
         if path is None:
             self._note("no checkpoint is kept: whether the data are those of the run is not known")
             return
-        state, parts = checkpoint.load(path).state, self.trainer.parts
+        state, parts = checkpoint.load(path, whole=False).state, self.trainer.parts
         check_classes(self.trainer, state, str(path))
         if not parts.trains_as(state["data"], learns=self.trainer.meta.learned is not None):
             raise DataError(

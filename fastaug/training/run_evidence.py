@@ -49,7 +49,7 @@ def stored_evidence(run: Path) -> Evidence:
         raise StorageError(f"{run}: is no run folder, it has no recipe.yaml; name the run.dir of a training")
     recipe, _ = read_stored(run / "recipe.yaml")
     path, _ = checkpoint.latest(run / "checkpoints")
-    state = {} if path is None else checkpoint.load(path).state
+    state = {} if path is None else checkpoint.load(path, whole=False).state
     return Evidence(run, _starts(run), recipe, state.get("data"), state.get("classes"))
 
 

@@ -15,7 +15,7 @@ from fastaug.training.build import Trainer
 from fastaug.training.checkpoint import files_of
 from fastaug.training.share_files import read_shares, sizes_in
 
-_OPTIMIZER = "optimizer."
+_WEIGHTS, _OPTIMIZER = ("model.", "ema."), "optimizer."  # how names begin; those of learned tables, otherwise
 
 
 def is_stored_in_shares(trainer: Trainer) -> bool:
@@ -48,12 +48,12 @@ def take(trainer: Trainer, path: Path, optimizer: dict[str, Any]) -> None:
     StorageError when the weights are another network's.
     """
     sizes, tensors = sizes_in(path, files_of(path)), _weights(trainer)
-    stored = {name: tuple(size.size) for name, size in sizes.items() if not name.startswith(_OPTIMIZER)}
+    stored = {name: tuple(size.size) for name, size in sizes.items() if name.startswith(_WEIGHTS)}
     if stored != {name: tuple(value.shape) for name, value in tensors.items()}:
         raise StorageError(f"{path}: the checkpoint's weights do not fit the network")
     parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
     state = {number: dict(values) for number, values in optimizer["state"].items()}
-    for name in sizes.keys() - stored.keys():
+    for name in (name for name in sizes if name.startswith(_OPTIMIZER)):
         number, _, key = name.removeprefix(_OPTIMIZER).partition(".")
         size, parameter = sizes[name], parameters[int(number)]
         whole = size.size == parameter.shape  # then it is divided as the parameter is

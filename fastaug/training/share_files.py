@@ -5,7 +5,7 @@ or divided over another number of processes, from the places in the files' heade
 """
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,24 +29,55 @@ def is_of_share(name: str) -> bool:
     return name.startswith(_SHARD) and name.endswith(_KIND)
 
 
-def write_shares(folder: Path, tensors: Mapping[str, Tensor], accelerator: "Accelerator") -> dict[str, Entry]:
+def write_shares(
+    folder: Path, make: Callable[[], None], *, tensors: Mapping[str, Tensor], accelerator: "Accelerator"
+) -> dict[str, Entry]:
     """Writes `tensors`, DTensors or the same on all processes, a file of each process; the entries of all files.
 
-    Every process must call this, the main one behind the making of `folder`. What all have alike the main one writes.
+    Every process must call this; the main one's `make` makes `folder`. What all have alike the main one writes.
     StorageError on all of them where one fails.
     """
-    import torch.distributed.checkpoint as dcp
+
+    def made() -> dict[str, Entry]:
+        if accelerator.is_main_process:
+            make()
+        return {}
+
+    _on_all(accelerator, made)
+    return _on_all(accelerator, lambda: _write_own(folder, tensors, accelerator))
+
+
+def _on_all(accelerator: "Accelerator", work: Callable[[], dict[str, Entry]]) -> dict[str, Entry]:
+    """What `work` returns on every process, together; once all are done, StorageError on all where one raised it."""
     from accelerate.utils import gather_object
 
-    accelerator.wait_for_everyone()
+    own: dict[str, Entry] = {}
+    failed = None
+    try:
+        own = work()
+    except StorageError as error:
+        failed = error
+    told = [(own, str(failed or ""))]
+    of_all = told if accelerator.num_processes == 1 else gather_object(told)
+    if reason := next((reason for _, reason in of_all if reason), None):
+        raise StorageError(reason) from failed
+    return {name: entry for entries, _ in of_all for name, entry in entries.items()}
+
+
+def _write_own(folder: Path, tensors: Mapping[str, Tensor], accelerator: "Accelerator") -> dict[str, Entry]:
+    """Writes this process's file of `tensors`, with all others; its entries."""
+    import torch.distributed.checkpoint as dcp
+
     planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _told(folder, "saved"):
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}  # safetensors knows no channels_last
         dcp.save(whole, storage_writer=writer, planner=planner, no_dist=accelerator.num_processes == 1)
     number = accelerator.process_index + 1
-    own = [(path.name, synced_entry(path)) for path in folder.glob(f"{_SHARD}{number:05d}-*{_KIND}")]
-    return dict(own if accelerator.num_processes == 1 else gather_object(own))
+    try:
+        return {path.name: synced_entry(path) for path in folder.glob(f"{_SHARD}{number:05d}-*{_KIND}")}
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be saved: {error}; {remedy_of(error)}") from error
 
 
 def sizes_in(folder: Path, listed: Collection[str]) -> "dict[str, TensorStorageMetadata]":

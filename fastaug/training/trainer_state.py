@@ -1,6 +1,5 @@
 """Saving and restoring a Trainer: what checkpoints hold, and how the same command continues from the last one."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,7 @@ def save(trainer: Trainer) -> None:
     write = partial(write_shares, tensors=tensors_of(trainer), accelerator=trainer.accelerator) if shares else None
     if not trainer.accelerator.is_main_process:
         if write is not None:
-            write(checkpoint.unfinished(trainer.folder.checkpoints, progress.step))
+            write(checkpoint.unfinished(trainer.folder.checkpoints, progress.step), lambda: None)
         return
     weights = {} if shares else {"model": trainer.network.state_dict()}
     if trainer.ema is not None and not shares:
@@ -70,9 +69,7 @@ def save(trainer: Trainer) -> None:
     trainer.writer.save(snapshot, partial(write_snapshot, trainer.folder, trainer.recipe.run.keep, shares=write))
 
 
-def write_snapshot(
-    folder: RunFolder, keep: int, taken: Snapshot, shares: Callable[[Path], dict[str, checkpoint.Entry]] | None
-) -> None:
+def write_snapshot(folder: RunFolder, keep: int, taken: Snapshot, shares: checkpoint.WriteShares | None) -> None:
     """Writes a checkpoint and what of the run folder goes with it, each once all before it is there; `shares` too."""
     folder.sync_logs()
     checkpoint.save(folder.checkpoints, taken.step, taken.weights, taken.state, taken.tables, taken.texts, shares)

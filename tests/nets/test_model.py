@@ -111,6 +111,15 @@ def test_a_missing_checkpoint_is_a_recipe_error(tmp_path: Path) -> None:
         build_model(plain(initial_checkpoint=str(tmp_path / "absent.pth")), 5)
 
 
+@pytest.mark.parametrize("name", ["", "shard-00001-model-00001-of-00001.safetensors"])
+def test_shares_of_a_divided_network_are_to_be_exported(tmp_path: Path, name: str) -> None:
+    save_file({"model.a": torch.zeros(2)}, tmp_path / "shard-00001-model-00001-of-00001.safetensors")
+    with pytest.raises(
+        RecipeError, match=r"model\.initial_checkpoint: .* has shares of .*fastaug export RUN --to timm"
+    ):
+        build_model(plain(initial_checkpoint=str(tmp_path / name)), 5)
+
+
 def test_weights_that_do_not_exist_are_a_recipe_error() -> None:
     name = next(n for n in timm.list_models("resnet*") if not timm.models.get_pretrained_cfg(n).has_weights)
     with pytest.raises(RecipeError, match=r"model\.pretrained: no weights"):

@@ -239,6 +239,10 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["train.parallel=fsdp2", "optim.opt=muon"],
         "train.parallel: fsdp2 was not shown to train alike with optim.opt = muon; choose one of sgd,",
     ),
+    "a fused step of shares": (
+        ["train.parallel=fsdp2", "optim.opt=sgd", "optim.opt_kwargs={fused: true}"],
+        "optim.opt_kwargs: the fused step of sgd takes no shares of train.parallel=fsdp2",
+    ),
     "a divided network compiled": (
         ["train.parallel=fsdp2", "model.compile=true"],
         "train.parallel: fsdp2 goes neither with train.precision=fp16 nor model.compile",

@@ -91,6 +91,16 @@ def test_a_divided_run_goes_on_to_the_bit(train: Train) -> None:
     assert fastaug.evaluate(stopped)["nll"] == pytest.approx(result(stopped)["nll"], abs=1e-6)
 
 
+def test_a_table_of_single_images_beside_the_shares_is_no_weight(train: Train) -> None:
+    keys = ["train.parallel=fsdp2", "meta.learn=[weights]", "meta.frozen=true", "data.meta_fraction=0.2"]
+    keys += ["train.epochs=1", "optim.warmup_epochs=0"]
+    run = train("stopped", 1, keys, until=2)
+    (saved,) = (run / "checkpoints").glob("step-*")
+    assert list(saved.glob("table-*.safetensors"))
+    train("stopped", 1, keys)  # passes over no checkpoint
+    assert len(losses(run)) == 5
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_divided_run_goes_on_in_another_number_of_processes(train: Train) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints with a file of each process in place of whole weights, here of one."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -67,12 +68,47 @@ def test_a_share_that_holds_something_else_is_told(saved: Path) -> None:
 
 
 def test_a_share_that_cannot_be_written_leaves_the_old_checkpoint(saved: Path) -> None:
-    def shares(folder: Path) -> dict:
-        (folder / "shard-00001-model-00001-of-00001.safetensors").mkdir()
-        return write_shares(folder, TENSORS, Accelerator(cpu=True))
+    def shares(folder: Path, make: Callable[[], None]) -> dict:
+        def blocked() -> None:
+            make()
+            (folder / "shard-00001-model-00001-of-00001.safetensors").mkdir()
+
+        return write_shares(folder, blocked, tensors=TENSORS, accelerator=Accelerator(cpu=True))
 
     with pytest.raises(StorageError, match=r"cannot be saved by process 0.*Is a directory"):
         checkpoint.save(saved.parent, 4, {}, {}, shares=shares)
     assert checkpoint.latest(saved.parent) == (saved, [])
     checkpoint.prune(saved.parent, 1, None)
     assert not list(saved.parent.glob("*.tmp"))
+
+
+FAILING = """
+import sys
+from pathlib import Path
+import torch
+from accelerate import Accelerator
+from fastaug.errors import StorageError
+from fastaug.training.share_files import write_shares
+
+accelerator, folder = Accelerator(cpu=True), Path(sys.argv[2])
+
+def full():
+    raise StorageError("full disk")
+
+def blocked():
+    (folder / "shard-00002-model-00001-of-00001.safetensors").mkdir(parents=True)
+
+for make, said in ((full, "full disk"), (blocked, "cannot be saved")):
+    tensors = {f"model.{name}": torch.zeros(4) for name in "abcd"}
+    try:
+        write_shares(folder, make, tensors=tensors, accelerator=accelerator)
+    except StorageError as error:
+        assert said in str(error), error
+    else:
+        raise AssertionError(said)
+accelerator.end_training()
+"""
+
+
+def test_all_processes_hear_of_the_failure_of_one(tmp_path: Path, in_processes: Callable[..., str]) -> None:
+    in_processes(2, "-c", FAILING, tmp_path / "step-00000001.tmp")

@@ -149,7 +149,7 @@ class CheckpointWriter:
         if failure is not None and error is None:
             raise failure
         if failure is not None and error is not None:
-            error.add_note(f"And the checkpoint on its way was not written: {failure}")
+            error.add_note(f"the checkpoint on its way was not written: {failure}")
 
 
 def _wait_for_all(thread: ThreadPoolExecutor, *, interrupted: bool) -> None:

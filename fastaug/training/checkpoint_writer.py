@@ -137,6 +137,10 @@ class CheckpointWriter:
             table.changed.logical_or_(copies[name].changed.to(table.changed.device))
         written.result()
 
+    def release(self) -> None:
+        """Gives up the memory of the copies; behind the last `finish`."""
+        self._host = HostCopy()
+
     def __enter__(self) -> "CheckpointWriter":
         return self
 

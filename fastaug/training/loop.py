@@ -93,6 +93,7 @@ def keep_last(trainer: Trainer, clock: Clock) -> None:
     trainer.accelerator.wait_for_everyone()
     keep(trainer, clock)
     trainer.writer.finish()
+    trainer.writer.release()
     trainer.accelerator.wait_for_everyone()
 
 

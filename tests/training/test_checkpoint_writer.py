@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -110,6 +111,9 @@ def test_the_next_one_waits() -> None:
         asked.set()
         writer.save(snapshot(2, weights), write)
         writer.finish()
+        memory = weakref.ref(writer._host._buffers[0])
+        writer.release()
+        assert memory() is None  # behind the last one nothing holds the copy
     assert found == [[0], [1]]
 
 

@@ -302,7 +302,7 @@ sys.exit(attempt(read_recipe(sys.argv[3], sys.argv[4:]), Listeners([hear])).code
 def test_a_full_disk_ends_a_run_with_the_code_of_storage_before_the_next_save(
     tmp_path: Path, words: list[str], in_processes: Callable[..., str], stops: int, saved: int
 ) -> None:
-    keys = [*words, "train.epochs=3", "run.checkpoint_every=4", f"run.dir={tmp_path / 'run'}"]
+    keys = [*words, "meta.learn=[]", "train.epochs=3", "run.checkpoint_every=4", f"run.dir={tmp_path / 'run'}"]
     said = in_processes(1, "-c", FULL_DISK, stops, tmp_path / "recipe.yaml", *keys, code=5)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["code"] == 5, (status, said)

@@ -62,7 +62,7 @@ def live(path: Path, last: int, *, asynchronous: bool) -> None:
             table.changed[met] = True
             state = {"step": step, "lines": folder.lines(), "meta": {"learned": {}}}
             snapshot = Snapshot(step, BEST, {"model": {"w": weights}}, state, {"rows": table}, {}, {})
-            writer.save(snapshot, partial(write_snapshot, folder, KEEP))
+            writer.save(snapshot, partial(write_snapshot, folder, KEEP, shares=None))
         writer.finish()
     folder.append("skipped.jsonl", {"step": step, "id": 3})
     folder.append("metrics.jsonl", {"event": "test", "step": step, "top1": weights[1].item()})

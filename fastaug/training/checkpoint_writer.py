@@ -6,9 +6,9 @@ hashing and syncing, runs without Python's lock.
 """
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -137,24 +137,37 @@ class CheckpointWriter:
             table.changed.logical_or_(copies[name].changed.to(table.changed.device))
         written.result()
 
+    def release(self) -> None:
+        """Gives up the memory of the copies; behind the last `finish`."""
+        self._host = HostCopy()
+
     def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._thread is not None:
-            _wait_for_all(self._thread)
+            busy = self._on_its_way is not None and not self._on_its_way.written.done()
+            _wait_for_all(self._thread, interrupted=busy and isinstance(error, KeyboardInterrupt))
             self._thread.shutdown(wait=False)
         failure = None if self._on_its_way is None else self._on_its_way.written.exception()
         if failure is not None and error is None:
             raise failure
         if failure is not None and error is not None:
-            error.add_note(f"And the checkpoint on its way was not written: {failure}")
+            error.add_note(f"the checkpoint on its way was not written: {failure}")
 
 
-def _wait_for_all(thread: ThreadPoolExecutor) -> None:
-    """Waits until `thread` has nothing left to do; Ctrl-C does not end that. It joins nothing: see cpython#90882."""
-    idle = False
+def _wait_for_all(thread: ThreadPoolExecutor, *, interrupted: bool) -> None:
+    """Waits until `thread` has nothing left to do; Ctrl-C does not end that. It joins nothing: see cpython#90882.
+
+    `interrupted`: by Ctrl-C already. The first one is answered by a line.
+    """
+    told = idle = False
     while not idle:
-        with suppress(KeyboardInterrupt):
+        try:
+            if interrupted and not told:
+                told = True
+                print("waiting for the checkpoint on its way; a kill is safe", file=sys.stderr, flush=True)
             wait([thread.submit(int)])
             idle = True
+        except KeyboardInterrupt:
+            interrupted = True

@@ -24,6 +24,7 @@ from fastaug.errors import (
     remedy_of,
 )
 from fastaug.training.build import Trainer
+from fastaug.training.checkpoint import steps_of
 from fastaug.training.run_folder import RunFolder
 from fastaug.training.signals import launcher_name
 
@@ -55,7 +56,9 @@ class Ending:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         reason = "done"
         if isinstance(error, KeyboardInterrupt):  # the second Ctrl-C
-            self.code, reason, self.error = 1, "interrupted before the state was saved", error
+            self.code, reason, self.error = 1, self._interrupted(error), error
+            if self._tells:
+                Console(True).print(f"stopped with code {self.code}: {reason}")
         elif error is not None:
             if not isinstance(error, Exception):
                 self._folder.close()
@@ -75,6 +78,15 @@ class Ending:
         _tell_launcher(reason)
         self._write_status(reason)
         os._exit(self.code)
+
+    def _interrupted(self, error: KeyboardInterrupt) -> str:
+        """What is said of a second Ctrl-C: what the same command goes on from, and what else went wrong meanwhile."""
+        try:
+            saved = max(steps_of(self._folder.checkpoints), default=0)
+            found = f"the newest checkpoint is of update {saved}" if saved else "no checkpoint was written"
+        except StorageError as failure:
+            found = str(failure)
+        return "; ".join([f"interrupted; {found}", *getattr(error, "__notes__", [])])
 
     def _judge(self, error: Exception) -> str:
         """Sets the code, tells the reason and keeps the traceback; gives the reason."""

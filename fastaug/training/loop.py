@@ -55,8 +55,7 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
                 with trainer.pulse.busy("evaluates"):
                     improved = epoch_ends and evaluate_epoch(trainer, clock)
             except NoImageError:  # a split without an image ends the run, not what it has learned
-                keep(trainer, clock)
-                trainer.writer.finish()
+                keep_last(trainer, clock)
                 raise
 
             # ---- stop, save ----
@@ -65,14 +64,13 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
             # With several processes all stop at the same update: at a log line, where they synchronise anyway.
             stops = (logs or trainer.accelerator.num_processes == 1) and any_process(trainer.accelerator, bool(reason))
             due = progress.step % run.checkpoint_every == 0 if run.checkpoint_every else epoch_ends
-            if stops or improved or due or trainer.ended:
+            if stops or trainer.ended:
+                keep_last(trainer, clock)
+            elif improved or due:
                 keep(trainer, clock)
             if stops:
-                trainer.writer.finish()
-                trainer.accelerator.wait_for_everyone()  # a launcher ends all processes when the first one leaves
                 raise Stopped(f"{reason or 'another process was told to stop'}; the same command continues from here")
             clock.resume()
-    trainer.writer.finish()
     if trainer.early is not None:
         trainer.console.print(trainer.early)
     with trainer.pulse.busy("evaluates"):
@@ -86,6 +84,23 @@ def keep(trainer: Trainer, clock: Clock) -> None:
         collect_skipped(trainer)
         log_meta(trainer)
         save(trainer)
+
+
+def keep_last(trainer: Trainer, clock: Clock) -> None:
+    """As `keep`, and behind it the checkpoint is there, for all processes; every one must call this.
+
+    None leaves earlier, or its launcher would end the others. They wait for one write at a time, as
+    run.peer_timeout is meant: an asynchronous one may be on its way here, and is waited for apart.
+    """
+    clock.pause()
+    with trainer.pulse.busy("saves a checkpoint"):
+        trainer.writer.finish()
+    trainer.accelerator.wait_for_everyone()
+    keep(trainer, clock)
+    with trainer.pulse.busy("saves a checkpoint"):
+        trainer.writer.finish()
+    trainer.writer.release()
+    trainer.accelerator.wait_for_everyone()
 
 
 def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:

@@ -133,7 +133,8 @@ class Trackers(AbstractContextManager["Trackers"]):
     def _note(self, name: str, text: str) -> None:
         """On the screen now and in status.json from its next writing on."""
         self.console.print(f"warning: run.trackers: {text}; the training goes on, metrics.jsonl has every value")
-        self.folder.notes.setdefault("trackers", {})[name] = text
+        # A dictionary anew: a checkpoint's thread may be writing the one of before.
+        self.folder.notes["trackers"] = {**self.folder.notes.get("trackers", {}), name: text}
 
     def _known(self, step: int, names: Sequence[str]) -> tuple[str, list[str]]:
         """The id of this run, new where training begins, and the trackers that knew it before; `names` from now on."""

@@ -27,7 +27,8 @@ from fastaug.training.table_files import Table
 def save(trainer: Trainer) -> None:
     """Writes a checkpoint of this update, or begins to; every process must call this, the main one writes.
 
-    With train.parallel=fsdp2 each writes its share of what is divided over them.
+    With train.parallel=fsdp2 each writes its share of what is divided over them. The texts of the policy are made here,
+    as training changes what they are of: an error in them comes before anything is written.
     """
     progress, shares = trainer.progress, is_stored_in_shares(trainer)
     meter = trainer.meter.state()

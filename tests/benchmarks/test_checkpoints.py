@@ -26,6 +26,7 @@ def test_the_gate_is_the_median_share_of_a_save_that_training_waits_for(still: f
     assert result["figures"]["share of processor time"] == pytest.approx(0.02)
 
 
+@pytest.mark.slow
 def test_every_kind_is_measured_in_every_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = checkpoints.measure(
         tmp_path, 2, ["model.name=test_resnet", "data.img_size=32", "data.synthetic_classes=10"]

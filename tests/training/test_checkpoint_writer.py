@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -110,6 +111,9 @@ def test_the_next_one_waits() -> None:
         asked.set()
         writer.save(snapshot(2, weights), write)
         writer.finish()
+        memory = weakref.ref(writer._host._buffers[0])
+        writer.release()
+        assert memory() is None  # behind the last one nothing holds the copy
     assert found == [[0], [1]]
 
 
@@ -168,7 +172,7 @@ def test_an_error_is_raised_where_a_run_is_left_and_beside_another_it_is_a_note(
         left_with(None)
     with pytest.raises(NonFiniteError, match="NaN") as raised:
         left_with(NonFiniteError("NaN"))
-    assert raised.value.__notes__ == ["And the checkpoint on its way was not written: no space"]
+    assert raised.value.__notes__ == ["the checkpoint on its way was not written: no space"]
 
 
 def left_with(error: Exception | None) -> None:
@@ -178,7 +182,7 @@ def left_with(error: Exception | None) -> None:
             raise error
 
 
-def test_what_is_on_its_way_is_finished_whatever_ends_a_run(tmp_path: Path) -> None:
+def test_what_is_on_its_way_is_finished_whatever_ends_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C again and again does not leave a thread that writes into a folder whose lock is given up."""
     leaves = threading.Event()
 
@@ -198,6 +202,7 @@ def test_what_is_on_its_way_is_finished_whatever_ends_a_run(tmp_path: Path) -> N
     finally:
         signal.signal(signal.SIGINT, before)
     assert checkpoint.latest(tmp_path) == (tmp_path / "step-00000001", [])
+    assert capfd.readouterr().err.count("waiting for the checkpoint on its way; a kill is safe") == 1
 
 
 # ---- whole runs ----
@@ -212,6 +217,7 @@ augment: {shift: 0.1, cutmix: 1.0}
 meta: {learn: [weights, labels], every: 1, batch_size: 4, table_optimizer: rmsprop}
 run: {log_every: 1, log_ids: true, log_losses: true, checkpoint_every: 2, checkpoint_async: true}
 """
+RUNS = ("waits", "goes_on")
 
 
 @pytest.fixture
@@ -227,25 +233,30 @@ def train(tmp_path: Path, words: list[str], name: str) -> int:
     return run(read_recipe(tmp_path / "recipe.yaml", [*words, f"run.dir={tmp_path / name}"]))
 
 
-def test_runs_with_and_without_are_equal_and_one_goes_on_exactly(
+def test_a_run_that_is_stopped_and_goes_on_equals_one_that_waits(
     tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table_files, "WHOLE", 0)
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
     assert train(tmp_path, [*words, "run.checkpoint_async=false"], "waits") == 0
+    run_dir = tmp_path / "goes_on"
+    stopped = attempt(read_recipe(tmp_path / "recipe.yaml", [*words, f"run.dir={run_dir}"]), Listeners([stop]))
+    assert stopped.code == 75
+    assert checkpoint.latest(run_dir / "checkpoints") == (run_dir / "checkpoints" / "step-00000005", [])
+    assert json.loads((run_dir / "status.json").read_text())["step"] == 5
+    shutil.rmtree(run_dir / "checkpoints" / "step-00000005")  # as if killed behind the one before
     assert train(tmp_path, words, "goes_on") == 0
-    shutil.copytree(tmp_path / "goes_on", tmp_path / "cut")
-    newest = checkpoint.newest_first(tmp_path / "cut" / "checkpoints")[0]
-    shutil.rmtree(newest)  # as if killed behind the one before
-    (tmp_path / "cut" / "result.json").unlink()
-    assert train(tmp_path, words, "cut") == 0
-    expected = checkpoint.load(tmp_path / "waits" / "checkpoints" / newest.name)
-    for name in ("goes_on", "cut"):
-        assert same_run.main([str(tmp_path / "waits"), str(tmp_path / name)]) == 0
-        found = checkpoint.load(tmp_path / name / "checkpoints" / newest.name)
-        assert_equal(found.state["meta"], expected.state["meta"])
-        assert_equal(found.state["optimizer"], expected.state["optimizer"])
-        files = [sorted(p.relative_to(tmp_path / n) for p in (tmp_path / n).rglob("*")) for n in ("waits", name)]
-        assert files[0] == files[1]
+    assert same_run.main([str(tmp_path / "waits"), str(run_dir)]) == 0
+    for step in (2, 4, 6):
+        states = [checkpoint.load(tmp_path / n / "checkpoints" / checkpoint.name_of(step)).state for n in RUNS]
+        assert_equal(states[1]["meta"], states[0]["meta"])
+        assert_equal(states[1]["optimizer"], states[0]["optimizer"])
+    files = [sorted(path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*")) for name in RUNS]
+    assert files[0] == files[1]
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -263,36 +274,74 @@ def assert_equal(found: Any, expected: Any) -> None:
         assert found == expected
 
 
-def test_a_signal_ends_a_run_once_its_state_is_saved(tmp_path: Path, words: list[str]) -> None:
-    def stop(line: dict[str, Any]) -> None:
-        if line["step"] == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    recipe = read_recipe(tmp_path / "recipe.yaml", [*words, f"run.dir={tmp_path / 'run'}"])
-    ending = attempt(recipe, Listeners([stop]))
-    assert ending.code == 75
-    path, warnings = checkpoint.latest(tmp_path / "run" / "checkpoints")
-    assert path == tmp_path / "run" / "checkpoints" / "step-00000003"
-    assert not warnings
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["step"] == 3
-
-
 FULL_DISK = """
-import resource, sys
+import os, resource, signal, sys, threading
 from fastaug.recipe.reading import read_recipe
-from fastaug.training.worker import run
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-sys.exit(run(read_recipe(sys.argv[2], sys.argv[3:])))
+from fastaug.training import checkpoint
+from fastaug.training.listeners import Listeners
+from fastaug.training.worker import attempt
+failed, save, stops = threading.Event(), checkpoint.save, int(sys.argv[2])
+def told(*given):
+    try:
+        save(*given)
+    finally:
+        failed.set()
+def hear(line):
+    if line["step"] == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    if line["step"] == stops:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if line["step"] == 5:
+        assert failed.wait(60)
+checkpoint.save = told
+sys.exit(attempt(read_recipe(sys.argv[3], sys.argv[4:]), Listeners([hear])).code)
 """
 
 
-def test_a_full_disk_ends_a_run_with_the_code_of_storage(
+@pytest.mark.parametrize(("stops", "saved"), [(0, 4), (2, 2)], ids=["training", "stopped by a signal"])
+def test_a_full_disk_ends_a_run_with_the_code_of_storage_before_the_next_save(
+    tmp_path: Path, words: list[str], in_processes: Callable[..., str], stops: int, saved: int
+) -> None:
+    keys = [*words, "meta.learn=[]", "train.epochs=3", "run.checkpoint_every=4", f"run.dir={tmp_path / 'run'}"]
+    said = in_processes(1, "-c", FULL_DISK, stops, tmp_path / "recipe.yaml", *keys, code=5)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["code"] == 5, (status, said)
+    assert f"step-{saved:08d}: cannot be saved" in status["reason"], (status, said)
+    assert "free space or choose another run.dir" in status["reason"]
+    assert status["step"] < saved + 4, status  # known between two saves
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+TWO = """
+import os, signal, sys, time
+from pathlib import Path
+from fastaug.recipe.reading import read_recipe
+from fastaug.training import checkpoint, loop
+from fastaug.training.listeners import Listeners
+from fastaug.training.worker import attempt
+seen, write, save = Path(sys.argv[2]), checkpoint.save, loop.save
+def slow(folder, step, *rest):
+    given_up = time.monotonic() + 2
+    while step == 2 and not seen.exists() and time.monotonic() < given_up:
+        time.sleep(0.02)
+    write(folder, step, *rest)
+def watched(trainer):
+    if trainer.progress.step == 3 and not trainer.accelerator.is_main_process:
+        seen.write_text(str(checkpoint.steps_of(trainer.folder.checkpoints)))
+    save(trainer)
+def stop(line):
+    if line["step"] == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+checkpoint.save, loop.save = slow, watched
+sys.exit(attempt(read_recipe(sys.argv[3], sys.argv[4:]), Listeners([stop])).code)
+"""
+
+
+def test_at_a_stop_other_processes_wait_for_one_write_at_a_time(
     tmp_path: Path, words: list[str], in_processes: Callable[..., str]
 ) -> None:
-    given = [tmp_path / "recipe.yaml", *words, f"run.dir={tmp_path / 'run'}"]
-    in_processes(1, "-c", FULL_DISK, *given, code=5)
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert status["code"] == 5
-    assert "step-00000002: cannot be saved" in status["reason"]
-    assert "free space or choose another run.dir" in status["reason"]
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    """None begins the last save before the checkpoint on its way is there: run.peer_timeout is for one."""
+    given = [tmp_path / "recipe.yaml", *words, "meta.learn=[]", f"run.dir={tmp_path / 'run'}"]
+    in_processes(2, "-c", TWO, tmp_path / "seen", *given, code=75)
+    assert (tmp_path / "seen").read_text() == "[2]"
+    assert checkpoint.steps_of(tmp_path / "run" / "checkpoints") == [2, 3]

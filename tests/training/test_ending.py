@@ -123,6 +123,20 @@ def test_a_stop_leaves_no_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "errors.log").exists()
 
 
+def test_a_second_ctrl_c_tells_what_was_saved_and_what_was_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(opened(tmp_path), KeyboardInterrupt()).code == 1
+    assert status(tmp_path)["reason"] == "interrupted; no checkpoint was written"
+    (tmp_path / "checkpoints" / "step-00000007").mkdir()
+    error = KeyboardInterrupt()
+    error.add_note("the checkpoint on its way was not written: no space")
+    ended(opened(tmp_path), error)
+    reason = "interrupted; the newest checkpoint is of update 7; the checkpoint on its way was not written: no space"
+    assert status(tmp_path)["reason"] == reason
+    assert f"stopped with code 1: {reason}" in capfd.readouterr().out
+
+
 def test_a_name_that_is_no_text_can_be_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert ended(opened(tmp_path), DataError("class caf\udce9 is empty")).code == 3
     assert "class caf\\udce9 is empty" in capfd.readouterr().out

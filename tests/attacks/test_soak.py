@@ -68,6 +68,6 @@ def test_runs_are_compared_but_for_what_a_stop_moves(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_through_faults_ends_as_one_without(tmp_path: Path) -> None:
-    found = soak(tmp_path, epochs=12, ends=3)
-    assert [problem for problem in found["problems"] if "grew" not in problem] == []  # too short for slopes of memory
+    found = soak(tmp_path, epochs=12, ends=3, every=10)  # fewer updates between checkpoints give more samples
+    assert [problem for problem in found["problems"] if "memory_mib grew" not in problem] == []  # pools still fill
     assert {"SIGTERM", "SIGKILL, checkpoint damaged", "disk full"} <= found["met"].keys()

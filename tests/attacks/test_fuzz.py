@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,15 +45,34 @@ def refuse(folder: Path) -> None:
     raise DataError(f"{folder}: refused")
 
 
+def change(folder: Path) -> None:
+    (folder / "b" / "c").mkdir(parents=True)
+    (folder / "a.txt").rename(folder / "b" / "a.txt")
+    shutil.rmtree(folder / "b")
+
+
+def catch(folder: Path) -> None:
+    try:
+        os.posix_spawn("/bin/true", ["true"], os.environ)
+    except Exception as error:
+        raise DataError(f"{folder}: refused, whatever it was") from error
+
+
 def test_what_passes_and_what_does_not(tmp_path: Path) -> None:
     readers: dict[str, tuple[Callable[[Path], object], str]] = {
         "a refusal": (refuse, ""),
         "a value": (Path.exists, ""),
         "another error": (lambda folder: int((folder / "a.txt").read_text()), "ValueError: invalid literal"),
         "memory": (lambda _: bytearray(2**31), "MemoryError"),
-        "a process": (lambda _: os.execv("/bin/true", []), "os.exec"),
+        "a process": (lambda _: os.posix_spawn("/bin/true", ["true"], os.environ), "AssertionError: os.posix_spawn"),
         "a pickle's call": (lambda _: pickle.loads(b"cos\ngetcwd\n)R."), "pickle.find_class"),
-        "a file elsewhere": (lambda _: (tmp_path / "elsewhere").write_text(""), "for writing"),
+        "a file elsewhere": (lambda _: (tmp_path / "elsewhere").write_text(""), "open changes"),
+        "a folder beside": (lambda folder: folder.with_name("tried-too").mkdir(), "os.mkdir changes"),
+        "a file moved out": (lambda folder: (folder / "a.txt").rename(tmp_path / "elsewhere"), "os.rename changes"),
+        "a file removed": (lambda folder: (folder.parent / "sound" / "a.txt").unlink(), "os.remove changes"),
+        "a tree removed": (lambda folder: shutil.rmtree(folder.parent / "sound"), "changes"),
+        "changes inside": (change, ""),
+        "a caught alarm": (catch, "goes on: os.posix_spawn"),
     }
     for name, (read, expected) in readers.items():
         (tmp_path / name).mkdir()

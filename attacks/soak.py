@@ -167,13 +167,13 @@ def soak(folder: Path, epochs: int, ends: int, seed: int = 0, every: int = EVERY
             raise
         ended.result()
     problems = differences(calm, other)
-    measured = {"calm": _measured(alone.samples), "disturbed": _measured(samples)}
+    taken = {"calm": measured(alone.samples), "disturbed": measured(samples)}
     return {
         "updates": alone.step(),
         "seconds": round(time.monotonic() - begun),
         "met": dict(met),
-        "measured": measured,
-        "problems": problems + [f"{run}: {text}" for run, one in measured.items() for text in one["problems"]],
+        "measured": taken,
+        "problems": problems + [f"{run}: {text}" for run, one in taken.items() for text in one["problems"]],
     }
 
 
@@ -188,7 +188,7 @@ def differences(calm: Path, other: Path) -> list[str]:
     return found + [f"{name}: in one alone" for name in sorted(there[0] ^ there[1])]
 
 
-def _measured(samples: list[Sample]) -> dict[str, Any]:
+def measured(samples: list[Sample]) -> dict[str, Any]:
     """What a process held, in the middle, its slopes, and what is wrong with them: that there are none, too."""
     try:
         middle = {name: median(held(samples)[name]) for name in BOUNDS}

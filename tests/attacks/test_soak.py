@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks.soak import differences, soak
+from attacks.soak import differences, measured, soak
 from attacks.watched import Sample, grown, slopes
 
 
@@ -37,6 +37,9 @@ def test_what_is_flat_and_what_grows() -> None:
 def test_too_few_updates_give_no_slope() -> None:
     with pytest.raises(ValueError, match="train for longer"):
         slopes(samples()[:16])
+    (problem,) = measured(samples()[:16])["problems"]  # beside what else is wrong
+    assert "too few for a slope" in problem
+    assert measured(samples(files=20))["problems"][0].startswith("files grew by 20")
 
 
 def write_run(run: Path, loss: float, stops: tuple[int, ...], learned: tuple[int, ...]) -> Path:

@@ -26,7 +26,8 @@ from attacks.target import Target
 from fastaug.console import Console
 from fastaug.data.channel_files import decode_channels, extent_by_header
 from fastaug.data.image_files import DamagedImageError
-from fastaug.data.index import Status, load_index
+from fastaug.data.image_headers import Status
+from fastaug.data.index import load_index
 from fastaug.data.packed.crc32c import masked_crc32c
 from fastaug.data.packed.index import PackedSet, load_packed
 from fastaug.data.shards.layout import MANIFEST, TABLE, Settings, open_shards

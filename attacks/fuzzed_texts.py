@@ -11,9 +11,10 @@ from attacks.target import Target
 from fastaug.data.class_map import ClassMap
 from fastaug.data.folders import Folder
 from fastaug.data.image_table import table_rows
-from fastaug.data.index import Index, PathTable
+from fastaug.data.index import Index
 from fastaug.data.label_files import read_class_numbers, with_labels
 from fastaug.data.multi_label import multi_label_rows
+from fastaug.data.path_table import PathTable
 from fastaug.data.splits import make_splits
 from fastaug.errors import DataError, RecipeError
 from fastaug.recipe.operation_files import read_entries

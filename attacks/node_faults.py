@@ -238,20 +238,36 @@ def torchrun_of(host: Host) -> psutil.Process:
     return next(member for member in host.members() if "torch.distributed.run" in member.cmdline())
 
 
-def told_twice(lab: Lab) -> list[str]:
-    """A second SIGTERM ends torchrun at once; its process, whose launcher is gone, still saves: 75, nothing is left."""
-    with lab.started("twice", LONG, "run.log_every=20") as hosts:
-        until(trains(lab, "twice", 20))
+def told_thrice(lab: Lab) -> list[str]:
+    """The second SIGTERM leaves torchrun waiting for its process, the third ends it first; that still saves: 75."""
+    with lab.started("thrice", LONG) as hosts:
+        until(trains(lab, "thrice", 7))
         everyone = [member for host in hosts for member in host.members()]
-        first = torchrun_of(hosts[1])
+        first, own, other = torchrun_of(hosts[1]), worker(hosts[1]), worker(hosts[0])
+        other.send_signal(signal.SIGSTOP)  # so that the process cannot come to a log line before torchrun has left
+        for _ in range(2):
+            first.send_signal(signal.SIGTERM)
+            time.sleep(3)
+        waits = runs(first)
         first.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
-        first.send_signal(signal.SIGTERM)
+        took = until(lambda: not runs(first), 15)  # torchrun itself kills its processes after 30 s
+        worked_on = runs(own)
+        other.send_signal(signal.SIGCONT)
         ends = ended(hosts, 60)
-        until(lambda: not any(member.is_running() and member.status() != "zombie" for member in everyone), 60)
-    status = lab.status("twice")
-    print(f"told_twice: torchruns ended with {ends}; status.json {status}")
-    return [] if status["code"] == 75 else [f"status.json is {status}"]
+        until(lambda: not any(runs(member) for member in everyone), 60)
+    status = [json.loads((lab.run("thrice") / file).read_text()) for file in ("status.json", "status-1.json")]
+    print(f"told_thrice: torchrun left after {took:.1f} s, its process still ran: {worked_on}; {ends}; {status}")
+    wrong = [] if waits else ["torchrun left at the second signal"]
+    wrong += [] if worked_on else ["torchrun left no sooner than its process"]
+    return wrong + ([] if {end["code"] for end in status} == {75} else [f"ended with {status}"])
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether a process has not ended; one that only waits to be collected has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # ---- starts that do not fit ----
@@ -314,7 +330,7 @@ def trained_on(run: Path, rank: int) -> set[int]:
 
 
 FAULTS = (
-    *(hung, hung_main, slow, back, first_lost, preempted, preempted_usr1, told_twice),
+    *(hung, hung_main, slow, back, first_lost, preempted, preempted_usr1, told_thrice),
     *(other_images, other_recipe, shares),
 )
 

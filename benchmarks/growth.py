@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,16 @@ def measured(part: str, root: Path, cache: Path, module: str = "benchmarks.growt
     return found
 
 
+def run_part(
+    parser: argparse.ArgumentParser, parts: Mapping[str, Callable[[Path], dict[str, Any]]], part: str, root: str
+) -> int:
+    """Prints the figures of one of the `parts` of a module, for `measured`; ends as `parser` does when it is none."""
+    if part not in parts:
+        parser.error(f"--part {part}: must be one of {', '.join(parts)}")
+    print(json.dumps(parts[part](Path(root))))
+    return 0
+
+
 def measure(work: Path, sizes: list[int], repetitions: int) -> dict[int, list[dict[str, Any]]]:
     """Every repetition of every size; the sizes take turns, each time with an empty cache."""
     roots = {n: make_photo_folder(work / f"files{n}", n, min(LARGEST_CLASSES, n // 10)) for n in sizes}
@@ -270,11 +280,7 @@ def figures_of(found: dict[int, list[dict[str, Any]]], names: Sequence[str]) -> 
     return figures
 
 
-def show(
-    found: dict[int, list[dict[str, Any]]],
-    result: dict[str, dict[str, Any]],
-    names: Sequence[str] = (*SCALED, "imports"),
-) -> None:
+def show(found: dict[int, list[dict[str, Any]]], result: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
     """The table of the phases `names`, and the gates."""
     from rich.console import Console
     from rich.table import Table
@@ -304,8 +310,7 @@ def main() -> int:
     parser.add_argument("--part", nargs=2, metavar=("PART", "ROOT"), help="one measurement, run by the tool itself")
     args = parser.parse_args()
     if args.part:
-        print(json.dumps(PARTS[args.part[0]](Path(args.part[1]))))
-        return 0
+        return run_part(parser, PARTS, *args.part)
     sizes = sorted(set(args.files or (TABLE_SIZES if args.tables else SIZES)))
     if len(sizes) < 2 or sizes[0] < 100 or args.repetitions < 1:
         parser.error("--files needs two different sizes of at least 100, --repetitions at least 1")

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.growth import Laps, measured, show
+from benchmarks.growth import Laps, measured, run_part, show
 from benchmarks.large_index import folder_of
 
 SIZES = (100_000, 1_281_167)
@@ -99,8 +99,7 @@ def main() -> int:
     parser.add_argument("--part", nargs=2, metavar=("PART", "RUN"), help="one measurement, run by the tool itself")
     args = parser.parse_args()
     if args.part:
-        print(json.dumps(PARTS[args.part[0]](Path(args.part[1]))))
-        return 0
+        return run_part(parser, PARTS, *args.part)
     from fastaug.provenance import commit, versions
 
     with tempfile.TemporaryDirectory() as folder:

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.growth import Laps, figures_of, measured, show
+from benchmarks.growth import Laps, figures_of, measured, run_part, show
 from benchmarks.photo_folder import make_photo_folder
 
 SIZES = (100_000, 1_000_000, 14_000_000)
@@ -131,8 +131,7 @@ def main() -> int:
     parser.add_argument("--part", nargs=2, metavar=("PART", "ROOT"), help="one measurement, run by the tool itself")
     args = parser.parse_args()
     if args.part:
-        print(json.dumps(PARTS[args.part[0]](Path(args.part[1]))))
-        return 0
+        return run_part(parser, PARTS, *args.part)
     sizes = sorted(set(args.files))
     if len(sizes) < 2 or sizes[0] < 200 or args.repetitions < 1:
         parser.error("--files needs two different sizes of at least 200, --repetitions at least 1")

@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import (
@@ -42,18 +43,26 @@ class Console:
 
 
 @contextmanager
-def warnings_as_lines(main: bool) -> Iterator[None]:
-    """Inside, warnings are held back; behind it each is a line of standard error, said once and by `main` alone.
+def warnings_as_lines(speaks: bool) -> Iterator[None]:
+    """Inside, a UserWarning is a line of standard error at once, each text once and where the process `speaks` alone.
 
-    Python's own way names a line of source instead, in every process. Filters are the process's: not for threads.
+    Python's own way names a line of source instead, in every process; warnings of other kinds go that way. Filters are
+    the process's: not for threads.
     """
-    with warnings.catch_warnings(record=True) as held:
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        text = str(message)
+        if not issubclass(category, UserWarning):
+            python(message, category, *place, **options)
+        elif speaks and text not in said:
+            said.add(text)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        finally:
-            for text in dict.fromkeys(str(each.message) for each in held) if main else ():
-                print(f"warning: {text}", file=sys.stderr)
+        python, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 class Bar:

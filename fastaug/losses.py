@@ -66,7 +66,7 @@ def symmetric_kl(logits: Tensor, target: SoftTarget, reduction: Reduction = "mea
 def soft_focal(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", gamma: float = 2.0) -> Tensor:
     """-sum_c t_c (1 - p_c)^gamma log p_c: focal loss (Lin et al. 2017, eq. 4) averaged under the `target`.
 
-    `logits` [B,C], `reduction` as in `reduce_losses`. ValueError for `gamma` below 0.
+    In nats. `logits` [B,C], `reduction` as in `reduce_losses`. ValueError for `gamma` below 0.
     """
     if gamma < 0:
         raise ValueError(f"the focal exponent gamma must be >= 0, found {gamma}")
@@ -84,7 +84,7 @@ def soft_bce(
     target_threshold: float | None = None,
     sum_classes: bool = False,
 ) -> Tensor:
-    """Binary cross-entropy of C sigmoids against the target (Wightman et al. 2021, "ResNet strikes back").
+    """Binary cross-entropy of C sigmoids against the target, in nats (Wightman et al. 2021, "ResNet strikes back").
 
     A sample's loss, of its row of `logits` [B,C], is the mean over classes, or the sum (`sum_classes`); with
     `target_threshold`, a probability, every class whose target is above it is fully on and the others are off, as in
@@ -103,8 +103,9 @@ def soft_bce(
 def soft_gce(logits: Tensor, target: SoftTarget, reduction: Reduction = "mean", q: float = 0.7) -> Tensor:
     """sum_c t_c (1 - p_c^q) / q, generalised cross-entropy (Zhang & Sabuncu 2018, eq. 6) averaged under the `target`.
 
-    Robust to wrong labels: the larger q, the less samples count that the network gives a small probability. `logits`
-    [B,C], `reduction` as in `reduce_losses`. ValueError for `q` outside of (0, 1].
+    Robust to wrong labels: the larger q, the less samples count that the network gives a small probability. Towards q 0
+    it is cross-entropy in nats, at q 1 the probability of the other classes. `logits` [B,C], `reduction` as in
+    `reduce_losses`. ValueError for `q` outside of (0, 1].
     """
     if not 0 < q <= 1:
         raise ValueError(f"the exponent q of generalised cross-entropy must be in (0, 1], found {q}")
@@ -169,8 +170,8 @@ def mixed_losses(
 
     Rows of `logits` [B,C] and `target` are all images, then the first copy of each, then the second. A copy's row has a
     `copies`-th of its terms, so that an image's rows add up to its loss, the mean over its copies in it. KL(p of the
-    image || p of the copy) is the consistency loss of UDA (Xie et al. 2020, eq. 1), which takes the first for a
-    constant (`detach`); smart_augmentation, whose mixed loss this is, does not. `reduction` as in `reduce_losses`.
+    image || p of the copy), in nats, is the consistency loss of UDA (Xie et al. 2020, eq. 1), which takes the first for
+    a constant (`detach`); smart_augmentation, whose mixed loss this is, does not. `reduction` as in `reduce_losses`.
     ValueError unless there are 1 + `copies` rows an image.
     """
     images, left = divmod(len(logits), 1 + copies)

@@ -66,7 +66,7 @@ def mixed_target(classes: Tensor, mass: Tensor, weights: Tensor) -> SoftTarget:
 def mixed_weight(mass: Tensor, weights: Tensor) -> Tensor:
     """Loss weight [B] of mixed samples: sum_j mass_j w_j / sum_j mass_j, the base's w where no mass is.
 
-    `mass` (shares of the target) and `weights` (of each sample's two images): [B,2].
+    As docs/crop_mix.md has it. `mass` (shares of the target) and `weights` (of each sample's two images): [B,2].
     """
     total = mass.sum(1)
     seen = total > 0
@@ -195,13 +195,13 @@ def named_values(values: Tensor, target: SoftTarget) -> Tensor:
 
 
 def expectation(values: Tensor, target: SoftTarget) -> Tensor:
-    """sum_c target_c values_c of `values` [B,C]: [B]; the target is not written out."""
+    """Mean of `values` [B,C] under `target`: [B]; the target is not written out."""
     named = share_of(target.mass, named_values(values, target))
     return named.sum(1) + share_of(rest(target), values.mean(1))
 
 
 def log_probabilities(logits: Tensor, target: SoftTarget) -> Tensor:
-    """log softmax of logits [B,C], in nats, float32 or better; ValueError where logits and target do not fit."""
+    """log softmax (Bridle 1990) of logits [B,C], in nats, float32 or better; ValueError where `target` does not fit."""
     check_logits(logits, target)
     return F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
 

@@ -84,12 +84,18 @@ def test_a_screen_without_letters_for_a_name_gets_escapes(monkeypatch: pytest.Mo
     assert bytes_.getvalue() == b"gr\\xf6\\xdfe\n"
 
 
-@pytest.mark.parametrize("main", [True, False])
-def test_warnings_are_lines_said_once_and_by_the_main_process(main: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(OSError, match="gone"), warnings_as_lines(main):  # noqa: PT012
+@pytest.mark.parametrize("speaks", [True, False])
+def test_warnings_are_lines_said_once_at_once_and_by_one_process(
+    speaks: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OSError, match="gone"), warnings_as_lines(speaks):  # noqa: PT012
         for text in ("left out: a.heic", "left out: a.heic", "another"):
             warnings.warn(text, stacklevel=1)
+        said = capsys.readouterr().err  # before the end, which a kill does not wait for
         raise OSError("gone")
-    assert capsys.readouterr().err == ("warning: left out: a.heic\nwarning: another\n" if main else "")
+    assert said == ("warning: left out: a.heic\nwarning: another\n" if speaks else "")
     with pytest.warns(UserWarning, match="behind it as ever"):
         warnings.warn("behind it as ever", stacklevel=1)
+    with pytest.warns(FutureWarning, match="of another kind"), warnings_as_lines(speaks):
+        warnings.warn("of another kind", FutureWarning, stacklevel=1)
+    assert capsys.readouterr().err == ""

@@ -5,6 +5,7 @@ is told by its name (UNITS); what needs a source, by an equation in its docstrin
 """
 
 import ast
+import calendar
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,21 +39,23 @@ PUBLIC = {  # file: names, or everything without an underscore
 ARRAYS = re.compile(r"\b(Tensor|NDArray|IdArray|Pixels)\b")
 SHAPE = re.compile(r"\[[A-Za-z0-9{][^\]]*\]|scalar|shape")
 UNITS = {  # in what: names of arguments, fields and functions that are such a quantity, words that say so
-    "pixels": (r"d[xy]|box|size|side|img_size|height|width|shift|limit|sigma", r"\bpixels?\b|\bshare of"),
+    "pixels": (r"d[xy]|box|size|height|width|shift|limit|sigma", r"\bpixels?\b|\bshare of"),
     "shares or probabilities": (
         r"v|p_max|.*threshold|smoothing|visibility|hflip|strength|.*mass|.*prob|.*probability|probabilities|.*confidence"
         r"|.*share|share_of|softness|uniform|tolerance",
         r"\b[Ss]hares?\b|[Pp]robabilit|\bchance|\[0, 1[])]|\bvisible\b|\bmass(es)?\b.* sum to 1",
     ),
     "levels of colour": (r"images?|fill|fill_value|mean|std|white", r"uint8|float|normalised|\blevels?\b|\[0, 1\]"),
-    "nats": (r".*entropy|.*_kl|divergence|nll|log_p|log_q|log_probabilit(y|ies)", r"\bnats?\b|natural log"),
-    "degrees": (r".*angle|.*degrees|rotation|shear", r"\bdegrees?\b"),
-    "seconds": (r".*seconds|.*timeout|duration|latency", r"\b(milli)?seconds?\b|\bms\b"),
-    "bytes": (r".*bytes|.*memory", r"\bbytes?\b|\b[MG]iB\b"),
+    "nats": (
+        r".*entropy|.*_kl|divergence|soft_(focal|bce|gce)|mixed_losses|log_p|log_q|log_probabilities",
+        r"\bnats?\b|natural log",
+    ),
 }
 FORMULA = {"exp", "log", "log1p", "log_softmax", "logsumexp", "pow", "sigmoid", "softmax", "sqrt"}  # or an exponent, **
 EQUATION = re.compile(r"\w\)?\]? = [^,;.]*\w[)\]]? ?[-+*/^] ?[(\w]|\)\^\w|\bsum_\w")
-SOURCE = re.compile(r"arXiv:\d{4}\.\d{4,5}|\b[A-Z]\w+( et al\.| & [A-Z]\w+)?,? (19|20)\d\d\b|\bdocs/\w+\.md\b")
+MONTHS = "|".join(calendar.month_name[1:])
+SOURCE = re.compile(rf"arXiv:\d{{4}}\.\d{{4,5}}|\b(?!{MONTHS})[A-Z]\w+( et al\.| & [A-Z]\w+)?,? (19|20)\d\d\b")
+PAGE = re.compile(r"\bdocs/\w+\.md\b")  # a source where there is such a file
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -63,25 +66,23 @@ class Documented(NamedTuple):
     own: str
     text: str
     node: Function | ast.ClassDef
-    module: str = ""
 
 
 def documented(file: str, names: tuple[str, ...]) -> Iterator[Documented]:
     """What a file offers, methods among it."""
     tree = ast.parse((ROOT / "fastaug" / file).read_text())
-    module = ast.get_docstring(tree) or ""
     for node in tree.body:
         if not isinstance(node, (*Function.__args__, ast.ClassDef)) or node.name.startswith("_"):
             continue
         if names and node.name not in names:
             continue
         own = ast.get_docstring(node) or ""
-        yield Documented(f"{file}:{node.name}", own, own, node, module)
+        yield Documented(f"{file}:{node.name}", own, own, node)
         for method in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(method, Function.__args__) and (method.name == "__init__" or not method.name.startswith("_")):
                 said = ast.get_docstring(method) or ""
                 shown = said or (own if method.name == "__init__" else "")
-                yield Documented(f"{file}:{node.name}.{method.name}", shown, f"{own}\n{said}", method, module)
+                yield Documented(f"{file}:{node.name}.{method.name}", shown, f"{own}\n{said}", method)
 
 
 ALL = [found for file, names in PUBLIC.items() for found in documented(file, names)]
@@ -102,11 +103,16 @@ def missing(found: Documented) -> Iterator[str]:
     if ARRAYS.search(annotations(found.node)) and not SHAPE.search(found.text):
         yield "the shapes of its tensors"
     yield from unmeasured(found)
-    if is_formula(found) and not SOURCE.search(f"{found.text}\n{found.module}"):
+    if is_formula(found) and not has_source(found):
         yield "the source of its formula"
     for error in raised(found.node):
         if error not in found.text:
             yield f"that it raises {error}"
+
+
+def has_source(found: Documented) -> bool:
+    """Whether its own docstring or its class's names a source; the module's is of all that stands in it, so of none."""
+    return bool(SOURCE.search(found.text)) or any((ROOT / page).is_file() for page in PAGE.findall(found.text))
 
 
 def unmeasured(found: Documented) -> Iterator[str]:
@@ -159,14 +165,14 @@ def raised(node: Function | ast.ClassDef) -> set[str]:
 
 
 def test_the_test_finds_what_is_missing() -> None:
-    source = "def cut(images: Tensor, side: int) -> Tensor:\n    'Cuts {}.'\n    raise ValueError('x')\n"
+    source = "def cut(images: Tensor, height: int) -> Tensor:\n    'Cuts {}.'\n    raise ValueError('x')\n"
     for said, lacks in (
-        ("uint8 images [N,C,H,W] to `side` pixels; ValueError if too small", []),
-        ("uint8 images to `side` pixels; ValueError", ["the shapes of its tensors"]),
-        ("uint8 images [N,C,H,W]; ValueError", ["the argument side", "that side is in pixels"]),
-        ("uint8 images [N,C,H,W] to `side` pixels", ["that it raises ValueError"]),
-        ("images [N,C,H,W] to `side` pixels; ValueError", ["that images is in levels of colour"]),
-        ("uint8 images [N,C,H,W] to `side`. Of pixels; ValueError", ["that side is in pixels"]),
+        ("uint8 images [N,C,H,W] to `height` pixels; ValueError if too small", []),
+        ("uint8 images to `height` pixels; ValueError", ["the shapes of its tensors"]),
+        ("uint8 images [N,C,H,W]; ValueError", ["the argument height", "that height is in pixels"]),
+        ("uint8 images [N,C,H,W] to `height` pixels", ["that it raises ValueError"]),
+        ("images [N,C,H,W] to `height` pixels; ValueError", ["that images is in levels of colour"]),
+        ("uint8 images [N,C,H,W] to `height`. Of pixels; ValueError", ["that height is in pixels"]),
     ):
         assert list(missing(one(source.format(said)))) == lacks, said
     source = "def power(v: Tensor) -> Tensor:\n    '{} of shares v [N].'\n    return {}\n"
@@ -177,6 +183,9 @@ def test_the_test_finds_what_is_missing() -> None:
         ("w = v / 2", "v", ["the source of its formula"]),
         ("A bend (Bent et al. 2020)", "v.exp()", []),
         ("A bend (arXiv:2211.04625)", "v.exp()", []),
+        ("A bend (docs/meta.md)", "v.exp()", []),
+        ("A bend (docs/nothing.md)", "v.exp()", ["the source of its formula"]),
+        ("A bend. Made in March 2020,", "v.exp()", ["the source of its formula"]),
     ):
         assert list(missing(one(source.format(said, body)))) == lacks, said
     assert len(ALL) > 100

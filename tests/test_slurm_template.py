@@ -28,7 +28,9 @@ run: {log_every: 1, log_ids: true}
 # A task a node; the signals that it gets go to the tasks, as srun's do.
 SRUN = """
 import os, signal, subprocess, sys
-command = [word for word in sys.argv[1:]]
+options = [word for word in sys.argv[1:] if word.startswith("--cpus-per-task=")]
+assert sys.argv[1:2] == options == ["--cpus-per-task=64"]
+command = sys.argv[2:]
 tasks = []
 for node in range(int(os.environ["SLURM_NNODES"])):
     own = {"SLURM_PROCID": str(node), "SLURM_NODEID": str(node), "SLURM_STEP_NUM_TASKS": os.environ["SLURM_NNODES"]}
@@ -56,7 +58,7 @@ def batch_script(recipe: Path, run: Path) -> str:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     changes = {"--nproc-per-node 8": "--nproc-per-node 1", "imagenet_sa": str(recipe), "/shared/runs/sa": str(run)}
-    for old, new in (changes | {":29500": f":{port}"}).items():
+    for old, new in (changes | {"$((20000 + SLURM_JOB_ID % 20000))": str(port)}).items():
         assert old in script
         script = script.replace(old, new)
     return script
@@ -79,6 +81,7 @@ class Slurm:
             "SLURM_JOB_ID": "7",
             "SLURM_NNODES": "2",
             "SLURM_NTASKS": "2",
+            "SLURM_CPUS_PER_TASK": "64",
             "SLURM_JOB_NODELIST": "localhost,localhost",
         }
         job |= {"PATH": path, "PYTHONPATH": str(ROOT), "ASKED": str(self.asked), "PET_LOCAL_ADDR": "127.0.0.1"}

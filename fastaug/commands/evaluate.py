@@ -51,7 +51,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     add_checks(parser)
     arguments = parser.parse_intermixed_args(argv)
-    for word in arguments.overrides:
+    for word in () if arguments.severities is None else arguments.overrides:
         if SEVERITIES.fullmatch(word):
             parser.error(f"{word!r} stands alone; --severities is one word, such as 1..5 or 1,3")
     return arguments
@@ -84,9 +84,7 @@ def add_checks(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="errors under common corruptions: all 15 (default), or some, as fog,snow",
     )
-    group.add_argument(
-        "--severities", type=severities, default=(1, 2, 3, 4, 5), metavar="1..5", help="of --corruptions; or 1,3"
-    )
+    group.add_argument("--severities", type=severities, metavar="1..5", help="of --corruptions; or 1,3 (default 1..5)")
     group.add_argument(
         "--label-map", type=Path, metavar="FILE", help="accuracy by several accepted labels, or over a part of classes"
     )
@@ -105,6 +103,7 @@ def severities(text: str) -> tuple[int, ...]:
 
 def wanted_checks(arguments: argparse.Namespace) -> "Checks":
     """What is to be measured beside."""
+    from fastaug.evaluation.corruptions.published import SEVERITIES as ALL
     from fastaug.training.evaluation_checks import Checks
 
     return Checks(
@@ -112,7 +111,7 @@ def wanted_checks(arguments: argparse.Namespace) -> "Checks":
         occlusion=arguments.occlusion,
         ood=arguments.ood,
         corruptions=() if arguments.corruptions is None else arguments.corruptions.split(","),
-        severities=arguments.severities,
+        severities=ALL if arguments.severities is None else arguments.severities,
         label_map=arguments.label_map,
     )
 

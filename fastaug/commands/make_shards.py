@@ -90,7 +90,7 @@ def make(arguments: argparse.Namespace) -> None:
     if isinstance(root, Path) and is_shard_folder(root):
         raise DataError(f"{root} holds shards already; give the folder of the original images")
     listing = Listing(arguments.table, arguments.class_level, arguments.class_map)
-    with warnings_as_lines(main=True):
+    with warnings_as_lines(speaks=True):
         index = find_index(root, arguments.exif, True, listing)
     make_shards(index, arguments.out, arguments.settings, workers=arguments.workers, console=console)
     shards = open_shards(arguments.out)

@@ -29,7 +29,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("path", type=Path, metavar="RUN|CHECKPOINT", help="run folder, or a checkpoints/step-* of it")
     parser.add_argument(
-        "images", nargs="+", metavar="FILE|FOLDER|KIND:PLACE", help="images and folders of images, or one packed set"
+        "images", nargs="+", metavar="FILE|FOLDER|KIND:PLACE", help="images and folders, or one packed set, as wds:TARS"
     )
     parser.add_argument(
         "--input-key", metavar="NAME", help="where the records of a packed set have their images, as data.input_key"

@@ -14,7 +14,8 @@ import torch
 from fastaug.data.channel_files import reads_channels
 from fastaug.data.class_names import outputs_of
 from fastaug.data.image_files import Colour
-from fastaug.data.index import Index, Status, load_index
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Index, load_index
 from fastaug.data.listing import USUAL, Listing
 from fastaug.data.loaders.base import Crop, Loader, Loading
 from fastaug.data.loaders.dali import DaliLoader

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import shown, some
+from fastaug.data.file_stamps import in_range
 from fastaug.data.path_table import PathTable
 from fastaug.errors import DataError
 
@@ -46,7 +47,7 @@ class Folder(IntEnum):
 def stamp(path: bytes) -> int:
     """When a folder's entries last changed, in ns; -1 without access."""
     try:
-        return os.stat(path).st_mtime_ns
+        return in_range(os.stat(path).st_mtime_ns)
     except OSError:
         return -1
 

@@ -12,6 +12,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.atomic_files import write_atomically
-from fastaug.data.broken_arrays import BROKEN
+from fastaug.data.broken_arrays import BROKEN, open_npz
 from fastaug.data.file_stamps import Stamps
 from fastaug.data.image_headers import HeaderTable, Status, screen_all
 from fastaug.data.path_table import Chosen, PathTable, text_arrays, texts_of
@@ -80,7 +81,6 @@ class HeaderPass:
                 parts.write(done, Known(self.headers, self.stamps).of(done))
                 first, written = at, time.monotonic()
             self.headers.put(int(rows[at]), header)
-        self.unread[rows] = False
 
 
 def changed_since(known: Known, stamps: Stamps) -> npt.NDArray[np.bool_]:
@@ -114,21 +114,26 @@ class HeaderParts:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / f"{os.getpid()}-{secrets.token_hex(8)}.npz", out.getvalue())
-        except OSError as error:
-            text = f"{self.folder}: what was read of the images cannot be kept ({error}); make room in FASTAUG_CACHE"
-            warnings.warn(text, stacklevel=2)
+        except FileNotFoundError:
+            return  # removed just now by another run, which has the whole index
+        except OSError as error:  # its reason alone, without the file's name: one warning for all parts
+            reason = f"what was read of the images cannot be kept ({error.strerror})"
+            warnings.warn(f"{self.folder}: {reason}; make room in FASTAUG_CACHE", stacklevel=2)
 
-    def read(self) -> Iterator[tuple[Ids, Known]]:
+    def load(self) -> Iterator[tuple[Ids, Known]]:
         """The rows of each part, and what is known of them; damaged parts are named and removed."""
         for file in sorted(self.folder.glob("*.npz")):
             try:
-                with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
+                with open_npz(file) as z:
                     part = self._part(z)
+            except FileNotFoundError:
+                continue  # removed just now by another run, which has the whole index
             except BROKEN as error:
                 warnings.warn(f"{file} is damaged ({error}); what it held of the index is read again", stacklevel=2)
                 part = None
             if part is None:
-                file.unlink(missing_ok=True)
+                with suppress(OSError):  # the cache of another user, perhaps
+                    file.unlink()
             else:
                 yield part
 
@@ -142,6 +147,7 @@ class HeaderParts:
         headers = HeaderTable(**columns, reasons=dict(zip(damaged, reasons, strict=True)))
         return z["rows"], Known(headers, z["stamps"])
 
-    def remove(self) -> None:
-        """Removes all parts: the index is whole."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+
+def remove_parts(folder: Path) -> None:
+    """Removes all parts in `folder`: the index is whole."""
+    shutil.rmtree(folder, ignore_errors=True)

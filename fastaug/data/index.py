@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastaug.data.broken_arrays import BROKEN
+from fastaug.data.broken_arrays import BROKEN, open_npz
 from fastaug.data.class_names import some
 from fastaug.data.file_stamps import Stamps, stamps_of
 from fastaug.data.folders import Folder, Walk, stamp
-from fastaug.data.header_pass import HeaderParts, HeaderPass, Known, changed_since
-from fastaug.data.image_headers import HeaderTable, Status
+from fastaug.data.header_pass import HeaderParts, HeaderPass, Known, changed_since, remove_parts
+from fastaug.data.image_headers import HeaderTable
 from fastaug.data.image_table import refuse_missing
 from fastaug.data.listing import USUAL, Listing, find_images
 from fastaug.data.path_table import PathTable, places_in, text_arrays, texts_of
@@ -33,15 +33,11 @@ from fastaug.errors import DataError
 __all__ = [
     "Folder",
     "Index",
-    "PathTable",
-    "Status",
     "cache_dir",
     "cache_file",
     "from_arrays",
     "load_index",
     "tell_broken",
-    "text_arrays",
-    "texts_of",
     "to_arrays",
 ]
 
@@ -139,14 +135,15 @@ def load_index(
     stamps = stamps_of(os.fsencode(root), listed.paths, threads)  # before reading: later changes are noticed next time
     if listing.table is not None and (gone := np.flatnonzero(stamps[:, 0] < 0).tolist()):
         refuse_missing(listing.table, os.fsencode(root), [listed.paths[i] for i in gone])
-    changed: list[int] = []
+    parts, changed = file.with_suffix(".parts"), list[int]()
     if listed is before and not changed_since(_known(before), stamps).any():
-        index = before
+        index, cached = before, True
     else:
-        parts = HeaderParts(file.with_suffix(".parts"), listed.paths, VERSION)
-        index, changed = _screened(listed, before, stamps, exif, threads, progress, parts)
-        if _write_cache(file, index, seen):
-            parts.remove()
+        kept = HeaderParts(parts, listed.paths, VERSION)
+        index, changed = _screened(listed, before, stamps, exif, threads, progress, kept)
+        cached = _write_cache(file, index, seen)
+    if cached:
+        remove_parts(parts)
     if changed:
         names = some(_shown(index.paths[i]) for i in changed)
         warnings.warn(f"changed since the index of {root} was made, read again: {names}", stacklevel=2)
@@ -192,7 +189,7 @@ def _screened(
         places = places_in(before.paths, listed.paths)
         rows = np.flatnonzero(places >= 0)
         changed = headers.take(rows, _known(before).of(places[rows])).tolist()
-    for rows, known in parts.read():
+    for rows, known in parts.load():
         headers.take(rows, known)
     count = int(headers.unread.sum())
     text = f"index: reading {count:,} of {len(listed):,} images" if progress and count else ""
@@ -261,7 +258,7 @@ def _write_cache(file: Path, index: Index, seen: Seen) -> bool:
 def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | None:
     """The cached index and what was seen, current or not; None when there is none, or its bytes are broken."""
     try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
+        with open_npz(file) as z:
             if int(z["version"]) != VERSION:
                 return None
             watch = dict(zip(texts_of(z, "watch"), z["watched"].tolist(), strict=True))

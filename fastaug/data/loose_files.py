@@ -10,8 +10,9 @@ import numpy as np
 
 from fastaug.data.class_names import shown, some
 from fastaug.data.image_headers import screen_all, table_of
-from fastaug.data.index import Folder, Index, PathTable
+from fastaug.data.index import Folder, Index
 from fastaug.data.listing import Listing
+from fastaug.data.path_table import PathTable
 from fastaug.errors import DataError
 
 

@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from fastaug.atomic_files import open_regular
 from fastaug.data.class_names import shown
-from fastaug.data.index import Folder, Index, Status
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Folder, Index
 from fastaug.errors import DataError
 from fastaug.seeding import Key, Stream, permuted
 

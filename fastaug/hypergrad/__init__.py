@@ -26,8 +26,8 @@ def hypergradient(
 
     `direction` is u = (dU/dg)^T grad L_val(w'), by the names of the weights; every result has the shape of its
     parameter. `problem` is the training loss of the update, `engine` a name of `ENGINES`, `over_processes` sums a
-    tensor over all processes. Image gradients are computed only where the images depend on parameters. ValueError as
-    `checked_cotangent`.
+    tensor over all processes. Image gradients are computed only where the images depend on parameters. docs/meta.md
+    derives it. ValueError as `checked_cotangent`.
     """
     return pull_back(problem.samples, checked_cotangent(problem, direction, engine), parameters, over_processes)
 

@@ -45,7 +45,8 @@ class Problem:
     the forward pass; those of the update if the samples are its whole (last) micro-batch. `autocast`: opened around
     the forward pass. `views` > 1: losses couple the rows of an image, of which there are so many: all images, then
     all first copies, and so on. `one_sided`: something that moves with w counts as a constant in the gradient that
-    training follows, or ShakeDrop changes that, so that grad_w L is not the derivative of L's values.
+    training follows, or ShakeDrop changes that, so that grad_w L is not the derivative of L's values. docs/meta.md
+    derives what is made of it.
     """
 
     network: nn.Module

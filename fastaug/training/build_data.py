@@ -59,7 +59,7 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     if data.loader == "synthetic":
         return synthetic_parts(data.synthetic_images, data.synthetic_classes, tested=recipe.eval.batch_size)
     main = accelerator.is_main_process
-    with warnings_as_lines(main):
+    with warnings_as_lines(accelerator.is_local_main_process):  # each host reads files and a cache of its own
         with local_main_process_first(accelerator):
             index = read_index(recipe, progress=main)
         parts = planted_parts(recipe, split_index(recipe, index))

@@ -297,7 +297,7 @@ def other_set(scene: Scene, root: str) -> DataParts:
 
     DataError where it has no images.
     """
-    with warnings_as_lines(scene.accelerator.is_main_process), local_main_process_first(scene.accelerator):
+    with warnings_as_lines(scene.accelerator.is_local_main_process), local_main_process_first(scene.accelerator):
         try:
             index = _index_of(root, scene)
         except DataError as error:

@@ -1,15 +1,16 @@
 """The processes that keep the others of a job waiting: named while it runs, with host and update.
 
 Every update ends in sums over all processes, so that the slowest sets the pace and one that stands still halts all.
-Every process tells in the store where a job's processes meet how far it is and for how long it has worked without the
-others; the main process watches all, process 1 watches the main process. Beside training: no collective, no
-wait, no draw. On a GPU the host's time is seen, not the device's: a process whose GPU is slow is not told apart.
+Every process tells in the store where a job's processes meet how far it is, what it does and for how long it has loaded
+and augmented; the main process watches all, process 1 watches the main process. Beside training: no collective, no
+wait, no draw. What a process does behind its loading, where the others may be waited for, is not timed: one that hangs
+or is slow there is not told apart, nor one whose GPU is slow.
 """
 
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -21,70 +22,104 @@ EVERY = 5.0  # seconds between two beats of a process
 PATIENCE = 30.0  # seconds without a beat, or behind the others, after which a process is named
 SLOW = 0.2  # of the time: what a process takes longer than the others where it is named as slow
 ANSWER = 10.0  # seconds in which the store is to answer in the end
+STARTS, LOADS, TRAINS = "starts", "loads and augments", "trains"  # what a process does; others: see Pulse.busy
 
 
 class Pulse:
-    """How far a process is: updates whose gradient it has come to, and the seconds that it took for itself."""
+    """How far a process is and what it does: images that it has loaded, and the seconds that this took."""
 
     def __init__(self) -> None:
-        self.updates, self.seconds = 0, 0.0
+        self.place = (0, 0)  # updates, and micro-batches of the next one, whose images are loaded and augmented
+        self.seconds, self.doing = 0.0, STARTS
         self._since = 0.0
 
     def begin(self) -> None:
-        """An update begins."""
-        self._since = time.perf_counter()
+        """A micro-batch is to be loaded."""
+        self.doing, self._since = LOADS, time.perf_counter()
 
-    def arrive(self, step: int) -> None:
-        """Loaded, augmented and forward passes done: from here on update `step` (from 0) waits for the others."""
-        self.updates = step + 1
+    def arrive(self, loaded: int, accumulate: int = 1) -> None:
+        """It is augmented: `loaded` since the run began, `accumulate` of them an update. Others may be waited for now.
+
+        Already in the forward pass: DistributedDataParallel takes buffers, as BatchNorm's, from process 0 there.
+        """
+        self.place, self.doing = divmod(loaded, accumulate), TRAINS
         self.seconds += time.perf_counter() - self._since
+
+    @contextmanager
+    def busy(self, doing: str) -> Iterator[None]:
+        """Inside, the process does something else than to train, "saves a checkpoint"."""
+        self.doing = doing
+        try:
+            yield
+        finally:
+            self.doing = TRAINS
 
 
 @dataclass(frozen=True)
 class Beat:
-    """What a process told of itself: which beat it is, the update it has come to, the seconds it took for itself."""
+    """What a process told of itself: which beat it is, and what its `Pulse` says."""
 
     number: int
     updates: int
-    seconds: float
+    seconds: float  # of loading and augmenting
+    micro: int = 0  # micro-batches loaded of the update behind `updates`
+    doing: str = TRAINS
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """How far the process is; compares with that of another."""
+        return self.updates, self.micro
 
     def __str__(self) -> str:
-        return f"{self.number} {self.updates} {self.seconds}"
+        return f"{self.number} {self.updates} {self.seconds} {self.micro} {self.doing}"
 
     @staticmethod
     def read(text: str) -> "Beat":
         """The beat that `str` wrote."""
-        number, updates, seconds = text.split()
-        return Beat(int(number), int(updates), float(seconds))
+        number, updates, seconds, micro, doing = text.split(maxsplit=4)
+        return Beat(int(number), int(updates), float(seconds), int(micro), doing)
 
 
 class Judge:
     """Tells from the beats of several processes which of them is late: a line for every change. Reads no clock."""
 
-    def __init__(self, names: dict[int, str], patience: float = PATIENCE) -> None:
-        """`names`: of the processes, by rank; `patience`: seconds."""
-        self._names, self._patience = names, patience
+    def __init__(self, names: dict[int, str], every: float = EVERY, patience: float = PATIENCE) -> None:
+        """`names`: of the processes, by rank; `every`: seconds between two looks; `patience`: seconds."""
+        self._names, self._every, self._patience = names, every, patience
+        self._looked: float | None = None
         self._last: dict[int, Beat] = {}
         self._heard: dict[int, float] = {}  # when the last beat came
         self._behind: dict[int, float] = {}  # since when others are at a later update
         self._late: set[int] = set()
         self._slow: int | None = None
         self._window: tuple[float, dict[int, Beat]] | None = None  # from which on slowness is measured
+        self._window_from = 0.0  # not before that time
 
     def see(self, beats: dict[int, Beat], now: float) -> list[str]:
         """What is new at `now`, in seconds, when the processes' last beats, by rank, are these."""
-        first = max(beat.updates for beat in beats.values())
+        self._forgive(now)
+        first = max(beat.place for beat in beats.values())
         for rank, beat in beats.items():
             last = self._last.get(rank)
             if last is None or beat.number != last.number:
                 self._heard[rank] = now
-            if beat.updates == first or last is None or beat.updates != last.updates:
+            if beat.place == first or last is None or beat.place != last.place:
                 self._behind.pop(rank, None)
-            if beat.updates < first:
+            if beat.place < first:
                 self._behind.setdefault(rank, now)
         self._last = beats
-        standing = [line for rank in beats if (line := self._standing(rank, first, now))]
+        standing = [line for rank in beats if (line := self._standing(rank, first[0], now))]
         return standing + self._slowness(now)
+
+    def _forgive(self, now: float) -> None:
+        """Counts nobody as late for a time in which it was this process that stood still, as all of a paused job do."""
+        gap = 0.0 if self._looked is None else now - self._looked
+        self._looked = now
+        if gap > 3 * self._every:
+            self._heard = {rank: since + gap for rank, since in self._heard.items()}
+            self._behind = {rank: since + gap for rank, since in self._behind.items()}
+            # Others that were paused too count the pause as their own time, when they next tell.
+            self._window, self._window_from = None, now + self._patience
 
     def _standing(self, rank: int, first: int, now: float) -> str | None:
         """That a process is not heard, or does not go on though others did; that it does again."""
@@ -95,13 +130,17 @@ class Judge:
             return None
         if was:
             return f"{self._names[rank]} goes on"
-        what = "does not answer" if silent > self._patience else f"does not come to update {first}"
-        return f"{self._names[rank]} {what} for {max(silent, behind):.0f} s, after update {self._last[rank].updates}"
+        last, answers = self._last[rank], silent <= self._patience
+        what = f"does not come to update {max(first, last.updates + 1)}" if answers else "does not answer"
+        after = f", after update {last.updates}" if last.updates else ""
+        does = f": it {last.doing}" if answers else ""
+        return f"{self._names[rank]} {what} for {max(silent, behind):.0f} s{after}{does}"
 
     def _slowness(self, now: float) -> list[str]:
         """That another process than before takes much longer for itself than the others."""
         if self._window is None or self._late or len(self._last) < 2:
-            begun = all(beat.updates for beat in self._last.values())  # the first update has what is done only once
+            # The first loading has what is done only once.
+            begun = now >= self._window_from and all(beat.seconds for beat in self._last.values())
             self._window = (now, self._last) if begun else None
             return []
         since, before = self._window
@@ -116,21 +155,28 @@ class Judge:
         if self._slow is None or self._slow == told:
             return []
         shares = f"take {own[slow]:.0%} of its time and {others:.0%} of the others', who wait for it"
-        return [f"{self._names[slow]} is slow: loading and forward pass {shares}"]
+        return [f"{self._names[slow]} is slow: loading and augmenting {shares}"]
 
 
 class Watch(AbstractContextManager["Watch"]):
     """Tells the others how far this process is, and the screen who is late, while a `with` block runs."""
 
     def __init__(
-        self, pulse: Pulse, hosts: Sequence[str], rank: int, every: float = EVERY, patience: float = PATIENCE
+        self,
+        pulse: Pulse,
+        hosts: Sequence[str],
+        rank: int,
+        console: Console,
+        *,
+        every: float = EVERY,
+        patience: float = PATIENCE,
     ) -> None:
-        """`hosts`: of the processes, by rank; without a second one nothing is done."""
+        """`hosts`: of the processes, by rank; without a second one nothing is done. `console`: where it is told."""
         names = {other: f"process {other} on {host}" for other, host in enumerate(hosts)}
         self._watched = [*names] if rank == 0 else [0] if rank == 1 else []
-        self._pulse, self._rank, self._every, self._beats = pulse, rank, every, 0
-        self._judge = Judge(names, patience)
-        self._seen = dict.fromkeys(self._watched, Beat(0, 0, 0.0))  # before they have told one
+        self._pulse, self._rank, self._console, self._every, self._beats = pulse, rank, console, every, 0
+        self._judge = Judge(names, every, patience)
+        self._seen = dict.fromkeys(self._watched, Beat(0, 0, 0.0, doing=STARTS))  # before they have told one
         self._judged = self._seen
         self._end = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -153,16 +199,22 @@ class Watch(AbstractContextManager["Watch"]):
         """Tells this process's beat and reads those of the watched ones, until the end."""
         try:
             while not self._end.wait(self._every):
-                self._beats += 1
-                self._store.set(_key(self._rank), str(Beat(self._beats, self._pulse.updates, self._pulse.seconds)))
+                self._store.set(_key(self._rank), str(self._beat()))
                 begun = [rank for rank in self._watched if self._store.check([_key(rank)])]
                 told = self._store.multi_get([_key(rank) for rank in begun]) if begun else []
                 texts = zip(begun, told, strict=True)
                 self._seen = self._seen | {rank: Beat.read(text.decode()) for rank, text in texts}
         except RuntimeError as error:  # of the store; a host that is gone ends the job too, with its own words
-            if not self._end.is_set():
+            if self._watched and not self._end.is_set():
                 reason = str(error).partition("\n")[0]
-                Console(True).print(f"waiting: late processes are no longer named, the store does not answer: {reason}")
+                line = f"waiting: late processes are no longer named, the store does not answer: {reason}"
+                self._console.print(line)
+
+    def _beat(self) -> Beat:
+        """The next one of this process."""
+        self._beats += 1
+        updates, micro = self._pulse.place
+        return Beat(self._beats, updates, self._pulse.seconds, micro, self._pulse.doing)
 
     def _look(self) -> None:
         """Says who is late, until the end; the main process where it has heard something new."""
@@ -171,7 +223,7 @@ class Watch(AbstractContextManager["Watch"]):
             if self._watched and (seen is not self._judged or self._rank == 1):
                 self._judged = seen
                 for line in self._judge.see(seen, time.monotonic()):
-                    Console(True).print(f"waiting: {line}")
+                    self._console.print(f"waiting: {line}")
 
 
 def _key(rank: int) -> str:

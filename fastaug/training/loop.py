@@ -31,6 +31,7 @@ from fastaug.training.trainer_state import restore, save
 def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
     """Trains from the last checkpoint to the end; the figures of the held-out splits. Stopped after a signal."""
     restore(trainer)
+    trainer.pulse.place = (trainer.progress.step, 0)
     trainer.trackers.start(trainer.progress.step)
     progress, order, run = trainer.progress, trainer.order, trainer.recipe.run
     batches = Awaited(trainer.loader.batches(order.requests(progress.step, trainer.last_step)))
@@ -51,7 +52,8 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
                 check_epoch(trainer, batches)
                 log_epoch(trainer, clock)
             try:
-                improved = epoch_ends and evaluate_epoch(trainer, clock)
+                with trainer.pulse.busy("evaluates"):
+                    improved = epoch_ends and evaluate_epoch(trainer, clock)
             except NoImageError:  # a split without an image ends the run, not what it has learned
                 keep(trainer, clock)
                 trainer.writer.finish()
@@ -73,15 +75,17 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
     trainer.writer.finish()
     if trainer.early is not None:
         trainer.console.print(trainer.early)
-    return evaluate_end(trainer)
+    with trainer.pulse.busy("evaluates"):
+        return evaluate_end(trainer)
 
 
 def keep(trainer: Trainer, clock: Clock) -> None:
     """Saves a checkpoint, and what has to be told before it; the clock stands still."""
     clock.pause()
-    collect_skipped(trainer)
-    log_meta(trainer)
-    save(trainer)
+    with trainer.pulse.busy("saves a checkpoint"):
+        collect_skipped(trainer)
+        log_meta(trainer)
+        save(trainer)
 
 
 def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
@@ -93,15 +97,16 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     trainer.freezing.begin(step)
     total = torch.zeros((), device=accelerator.device)
     ids = []
-    trainer.pulse.begin()
     if trainer.record is not None:
         trainer.record.begin(epoch)
     for micro in range(order.accumulate):
         # ---- load, augment ----
+        trainer.pulse.begin()
         batch = next(batches)
         ids.append(batch.ids)
         time_kernels(trainer.recipe, again=len(batch.ids) in order.piece_sizes)
         inputs, target = trainer.augment.training(batch, epoch)
+        trainer.pulse.arrive(step * order.accumulate + micro + 1, order.accumulate)
 
         # ---- forward ----
         # Dropout and drop path draw from torch's generator: seeding each pass leaves no state to save.
@@ -120,8 +125,6 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
             if trainer.teacher is not None:
                 loss = trainer.teacher.joined(loss, inputs, logits, len(batch.ids))
             loss = loss / images
-            if last:
-                trainer.pulse.arrive(step)
             with backward_pass(trainer.network, recomputes=trainer.recipe.model.grad_checkpointing):
                 accelerator.backward(loss * world)  # DistributedDataParallel divides by the number of processes
         total += loss.detach()

@@ -29,7 +29,7 @@ EVENT = ("step", "time")  # keys of a line that say when it was, not on what
 
 
 def check_same_start(recipe: Recipe, accelerator: Accelerator, hosts: Sequence[str]) -> None:
-    """RecipeError unless all processes have the same recipe and versions; all raise it, and name who differs.
+    """RecipeError unless all processes have the same recipe, versions and commit; all raise it, and name who differs.
 
     `hosts`: of the processes, by rank. A process with other keys would train another run, or wait for ever.
     """
@@ -39,16 +39,19 @@ def check_same_start(recipe: Recipe, accelerator: Accelerator, hosts: Sequence[s
     main: list[Any] = [mine]
     broadcast_object_list(main)
     changed = [key for key in sorted(mine.keys() | main[0].keys()) if mine.get(key) != main[0].get(key)]
+    if None in (mine["commit"], main[0]["commit"]):  # no checkout, or no git there to tell
+        changed = [key for key in changed if key != "commit"]
     told = "; ".join(f"{key} is {mine.get(key)!r} there and {main[0].get(key)!r} in process 0" for key in changed)
     found = on_every_process(accelerator, told)
     if problems := [f"process {rank} on {hosts[rank]}: {text}" for rank, text in enumerate(found) if text]:
-        raise RecipeError([f"{problem}; start every process with the same recipe and versions" for problem in problems])
+        remedy = "start every process with the same recipe, versions and commit"
+        raise RecipeError([f"{problem}; {remedy}" for problem in problems])
 
 
 def _compared(recipe: Recipe) -> dict[str, Any]:
-    """The keys of a recipe that no process may have otherwise, and the versions."""
+    """The keys of a recipe that no process may have otherwise, the versions and the commit."""
     keys = {f"{section}.{key}": value for section, keys in asdict(recipe).items() for key, value in keys.items()}
-    return {key: value for key, value in keys.items() if key not in OF_A_MACHINE} | versions()
+    return {key: value for key, value in keys.items() if key not in OF_A_MACHINE} | versions() | {"commit": commit()}
 
 
 def this_start(accelerator: Accelerator, step: int) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def attempt(recipe: Recipe, listeners: Listeners, *, borrowed: bool = False, qui
         ending.trainer = trainer
         describe(trainer)
         assert ending.peers is not None
-        watch = Watch(trainer.pulse, ending.peers.hosts, trainer.accelerator.process_index)
+        rank = trainer.accelerator.process_index
+        screen = Console(not quiet) if rank else trainer.console  # the main one's has the bar
+        watch = Watch(trainer.pulse, ending.peers.hosts, rank, screen)
         with trainer.trackers, watch, trainer.writer:
             ending.figures = fit(trainer, stop)
         summarise(trainer, ending.figures["test"])

@@ -3,11 +3,12 @@
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from benchmarks import label_report, large_index
+from benchmarks import growth, label_report, large_index
 
 
 def runs(power: float = 1.0, seconds: float = 1e-7, peak: float = 1000.0) -> dict[int, list[dict[str, Any]]]:
@@ -37,6 +38,17 @@ def test_what_takes_too_long_or_too_much_is_told() -> None:
 
 def test_the_rate_is_that_of_the_largest_size() -> None:
     assert large_index.summary(runs(seconds=1e-6))["figures"]["images_made_a_second"] == pytest.approx(1e6)
+
+
+@pytest.mark.parametrize("tool", [large_index, label_report, growth])
+def test_another_part_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tool: ModuleType
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tool.py", "--part", "nonsense", "."])
+    with pytest.raises(SystemExit) as end:
+        tool.main()
+    assert end.value.code == 2
+    assert f"must be one of {', '.join(tool.PARTS)}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

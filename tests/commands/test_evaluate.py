@@ -262,6 +262,11 @@ def test_severities_in_other_forms_are_refused_with_the_right_one(
     assert parse(["runs/a", "--severities", "1,3", "data.root=x"]).severities == (1, 3)
 
 
+def test_words_that_stand_alone_are_overrides_where_no_severities_are_given() -> None:
+    assert parse(["runs/a", "3"]).overrides == ["3"]
+    assert parse(["runs/a", "--occlusion", "5", "7"]).overrides == ["7"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

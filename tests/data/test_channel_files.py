@@ -13,8 +13,8 @@ from PIL import Image
 
 from fastaug.data.channel_files import decode_channels
 from fastaug.data.image_files import DamagedImageError
-from fastaug.data.image_headers import screen
-from fastaug.data.index import Status, load_index
+from fastaug.data.image_headers import Status, screen
+from fastaug.data.index import load_index
 from fastaug.data.listing import Listing
 from fastaug.errors import DataError
 from tests.data.channel_folders import FORMS, channel_folder, write

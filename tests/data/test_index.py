@@ -16,8 +16,8 @@ from PIL import Image
 from fastaug.data import header_pass
 from fastaug.data import index as index_module
 from fastaug.data.image_files import MAX_PIXELS
-from fastaug.data.image_headers import Header, screen_all
-from fastaug.data.index import Folder, Index, Status, cache_dir, cache_file, load_index
+from fastaug.data.image_headers import Header, Status, screen_all
+from fastaug.data.index import Folder, Index, cache_dir, cache_file, load_index
 from fastaug.errors import DataError
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastaug.data.index import Folder, Index, PathTable, Status
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Folder, Index
 from fastaug.data.label_files import label_lines, read_class_numbers, with_labels
+from fastaug.data.path_table import PathTable
 from fastaug.data.splits import Splits, make_splits
 from fastaug.errors import DataError
 

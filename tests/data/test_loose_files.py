@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastaug.data.index import Status
+from fastaug.data.image_headers import Status
 from fastaug.data.loose_files import find_images, index_of, told
 from fastaug.errors import DataError
 

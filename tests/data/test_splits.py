@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastaug.data.index import Folder, Index, PathTable, Status
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Folder, Index
+from fastaug.data.path_table import PathTable
 from fastaug.data.splits import ROLES, Splits, make_splits
 from fastaug.errors import DataError
 

@@ -7,7 +7,8 @@ import torch
 from accelerate import Accelerator
 
 from fastaug.data.build import DataParts
-from fastaug.data.index import Folder, Index, PathTable
+from fastaug.data.index import Folder, Index
+from fastaug.data.path_table import PathTable
 from fastaug.data.splits import Splits
 from fastaug.errors import DataError
 from fastaug.evaluation.label_map import MappedAccuracy, read_label_map

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fastaug.data.build import DataParts, synthetic_parts
-from fastaug.data.index import Index, PathTable
+from fastaug.data.index import Index
+from fastaug.data.path_table import PathTable
 from fastaug.data.splits import Splits
 from fastaug.errors import RecipeError
 from fastaug.recipe.schema import Recipe

@@ -37,6 +37,7 @@ from fastaug.training import starts
 recipe, found = Recipe(), []
 accelerator = build_accelerator(recipe)
 rank, hosts = accelerator.process_index, ["a", "b", "b"]
+starts.commit = lambda: ["5e1f", "5e1f", None][rank]  # there is no git on host b for process 2
 starts.check_same_start(recipe, accelerator, hosts)
 recipe.data.root, recipe.data.threads = f"/scratch/{rank}", rank  # a machine's own
 starts.check_same_start(recipe, accelerator, hosts)
@@ -44,6 +45,7 @@ if rank == 2:
     recipe.run.log_every, recipe.optim.lr = 7, 0.5
 if rank == 1:
     starts.versions = lambda: {"torch": "1.0"}
+    starts.commit = lambda: "c0de"
 try:
     starts.check_same_start(recipe, accelerator, hosts)
 except RecipeError as error:
@@ -62,8 +64,9 @@ def test_processes_of_other_keys_or_versions_are_named_to_all_with_their_hosts(
     assert first == second == third
     versions, keys = first
     assert versions.startswith("process 1 on b: ")
+    assert "commit is 'c0de' there and '5e1f' in process 0" in versions
     assert "torch is '1.0' there and " in versions
     assert keys == (
         "process 2 on b: optim.lr is 0.5 there and 0.1 in process 0; run.log_every is 7 there and 50 in process 0; "
-        "start every process with the same recipe and versions"
+        "start every process with the same recipe, versions and commit"
     )

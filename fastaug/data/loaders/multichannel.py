@@ -12,7 +12,8 @@ from torch import Tensor
 from fastaug.batch import Batch
 from fastaug.data.channel_files import decode_channels
 from fastaug.data.image_files import DamagedImageError, Pixels, read_image_file
-from fastaug.data.index import Index, Status
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Index
 from fastaug.data.loaders.base import Crop, Loading, to_device
 from fastaug.data.loaders.cpu_resize import Resizer
 from fastaug.data.loaders.host_transform import drawn

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastaug.batch import Batch
 from fastaug.data.crop_windows import Windows
-from fastaug.data.index import Status
+from fastaug.data.image_headers import Status
 from fastaug.data.loaders.base import Crop, Loading, to_device
 from fastaug.data.loaders.cpu_resize import Resizer
 from fastaug.data.loaders.dali import DaliLoader

@@ -169,6 +169,8 @@ def columns_of(path: Path, schema: Any, described: dict[str, Any], keys: Keys) -
     if not keys.image and not images:
         images = [name for name in ("image", "img") if name in stored] or stored
     image = one_of(path, "column of images", images, "data.input_key", (f"{f.name} ({f.type})" for f in schema))
+    if not keys.labelled:
+        return Columns(image, None, None)
     labels = [name for name in schema.names if kinds.get(name) == "ClassLabel"]
     if keys.label:
         if keys.label not in schema.names:

@@ -35,9 +35,14 @@ _BROKEN = (OSError, EOFError, ValueError, TypeError, LookupError, NotImplemented
 
 
 def find(place: str) -> Found:
-    """The tars that are read, one for each split that has no folder, and beside them what says labels."""
-    root = Path(place)
-    files = (Container(root / name, name, split) for split, name in ARCHIVES.items() if not (root / split).is_dir())
+    """The tars that are read, one for each split that has no folder, and beside them what says labels.
+
+    DataError where a split has neither.
+    """
+    root = Path(place).expanduser().absolute()
+    files = [Container(root / name, name, split) for split, name in ARCHIVES.items() if not (root / split).is_dir()]
+    if gone := next((file for file in files if not file.path.is_file()), None):
+        raise DataError(f"data.root: imagenet:{root} lacks {gone.split}/ or {gone.name}; put it there")
     folders = [
         path for split in ARCHIVES if (root / split).is_dir() for path in (root / split, *_classes(root / split))
     ]
@@ -46,17 +51,21 @@ def find(place: str) -> Found:
 
 def read(found: Found, keys: Keys) -> Contents:
     """The images of train and val in this order, each as the tar or the folder has them: those by path."""
-    del keys  # nothing in it has another name
     records: list[Record] = []
     numbers = {file.split: number for number, file in enumerate(found.files)}
     for split in ARCHIVES:
-        in_tar = split in numbers
-        records += _in_tar(found.files[numbers[split]], numbers[split]) if in_tar else in_folder(found.root, split)
+        if split in numbers:
+            records += _in_tar(found.files[numbers[split]], numbers[split], keys.labelled)
+        else:
+            records += in_folder(found.root, split, keys.labelled)
     return Contents(records, None, "the names of folders or tars, or the devkit")
 
 
-def in_folder(root: Path, split: str) -> list[Record]:
-    """The images below the folder of a split, by path, each a file of its own; DataError where one has no label."""
+def in_folder(root: Path, split: str, labelled: bool = True) -> list[Record]:
+    """The images below the folder of a split, by path, each a file of its own; DataError where one has no label.
+
+    Without `labelled` those of one folder get none, and need none.
+    """
     top = root / split
     classes = _classes(top)
     records = [
@@ -70,20 +79,22 @@ def in_folder(root: Path, split: str) -> list[Record]:
     names = sorted(name for name in os.listdir(top) if os.fsencode(name).lower().endswith(EXTENSIONS))
     if not names or split == "train":
         raise DataError(f"data.root: {top} holds no folders named by WordNet ids (n01440764, ...); unpack it again")
-    labels = _Labels(root)
-    return [Record(f"{split}/{name}", labels.of(name), split, OWN_FILE, 0, 0) for name in names]
+    labels = _Labels(root) if labelled else None
+    return [Record(f"{split}/{name}", labels.of(name) if labels else None, split, OWN_FILE, 0, 0) for name in names]
 
 
 def _classes(top: Path) -> list[Path]:
     return sorted(path for path in top.iterdir() if _WNID.fullmatch(path.name) and path.is_dir())
 
 
-def _in_tar(file: Container, number: int) -> Iterator[Record]:
+def _in_tar(file: Container, number: int, labelled: bool) -> Iterator[Record]:
     """The images of a tar of images, or of one of tars that are named after classes."""
-    labels = None if file.split == "train" else _Labels(file.path.parent)
+    of_images = file.split != "train"
+    labels = _Labels(file.path.parent) if of_images and labelled else None
     for outer in members(file.path):
-        if labels is not None:
-            yield Record(f"{file.name}/{outer.name}", labels.of(outer.name), file.split, number, *outer[1:])
+        if of_images:
+            known = labels.of(outer.name) if labels else None
+            yield Record(f"{file.name}/{outer.name}", known, file.split, number, *outer[1:])
             continue
         label = os.path.basename(outer.name).removesuffix(".tar")
         if not _WNID.fullmatch(label):

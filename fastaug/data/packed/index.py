@@ -19,17 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.atomic_files import write_atomically
-from fastaug.data.broken_arrays import BROKEN
+from fastaug.data.broken_arrays import BROKEN, open_npz
 from fastaug.data.class_map import ClassMap
 from fastaug.data.class_names import some
 from fastaug.data.folders import Folder
 from fastaug.data.image_files import read_image_file
 from fastaug.data.image_headers import Header, screen, screen_each, screen_stretch, table_of
 from fastaug.data.image_table import classes_in_order
-from fastaug.data.index import Index, PathTable, cache_dir, from_arrays, tell_broken, text_arrays, texts_of, to_arrays
+from fastaug.data.index import Index, cache_dir, from_arrays, tell_broken, to_arrays
 from fastaug.data.packed import arrow, imagenet, parquet, tars, tfrecords
 from fastaug.data.packed.places import roles_of
 from fastaug.data.packed.records import NO_KEYS, OWN_FILE, Contents, Found, Keys, Record, refuse
+from fastaug.data.path_table import PathTable, text_arrays, texts_of
 from fastaug.data.shards.files import ShardFiles
 from fastaug.errors import DataError
 
@@ -279,7 +280,7 @@ def _write_cache(file: Path, table: dict[str, Any], said: list[str], identity: s
 def _read_cache(file: Path, root: Path, identity: str) -> tuple[dict[str, Any], list[str]] | None:
     """The table in the cache and what is to be said; None without one of these files that is whole."""
     try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as z:  # checks CRCs
+        with open_npz(file) as z:
             if str(z["identity"]) != identity:
                 return None
             table = from_arrays(z, root) | {name: z[name] for name in PLACES}

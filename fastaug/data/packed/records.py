@@ -1,7 +1,7 @@
 """Records: one image each in a file of many; what every format of packed sets is read into."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,10 +46,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Keys:
-    """Where a record's image and label stand, as data.input_key and data.target_key; None: under the usual names."""
+    """Where a record's image and label stand, as data.input_key and data.target_key; None: under the usual names.
+
+    `labelled`: whether labels are read at all; without, every record's is None, and what stands there does not matter.
+    """
 
     image: str | None = None
     label: str | None = None
+    labelled: bool = field(default=True, repr=False)  # names of cached indices, which all have labels, are made of repr
 
 
 NO_KEYS = Keys()

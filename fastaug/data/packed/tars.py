@@ -119,7 +119,7 @@ def _samples(file: Container, number: int, keys: Keys) -> Iterator[Record]:
         for key, kinds in samples.items():
             image = kinds[images[key] or ""]
             try:
-                label = _label(opened.fileno(), kinds, keys.label)
+                label = _label(opened.fileno(), kinds, keys.label) if keys.labelled else None
             except (ValueError, RecursionError) as error:
                 text = f"data.root: {file.path}: the label of {shown(key)} cannot be read ({error})"
                 raise DataError(f"{text}; write text or a whole number") from error

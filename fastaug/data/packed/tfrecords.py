@@ -68,7 +68,7 @@ def read(found: Found, keys: Keys) -> Contents:
     for path in found.beside:
         if path.name == "dataset_info.json":
             _refuse_other_counts(path, counts)
-    classes = _names_of(examples.label, found.beside)
+    classes = _names_of(examples.label, found.beside) if keys.labelled else None
     if classes is not None:
         records = _named(records, classes)
     return Contents(records, classes, " or ".join((keys.label,) if keys.label else LABELS))
@@ -200,7 +200,8 @@ class _Examples:
             try:
                 features = features_of(data, begin, end)
                 self._choose(where, features, data)
-                label, (first, last) = _label(features.get(self.label), data), _image(features.get(self.image))
+                label = _label(features.get(self.label), data) if self._keys.labelled else None
+                first, last = _image(features.get(self.image))
             except ValueError as error:
                 text = f"data.root: {where}: not an example with an image in {self.image or IMAGES[0]} ({error})"
                 raise DataError(f"{text}; write tf.train.Example, or name the feature in data.input_key") from error
@@ -212,8 +213,9 @@ class _Examples:
             wanted = (self._keys.image,) if self._keys.image else IMAGES
             found = [key for key in wanted if key in features and features[key].spans][:1]
             self.image = one_of(where, f"image in {' or '.join(wanted)}", found, "data.input_key", features)
-            labels = (self._keys.label,) if self._keys.label else LABELS
-            self.label = next((key for key in labels if _label(features.get(key), data) is not None), labels[0])
+            if self._keys.labelled:
+                labels = (self._keys.label,) if self._keys.label else LABELS
+                self.label = next((key for key in labels if _label(features.get(key), data) is not None), labels[0])
 
 
 def _image(feature: Feature | None) -> tuple[int, int]:

@@ -18,7 +18,8 @@ from fastaug.data.image_files import (
     file_for_dali,
     read_image_file,
 )
-from fastaug.data.index import Index, Status
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Index
 from fastaug.data.packed.index import PackedIndex
 from fastaug.data.shards.layout import Settings
 

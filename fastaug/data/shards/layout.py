@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from fastaug.data.broken_arrays import BROKEN
 from fastaug.data.image_files import MAX_PIXELS, Colour, colour_of
-from fastaug.data.index import COLUMNS, Folder, Status, from_arrays
+from fastaug.data.image_headers import Status
+from fastaug.data.index import COLUMNS, Folder, from_arrays
 from fastaug.data.packed.index import PLACES, PackedIndex
 from fastaug.data.shards.files import AGAIN, ShardFiles
 from fastaug.errors import DataError

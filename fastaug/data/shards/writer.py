@@ -14,7 +14,8 @@ import numpy as np
 
 from fastaug.atomic_files import write_atomically
 from fastaug.console import Bar, Console
-from fastaug.data.index import Index, Status, to_arrays
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Index, to_arrays
 from fastaug.data.loaders.prefetch import ahead
 from fastaug.data.shards.encode import BATCH, Picture, Preparer
 from fastaug.data.shards.layout import (

@@ -18,7 +18,8 @@ from torchvision.transforms.v2 import functional as F
 
 from fastaug.batch import Batch
 from fastaug.data.image_files import decode_by_pillow
-from fastaug.data.index import Index, Status, load_index
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Index, load_index
 from fastaug.data.loaders.base import Crop, HostTransform, Loader, Loading
 from fastaug.data.loaders.dali import DaliLoader
 from fastaug.data.loaders.dali_feed import Task

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastaug.data.index import Index, PathTable, Status, to_arrays
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Index, to_arrays
+from fastaug.data.path_table import PathTable
 from fastaug.data.shards.layout import Manifest, Settings, Shard, Source, is_shard_folder, open_shards, read_manifest
 from fastaug.errors import DataError
 

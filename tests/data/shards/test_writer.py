@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastaug.console import Console
-from fastaug.data.index import Folder, Index, Status, load_index
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Folder, Index, load_index
 from fastaug.data.shards.layout import ShardIndex, open_shards, read_manifest
 from fastaug.data.shards.tar_parts import plan
 from fastaug.data.shards.writer import counts, make_shards, verify

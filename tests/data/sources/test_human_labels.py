@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastaug.data.index import Folder, Index, PathTable, Status
+from fastaug.data.image_headers import Status
+from fastaug.data.index import Folder, Index
+from fastaug.data.path_table import PathTable
 from fastaug.data.sources.human_labels import human_labels
 from fastaug.errors import DataError
 

@@ -4,9 +4,10 @@
 
 Each of N tries changes sound files (fuzzed_texts.py, fuzzed_files.py) by a few edits that hypothesis draws, and makes
 fewer and smaller where a try fails. A try passes when every reader gives something, or refuses by an error of its own,
-in words. What does not pass: another exception, a GiB more of memory, 10 seconds of processor time, the death of the
-process, and what reading never needs: another process, a connection, a pickle's call, a file elsewhere. Exit code 1 and
-the edits where one does not.
+in words. What does not pass: another exception, 10 seconds of processor time, the death of the process, and what
+reading never needs, also where the reader goes on as if nothing were: another process, a connection, a pickle's call,
+something made, changed or removed elsewhere. More than a GiB of further memory is not given, and a reader may take that
+for a reason to refuse. Exit code 1 and the edits where one does not pass.
 """
 
 import io
@@ -48,6 +49,16 @@ _NEVER = (
     "pickle.find_class",
 )
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+# Events that change a folder: the places of a path among what they are given, and of the folder that it is relative to.
+_CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
+    "os.mkdir": ((0, 2),),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.truncate": ((0, None),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.symlink": ((1, 2),),
+    "os.link": ((1, 3),),
+}
 
 # ---- edits: (kind, file, place, content), file and place modulo how many there are ----
 
@@ -115,10 +126,12 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 class Guard:
     """Ends this process when a try works for long, refuses it memory, and what reading never needs.
 
-    Python has no way to take a hook off again: one guard stands for all tries.
+    The last is kept in `seen` too, for a reader may catch what is raised. Python has no way to take a hook off again:
+    one guard stands for all tries.
     """
 
     def __init__(self) -> None:
+        self.seen: list[str] = []
         self._folder = ""
         sys.addaudithook(self._see)
 
@@ -128,7 +141,8 @@ class Guard:
         limits = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (_size() + MEMORY, limits[1]))
         signal.setitimer(signal.ITIMER_PROF, PATIENCE)  # SIGPROF ends the process, whatever library it is in
-        self._folder = str(folder)
+        self.seen.clear()
+        self._folder = os.path.realpath(folder)
         try:
             with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
@@ -142,11 +156,31 @@ class Guard:
         if not self._folder:
             return
         if event in _NEVER:
-            raise AssertionError(f"{event} {given!r:.200}")
-        if event == "open" and isinstance(given[2], int) and given[2] & _WRITES and not isinstance(given[0], int):
-            path = os.path.abspath(os.fsdecode(given[0]))
-            if not path.startswith((self._folder, "/dev/null")):
-                raise AssertionError(f"opened {path} for writing")
+            self._refuse(f"{event} {given!r:.200}")
+        for path, base in _changed(event, given):
+            place = _place(path, base)
+            if place != os.devnull and not place.startswith(self._folder + os.sep):
+                self._refuse(f"{event} changes {place}")
+
+    def _refuse(self, what: str) -> None:
+        self.seen.append(what)
+        raise AssertionError(what)
+
+
+def _changed(event: str, given: tuple[Any, ...]) -> list[tuple[Any, int]]:
+    """The paths that an event changes, each with the descriptor of the folder that it is relative to, or -1."""
+    if event == "open":
+        found = [(given[0], -1)] if isinstance(given[2], int) and given[2] & _WRITES else []
+    else:
+        found = [(given[at], -1 if base is None else given[base]) for at, base in _CHANGES.get(event, ())]
+    return [(path, base) for path, base in found if not isinstance(path, int)]
+
+
+def _place(path: Any, base: int) -> str:
+    """Where a path leads, its last part not followed if it is a link."""
+    top = os.getcwd() if base == -1 else os.readlink(f"/proc/self/fd/{base}")
+    head, name = os.path.split(os.path.join(top, os.fsdecode(path)))
+    return os.path.abspath(os.path.join(os.path.realpath(head), name))
 
 
 def _size() -> int:
@@ -178,6 +212,8 @@ def problem(target: Target, sound: Path, edits: list[Edit], folder: Path, guard:
                 return f"{name} is refused: {error}"
         except Exception:
             return f"{name}: {traceback.format_exc()[-1500:]}"
+        if guard.seen:
+            return f"{name}, and goes on: {guard.seen[0]}"
     return "" if refused or not changed else f"a change of {', '.join(changed)} is not noticed"
 
 

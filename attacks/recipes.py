@@ -43,7 +43,7 @@ def _texts() -> Iterator[BadRecipe]:
         "key of 1,000 letters": (GOOD + "run: {" + 1000 * "x" + ": 1}", ": unknown key"),
         "number as a key": (GOOD + "run: {7: 1}", "run.7: unknown key"),
         "list as a key": (GOOD + "run: {[1]: 1}", "unknown key"),
-        "key that is no character": (GOOD + 'run: {"\\ud800": 1}', "unknown key"),
+        "key that is no character": (GOOD + 'run: {"\\ud800": 1}', "cannot be encoded as UTF-8"),
         "section is a number": (GOOD + "optim: 3", "optim: expected a mapping of keys, got 3 (int)"),
         "section is a list": (GOOD + "optim: [lr, 3]", "optim: expected a mapping of keys"),
         "section is empty": (GOOD + "optim:", "optim: expected a mapping of keys, got None"),
@@ -110,7 +110,8 @@ def _overrides() -> Iterator[BadRecipe]:
     long_name = 256 * "a"
     for text, expected in {
         "run.seed": "'run.seed': an override is written section.key=value",
-        "\udc80un.seed=3": "'\\udc80un.seed=3': an override is written section.key=value",
+        "\udc80un.seed=3": "'\\udc80un.seed': a key that cannot be encoded as UTF-8",
+        "run.se\ned=3": "'run.se\\ned': unknown key",
         "=3": "'=3': an override is written section.key=value",
         "run..seed=3": "'run..seed=3': an override is written",
         "model.kwargs" + 5000 * ".a" + "=1": "an override is written section.key=value",

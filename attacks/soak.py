@@ -30,9 +30,10 @@ from fastaug.training.checkpoint import newest_first
 GOOD = 800  # sound files, beside one of each odd kind
 EPOCH = 40  # updates of an epoch, or a few more
 LOG = 10  # updates between log lines
+EVERY = 25  # updates between checkpoints
 LONG = 500  # epochs: 20,000 updates and more
 RECIPE = """
-run: {{log_every: {log}, log_ids: true, log_losses: true, checkpoint_every: 25}}
+run: {{log_every: {log}, log_ids: true, log_losses: true, checkpoint_every: {every}}}
 data: {{root: {root}, img_size: 16, crop: rrc, threads: 1, meta_fraction: 0.1, select_fraction: 0.1}}
 model: {{name: test_resnet, ema: true, ema_decay: 0.9}}
 optim: {{opt: sgd, lr: 1e-3, sched: constant}}
@@ -148,11 +149,14 @@ def disturbed(recipe: Path, run: Path, faults: Faults) -> tuple[list[Sample], Co
 # ---- both runs, and what is wrong ----
 
 
-def soak(folder: Path, epochs: int, ends: int, seed: int = 0) -> dict[str, Any]:
-    """Runs both; what they met, the slopes of what they held, and `problems`, empty where all is as promised."""
+def soak(folder: Path, epochs: int, ends: int, seed: int = 0, every: int = EVERY) -> dict[str, Any]:
+    """Runs both; what they met, the slopes of what they held, and `problems`, empty where all is as promised.
+
+    A run too short for slopes is a problem too. `every`: updates between checkpoints.
+    """
     write_set(folder / "set", GOOD, 1, seed)
     recipe, calm, other = folder / "recipe.yaml", folder / "calm", folder / "disturbed"
-    recipe.write_text(RECIPE.format(root=folder / "set", epochs=epochs, log=LOG))
+    recipe.write_text(RECIPE.format(root=folder / "set", epochs=epochs, log=LOG, every=every))
     begun = time.monotonic()
     with Process(recipe, calm) as alone, ThreadPoolExecutor(1) as pool:
         ended = pool.submit(alone.has_to_end, 0, "no fault")
@@ -162,15 +166,14 @@ def soak(folder: Path, epochs: int, ends: int, seed: int = 0) -> dict[str, Any]:
             alone.kill()  # the pool would wait for it
             raise
         ended.result()
-    seen = {"calm": alone.samples, "disturbed": samples}
-    problems = [f"{run}: {text}" for run, taken in seen.items() for text in grown(taken)]
+    problems = differences(calm, other)
+    taken = {"calm": measured(alone.samples), "disturbed": measured(samples)}
     return {
         "updates": alone.step(),
         "seconds": round(time.monotonic() - begun),
         "met": dict(met),
-        "slopes": {run: slopes(taken) for run, taken in seen.items()},
-        "held": {run: _medians(taken) for run, taken in seen.items()},
-        "problems": problems + differences(calm, other),
+        "measured": taken,
+        "problems": problems + [f"{run}: {text}" for run, one in taken.items() for text in one["problems"]],
     }
 
 
@@ -185,9 +188,13 @@ def differences(calm: Path, other: Path) -> list[str]:
     return found + [f"{name}: in one alone" for name in sorted(there[0] ^ there[1])]
 
 
-def _medians(samples: list[Sample]) -> dict[str, float]:
-    """What was held, in the middle."""
-    return {name: median(held(samples)[name]) for name in BOUNDS}
+def measured(samples: list[Sample]) -> dict[str, Any]:
+    """What a process held, in the middle, its slopes, and what is wrong with them: that there are none, too."""
+    try:
+        middle = {name: median(held(samples)[name]) for name in BOUNDS}
+        return {"held": middle, "slopes": slopes(samples), "problems": grown(samples)}
+    except ValueError as error:
+        return {"problems": [str(error)]}
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

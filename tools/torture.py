@@ -2,7 +2,7 @@
 """Attacks runs with odd files, kills, damaged run folders, bad recipes, changed files and long runs through faults.
 
 `--short` takes about a minute on two cores, without changed files (tests/attacks has a sample) and long runs; `--full`
-about an hour. Exit code 1 when anything was lost; it is named.
+hours, and has not yet been run in full. Exit code 1 when anything was lost; it is named.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 PARTS = ("files", "kills", "folders", "recipes", "fuzz", "soak")
-LONG = ("fuzz", "soak")  # that have no sample here
+WHOLE = ("fuzz", "soak")  # that have no sample here
 
 
 class Score(NamedTuple):
@@ -79,20 +79,18 @@ def recipes(short: bool) -> Score:
     return Score("bad recipes", len(chosen), _each(chosen, lambda name, path: attack(chosen[name], path)))
 
 
-def fuzz(short: bool) -> Score:
+def fuzz(_: bool) -> Score:
     """Changed files of every kind that a stranger may have written."""
     from attacks.fuzz import TARGETS, attack
 
-    del short
     lost = [f"{name}: {problem}" for name in TARGETS if (problem := attack(name, 3000))]
     return Score("kinds of files, each changed 3,000 times", len(TARGETS), lost)
 
 
-def soak(short: bool) -> Score:
+def long_run(_: bool) -> Score:
     """A long run through faults beside one without."""
     from attacks.soak import ENDS, LONG, soak
 
-    del short
     ends = 2 * len(ENDS)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -120,12 +118,12 @@ def main() -> int:
     size.add_argument("--full", action="store_true", help="all of every part")
     parser.add_argument("--part", choices=PARTS, nargs="+", help="only these parts")
     arguments = parser.parse_args()
-    parts = arguments.part or [part for part in PARTS if arguments.full or part not in LONG]
-    if arguments.short and (whole := sorted(set(parts) & set(LONG))):
+    parts = arguments.part or [part for part in PARTS if arguments.full or part not in WHOLE]
+    if arguments.short and (whole := sorted(set(parts) & set(WHOLE))):
         parser.error(f"--part {whole[0]}: has no sample; give --full")
     console, table = Console(soft_wrap=True), Table("tried", "times", "survived", "lost", "seconds")
     lost = []
-    runs = {"files": files, "kills": kills, "folders": folders, "recipes": recipes, "fuzz": fuzz, "soak": soak}
+    runs = {"files": files, "kills": kills, "folders": folders, "recipes": recipes, "fuzz": fuzz, "soak": long_run}
     for part in parts:
         begun = time.monotonic()
         score = runs[part](arguments.short)

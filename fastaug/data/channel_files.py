@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from fastaug.data.image_files import (
-    BROKEN,
+    BROKEN_IMAGE,
     FORMATS,
     MAX_PIXELS,
     Bytes,
@@ -79,7 +79,7 @@ def opened(file: BinaryIO, size: int, channels: int) -> Iterator[ChannelFile]:
         with open_one(file, size, channels) as found:
             _check(found.shape, channels)
             yield found
-    except BROKEN as error:
+    except BROKEN_IMAGE as error:
         if isinstance(error, OSError) and error.errno in MACHINE:
             raise
         raise DamagedImageError(reason_of(error)) from error

@@ -9,8 +9,6 @@ import io
 import os
 import stat
 import struct
-import tokenize
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastaug.data.broken_arrays import BROKEN
 from fastaug.errors import MACHINE, DataError
 
 Bytes = npt.NDArray[np.uint8]
@@ -38,15 +37,7 @@ _TURN = 0x0112  # the EXIF tag of the orientation
 _QUARTER_TURNS = (5, 6, 7, 8)
 _TRANSPOSITIONS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # orientation -> Pillow's Transpose that undoes it
 # What Pillow raises on broken bytes; MemoryError is not among them, for it says nothing about the file.
-BROKEN: tuple[type[Exception], ...] = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-)
-BROKEN += (TypeError, AttributeError, RuntimeError, struct.error, zlib.error, tokenize.TokenError)
+BROKEN_IMAGE = (ArithmeticError, *(kind for kind in BROKEN if kind is not MemoryError))
 
 
 class DamagedImageError(Exception):
@@ -188,7 +179,7 @@ def _opened(data: Bytes) -> Iterator[Any]:
             yield image
     except Image.DecompressionBombError as error:
         raise DamagedImageError(reason_of(error)) from error
-    except BROKEN as error:
+    except BROKEN_IMAGE as error:
         raise DamagedImageError(reason_of(error)) from error
 
 
@@ -226,7 +217,7 @@ def orientation_of(image: Any) -> int | None:
     try:
         found = image.getexif().get(_TURN, 1)
         return int(found) if found in range(1, 9) else 1
-    except BROKEN:  # decoders read past a broken EXIF block too, and turn nothing
+    except BROKEN_IMAGE:  # decoders read past a broken EXIF block too, and turn nothing
         return None
 
 

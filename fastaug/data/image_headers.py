@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fastaug.data.channel_files import extent_by_header, reads_channels
 from fastaug.data.image_files import (
-    BROKEN,
+    BROKEN_IMAGE,
     FORMATS,
     DamagedImageError,
     extent_of,
@@ -154,7 +154,7 @@ def _examine(file: BinaryIO, size: int, exif: str) -> Header:
                 image.load()
     except (Image.DecompressionBombError, Image.UnidentifiedImageError) as error:
         return Header(0, 0, reason_of(error))
-    except BROKEN as error:
+    except BROKEN_IMAGE as error:
         if isinstance(error, OSError) and error.errno in MACHINE:
             raise
         return Header(height, width, reason_of(error))

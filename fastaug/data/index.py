@@ -37,6 +37,7 @@ __all__ = [
     "cache_file",
     "from_arrays",
     "load_index",
+    "tell_broken",
     "to_arrays",
 ]
 
@@ -264,7 +265,17 @@ def _read_cache(file: Path, root: Path, channels: int) -> tuple[Index, Seen] | N
             listing = (
                 [text.decode() for text in texts_of(z, "listing")] if "listing" in z.files else []
             )  # 0.2.0 had none
-            index = Index(**from_arrays(z, root), stamps=z["stamps"], channels=channels)
-            return index, Seen(watch, texts_of(z, "others")[0].decode(), *listing)
-    except BROKEN:
-        return None  # absent or broken: it is made anew
+            columns = from_arrays(z, root) | {"stamps": z["stamps"]}
+            seen = Seen(watch, texts_of(z, "others")[0].decode(), *listing)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except BROKEN as error:
+        tell_broken(file, error)
+        return None
+    return Index(**columns, channels=channels), seen
+
+
+def tell_broken(file: Path, error: Exception) -> None:
+    """Warns that a cached index is there and cannot be read."""
+    text = f"{file} cannot be read and is made anew ({error!r}); check the storage if it happens again"
+    warnings.warn(text, stacklevel=4)

@@ -29,6 +29,7 @@ Section = TypeVar("Section")
 Override = str | tuple[str, Any]  # "section.key=value" of a command line, ("section.key", value) of Python
 LARGEST = 2**15  # bytes of a recipe, characters of an override: read in less than a second
 _TOO_LARGE = f"at most {LARGEST:,} are read; leave out what is no setting"
+_NO_TEXT = "a key that cannot be encoded as UTF-8; write it anew"
 DEEPEST = 16  # dots in an override's path
 LONGEST_SHOWN = 200  # characters of a value in a message
 MOST_TOLD = 30  # problems of one section
@@ -47,11 +48,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"
 
 
+def _in_line(key: str) -> str:
+    """A key in a message of one line."""
+    return key if key.isprintable() else repr(key)
+
+
 def _unknown(name: str, key: str, schema: type) -> str:
     known = [field.name for field in fields(schema)]
     close = difflib.get_close_matches(key[:LONGEST_SHOWN], known, n=1, cutoff=0.5)
     near = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{name[:LONGEST_SHOWN]}: unknown key{near} (known: {', '.join(known)})"
+    return f"{_in_line(name[:LONGEST_SHOWN])}: unknown key{near} (known: {', '.join(known)})"
 
 
 def _told(name: str, whole: Any, error: Any, schema: type) -> str:
@@ -99,8 +105,8 @@ def _built(schema: type[Section], values: Any, prefix: str, problems: list[str])
         return schema()
     good, types_of = {}, get_type_hints(schema)
     for key, value in ((str(key), value) for key, value in values.items()):
-        if not key.isprintable():  # pydantic cannot name one that is no UTF-8
-            problems.append(_unknown(f"{prefix}{key!r}", key, schema))
+        if not _is_text(key):  # pydantic cannot name it
+            problems.append(f"{prefix}{_short(key)}: {_NO_TEXT}")
         elif is_dataclass(types_of.get(key)):
             good[key] = _built(types_of[key], value, f"{prefix}{key}.", problems)
         elif isinstance(value, str) and ("${" in value or value == "???"):
@@ -129,23 +135,28 @@ def _without_other_members(errors: list[tuple[str, Any]]) -> list[tuple[str, Any
 
 def _with_override(values: Any, override: str, problems: list[str]) -> None:
     path, equals, text = override.partition("=")
+    if not _is_text(path):
+        problems.append(f"{_short(path)}: {_NO_TEXT}")
+        return
     if not equals or not _is_key(path):
         problems.append(f"{_short(override)}: an override is written section.key=value")
         return
     if len(text) > LARGEST:
-        problems.append(f"{path}: a value of {len(text):,} characters; {_TOO_LARGE}")
+        problems.append(f"{_in_line(path)}: a value of {len(text):,} characters; {_TOO_LARGE}")
         return
     try:
         value = parse_yaml(text)
     except YAMLError as error:
-        problems.append(f"{path}: {_short(text)} is not a YAML value ({' '.join(str(error).split())})")
+        problems.append(f"{_in_line(path)}: {_short(text)} is not a YAML value ({' '.join(str(error).split())})")
         return
     _put(values, path, value, problems)
 
 
 def _with_setting(values: Any, path: str, value: Any, problems: list[str]) -> None:
     """Puts a value of Python at `path`: a mapping of a whole section key by key, paths and tuples as YAML has them."""
-    if not _is_key(path):
+    if not _is_text(path):
+        problems.append(f"{_short(path)}: {_NO_TEXT}")
+    elif not _is_key(path):
         problems.append(f'{_short(path)}: a setting is written {{"section.key": value}}')
     elif isinstance(value, Mapping) and "." not in path:
         for key, inner in value.items():
@@ -164,7 +175,16 @@ def _plain(value: Any) -> Any:
 
 
 def _is_key(path: str) -> bool:
-    return all(path.split(".")) and path.count(".") < DEEPEST and path.isprintable()
+    return all(path.split(".")) and path.count(".") < DEEPEST
+
+
+def _is_text(key: str) -> bool:
+    """Whether a key can be encoded as UTF-8: bytes of a command line that are none become surrogates, which cannot."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _put(values: Any, path: str, value: Any, problems: list[str]) -> None:
@@ -175,7 +195,7 @@ def _put(values: Any, path: str, value: Any, problems: list[str]) -> None:
     if isinstance(values, dict):
         values[last] = value
     else:
-        problems.append(f"{path}: {'.'.join(parents)} is not a section")
+        problems.append(f"{_in_line(path)}: {_in_line('.'.join(parents))} is not a section")
 
 
 def _read_file(path: Path, largest: int = LARGEST) -> Any:

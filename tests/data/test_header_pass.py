@@ -161,7 +161,10 @@ def test_parts_stay_where_the_index_cannot_be_cached(killed: Path, read: list[by
     cache_file(killed, "ignore").mkdir()  # nothing can be put in its place
     for _ in range(2):
         read.clear()
-        with pytest.warns(UserWarning, match="is not cached"):
+        with (
+            pytest.warns(UserWarning, match="is not cached"),
+            pytest.warns(UserWarning, match="cannot be read and is made"),
+        ):
             load_index(killed, threads=1)
         assert len(read) == IMAGES - KEPT
     assert len(parts(killed)) == 2

@@ -3,6 +3,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -376,9 +377,13 @@ def test_a_broken_cache_file_is_made_anew(tmp_path):
     broken = [b"", b"text", whole[:100], whole[: len(whole) // 2], whole[:-1]]
     for place in range(0, len(whole), max(1, len(whole) // 150)):
         broken.append(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-    for content in broken:
+    for number, content in enumerate(broken):
         file.write_bytes(content)
-        index = load_index(tmp_path)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            index = load_index(tmp_path)
+        told = [f"{file} cannot be read and is made anew" in str(one.message) for one in said]
+        assert told == [True] or (told == [] and number >= 5)  # a flipped bit may be one that nothing reads
         assert list(index.paths) == list(want.paths)
         assert (index.classes, index.heights.tolist()) == (want.classes, want.heights.tolist())
 

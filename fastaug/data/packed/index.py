@@ -26,7 +26,7 @@ from fastaug.data.folders import Folder
 from fastaug.data.image_files import read_image_file
 from fastaug.data.image_headers import Header, screen, screen_each, screen_stretch, table_of
 from fastaug.data.image_table import classes_in_order
-from fastaug.data.index import Index, cache_dir, from_arrays, to_arrays
+from fastaug.data.index import Index, cache_dir, from_arrays, tell_broken, to_arrays
 from fastaug.data.packed import arrow, imagenet, parquet, tars, tfrecords
 from fastaug.data.packed.places import roles_of
 from fastaug.data.packed.records import NO_KEYS, OWN_FILE, Contents, Found, Keys, Record, refuse
@@ -285,5 +285,8 @@ def _read_cache(file: Path, root: Path, identity: str) -> tuple[dict[str, Any], 
                 return None
             table = from_arrays(z, root) | {name: z[name] for name in PLACES}
             return table, [os.fsdecode(text) for text in texts_of(z, "said")]
-    except BROKEN:
-        return None  # absent or broken: it is made anew
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except BROKEN as error:
+        tell_broken(file, error)
+        return None

@@ -86,7 +86,8 @@ def refuse_gaps(where: str, names: Sequence[str]) -> None:
         if lost := int(count) - sum(number in all_of for number in have):
             gone = islice((number for number in all_of if number not in have), SHOWN)
             missing = [f"{head}{number:0{len(count)}d}-of-{count}{tail}" for number in gone]
-            text = f"data.root: {where} lacks {lost} of {int(count)} files: {', '.join(missing)}"
+            more = f" and {lost - SHOWN} more" if lost > SHOWN else ""
+            text = f"data.root: {where} lacks {lost} of {int(count)} files: {', '.join(missing)}{more}"
             raise DataError(f"{text}; download the rest")
 
 

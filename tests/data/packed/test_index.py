@@ -71,7 +71,8 @@ def test_a_broken_cache_file_is_made_anew(tmp_path: Path, pictures: list[Picture
     first = load_packed(packed, threads=1, cache=tmp_path / "cache")
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    again = load_packed(packed, threads=1, cache=tmp_path / "cache")
+    with pytest.warns(UserWarning, match=rf"{file.name} cannot be read and is made anew \(BadZipFile"):
+        again = load_packed(packed, threads=1, cache=tmp_path / "cache")
     assert np.array_equal(first.labels, again.labels)
     assert np.array_equal(first.offsets, again.offsets)
 

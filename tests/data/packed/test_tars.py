@@ -124,7 +124,9 @@ def test_numbered_files_must_all_be_there(tmp_path: Path, pictures: list[Picture
 def test_a_number_of_files_that_no_memory_holds(tmp_path: Path, pictures: list[Picture]) -> None:
     root = write_wds(tmp_path, pictures, tars=1)
     (root / "train-000.tar").rename(root / f"train-1-of-{10**30}.tar")
-    assert f"lacks {10**30 - 1} of {10**30} files: train-{'0' * 31}-of-1000" in refused(root)
+    said = refused(root)
+    assert f"lacks {10**30 - 1} of {10**30} files: train-{'0' * 31}-of-1000" in said
+    assert f".tar and {10**30 - 11} more; download the rest" in said
 
 
 def test_a_label_of_two_dashes_is_text(tmp_path: Path, pictures: list[Picture]) -> None:

@@ -498,8 +498,8 @@ class Meta:
     )
     cuda_graphs: bool = key(
         False,
-        "GPU: the validation gradient and the engine forward are recorded once and replayed, to the same bits; faster, "
-        "and the memory of their activations stays taken",
+        "GPU: the validation gradient and the engine forward are recorded once and replayed; faster, and the memory of "
+        "their activations stays taken",
     )
     layers: Annotated[list[Text], Field(max_length=256)] = key(
         [], "fused, implicit: modules whose weights the validation gradient is in; empty: all"

@@ -13,9 +13,9 @@ data.*_fraction, which become 0 where they are. With data.split_seed={seed} the 
 Standard deviations then hold all that was drawn. Differences to the first arm (--against) are between runs of one seed,
 with the p of a paired t-test, uncorrected for the number of arms. --layout FIGURE prints methods by cells, in Markdown.
 
-The same command goes on after a kill: runs that have ended are not trained again. --jobs N trains N runs at a time, of
-one thread each. Several processes can share a study, `--seeds 0 1` and `--seeds 2 3`; `--collect` then reads all
-results there are, and says which are missing.
+The same command goes on after a kill: runs that have ended are not trained again. A run that fails is told, the others
+are trained, and the exit code is 1. --jobs N trains N runs at a time, of one thread each. Several processes can share a
+study, `--seeds 0 1` and `--seeds 2 3`; `--collect` then reads all results there are, and says which are missing.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from ruamel.yaml.error import YAMLError
 
-from fastaug.errors import EXIT_DONE, RecipeError, told
+from fastaug.errors import EXIT_DONE, RecipeError, Stopped, told
 from fastaug.recipe import reading
 from fastaug.recipe.reading import as_begun, read_recipe, read_stored
 from fastaug.recipe.schema import RESUMABLE
@@ -252,8 +252,11 @@ def figures_of(folder: Path) -> dict[str, Any] | None:
     return figures_of_result(result)
 
 
-def trained(study: Study) -> Iterator[tuple[str, int]]:
-    """Arm and seed of each run, once it has ended: seed by seed, so that a study cut short still compares all arms."""
+def trained(study: Study, go_on: bool) -> Iterator[tuple[str, int]]:
+    """Arm and seed of each run, once it has ended: seed by seed, so that a study cut short still compares all arms.
+
+    With `go_on` a run that fails is told and left out; one that was stopped or killed ends the study.
+    """
     each = [(arm, seed) for seed in study.seeds for arm in study.arms]
     if study.collect:
         yield from each
@@ -264,17 +267,27 @@ def trained(study: Study) -> Iterator[tuple[str, int]]:
     with ThreadPoolExecutor(study.jobs) as pool:
         started = [(run, pool.submit(train, study, *run)) for run in each]
         try:
-            for run, training in started:
-                training.result()
-                yield run
+            for (arm, seed), training in started:
+                try:
+                    training.result()
+                except subprocess.CalledProcessError as error:
+                    if not go_on or error.returncode == Stopped.code or error.returncode < 0:
+                        raise
+                    why = study.folder(arm, seed) / "errors.log"
+                    print(f"seed {seed}  {arm}: a run ended with code {error.returncode}, see {why}", file=sys.stderr)
+                else:
+                    yield arm, seed
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def collect(study: Study) -> Runs:
-    """Trains what is to be trained and gives the figures of all runs; those that are missing are named."""
+def collect(study: Study, go_on: bool = False) -> Runs:
+    """Trains what is to be trained and gives the figures of all runs; those that are missing are named.
+
+    CalledProcessError where a run fails, or with `go_on` only where one was stopped or killed.
+    """
     runs: Runs = {arm: {} for arm in study.arms}
-    for arm, seed in trained(study):
+    for arm, seed in trained(study, go_on):
         folder = study.folder(arm, seed)
         if (figures := figures_of(folder)) is None:
             print(f"seed {seed}  {arm}: missing, {folder} has no result.json", flush=True)
@@ -320,17 +333,19 @@ def report(arguments: argparse.Namespace, values: dict[str, Any], cells: dict[st
     """Trains, tells and writes; the exit code."""
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     found: dict[str, Runs] = {}
+    complete = True
     for name, study in cells.items():
         if name:
             print(f"cell {name}", flush=True)
-        found[name] = collect(study)
+        found[name] = collect(study, go_on=True)
+        complete &= study.collect or all(len(runs) == len(study.seeds) for runs in found[name].values())
         for table in tables(found[name], against):
             console.print(table)
     if arguments.layout:
         print(layout(found, arguments.layout))
     if arguments.json:
         arguments.json.write_text(json.dumps(as_json(values, against, found), indent=2) + "\n")
-    return 0
+    return 0 if complete else 1
 
 
 def as_json(values: dict[str, Any], against: str, found: dict[str, Runs]) -> dict[str, Any]:

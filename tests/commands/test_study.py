@@ -196,6 +196,19 @@ def test_what_has_ended_under_the_same_settings_is_not_started_again(tmp_path):
     assert not any(has_ended(whole, arm, 0) for arm in whole.arms)
 
 
+def test_a_run_that_fails_is_told_and_the_others_are_trained(tmp_path):
+    tiny(tmp_path, "arms: {bad: [model.name=no_such_network], good: []}")
+    stale = tmp_path / "runs/tiny-bad-0"  # of other settings: its figures are not this arm's
+    stale.mkdir(parents=True)
+    (stale / "result.json").write_text('{"top1": 0.5, "ece": 0.1, "nll": 0.7, "select": null, "commit": "abc"}')
+    done = study(tmp_path, "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 1
+    assert f"seed 0  bad: a run ended with code 2, see {stale}/errors.log" in done.stderr
+    assert "seed 0  good: error" in done.stdout
+    runs = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert (runs["bad"], len(runs["good"])) == ([], 1)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_grid_is_a_run_for_every_combination_and_goes_on_where_it_was(tmp_path):

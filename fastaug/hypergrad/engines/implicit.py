@@ -16,6 +16,8 @@ from fastaug.hypergrad.problem import Problem, Weights, detached, network_logits
 Solver = Literal["neumann", "identity", "cg"]
 Product = Callable[[Tensor], Tensor]
 
+GROWTH = 2.0  # of the last term along a direction of negative curvature, up to which a series is short
+
 
 def implicit_direction(
     problem: Problem,
@@ -49,7 +51,7 @@ def implicit_direction(
         solution = _conjugate_gradients(product, flat, terms)
     else:
         if probes:
-            _refuse_divergence(product, flat, alpha, damping, probes)
+            _refuse_divergence(product, flat, alpha, terms, damping, probes)
         solution = alpha * _neumann_sum(product, flat, alpha, terms)
     pieces = solution.neg().split([v[name].numel() for name in names])
     return _spread(problem, {name: p.view_as(v[name]) for name, p in zip(names, pieces, strict=True)}, v)
@@ -117,25 +119,26 @@ def _neumann_sum(product: Product, v: Tensor, alpha: float, terms: int) -> Tenso
     return total
 
 
-def _refuse_divergence(product: Product, v: Tensor, alpha: float, damping: float, probes: int) -> None:
-    """ValueError when an eigenvalue of 1 - alpha H, among those that v and noise excite, exceeds 1 in size.
+def _refuse_divergence(product: Product, v: Tensor, alpha: float, terms: int, damping: float, probes: int) -> None:
+    """ValueError when 1 - alpha H, along what v and noise excite, makes the series diverge.
 
     Eigenvalues 0 of H, which every softmax layer has, are let pass: v has no part along them, or one that the truncated
-    series keeps bounded.
+    series keeps bounded. So are negative ones, which symmetric losses have, while the last term has grown by GROWTH at
+    most: a short series is the derivative of so many steps of gradient descent, whether or not a longer one converges.
     """
     generator = torch.Generator(v.device).manual_seed(0)
     noise = torch.randn(len(v), generator=generator, device=v.device, dtype=v.dtype)
     start = noise / noise.norm() + v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
     low, high = _extreme_eigenvalues(product, start, probes)
-    radius = max(abs(1 - alpha * low), abs(1 - alpha * high))
-    if radius <= 1 + 1e-3:
-        return
-    if 1 - alpha * low > 1 + 1e-3:
+    concave, steep = 1 - alpha * low, alpha * high - 1
+    if concave > 1 + 1e-3 and concave**terms > GROWTH:
         curvature = low - damping
         remedy = f"no alpha converges, as H has the eigenvalue {curvature:.3g}: set damping above {-curvature:.3g}"
-    else:
+    elif steep > 1 + 1e-3:
         remedy = f"the largest alpha that converges is {2 / high:.3g}"
-    radius_text = f"the spectral radius of 1 - alpha H is about {radius:.4g}"
+    else:
+        return
+    radius_text = f"the spectral radius of 1 - alpha H is about {max(concave, steep):.4g}"
     raise ValueError(f"the Neumann series with alpha {alpha:g} diverges: {radius_text}; {remedy}")
 
 

@@ -222,11 +222,27 @@ def test_a_hessian_with_negative_curvature_is_refused_and_damping_helps(
     concave = Samples(images, hard_target(labels, -torch.ones(COUNT, dtype=torch.float64)))
     turned = Problem(problem.network, problem.weights, concave, losses, COUNT)
     with pytest.raises(ValueError, match="no alpha converges, as H has the eigenvalue -0"):
-        implicit_direction(turned, v, alpha=0.1)
+        implicit_direction(turned, v, alpha=0.1, terms=400)
     with pytest.raises(ValueError, match="raise damping"):
         implicit_direction(turned, v, solver="cg", damping=1e-3)
-    implicit_direction(turned, v, alpha=0.1, damping=1.0)
+    implicit_direction(turned, v, alpha=0.1, terms=400, damping=1.0)
     implicit_direction(turned, v, solver="cg", damping=1.0)
+
+
+def test_a_short_series_on_negative_curvature_is_the_derivative_of_so_many_steps_of_gradient_descent(
+    solution: tuple[Problem, Weights, Tensor],
+) -> None:
+    problem, v, _ = solution
+    images, labels = data(0)
+    weights = torch.linspace(-1, 1, COUNT, dtype=torch.float64)
+    turned = Problem(problem.network, problem.weights, Samples(images, hard_target(labels, weights)), losses, COUNT)
+    hessian = flat_hessian(problem.network, problem.weights, weights)
+    assert torch.linalg.eigvalsh(hessian)[0] < -0.01
+    flat = torch.cat([value.flatten() for value in v.values()])
+    step = torch.eye(len(hessian), dtype=torch.float64) - 0.1 * hessian
+    expected = -0.1 * sum(torch.linalg.matrix_power(step, j) @ flat for j in range(6))
+    found = implicit_direction(turned, v, alpha=0.1, terms=5, damping=DECAY)
+    torch.testing.assert_close(torch.cat([u.flatten() for u in found.values()]), expected, rtol=1e-9, atol=1e-12)
 
 
 class Deep(nn.Module):

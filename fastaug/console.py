@@ -25,6 +25,11 @@ class Console:
         self._console = RichConsole(file=sys.stdout, quiet=not main, highlight=False, soft_wrap=True)
         self._main = main
 
+    @property
+    def speaks(self) -> bool:
+        """Whether anything is printed: in the main process, and not under --quiet."""
+        return self._main
+
     def print(self, text: str) -> None:
         """One line, above the bar; what the screen has no letters for, as bytes of file names, stands as escapes."""
         code = self._console.encoding

@@ -31,7 +31,8 @@ def build_model(
         network = timm.create_model(model.name, pretrained=model.pretrained, num_classes=num_classes, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as error:
         if model.pretrained:
-            raise RecipeError([f"model.pretrained: no weights for {model.name}: {error}"]) from error
+            remedy = "without the hub, set model.pretrained to false and model.initial_checkpoint to a file of weights"
+            raise RecipeError([f"model.pretrained: no weights for {model.name}: {error}; {remedy}"]) from error
         raise RecipeError([f"model.name: {model.name} cannot be built: {error}"]) from error
     if model.initial_checkpoint is not None:
         weights, fit = initial_weights(network, model)

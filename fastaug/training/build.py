@@ -253,7 +253,7 @@ def newest_state(run: Path) -> dict[str, Any]:
 
 def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, console: Console) -> Trainer:
     """The Trainer of a recipe, at step 0."""
-    parts = find_data(recipe, accelerator)
+    parts = find_data(recipe, accelerator, bars=console.speaks)
     check_select(recipe, parts.splits)
     order = build_order(recipe, accelerator, parts)
     adjustment = build_adjustment(recipe, parts, accelerator.device)

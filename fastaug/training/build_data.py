@@ -48,9 +48,10 @@ class Place(Protocol):
         """Processes that share a machine's cores, unless a launcher says how many of them do."""
 
 
-def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
+def find_data(recipe: Recipe, accelerator: Accelerator, *, bars: bool = True) -> DataParts:
     """Index and splits; one process of each machine makes them first, the others there read its cache.
 
+    With `bars` the main process shows how far the reading is.
     Where learned parts only act (meta.frozen, meta.reuse), the meta split is trained on.
 
     DataError when two processes do not see the same images: a machine's copy of the set may be another one.
@@ -58,7 +59,7 @@ def find_data(recipe: Recipe, accelerator: Accelerator) -> DataParts:
     data = recipe.data
     if data.loader == "synthetic":
         return synthetic_parts(data.synthetic_images, data.synthetic_classes, tested=recipe.eval.batch_size)
-    main = accelerator.is_main_process
+    main = accelerator.is_main_process and bars
     with warnings_as_lines(accelerator.is_local_main_process):  # each host reads files and a cache of its own
         with local_main_process_first(accelerator):
             index = read_index(recipe, progress=main)

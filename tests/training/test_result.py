@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from PIL import Image
 
 from fastaug.commands.train import main
 
@@ -52,6 +53,14 @@ def test_a_quiet_training_says_nothing_unless_it_fails(tmp_path: Path, capfd: py
     said = capfd.readouterr()
     assert said.out == ""
     assert (tmp_path / "a run" / "result.json").exists()
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "photos" / name / "0.png")
+    photos = [f"data.root={tmp_path / 'photos'}", f"run.dir={tmp_path / 'c'}"]
+    assert main(["quickstart", *photos, "--quiet"]) == 3  # no test split: refused once the images are indexed
+    assert capfd.readouterr().err == ""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
     gone = [f"data.root={tmp_path / 'nowhere'}", f"run.dir={tmp_path / 'b'}"]

@@ -190,8 +190,10 @@ def named_set(root: str) -> tuple[str, str]:
     if os.path.exists(os.path.expanduser(root)):
         return "", root
     if slashed := _TIMM.fullmatch(root):
-        other = {"torch": "embedded, cifar10, cifar100, mnist or svhn", "tfds": "tfrecord"}.get(slashed[1], slashed[1])
-        raise DataError(f"data.root: {root} is not there; a set in another form is written KIND:PLACE, with {other}")
+        prefix = slashed[1]
+        ours = {"torch": "KIND:FOLDER, KIND one of cifar10, cifar100, mnist, svhn", "tfds": "tfrecord:FOLDER"}
+        written = ours.get(prefix, f"{prefix}:FOLDER")
+        raise DataError(f"data.root: {root} is not there; what is {prefix}/NAME in timm is written {written} here")
     if colon and _WORD.fullmatch(kind):
         near = get_close_matches(kind, known, 1, 0.5)
         meant = f"did you mean {near[0]}:{place}? known" if near else "known"

@@ -18,10 +18,10 @@ from fastaug.errors import DataError
         ("cifar1o:/data/x", r"did you mean cifar1"),
         ("quux:/data/x", r"quux is no kind of set; known: embedded"),
         ("wds:", r"wds: names no place; write wds:PLACE"),
-        ("wds/imagenet", r"wds/imagenet is not there; .* KIND:PLACE, with wds"),
-        ("hfds/timm/imagenet", r"with hfds"),
-        ("tfds/imagenet2012", r"with tfrecord"),
-        ("torch/cifar10", r"with embedded, cifar10, cifar100, mnist or svhn"),
+        ("wds/imagenet", r"wds/imagenet is not there; .* wds/NAME in timm is written wds:FOLDER here"),
+        ("hfds/timm/imagenet", r"written hfds:FOLDER here"),
+        ("tfds/imagenet2012", r"written tfrecord:FOLDER here"),
+        ("torch/cifar10", r"KIND:FOLDER, KIND one of cifar10, cifar100, mnist, svhn here"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(root: str, said: str) -> None:

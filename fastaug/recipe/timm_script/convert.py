@@ -7,6 +7,7 @@ from fastaug.recipe.timm_script.conversion import Conversion, default_of
 
 STEPS = (
     images.root,
+    images.keys_of_records,
     images.splits,
     images.input_of_network,
     network.network,

@@ -7,7 +7,8 @@ from fastaug.recipe.auto_values import preprocessing
 from fastaug.recipe.timm_script.arguments import SCRIPT
 from fastaug.recipe.timm_script.conversion import Conversion
 
-SETS = {"torch/cifar10": "cifar10:", "torch/cifar100": "cifar100:", "torch/mnist": "mnist:"}
+SETS = {"torch/cifar10": "cifar10:", "torch/cifar100": "cifar100:"}
+SETS |= dict.fromkeys(("torch/mnist", "torch/fashion_mnist", "torch/kmnist"), "mnist:")
 FOLDER_SETS = ("", "folder", "image_folder", "torch/image_folder", "torch/imagenet")
 PREFIXES = {"hfds/": "hfds:", "hfids/": "hfds:", "wds/": "wds:", "tfds/": "tfrecord:"}
 WRITE_FIRST = {  # how what timm fetches by name becomes a folder
@@ -48,6 +49,16 @@ def _set_of(name: str, folder: str | None) -> tuple[str, str, bool]:
             text = f"data.root: {ours}FOLDER reads files on disk; {WRITE_FIRST[ours]}, nothing is downloaded"
             return f"{ours}{place}", text, True
     return str(folder), "no such set is known; data.root is taken for a folder of class folders", True
+
+
+def keys_of_records(c: Conversion) -> None:
+    """Where a record of a packed set has its image and label; timm does not read them for folders."""
+    packed = str(c.keys["data.root"]).startswith(tuple(PREFIXES.values()))
+    for name in ("input_key", "target_key"):
+        if packed and c[name]:
+            c.sets(name, **{f"data__{name}": c[name]})
+        else:
+            c.idle(name, "not given" if packed else "of sets in tars, Arrow files or TFRecords")
 
 
 def splits(c: Conversion) -> None:

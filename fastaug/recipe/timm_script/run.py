@@ -21,6 +21,10 @@ def logging(c: Conversion) -> None:
         c.sets("log_wandb", run__trackers=["wandb"])
     else:
         c.idle("log_wandb", "not given")
+    if c["log_wandb"] and c["wandb_project"]:
+        c.sets("wandb_project", run__project=c["wandb_project"])
+    else:
+        c.idle("wandb_project", "of --log-wandb")
     if c["recovery_interval"]:
         c.sets("recovery_interval", "updates of the whole run", run__checkpoint_every=c["recovery_interval"])
     else:

@@ -16,7 +16,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from fastaug.errors import RecipeError
-from fastaug.nets.key_maps import read_map, renamed
+from fastaug.nets.key_maps import packaged, read_map, renamed
 from fastaug.nets.parameter_names import head_prefixes
 from fastaug.recipe.schema import Model
 
@@ -96,9 +96,8 @@ def initial_weights(network: nn.Module, model: Model) -> tuple[dict[str, Tensor]
     """
     assert model.initial_checkpoint is not None
     file = model.initial_checkpoint
-    found, entry = read_weights(file)
-    if model.checkpoint_keys is not None:
-        found = renamed(found, read_map(model.checkpoint_keys))
+    raw, entry = read_weights(file)
+    found = raw if model.checkpoint_keys is None else renamed(raw, read_map(model.checkpoint_keys))
     own = network.state_dict()
     found = _filtered(network, _unwrapped(found, own), file)
     found, changed = _adapted(network, own, found)
@@ -106,14 +105,25 @@ def initial_weights(network: nn.Module, model: Model) -> tuple[dict[str, Tensor]
     fit = _fit(network, own, found, file=file, entry=entry, changed=changed)
     if not taken or fit.share < model.checkpoint_fit:
         told = "; ".join(line.strip() for line in fit.lines()[1:])
+        maps = " or ".join(name for name in packaged() if _share_under(name, raw, own) >= model.checkpoint_fit)
         raise RecipeError(
             [
                 f"{KEY}: {file} does not fit {model.name}: {fit.share:.0%} of the tensors do, model.checkpoint_fit "
                 f"asks for {model.checkpoint_fit:.0%}; {told}. If they are another network's, set model.name to it; if "
-                "they have other names, set model.checkpoint_keys; if the rest may be new, lower model.checkpoint_fit"
+                f"they have other names, set model.checkpoint_keys{', to ' if maps else ''}{maps}; if the rest may be "
+                "new, lower model.checkpoint_fit"
             ]
         )
     return taken, fit
+
+
+def _share_under(name: str, raw: dict[str, Tensor], own: dict[str, Tensor]) -> float:
+    """The share of the network's tensors that `raw` has under the packaged map `name`; 0 where it is of other names."""
+    try:
+        found = renamed(raw, read_map(name))
+    except RecipeError:
+        return 0.0
+    return sum(key in found and found[key].shape == value.shape for key, value in own.items()) / len(own)
 
 
 def read_weights(file: str) -> tuple[dict[str, Tensor], str]:

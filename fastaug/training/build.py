@@ -159,7 +159,7 @@ def check_select(recipe: Recipe, splits: Splits) -> None:
     """DataError where train.patience or another eval.best_metric than the default has no select split to look at."""
     if recipe.train.patience and not len(splits.select):
         raise DataError(
-            f"train.patience: {recipe.train.patience} evaluations of the select split, and there is none; set "
+            f"train.patience: {recipe.train.patience} counts evaluations of the select split, and there is none; set "
             "data.select_fraction, say to 0.1, or train.patience to 0"
         )
     if recipe.eval.best_metric != "top1" and not len(splits.select):

@@ -2,13 +2,16 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 
 from fastaug.errors import RecipeError
 from fastaug.nets.key_maps import packaged, read_map, renamed
+from fastaug.nets.model import build_model
+from fastaug.recipe.schema import Model
 
 
-def test_the_packaged_map_of_lite0_names_every_tensor_of_timm_s() -> None:
-    """From the names that the other implementation gives its layers: its blocks are numbered through."""
+def lite0_names() -> list[str]:
+    """The names that the other implementation gives its tensors: its blocks are numbered through."""
     blocks = sum([1, 2, 2, 3, 3, 4, 1])
     modules = ["_conv_stem", "_bn0", "_conv_head", "_bn1"]
     for block in range(blocks):
@@ -16,10 +19,25 @@ def test_the_packaged_map_of_lite0_names_every_tensor_of_timm_s() -> None:
         modules += [f"_blocks.{block}.{name}" for name in [*layers, "_depthwise_conv", "_bn1", "_project_conv", "_bn2"]]
     kept = {"conv": ["weight"], "bn": ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]}
     names = [f"{module}.{name}" for module in modules for name in kept["bn" if "_bn" in module else "conv"]]
-    names += ["_fc.weight", "_fc.bias"]
-    found = renamed(dict.fromkeys(names), read_map("efficientnet_lite0"))
+    return [*names, "_fc.weight", "_fc.bias"]
+
+
+def test_the_packaged_map_of_lite0_names_every_tensor_of_timm_s() -> None:
+    found = renamed(dict.fromkeys(lite0_names()), read_map("efficientnet_lite0"))
     assert set(found) == set(timm.create_model("tf_efficientnet_lite0").state_dict())
     assert "efficientnet_lite0" in packaged()
+
+
+def test_weights_that_fit_under_a_packaged_map_are_refused_with_its_name(tmp_path: Path) -> None:
+    new_names = renamed({name: name for name in lite0_names()}, read_map("efficientnet_lite0"))
+    values = timm.create_model("tf_efficientnet_lite0").state_dict()
+    torch.save({old: values[new] for new, old in new_names.items()}, tmp_path / "lite0.pth")
+    model = Model(name="tf_efficientnet_lite0", initial_checkpoint=str(tmp_path / "lite0.pth"))
+    with pytest.raises(RecipeError, match=r"set model\.checkpoint_keys, to efficientnet_lite0; if the rest"):
+        build_model(model, 1000, lambda _: None)
+    model.name = "test_resnet"
+    with pytest.raises(RecipeError, match=r"set model\.checkpoint_keys; if the rest"):
+        build_model(model, 1000, lambda _: None)
 
 
 def problem(given: str | dict[str, str], names: tuple[str, ...] = ("a.x", "b.x")) -> str:

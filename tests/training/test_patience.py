@@ -158,8 +158,8 @@ def test_two_processes_stop_together_on_the_images_of_one(tmp_path, root, in_pro
 def test_patience_without_a_select_split_is_refused_with_the_remedy(train):
     folder = train("run", "data.select_fraction=0", code=3)
     assert read(folder, "status.json")["reason"] == (
-        "train.patience: 2 evaluations of the select split, and there is none; set data.select_fraction, say to 0.1, "
-        "or train.patience to 0"
+        "train.patience: 2 counts evaluations of the select split, and there is none; set data.select_fraction, say to "
+        "0.1, or train.patience to 0"
     )
     assert not (folder / "checkpoints").exists() or not list((folder / "checkpoints").iterdir())
 

@@ -50,9 +50,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fractions", nargs="*", type=float, default=[0.125, 0.25, 0.5], help="f, of the frontier")
     parser.add_argument("--meta-images", nargs="*", type=int, default=[64, 256], help="m, of the frontier")
     parser.add_argument("--half-life", type=float, default=20, help="updates, of the averaged v on the frontier")
+    parser.add_argument("--redraws", type=int, default=0, help="sets of other draws of the exact ones, even, up to 8")
     parser.add_argument("--point", default="40,0.25,64", metavar="K,f,m", help="timed end to end and reported")
     parser.add_argument("--seeds", type=int, default=3, help="of the study of wrong labels")
-    parser.add_argument("--draws", type=int, default=256, help="of the estimators, a multiple of 16 (default 256)")
+    parser.add_argument("--draws", type=int, default=320, help="batches of the estimators (default 320)")
+    parser.add_argument("--operations", default="broad", help="of the estimators (default broad)")
+    parser.add_argument("--magnitude", type=float, default=0.98, help="of their operations (default .98)")
     parser.add_argument(
         "--peer-python", action="append", default=[], metavar="NAME=PATH", help="of a library's own venv"
     )
@@ -86,18 +89,23 @@ def frontier_section(args: argparse.Namespace, size: Size, found: dict[str, Any]
     """Cosine and overhead of every point."""
     grid = args.cadences, args.fractions, args.meta_images
     with new_scene(size, digits=True) as scene:
-        cosines = quality(scene, *grid, half_life=args.half_life, count=args.count)
+        cosines = quality(scene, *grid, half_life=args.half_life, count=args.count, redraws=args.redraws)
         costs = cost_of_parts(scene, args.fractions, args.meta_images)
     overhead = {point: 100 * costs[point[1], point[2]] / point[0] for point in itertools.product(*grid)}
-    found["frontier"] = [{"point": p, "overhead_percent": overhead[p], "cosine": cosines[p]} for p in overhead]
-    parts = list(next(iter(cosines.values())))
-    table = [(point_name(*p), f"{overhead[p]:.1f} %", *(f"{c:.3f}" for c in cosines[p].values())) for p in overhead]
-    report.print_table("frontier (overhead from measured meta steps)", ("point", "of a plain step", *parts), table)
-    chosen = point_of(args.point)
+    price = {point_name(*point): percent for point, percent in overhead.items()}
+    found["frontier"] = [{"point": n, "overhead_percent": price.get(n), "cosine": row} for n, row in cosines.items()]
+    rows = [(name, draws, row) for name, by_draws in cosines.items() for draws, row in by_draws.items()]
+    header = ("point", "of a plain step", "with exact of", *rows[0][2])
+    table = [
+        (n, f"{price[n]:.1f} %" if n in price else "", draws, *map("{:.3f}".format, row.values()))
+        for n, draws, row in rows
+    ]
+    report.print_table("frontier (overhead from measured meta steps)", header, table)
+    chosen = point_name(*point_of(args.point))
     if chosen in cosines:
-        found["figures"]["shared_cosine"] = cosines[chosen]["all"]
+        found["figures"]["shared_cosine"] = cosines[chosen]["this draw"]["all"]
     if args.png is not None:
-        picture([(p, overhead[p], cosines[p]["all"]) for p in overhead], str(args.png))
+        picture([(p, overhead[p], cosines[point_name(*p)]["this draw"]["all"]) for p in overhead], str(args.png))
 
 
 def evidence_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -131,17 +133,22 @@ def passes(trainer: Trainer, u: Weights, count: int, copies: int = 1) -> Passes:
 
 
 def stratified(trainer: Trainer, u: Weights, count: int) -> Passes:
-    """`passes` with each operation as often as its probability says: systematic sampling over the batch."""
-    part, chosen = policy_part(trainer), policy_part(trainer).policy._chosen
-
-    def even(uniform: Any, bounds: Any) -> Any:
-        ranks = uniform.argsort(0).argsort(0)
-        return chosen((ranks + uniform[:1] * 2**20 % 1) / len(uniform), bounds)
-
-    part.policy._chosen = even  # type: ignore[method-assign]
+    """`passes` with each operation as often as its probability says."""
+    policy = policy_part(trainer).policy
+    own = policy._chosen
+    policy._chosen = lambda uniform, bounds: own(evened(uniform), bounds)  # type: ignore[method-assign]
     found = passes(trainer, u, count)
-    part.policy._chosen = chosen  # type: ignore[method-assign]
+    policy._chosen = own  # type: ignore[method-assign]
     return found
+
+
+def evened(uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Uniform numbers [n, slots] in their own order, spread evenly over (0, 1) in each slot: systematic sampling.
+
+    Where the even numbers begin is drawn by the low bits of the first, which say nothing of its rank.
+    """
+    ranks: npt.NDArray[np.float64] = (uniform.argsort(0).argsort(0) + uniform[:1] * 2**20 % 1) / len(uniform)
+    return ranks
 
 
 def pathwise(trainer: Trainer, u: Weights, count: int) -> Tensor:

@@ -33,6 +33,7 @@ from fastaug.training.build import Trainer
 WARM, SEED = 150, 0  # updates before; of dropout masks
 PLAIN = ["meta.learn=[policy]", "meta.magnitudes=false", "augment.shift=0", "augment.cutmix=0", "optim.lr=0.02"]
 COPIES = 4  # operations on each image
+BEFORE = 5  # batches that an operation's own baseline is taken from
 SEEN = 160  # samples that training shows for one that a meta step differentiates: K = 40, f = 1/4
 FLAT = 0.05  # added to a steepness
 LARGEST = 3.0  # root mean squares at which a share is cut
@@ -106,9 +107,10 @@ def batches(trainer: Trainer, count: int, copies: int = 1) -> Iterator[Batch]:
     """New batches after those that were trained on; of `copies` images each, if so, under other draws."""
     for batch in trainer.loader.batches(trainer.order.requests(WARM + 1, WARM + 1 + count)):
         images = len(batch.ids) // copies
-        of = [field[:images].repeat(copies, *[1] * (field.ndim - 1)) for field in batch]
+        labels, ids = batch.labels[:images].repeat(copies), batch.ids[:images].repeat(copies)
         number = torch.arange(copies).repeat_interleave(images)
-        yield Batch(*of[:3], torch.from_numpy(copies_of(of[2].numpy(), number.numpy())))
+        draws = torch.from_numpy(copies_of(ids.numpy(), number.numpy()))
+        yield Batch(batch.images[:images].repeat(copies, 1, 1, 1), labels, ids, draws)
 
 
 def passes(trainer: Trainer, u: Weights, count: int, copies: int = 1) -> Passes:
@@ -136,7 +138,7 @@ def stratified(trainer: Trainer, u: Weights, count: int) -> Passes:
     """`passes` with each operation as often as its probability says."""
     policy = policy_part(trainer).policy
     own = policy._chosen
-    policy._chosen = lambda uniform, bounds: own(evened(uniform), bounds)  # type: ignore[method-assign]
+    policy._chosen = lambda u, bounds: own(evened(u), bounds)  # type: ignore[method-assign]
     found = passes(trainer, u, count)
     policy._chosen = own  # type: ignore[method-assign]
     return found
@@ -196,11 +198,12 @@ def by_class(seen: Passes) -> Tensor:
 
 
 def by_operation(seen: Passes) -> Tensor:
-    """Share less its operation's mean in the five batches before, whose own term is added in closed form."""
+    """Share less its operation's mean in the BEFORE batches before, whose own term is added in closed form."""
     drawn = (seen.score > 0).double()
     probability = (drawn - seen.score)[0, 0]
     sums, count = (drawn * seen.share[..., None]).sum(1), drawn.sum(1)
-    before = sum(sums.roll(n, 0) for n in range(1, 6)) / sum(count.roll(n, 0) for n in range(1, 6)).clamp_min(1)
+    window = [torch.stack([values.roll(n, 0) for n in range(1, BEFORE + 1)]).sum(0) for values in (sums, count)]
+    before = window[0] / window[1].clamp_min(1)
     known = probability * (before - (probability * before).sum(1, keepdim=True))
     return scored(less_others(seen.share - (drawn * before[:, None]).sum(2)), seen) + known
 

@@ -112,7 +112,7 @@ def quality(
     exact, others = observer(1.0, whole, cadences, 0.0), [observer(1.0, whole, cadences, 0.0) for _ in range(redraws)]
     for number, other in enumerate(others, 1):
         other.meta.augment, other.meta.validation = Redrawn(given.augment, number), exact.meta.validation
-        other.meta.renew = lambda _: None  # type: ignore[method-assign]  # v is the exact one's, which comes before
+        other.meta.renew = lambda step: None  # type: ignore[method-assign]  # noqa: ARG005  # v is the exact one's, which comes before
     grid = itertools.product(cadences, fractions, sizes)
     points = {point: observer(*point[1:], [point[0]], half_life) for point in grid}
     trainer.meta = Observers({"exact": exact, **dict(enumerate(others)), **points})
@@ -124,7 +124,7 @@ def quality(
         parameters = given.learned.shared()
         pieces = (one.split([p.numel() for p in parameters.values()]) for one in (a, b))
         pairs = {"all": (a, b)} | dict(zip(parameters, zip(*pieces, strict=True), strict=True))
-        return {name: F.cosine_similarity(*pair, dim=0).item() for name, pair in pairs.items()}
+        return {name: F.cosine_similarity(one, other, dim=0).item() for name, (one, other) in pairs.items()}
 
     found = {point_name(*point): {"this draw": cosines([one], [exact], point[0])} for point, one in points.items()}
     if redraws:

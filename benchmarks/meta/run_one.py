@@ -1,7 +1,7 @@
 """One method in a process of its own, next to plain steps: run_one.py METHOD PART SETTING REFERENCE THREADS PAIRS.
 
-Prints a JSON line. REFERENCE is a file with the hypergradient in all parameters, weights first, by the number of updates
-in a method's step. The peak memory is that of two steps, over what was resident before the method was built; then it
+Prints a JSON line. REFERENCE is a file with the hypergradient in all parameters, weights first, by how many updates a
+method takes. The peak memory is that of two steps, over what was resident before the method was built; then it
 takes turns with plain steps.
 """
 

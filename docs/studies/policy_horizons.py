@@ -70,7 +70,8 @@ class Unrolled(Horizon):
 
     def __init__(self, meta: Set, seed: int, updates: int) -> None:
         super().__init__(meta, seed)
-        self.updates, self.window = updates, None
+        self.updates = updates
+        self.window: Window | None = None
         self.inside: list[tuple[Seen, Tensor]] = []
 
     def look(self, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, seen: Seen) -> None:
@@ -198,7 +199,7 @@ def main() -> int:
         start = time.process_time()
         horizon.finish(network)
         price = 1 + (horizon.seconds + time.process_time() - start) / plain
-        kept = {key: np.concatenate(rows) for key, rows in horizon.notes.kept.items()}
+        kept: dict[str, Any] = {key: np.concatenate(rows) for key, rows in horizon.notes.kept.items()}
         np.savez(f"{arguments.out}-{name}.npz", names=names, **kept)
         print(f"{name}: {price:.1f} trainings, {len(kept['op'])} samples noted")
     return 0

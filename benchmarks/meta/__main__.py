@@ -59,6 +59,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of the study of wrong labels")
     parser.add_argument("--draws", type=int, default=320, help="batches of the estimators (default 320)")
     parser.add_argument("--operations", default="broad", help="of the estimators (default broad)")
+    parser.add_argument("--slots", type=int, default=1, help="of the estimators (default 1)")
+    parser.add_argument("--temperatures", type=float, nargs="*", default=[0.1, 0.25, 0.5], help="of Gumbel-softmax")
     parser.add_argument("--magnitude", type=float, default=0.98, help="of their operations (default .98)")
     parser.add_argument(
         "--peer-python", action="append", default=[], metavar="NAME=PATH", help="of a library's own venv"

@@ -37,7 +37,6 @@ BEFORE = 5  # batches that an operation's own baseline is taken from
 SEEN = 160  # samples that training shows for one that a meta step differentiates: K = 40, f = 1/4
 FLAT = 0.05  # added to a steepness
 LARGEST = 3.0  # root mean squares at which a share is cut
-TEMPERATURES = (0.1, 0.25, 0.5)
 GROUP = 5  # batches: of 64, as many samples as 20 hypergradients at f = 1/4
 
 
@@ -45,8 +44,8 @@ GROUP = 5  # batches: of 64, as many samples as 20 hypergradients at f = 1/4
 class Passes:
     """What batches of samples have shown, [batches, samples]: for each its operations and what one pass says of it.
 
-    `score` [batches, samples, logits]: drawn - probability. `share` of the whole network, `head` of its last layer;
-    `loss`, and `steepness`: the norm of the loss's gradient in the network's logits.
+    `score` [batches, samples, slots, operations]: drawn - probability. `share` of the whole network, `head` of its last
+    layer; `loss`, and `steepness`: the norm of the loss's gradient in the network's logits.
     """
 
     score: Tensor
@@ -63,7 +62,7 @@ Estimator = Callable[[Passes], Tensor]  # one estimate for each batch: [batches,
 def section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
     """Noise, cosine and bias of every estimator at one frozen point."""
     with new_scene(replace(size, model="test_resnet", side=28), digits=True) as scene:
-        keys = [f"meta.operations={args.operations}", f"meta.magnitude={args.magnitude}", "meta.slots=1"]
+        keys = [f"meta.operations={args.operations}", f"meta.magnitude={args.magnitude}", f"meta.slots={args.slots}"]
         given = scene.trainer(*PLAIN, *keys, NEVER)
         Steps(given)(WARM)
         u = direction(given)
@@ -72,7 +71,7 @@ def section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None
         estimates["stratified draws"] = others(stratified(given, u, args.draws))
         copied = passes(given, u, args.draws, COPIES)
         estimates["several operations an image, less its others' mean"] = by_image(copied)
-        for temperature in TEMPERATURES:
+        for temperature in args.temperatures:
             gumbel = ["meta.probabilities=gumbel", f"meta.temperature={temperature}"]
             trainer = scene.trainer(*PLAIN, *keys, *gumbel, NEVER)
             trainer.network.load_state_dict(given.network.state_dict())
@@ -87,7 +86,7 @@ def section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None
         f"{args.operations}: operations explain {of_operations:.5f} of the variance of shares between samples; ", end=""
     )
     print(f"a cosine of .8 takes {alike:.0f} samples of today's estimator")
-    table = [(n, f"{row['noise']:.2f}", f"{row['cosine']:.3f}", "yes" * (n in BIASED)) for n, row in rows.items()]
+    table = [(n, f"{row['noise']:.2f}", f"{row['cosine']:.3f}", "yes" * (n not in UNBIASED)) for n, row in rows.items()]
     header = ("probabilities by", "noise", f"cosine, {GROUP * share.shape[1]} samples", "biased")
     report.print_table("hypergradient in probabilities, one frozen point", header, table)
 
@@ -129,8 +128,7 @@ def passes(trainer: Trainer, u: Weights, count: int, copies: int = 1) -> Passes:
         loss = F.cross_entropy(z, batch.labels, reduction="none")
         steepness = (z.softmax(1) - F.one_hot(batch.labels, z.shape[1])).norm(dim=1)
         drawn = F.one_hot(part_of.draw(part.view).op, probabilities.shape[1])
-        score = (drawn - probabilities).flatten(1)
-        rows.append((score, *shares, loss, steepness, batch.labels))
+        rows.append((drawn - probabilities, *shares, loss, steepness, batch.labels))
     return Passes(*(torch.stack(column).double() for column in zip(*rows, strict=True)))
 
 
@@ -175,8 +173,8 @@ def policy_part(trainer: Trainer) -> SharedPolicyPart:
 
 
 def scored(values: Tensor, seen: Passes) -> Tensor:
-    """Mean over the samples of a batch of values times score."""
-    return (values[..., None] * seen.score).mean(1)
+    """Mean over the samples of a batch of values times score: [batches, logits], slot after slot."""
+    return (values[..., None, None] * seen.score).mean(1).flatten(1)
 
 
 def less_others(values: Tensor) -> Tensor:
@@ -201,11 +199,11 @@ def by_operation(seen: Passes) -> Tensor:
     """Share less its operation's mean in the BEFORE batches before, whose own term is added in closed form."""
     drawn = (seen.score > 0).double()
     probability = (drawn - seen.score)[0, 0]
-    sums, count = (drawn * seen.share[..., None]).sum(1), drawn.sum(1)
+    sums, count = (drawn * seen.share[..., None, None]).sum(1), drawn.sum(1)
     window = [torch.stack([values.roll(n, 0) for n in range(1, BEFORE + 1)]).sum(0) for values in (sums, count)]
     before = window[0] / window[1].clamp_min(1)
-    known = probability * (before - (probability * before).sum(1, keepdim=True))
-    return scored(less_others(seen.share - (drawn * before[:, None]).sum(2)), seen) + known
+    known = probability * (before - (probability * before).sum(2, keepdim=True))
+    return scored(less_others(seen.share - (drawn * before[:, None]).sum((2, 3))), seen) + known.flatten(1)
 
 
 def controlled(*names: str) -> Estimator:
@@ -245,6 +243,12 @@ def gumbel_name(temperature: float) -> str:
     return f"straight-through Gumbel, temperature {temperature:g}"
 
 
+def over_slots(seen: Passes) -> Tensor:
+    """Today's for probabilities that are the same in all slots: the mean over the slots, in each."""
+    slots = seen.score.shape[2]
+    return others(seen).unflatten(1, (slots, -1)).mean(1).repeat(1, slots)
+
+
 TODAY = "share less the mean of the others"
 ESTIMATORS: dict[str, Estimator] = {
     TODAY: others,
@@ -256,19 +260,30 @@ ESTIMATORS: dict[str, Estimator] = {
     "controlled by all three": controlled("head", "loss", "steepness"),
     "over steepness": per_steepness,
     "cut at three root mean squares": cut,
+    "the same for all slots": over_slots,
 }
-BIASED = {"over steepness", "cut at three root mean squares", *map(gumbel_name, TEMPERATURES)}
+UNBIASED = {  # the others are of another mean, or of one for all slots
+    TODAY,
+    "share, no baseline",
+    "less the mean of its class",
+    "less its operation's mean before",
+    "controlled by loss and steepness",
+    "controlled by the last layer's term",
+    "controlled by all three",
+    "stratified draws",
+    "several operations an image, less its others' mean",
+}
 
 
 # ---- figures ----
 
 
 def explained(share: Tensor, score: Tensor) -> float:
-    """Share of the variance between samples that is between the means of their operations, corrected for chance."""
-    drawn = (score > 0).double().flatten(0, 1)
+    """Share of the variance between samples that is between the operations of the first slot, corrected for chance."""
+    drawn = (score[:, :, 0] > 0).double().flatten(0, 1)
     values = share.flatten() - share.mean()
     sums, count = values @ drawn, drawn.sum(0)
-    between = (sums.square() / count).sum() / values.square().sum()
+    between = (sums.square() / count.clamp_min(1)).sum() / values.square().sum()
     chance = (drawn.shape[1] - 1) / len(values)
     return ((between - chance) / (1 - chance)).item()
 
@@ -281,7 +296,7 @@ def figures(name: str, one: Tensor, today: Tensor) -> dict[str, float]:
     """
     length, cosines = squared_length(today), []
     along = sum((one[first::2].mean(0) * today[1 - first :: 2].mean(0)).sum() for first in (0, 1)) / 2
-    scale = along / length if name in BIASED else 1.0
+    scale = along / length if name not in UNBIASED else 1.0
     for first in range(0, len(one) - GROUP + 1, GROUP):
         rest = (today.sum(0) - today[first : first + GROUP].sum(0)) / (len(today) - GROUP)
         cosines.append(F.cosine_similarity(one[first : first + GROUP].mean(0), rest, dim=0).item())

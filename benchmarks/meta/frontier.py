@@ -110,9 +110,9 @@ def quality(
         return Observer(other, every, count)
 
     exact, others = observer(1.0, whole, cadences, 0.0), [observer(1.0, whole, cadences, 0.0) for _ in range(redraws)]
-    for number, other in enumerate(others, 1):
+    for number, other in enumerate(others, 1):  # v is that of the exact one, which comes before them
         other.meta.augment, other.meta.validation = Redrawn(given.augment, number), exact.meta.validation
-        other.meta.renew = lambda step: None  # type: ignore[method-assign]  # noqa: ARG005  # v is the exact one's, which comes before
+        other.meta.renew = lambda step: None  # type: ignore[method-assign]  # noqa: ARG005
     grid = itertools.product(cadences, fractions, sizes)
     points = {point: observer(*point[1:], [point[0]], half_life) for point in grid}
     trainer.meta = Observers({"exact": exact, **dict(enumerate(others)), **points})

@@ -22,7 +22,7 @@ def drawn(ops: Tensor, tables: dict[str, Tensor]) -> Passes:
     """Passes of batches with operations [batches, samples]; `tables` [samples, kinds]: what each does to a sample."""
     score = torch.nn.functional.one_hot(ops, tables["share"].shape[1]) - PROBABILITY
     seen = {name: table[torch.arange(ops.shape[1]), ops] for name, table in tables.items()}
-    return Passes(score, **seen, label=LABEL.expand(len(ops), -1))
+    return Passes(score[:, :, None], **seen, label=LABEL.expand(len(ops), -1))
 
 
 def tables(generator: torch.Generator) -> dict[str, Tensor]:
@@ -91,9 +91,18 @@ def test_what_operations_explain_and_how_many_samples_a_cosine_takes() -> None:
     score = torch.nn.functional.one_hot(ops, kinds) - 1 / torch.tensor(kinds, dtype=torch.float64)
     noise = torch.randn(ops.shape, generator=generator, dtype=torch.float64)
     share, between = effect[ops] + noise, float(effect.var(correction=0))
+    score = score[:, :, None]
     assert estimators.explained(share, score) == pytest.approx(between / (1 + between), rel=0.05)
     assert estimators.explained(noise, score) == pytest.approx(0, abs=1e-4)
     today = estimators.scored(estimators.less_others(share), Passes(score, share, share, share, share, share))
     count = round(estimators.batches_for(today, 0.8))
     means = today[: 4000 // count * count].unflatten(0, (-1, count)).mean(1)
     assert cosine_similarity(means, (effect - effect.mean())[None]).mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_probabilities_that_all_slots_share_have_the_mean_of_what_each_has() -> None:
+    generator = torch.Generator().manual_seed(7)
+    score = torch.randn(3, SAMPLES, 2, KINDS, generator=generator, dtype=torch.float64)
+    seen = Passes(score, *[torch.randn(3, SAMPLES, generator=generator, dtype=torch.float64)] * 5)
+    one, two = estimators.others(seen).split(KINDS, 1)
+    torch.testing.assert_close(estimators.over_slots(seen), torch.cat([(one + two) / 2] * 2, 1))

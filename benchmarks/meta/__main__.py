@@ -30,7 +30,7 @@ from benchmarks.meta.overhead import (
     timed_blocks,
 )
 from benchmarks.meta.scene import Size, new_scene
-from benchmarks.meta.task import PARTS
+from benchmarks.meta.task import PARTS, Setting
 from benchmarks.peers import report
 
 SECTIONS = ("engines", "overhead", "frontier", "samples", "estimators", "evidence")
@@ -124,10 +124,11 @@ def evidence_section(args: argparse.Namespace, size: Size, found: dict[str, Any]
     found["evidence"] = blocks
 
 
-def engines_section(args: argparse.Namespace, _: Size, found: dict[str, Any]) -> None:
-    """One step by every engine and library, always of benchmarks.meta.task's size."""
+def engines_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
+    """One step by every engine and library."""
     peer_python = dict(pair.split("=", 1) for pair in args.peer_python)
-    found["engines"], gates = measure(args.methods, list(PARTS), args.rounds, args.threads, peer_python)
+    setting = Setting(size.model, size.side, size.batch, size.classes)
+    found["engines"], gates = measure(args.methods, list(PARTS), args.rounds, args.threads, peer_python, setting)
     report.print_table("one step with its hypergradient", HEADER, table(found["engines"]))
     found["gates"] |= gates
 

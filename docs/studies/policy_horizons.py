@@ -1,7 +1,7 @@
 """Do longer horizons predict what an operation does for a network? Signals of many updates, beside policy_signals.py.
 
     python docs/studies/policy_horizons.py data/letters --out horizons
-    python docs/studies/policy_signals.py compare responses.jsonl horizons-*.npz
+    python docs/studies/policy_signals.py compare docs/studies/policy_responses.jsonl horizons-*.npz
 
 One training under the uniform policy of all operations, as in policy_signals.py. In windows of K updates, with pauses
 of 2 K, every sample's term of the hypergradient through all K updates of AdamW (hypergrad/engines/unroll.py). And over

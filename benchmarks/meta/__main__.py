@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.meta import estimators, samples
 from benchmarks.meta.frontier import Point, picture, quality
+from benchmarks.meta.measure import HEADER, NAMES, measure, table
 from benchmarks.meta.overhead import (
     cost_of_parts,
     evidence_arms,
@@ -29,6 +30,7 @@ from benchmarks.meta.overhead import (
     timed_blocks,
 )
 from benchmarks.meta.scene import Size, new_scene
+from benchmarks.meta.task import PARTS, Setting
 from benchmarks.peers import report
 
 SECTIONS = ("engines", "overhead", "frontier", "samples", "estimators", "evidence")
@@ -38,6 +40,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=SECTIONS, default=SECTIONS, help="sections (default: all)")
+    parser.add_argument("--methods", nargs="*", default=NAMES, help="engines and libraries (default: all)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
     parser.add_argument("--model", default="resnet18", help="timm's name (default resnet18)")
     parser.add_argument("--side", type=int, default=64, help="pixels (default 64)")
@@ -50,9 +53,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fractions", nargs="*", type=float, default=[0.125, 0.25, 0.5], help="f, of the frontier")
     parser.add_argument("--meta-images", nargs="*", type=int, default=[64, 256], help="m, of the frontier")
     parser.add_argument("--half-life", type=float, default=20, help="updates, of the averaged v on the frontier")
+    parser.add_argument("--keys", nargs="*", default=[], help="of the recipe, for all that the frontier trains")
+    parser.add_argument("--redraws", type=int, default=0, help="sets of other draws of the exact ones, even, up to 8")
     parser.add_argument("--point", default="40,0.25,64", metavar="K,f,m", help="timed end to end and reported")
     parser.add_argument("--seeds", type=int, default=3, help="of the study of wrong labels")
-    parser.add_argument("--draws", type=int, default=256, help="of the estimators, a multiple of 16 (default 256)")
+    parser.add_argument("--draws", type=int, default=320, help="batches of the estimators (default 320)")
+    parser.add_argument("--operations", default="broad", help="of the estimators (default broad)")
+    parser.add_argument("--slots", type=int, default=1, help="of the estimators (default 1)")
+    parser.add_argument("--temperatures", type=float, nargs="*", default=[0.1, 0.25, 0.5], help="of Gumbel-softmax")
+    parser.add_argument("--magnitude", type=float, default=0.98, help="of their operations (default .98)")
     parser.add_argument(
         "--peer-python", action="append", default=[], metavar="NAME=PATH", help="of a library's own venv"
     )
@@ -85,19 +94,24 @@ def overhead_section(args: argparse.Namespace, size: Size, found: dict[str, Any]
 def frontier_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
     """Cosine and overhead of every point."""
     grid = args.cadences, args.fractions, args.meta_images
-    with new_scene(size, digits=True) as scene:
-        cosines = quality(scene, *grid, half_life=args.half_life, count=args.count)
+    with new_scene(size, digits=True, keys=args.keys) as scene:
+        cosines = quality(scene, *grid, half_life=args.half_life, count=args.count, redraws=args.redraws)
         costs = cost_of_parts(scene, args.fractions, args.meta_images)
     overhead = {point: 100 * costs[point[1], point[2]] / point[0] for point in itertools.product(*grid)}
-    found["frontier"] = [{"point": p, "overhead_percent": overhead[p], "cosine": cosines[p]} for p in overhead]
-    parts = list(next(iter(cosines.values())))
-    table = [(point_name(*p), f"{overhead[p]:.1f} %", *(f"{c:.3f}" for c in cosines[p].values())) for p in overhead]
-    report.print_table("frontier (overhead from measured meta steps)", ("point", "of a plain step", *parts), table)
-    chosen = point_of(args.point)
+    price = {point_name(*point): percent for point, percent in overhead.items()}
+    found["frontier"] = [{"point": n, "overhead_percent": price.get(n), "cosine": row} for n, row in cosines.items()]
+    rows = [(name, draws, row) for name, by_draws in cosines.items() for draws, row in by_draws.items()]
+    header = ("point", "of a plain step", "with exact of", *rows[0][2])
+    table = [
+        (n, f"{price[n]:.1f} %" if n in price else "", draws, *map("{:.3f}".format, row.values()))
+        for n, draws, row in rows
+    ]
+    report.print_table("frontier (overhead from measured meta steps)", header, table)
+    chosen = point_name(*point_of(args.point))
     if chosen in cosines:
-        found["figures"]["shared_cosine"] = cosines[chosen]["all"]
+        found["figures"]["shared_cosine"] = cosines[chosen]["this draw"]["all"]
     if args.png is not None:
-        picture([(p, overhead[p], cosines[p]["all"]) for p in overhead], str(args.png))
+        picture([(p, overhead[p], cosines[point_name(*p)]["this draw"]["all"]) for p in overhead], str(args.png))
 
 
 def evidence_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
@@ -110,13 +124,11 @@ def evidence_section(args: argparse.Namespace, size: Size, found: dict[str, Any]
     found["evidence"] = blocks
 
 
-def engines_section(args: argparse.Namespace, _: Size, found: dict[str, Any]) -> None:
-    """One step by every engine and library, always of benchmarks.meta.task's size."""
-    from benchmarks.meta.measure import HEADER, NAMES, measure, table
-    from benchmarks.meta.task import PARTS
-
+def engines_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
+    """One step by every engine and library."""
     peer_python = dict(pair.split("=", 1) for pair in args.peer_python)
-    found["engines"], gates = measure(NAMES, list(PARTS), args.rounds, args.threads, peer_python)
+    setting = Setting(size.model, size.side, size.batch, size.classes)
+    found["engines"], gates = measure(args.methods, list(PARTS), args.rounds, args.threads, peer_python, setting)
     report.print_table("one step with its hypergradient", HEADER, table(found["engines"]))
     found["gates"] |= gates
 

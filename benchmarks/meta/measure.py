@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from benchmarks.meta.methods import METHODS
-from benchmarks.meta.peers import PEERS
+from benchmarks.meta.peers import PEERS, UPDATES
 from benchmarks.meta.task import PARTS, Setting, new_task, reference
 
 RUN = Path(__file__).with_name("run_one.py")
 NAMES = (*METHODS, *PEERS)
-EXACT = ("ours forward", "ours functional", "ours reverse", "ours unroll")
+EXACT = ("ours forward", "ours functional", "ours reverse", "ours unroll", "ours unroll 3 updates")
 COSINE = 0.999  # of an exact engine with float64, at least
 STANDARD = Setting()
 PATIENCE = 900.0  # seconds for one process
@@ -51,7 +51,8 @@ def measure(
     reasons: dict[tuple[str, str], str] = {}
     with tempfile.TemporaryDirectory() as folder:
         truth = Path(folder, "reference")
-        torch.save(reference(new_task(setting, "all")), truth)
+        steps = {UPDATES.get(method, 1) for method in methods}
+        torch.save({count: reference(new_task(setting, "all"), count) for count in steps}, truth)
         for number in range(rounds):
             for key in list(found)[:: 1 if number % 2 == 0 else -1]:
                 if key in reasons:

@@ -74,21 +74,22 @@ def one_sided(task: Task) -> Step:
     return step
 
 
-def unrolled(task: Task) -> Step:
-    """One step unrolled by `unroll`, which changes nothing, and then the real step."""
+def unrolled(updates: int, task: Task) -> Step:
+    """Updates unrolled by `unroll`, which changes nothing, and then the real ones."""
     network, optimizer = task.start()
 
     def step() -> Tensor:
         found = unroll(
             network,
             optimizer,
-            [samples(task)],
+            [lambda: samples(task)] * updates,
             losses,
             lambda forward: task.validation(forward(task.meta_images)),
             named(task),
             total=len(task.labels),
         )
-        train(network, optimizer, task)
+        for _ in range(updates):
+            train(network, optimizer, task)
         return flat(list(found.values()))
 
     return step
@@ -102,6 +103,7 @@ METHODS: Mapping[str, Builder] = MappingProxyType(
         "ours reverse": partial(by_engine, "reverse"),
         "ours difference": one_sided,
         "ours difference central": partial(by_engine, "difference"),
-        "ours unroll": unrolled,
+        "ours unroll": partial(unrolled, 1),
+        "ours unroll 3 updates": partial(unrolled, 3),
     }
 )

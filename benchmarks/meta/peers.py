@@ -16,15 +16,16 @@ from torch.optim import SGD
 from benchmarks.meta.task import Step, Task, flat
 
 
-def higher_step(task: Task) -> Step:
-    """higher: the step inside `innerloop_ctx`, the validation loss differentiated through it."""
+def higher_step(updates: int, task: Task) -> Step:
+    """higher: the steps inside `innerloop_ctx`, the validation loss differentiated through them."""
     import higher
 
     network, optimizer = task.start()
 
     def step() -> Tensor:
         with higher.innerloop_ctx(network, optimizer) as (inner, differentiable):
-            differentiable.step(task.loss(inner(task.augmented())))
+            for _ in range(updates):
+                differentiable.step(task.loss(inner(task.augmented())))
             found = torch.autograd.grad(task.validation(inner(task.meta_images)), task.parameters())
             keep(network, optimizer, inner, differentiable)
         return flat(found)
@@ -121,9 +122,11 @@ class Peer:
 
 
 BETTY = ("betty.configs", "betty.engine", "betty.problems")
+UPDATES = {"ours unroll 3 updates": 3, "higher 3 updates": 3}  # of a method's step, where it is not one
 PEERS: Mapping[str, Peer] = MappingProxyType(
     {
-        "higher": Peer(("higher",), "higher", higher_step),
+        "higher": Peer(("higher",), "higher", partial(higher_step, 1)),
+        "higher 3 updates": Peer(("higher",), "higher", partial(higher_step, 3)),
         "torchopt": Peer(("torchopt",), "torchopt", torchopt_step),
         "betty darts": Peer(BETTY, "betty-ml", partial(betty_step, "darts")),
         "betty sama": Peer(BETTY, "betty-ml", partial(betty_step, "sama")),

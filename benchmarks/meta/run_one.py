@@ -1,7 +1,8 @@
 """One method in a process of its own, next to plain steps: run_one.py METHOD PART SETTING REFERENCE THREADS PAIRS.
 
-Prints a JSON line. REFERENCE is a file with the first step's hypergradient in all parameters, weights first. The peak
-memory is that of two steps, over what was resident before the method was built; then it takes turns with plain steps.
+Prints a JSON line. REFERENCE is a file with the hypergradient in all parameters, weights first, by how many updates a
+method takes. The peak memory is that of two steps, over what was resident before the method was built; then it
+takes turns with plain steps.
 """
 
 import os
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.meta.peers import PEERS
+from benchmarks.meta.peers import PEERS, UPDATES
 from benchmarks.meta.task import Setting, Step, Task, agreement, new_task, plain
 from benchmarks.peers.process_tree import memory_mib
 
@@ -72,7 +73,7 @@ def run(name: str, part: str, setting: Setting, reference: str, pairs: int) -> d
     if name in PEERS:
         figures["version"] = importlib.metadata.version(PEERS[name].distribution)
     if len(first):
-        truth = torch.load(reference, weights_only=True)[: len(first)]
+        truth = torch.load(reference, weights_only=True)[UPDATES.get(name, 1)][: len(first)]
         figures["agreement"] = agreement(first, truth, task)
     other = plain(task)
     other()

@@ -5,7 +5,7 @@ The images are crops of two photographs, of any number and in classes that canno
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +69,10 @@ def base(size: Size) -> dict[str, dict[str, Any]]:
 
 
 class Scene:
-    """One data folder, one accelerator, any number of trainers; of real digits if `digits`."""
+    """One data folder, one accelerator, any number of trainers; of real digits if `digits`, `keys` changed for all."""
 
-    def __init__(self, folder: Path, size: Size, *, digits: bool) -> None:
-        self.folder, self.size = folder, size
+    def __init__(self, folder: Path, size: Size, *, digits: bool, keys: Sequence[str] = ()) -> None:
+        self.folder, self.size, self.keys = folder, size, keys
         recipe = base(size)
         if digits:
             recipe = {section: keys | DIGITS.get(section, {}) for section, keys in recipe.items()}
@@ -84,7 +84,7 @@ class Scene:
 
     def recipe(self, *overrides: str) -> Recipe:
         """The common recipe with some keys changed."""
-        return read_recipe(self.folder / "recipe.yaml", [f"run.dir={self.folder / 'run'}", *overrides])
+        return read_recipe(self.folder / "recipe.yaml", [f"run.dir={self.folder / 'run'}", *self.keys, *overrides])
 
     def trainer(self, *overrides: str) -> Trainer:
         """A trainer at step 0; nothing is written."""
@@ -94,10 +94,10 @@ class Scene:
 
 
 @contextmanager
-def new_scene(size: Size, *, digits: bool = False) -> Iterator[Scene]:
+def new_scene(size: Size, *, digits: bool = False, keys: Sequence[str] = ()) -> Iterator[Scene]:
     """A scene in a folder of its own, removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        yield Scene(Path(folder), size, digits=digits)
+        yield Scene(Path(folder), size, digits=digits, keys=keys)
 
 
 class Steps:

@@ -132,22 +132,23 @@ def flat(gradients: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     return torch.cat([g.detach().flatten() for g in gradients])
 
 
-def reference(task: Task) -> Tensor:
-    """The hypergradient of the first step in float64, by double backward through SGD with momentum written out."""
+def reference(task: Task, updates: int = 1) -> Tensor:
+    """The hypergradient of the first updates in float64, by double backward through SGD with momentum written out."""
     task = task.cast(torch.float64)
     network, optimizer = task.start()
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    old = dict(network.named_parameters())
-    gradients = torch.autograd.grad(
-        task.loss(functional_call(network, {**old, **buffers}, (task.augmented(),))),
-        list(old.values()),
-        create_graph=True,
-    )
-    new = {}
-    for (name, weight), gradient in zip(old.items(), gradients, strict=True):
-        moved = task.setting.momentum * optimizer.state[weight]["momentum_buffer"] + gradient
-        new[name] = weight - task.setting.lr * moved
-    validation = task.validation(functional_call(network, {**new, **buffers}, (task.meta_images,)))
+    weights: dict[str, Tensor] = dict(network.named_parameters())
+    moments = {name: optimizer.state[weight]["momentum_buffer"] for name, weight in network.named_parameters()}
+    for _ in range(updates):
+        gradients = torch.autograd.grad(
+            task.loss(functional_call(network, {**weights, **buffers}, (task.augmented(),))),
+            list(weights.values()),
+            create_graph=True,
+        )
+        for (name, weight), gradient in zip(list(weights.items()), gradients, strict=True):
+            moments[name] = task.setting.momentum * moments[name] + gradient
+            weights[name] = weight - task.setting.lr * moments[name]
+    validation = task.validation(functional_call(network, {**weights, **buffers}, (task.meta_images,)))
     return flat(torch.autograd.grad(validation, task.parameters()))
 
 

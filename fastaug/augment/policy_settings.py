@@ -80,11 +80,11 @@ def policy_of(settings: Mapping[str, Any], mean: Colour) -> SharedPolicy:
         if not isinstance(settings[key], bool):
             raise ValueError(f"settings.{key}: {settings[key]!r:.100} must be true or false")
     fill, entries = fill_of(padding, mean), _entries(settings["operations"])
-    forms = {key: _form(settings, key, most) for key, most in (("tau", LARGEST_TAU), ("mix", 1.0))}
+    tau, mix = _form(settings, "tau", LARGEST_TAU), _form(settings, "mix", 1.0)
     kind = SequencePolicy if settings["sequence"] else SharedPolicy
     shared: bool = settings["shared_magnitude"]
     try:
-        return kind(transforms_of(entries, fill), slots, fill=fill, shared_magnitude=shared, **forms)
+        return kind(transforms_of(entries, fill), slots, fill=fill, shared_magnitude=shared, tau=tau, mix=mix)
     except ValueError as error:
         raise ValueError(f"settings: {error}") from None
 

@@ -44,7 +44,8 @@ class SharedPolicy(nn.Module):
     uncovers. With `shared_magnitude` there is one for all operations.
 
     Probabilities are softmax(tau * logits) or (1 - mix) * uniform + mix * softmax(logits): both are uniform at 0 and
-    plain softmax at 1. `identity` is that of the plain softmax.
+    plain softmax at 1. `identity` is that of the plain softmax. With `shared_probabilities` all slots draw by the mean
+    of their logits, so that the rows, alike at the start, have the mean of their gradients and stay alike.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SharedPolicy(nn.Module):
         tau: float = 1.0,
         mix: float = 1.0,
         shared_magnitude: bool = False,
+        shared_probabilities: bool = False,
     ) -> None:
         super().__init__()
         if not transforms or len({t.name for t in transforms}) < len(transforms):
@@ -73,6 +75,7 @@ class SharedPolicy(nn.Module):
         if not (tau >= 0 and 0 <= mix <= 1) or (tau != 1 and mix != 1):
             raise ValueError(f"tau must be 0 or more and mix in [0, 1], one of them 1; found tau {tau}, mix {mix}")
         self.transforms, self.slots, self.tau, self.mix = tuple(transforms), slots, tau, mix
+        self.shared_probabilities = shared_probabilities
         self.fill: Fill = fill if isinstance(fill, str) else tuple(fill)
         self.kinds = 1 + len(transforms)
         self.numbers = max(len(t.reach) for t in transforms)  # d
@@ -90,6 +93,8 @@ class SharedPolicy(nn.Module):
     def scores(self, logits: Tensor | None = None) -> Tensor:
         """What the probabilities are the softmax of, by row: `logits`, our own unless given, under tau or mix."""
         logits = self.logits if logits is None else logits
+        if self.shared_probabilities:
+            logits = logits.mean(0, keepdim=True).expand_as(logits)
         if self.mix < 1:
             return ((1 - self.mix) / logits.shape[1] + self.mix * logits.softmax(1)).log()
         return logits if self.tau == 1 else self.tau * logits

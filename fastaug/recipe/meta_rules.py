@@ -293,6 +293,16 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.probabilities: evidence is of single operations, not of meta.sequence; turn one of them off",
     ),
     (
+        lambda r: _learns(r, "policy") and r.meta.shared_probabilities and (r.meta.sequence or r.meta.slots == 1),
+        "meta.shared_probabilities: with meta.slots = 1 or meta.sequence there is only one row of probabilities; leave "
+        "it out",
+    ),
+    (
+        lambda r: r.meta.shared_probabilities and r.meta.probabilities in ("weight", "evidence"),
+        "meta.shared_probabilities: of gradients in the probabilities, which {r.meta.probabilities} does not follow; "
+        "leave it out, or set meta.probabilities to score",
+    ),
+    (
         lambda r: _learns(r, "policy") and r.meta.sequence and r.meta.probabilities == "gumbel",
         "meta.probabilities: gumbel would mix all sequences of meta.sequence; set it to score",
     ),
@@ -349,10 +359,14 @@ META_NEEDS: list[Need] = [
                 "tau",
                 "mix",
             ),
-            *("learn_probabilities", "magnitude", "shared_magnitude", "identity", "sequence"),
+            *("learn_probabilities", "magnitude", "shared_magnitude", "shared_probabilities", "identity", "sequence"),
         ],
     ),
-    (lambda r: r.meta.learn_probabilities, "meta.learn_probabilities is true", ["probabilities", "temperature"]),
+    (
+        lambda r: r.meta.learn_probabilities,
+        "meta.learn_probabilities is true",
+        ["probabilities", "temperature", "shared_probabilities"],
+    ),
     (lambda r: r.meta.probabilities == "gumbel", "meta.probabilities is gumbel", ["temperature"]),
     (lambda r: _learns(r, "softness"), "softness is in meta.learn", ["softness_lr"]),
     (lambda r: _learns(r, "smoothing"), "smoothing is in meta.learn", ["smoothing_lr"]),

@@ -551,6 +551,7 @@ class Meta:
     learn_probabilities: bool = key(True, "the policy's probabilities learn")
     magnitude: PositiveShare = key(0.5, "the policy's magnitudes at the start, a share of their range")
     shared_magnitude: bool = key(False, "one magnitude for all operations of the policy")
+    shared_probabilities: bool = key(False, "the policy's probabilities are the same in all slots")
     identity: Annotated[float, Field(gt=0, lt=1)] | None = key(
         0.2, "the policy's probability of drawing no operation at the start; null: the same as each operation's"
     )

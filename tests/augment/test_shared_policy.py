@@ -355,6 +355,21 @@ def test_sequences_start_as_independent_slots_and_then_learn_what_follows_what()
         policy.relaxed(images(2), KEY, [0, 1])
 
 
+def test_shared_probabilities_learn_the_gradient_of_the_expectation_from_both_slots():
+    """The score function's mean over all that can be drawn, against the derivative in one row for both slots."""
+    policy = SharedPolicy(EIGHT[:2], shared_probabilities=True).double()
+    values = torch.randn(3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ops = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+    chance = policy.log_probability(Draws(ops, torch.zeros(9, 2, 1)))
+    (chance.detach().exp() * values.flatten() * chance).sum().backward()
+    row = policy.logits[0].detach().requires_grad_()
+    (row.softmax(0) @ values @ row.softmax(0)).backward()
+    torch.testing.assert_close(policy.logits.grad, row.grad.expand(2, 3) / 2)
+    own = SharedPolicy(EIGHT[:2])
+    assert torch.equal(policy.float().probabilities(), own.probabilities())
+    assert torch.equal(policy.sample(KEY, range(99)).op, own.sample(KEY, range(99)).op)
+
+
 def test_one_magnitude_may_be_shared_or_full_and_fixed_ones_are_left_out():
     transforms = (*EIGHT[:3], EIGHT[3]._replace(fixed=True))
     policy = SharedPolicy(transforms, magnitude=0.3, shared_magnitude=True)

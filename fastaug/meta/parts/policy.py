@@ -88,6 +88,7 @@ class SharedPolicyPart(PolicyPart):
             tau=meta.tau,
             mix=meta.mix,
             shared_magnitude=meta.shared_magnitude,
+            shared_probabilities=meta.shared_probabilities,
         )
         self.first_logits = self.policy.logits.detach().clone()
         self.evidence = Evidence(len(self.operations)) if self.probabilities == "evidence" else None

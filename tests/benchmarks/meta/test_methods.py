@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.meta import measure
 from benchmarks.meta.methods import METHODS
-from benchmarks.meta.peers import PEERS
+from benchmarks.meta.peers import PEERS, UPDATES
 from benchmarks.meta.task import Setting, agreement, new_task, plain, reference, train
 
 EXACT = ("ours forward", "ours functional", "ours reverse", "ours unroll", "higher")
@@ -55,6 +55,19 @@ def test_exact_methods_agree_with_float64(part: str, name: str, setting: Any) ->
     (single,), (double,) = steps(name, task), steps(name, task.cast(torch.float64))
     assert worst(single, truth, task) < 1e-3
     assert worst(double, truth, task) < 1e-10
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_several_updates_agree_with_float64(name: str, setting: Any) -> None:
+    task = new_task(setting, "all").cast(torch.float64)
+    truth, count = reference(task, UPDATES[name]), UPDATES[name]
+    assert count == 3
+    found, later = steps(name, task, 2)
+    assert worst(found, truth, task) < 1e-10
+    assert worst(found, reference(task), task) > 0.1
+    ones = steps("ours unroll", task, count + 1)  # the real updates are taken: the next window begins where they end
+    assert worst(later, steps("ours unroll 3 updates", task, 2)[1], task) < 1e-9
+    assert worst(found, ones[0], task) > 0.1
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)

@@ -197,6 +197,7 @@ def test_switches_leave_alone_what_they_name():
         part = shared(**keys)
         assert {name for name, p in part.named_parameters() if p.requires_grad} == names
     assert shared(shared_magnitude=True).policy.strengths.shape == (1,)
+    assert shared(shared_probabilities=True).policy.shared_probabilities
     assert shared(padding="white").policy.fill == (1.0, 1.0, 1.0)
     assert shared(padding="reflect").policy.fill == "reflect"
     assert shared(learn_probabilities=False).log_probability(None) is None

@@ -75,6 +75,29 @@ class Chosen(Sequence[bytes]):
         return Chosen(self._table, self._ids[id]) if isinstance(id, slice) else self._table[int(self._ids[id])]
 
 
+class Places:
+    """Where byte strings are in a table, found by their hashes: 16 bytes a string, where a dictionary takes 200."""
+
+    def __init__(self, table: PathTable) -> None:
+        hashes = _hashes(table)
+        self._table, self._order = table, np.argsort(hashes)
+        self._hashes = hashes[self._order]
+
+    def of(self, names: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """The id of each of `names` [n], -1 where the table does not have it: [n] int64."""
+        wanted = _hashes(names)
+        first, end = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
+        found = np.full(len(names), -1)
+        for i, one, last in zip(*(a[first < end].tolist() for a in (np.arange(len(names)), first, end)), strict=True):
+            ids = self._order[one:last].tolist()  # more than one where others have the same hash
+            found[i] = next((id for id in ids if self._table[id] == names[i]), -1)
+        return found
+
+
+def _hashes(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    return np.fromiter(map(hash, names), np.int64, len(names))
+
+
 def places_in(known: PathTable, wanted: PathTable) -> npt.NDArray[np.int64]:
     """Where each string of `wanted` [N] is in `known`, both sorted: [N] int64, -1 where it is not."""
     if known is wanted or (np.array_equal(known.offsets, wanted.offsets) and known.blob == wanted.blob):

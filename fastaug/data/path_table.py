@@ -88,9 +88,13 @@ class Places:
         wanted = _hashes(names)
         first, end = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
         found = np.full(len(names), -1)
-        for i, one, last in zip(*(a[first < end].tolist() for a in (np.arange(len(names)), first, end)), strict=True):
-            ids = self._order[one:last].tolist()  # more than one where others have the same hash
-            found[i] = next((id for id in ids if self._table[id] == names[i]), -1)
+        while len(left := np.flatnonzero((found < 0) & (first < end))):  # again where others have the same hash
+            ids = self._order[first[left]]
+            starts, ends = (self._table.offsets[ids + i].tolist() for i in range(2))
+            spans = zip(map(slice, starts, ends), left.tolist(), strict=True)
+            same = np.fromiter((self._table.blob[span] == names[i] for span, i in spans), bool, len(left))
+            found[left[same]] = ids[same]
+            first[left] += 1
         return found
 
 

@@ -148,7 +148,8 @@ def permuted(key: Key, ids: IdArray) -> npt.NDArray[np.int64]:
     for block in (slice(i, i + _BLOCK) for i in range(0, len(ids), _BLOCK)):
         packed[block] = words(key, ids[block], 1)[:, 0] & ~low | below[block]
     packed.sort()
-    equal = np.flatnonzero((packed[1:] ^ packed[:-1]) <= low)
+    runs = ((i, packed[i : i + _BLOCK + 1]) for i in range(0, max(len(ids), 1), _BLOCK))
+    equal = np.concatenate([i + np.flatnonzero((run[1:] ^ run[:-1]) <= low) for i, run in runs])
     packed &= low
     order = packed.view(np.int64)
     if len(equal):

@@ -80,7 +80,7 @@ def test_permuted_sorts_by_whole_words_and_then_by_place(ids, ascending, kept):
     def few(*args):  # as if the words had no other bits: equal ones, and equal high ones, are common
         return words(*args) & np.uint64(kept)
 
-    with mock.patch("fastaug.seeding.words", few):
+    with mock.patch("fastaug.seeding.words", few), mock.patch("fastaug.seeding._BLOCK", 4):
         found = permuted(KEY, ids)
     np.testing.assert_array_equal(found, ids[np.argsort(few(KEY, ids, 1)[:, 0], kind="stable")])
 

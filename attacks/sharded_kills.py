@@ -2,10 +2,10 @@
 
     python -m attacks.sharded_kills FOLDER [KILLS] [SEED]
 
-Each life continues the run of the one before, by the worker that training uses. When a checkpoint has begun, a random
-moment later SIGKILL ends both processes, or the main one or the other alone; the one that is left has to end by itself,
-with code 6: a peer is gone. Behind every kill all finished checkpoints have to be sound and none gone, and
-in the end the run has to be that of two processes which nobody killed: log lines, ids, shares of weights and optimizer,
+Each life continues the run of the one before, by the worker that training uses. When a save has come to a random stage,
+SIGKILL ends, a moment later, both processes, or the main one or the other alone; the one that is left has to end by
+itself, with code 6: a peer is gone. Behind every kill the checkpoints that are kept have to be sound and none gone, and in
+the end the run has to be that of two processes which nobody killed: log lines, ids, shares of weights and optimizer,
 figures, files. Exit code 1 and what is wrong otherwise.
 """
 
@@ -31,10 +31,12 @@ from fastaug.training import checkpoint
 from fastaug.training.share_files import is_of_share
 from fastaug.training.worker import run
 
+KEEP = 2  # checkpoints
 PATIENCE = 600  # seconds that a start or a run may take; where other work has the cores, much is slow
+STAGES = ("begun", "with a share", "with both shares", "with the state", "with its manifest", "whole")  # of a save
 ALONE = 120  # seconds within which a process without its peer has to end
 RECIPE = """
-run: {{log_every: 1, log_ids: true, checkpoint_every: 1, keep: 2, sample_record: false}}
+run: {{log_every: 1, log_ids: true, checkpoint_every: 1, keep: {keep}, sample_record: false}}
 data: {{loader: synthetic, synthetic_images: 16, synthetic_classes: 2, img_size: 32}}
 model:
   name: vit_tiny_patch16_224
@@ -121,25 +123,31 @@ def killed(life: Life, folder: Path, saves: int, draw: random.Random) -> str | N
         if starts(folder) > life.before:  # then what a killed save left is gone
             seen |= {path.name for path in [begun(folder)] if path is not None}
         time.sleep(0.0005)
-    time.sleep(draw.choice((0.0, draw.uniform(0, 0.02), draw.uniform(0, 0.1))))
+    aim = draw.randrange(len(STAGES) - 1)
+    while stage(folder) < aim and not life.ended():
+        time.sleep(0.0005)
+    time.sleep(draw.choice((0.0, draw.uniform(0, 0.01), draw.uniform(0, 0.1))))
     victims = draw.choice(((0, 1), (0,), (1,)))
     life.kill(victims)
     life.wait(ALONE)
     if left := {rank: code for rank, code in life.codes.items() if rank not in victims and code != 6}:
         raise SystemExit(f"without its peer a process ended otherwise than with 6: {left}, by rank")
     whose = "both" if len(victims) == 2 else "main" if victims == (0,) else "other"
-    return f"{whose} killed, {stage(folder)}"
+    return f"{whose} killed, {STAGES[stage(folder)]}"
 
 
-def stage(folder: Path) -> str:
-    """How far the save had come that a kill ended."""
+def stage(folder: Path) -> int:
+    """How far the save on its way is, or one that a kill ended, by its place in STAGES."""
     path = begun(folder)
     if path is None:
-        return "whole"
-    files = {file.name for file in path.iterdir()}
+        return STAGES.index("whole")
+    try:
+        files = {file.name for file in path.iterdir()}
+    except FileNotFoundError:  # it was renamed meanwhile
+        return STAGES.index("whole")
     if "manifest.json" in files:
-        return "with its manifest"
-    return f"with {sum(map(is_of_share, files))} shares" + (" and the state" if "state.pt" in files else "")
+        return STAGES.index("with its manifest")
+    return STAGES.index("with the state") if "state.pt" in files else sum(map(is_of_share, files))
 
 
 def check(folder: Path, reached: int) -> int:
@@ -147,7 +155,7 @@ def check(folder: Path, reached: int) -> int:
     steps = checkpoint.steps_of(folder / "checkpoints")
     if max(steps, default=0) < reached:
         raise SystemExit(f"the checkpoint of update {reached} is gone")
-    for path in checkpoint.newest_first(folder / "checkpoints"):
+    for path in checkpoint.newest_first(folder / "checkpoints")[:KEEP]:  # an older one may be half removed
         if problem := checkpoint.verify(path):
             raise SystemExit(f"{path}: {problem}")
     return max(steps, default=0)
@@ -169,7 +177,9 @@ def main(folder: Path, kills: int, seed: int) -> None:
     for path in (run_dir, whole):
         shutil.rmtree(path, ignore_errors=True)
     recipe, reached, met = folder / "recipe.yaml", 0, Counter[str]()
-    recipe.write_text(RECIPE.format(epochs=2 * kills))  # four updates for each kill, before which it comes to three
+    recipe.write_text(
+        RECIPE.format(epochs=2 * kills, keep=KEEP)
+    )  # four updates for each kill, before which it comes to three
     while met.total() < kills:
         how = killed(Life(recipe, run_dir), run_dir, draw.choice((0, 1, 2)), draw)
         if how is None:

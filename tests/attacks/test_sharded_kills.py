@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacks.sharded_kills import check, stage
+from attacks.sharded_kills import STAGES, check, stage
 from fastaug.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,13 +35,14 @@ def test_checkpoints_that_are_gone_or_broken_are_told(tmp_path: Path) -> None:
 
 
 def test_how_far_a_save_had_come(tmp_path: Path) -> None:
-    assert stage(tmp_path) == "whole"
+    assert STAGES[stage(tmp_path)] == "whole"
     begun = tmp_path / "checkpoints" / "step-00000004.tmp"
     begun.mkdir(parents=True)
-    assert stage(tmp_path) == "with 0 shares"
-    (begun / "shard-00001-model-00001-of-00001.safetensors").touch()
-    assert stage(tmp_path) == "with 1 shares"
-    (begun / "state.pt").touch()
-    assert stage(tmp_path) == "with 1 shares and the state"
-    (begun / "manifest.json").touch()
-    assert stage(tmp_path) == "with its manifest"
+    found = [stage(tmp_path)]
+    for number in (1, 2):
+        (begun / f"shard-{number:05d}-model-00001-of-00001.safetensors").touch()
+        found.append(stage(tmp_path))
+    for name in ("state.pt", "manifest.json"):
+        (begun / name).touch()
+        found.append(stage(tmp_path))
+    assert found == [0, 1, 2, 3, 4]

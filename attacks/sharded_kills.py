@@ -4,7 +4,7 @@
 
 Each life continues the run of the one before, by the worker that training uses. When a save has come to a random stage,
 SIGKILL ends, a moment later, both processes, or the main one or the other alone; the one that is left has to end by
-itself, with code 6: a peer is gone. Behind every kill the checkpoints that are kept have to be sound and none gone, and in
+itself, with code 6: a peer is gone. Behind every kill the checkpoints that are kept have to be sound, and none gone. In
 the end the run has to be that of two processes which nobody killed: log lines, ids, shares of weights and optimizer,
 figures, files. Exit code 1 and what is wrong otherwise.
 """

@@ -81,20 +81,21 @@ class Places:
     def __init__(self, table: PathTable) -> None:
         hashes = _hashes(table)
         self._table, self._order = table, np.argsort(hashes)
-        self._hashes = hashes[self._order]
+        self._hashes = np.append(hashes[self._order], 0)  # a last one, where what is larger than all is looked for
 
     def of(self, names: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The id of each of `names` [n], -1 where the table does not have it: [n] int64."""
-        wanted = _hashes(names)
-        first, end = (np.searchsorted(self._hashes, wanted, side) for side in ("left", "right"))
-        found = np.full(len(names), -1)
-        while len(left := np.flatnonzero((found < 0) & (first < end))):  # again where others have the same hash
-            ids = self._order[first[left]]
+        wanted, count = _hashes(names), len(self._order)
+        found, at, ascending = np.full(len(names), -1), np.empty(len(names), np.int64), np.argsort(wanted)
+        # One after the other in memory: in any order each would be looked for all over it.
+        at[ascending] = np.searchsorted(self._hashes[:count], wanted[ascending])
+        while len(left := np.flatnonzero((found < 0) & (at < count) & (self._hashes[at] == wanted))):
+            ids = self._order[at[left]]
             starts, ends = (self._table.offsets[ids + i].tolist() for i in range(2))
             spans = zip(map(slice, starts, ends), left.tolist(), strict=True)
             same = np.fromiter((self._table.blob[span] == names[i] for span, i in spans), bool, len(left))
             found[left[same]] = ids[same]
-            first[left] += 1
+            at[left] += 1  # again where others have the same hash
         return found
 
 

@@ -63,6 +63,7 @@ def networked(count: int) -> Iterator[list[str]]:
             ip("netns", "add", name)
             undo.callback(ip, "netns", "del", name)
             ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
+            undo.callback(ip, "link", "del", f"{name}v")  # a namespace is not gone before its last process
             ip("link", "set", f"{name}v", "master", mark, "up")
             ip("-n", name, "addr", "add", f"{NETWORK}.{number + 1}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
@@ -100,9 +101,11 @@ class Host:
         """Cuts its power: every process is killed at once; `cut_off`: its network is gone before, for good."""
         if cut_off:
             ip("-n", self.name, "link", "set", "eth0", "down")
-        for member in self.members():
+        members = self.members()
+        for member in members:
             member.kill()
         self.process.wait()
+        psutil.wait_procs(members, timeout=30)  # one that was killed has its network and files until it is gone
 
 
 def make_images(root: Path) -> None:

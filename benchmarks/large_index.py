@@ -7,7 +7,8 @@ for single images where no table is learned (the statistics of run.sample_record
 processor seconds.
 
 The images are hard links to 256 files: what a slow disk adds is not in these figures. 14,000,000 links are made in some
-twenty minutes and take 1 GB of disk; --folders keeps them.
+twenty minutes and take 1 GB of disk; --folders keeps them. With --order there are no folders, and measured are order
+and requests of an epoch of made-up ids alone, in seconds.
 """
 
 import argparse
@@ -28,7 +29,8 @@ SIZES = (100_000, 1_000_000, 14_000_000)
 CLASSES = 21_841  # of ImageNet-21k
 PREFIX = "files"  # of a folder's name, the number of its images behind it
 EXPONENT, START, ORDER, PEAK = 1.1, 20.0, 5.0, 4096.0  # at most; seconds, seconds, MiB
-PHASES = ("index made", "index from cache", "splits", "fingerprint", "epoch order", "epoch requests", "checkpoint")
+OF_ORDER = ("epoch order", "epoch requests")
+PHASES = ("index made", "index from cache", "splits", "fingerprint", *OF_ORDER, "checkpoint")
 
 
 def run_make(root: Path) -> dict[str, Any]:
@@ -44,17 +46,31 @@ def run_start(root: Path) -> dict[str, Any]:
     """Starts with the index in the cache, and orders an epoch."""
     from fastaug.data.build import DataParts
     from fastaug.data.index import load_index
-    from fastaug.data.sampler import Order
     from fastaug.data.splits import make_splits
 
     laps = Laps()
     index = laps.lap("index from cache", lambda: load_index(root))
     splits = laps.lap("splits", lambda: make_splits(index, seed=0, test=0.1, meta=0.1))
     laps.lap("fingerprint", DataParts(index.classes, splits, index).fingerprint)
-    order = Order(ids=splits.train, seed=0, batch_size=1024)
+    _order(laps, splits.train)
+    return laps.report()
+
+
+def run_order(root: Path) -> dict[str, Any]:
+    """Orders an epoch of four fifths of as many ids as the folder's name says; the folder need not be there."""
+    import numpy as np
+
+    laps, size = Laps(), int(root.name.removeprefix(PREFIX))
+    _order(laps, np.flatnonzero(np.random.default_rng(0).random(size) < 0.8))
+    return laps.report()
+
+
+def _order(laps: Laps, ids: Any) -> None:
+    from fastaug.data.sampler import Order
+
+    order = Order(ids=ids, seed=0, batch_size=1024)
     laps.lap("epoch order", lambda: order.epoch_ids(0))
     laps.lap("epoch requests", lambda: sum(len(r.ids) for r in order.requests(0, order.steps_per_epoch)))
-    return laps.report()
 
 
 def run_checkpoint(root: Path) -> dict[str, Any]:
@@ -105,6 +121,23 @@ def measure(work: Path, sizes: list[int], repetitions: int) -> dict[int, list[di
     return found
 
 
+def measure_order(sizes: list[int], repetitions: int) -> dict[int, list[dict[str, Any]]]:
+    """The same of order and requests alone; the sizes take turns."""
+    found: dict[int, list[dict[str, Any]]] = {n: [] for n in sizes}
+    for _ in range(repetitions):
+        for n in sizes:
+            found[n].append(measured("order", Path(f"{PREFIX}{n}"), Path(), "benchmarks.large_index"))
+    return found
+
+
+def summary_of_order(found: dict[int, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Gates and figures of order and requests alone."""
+    figures = figures_of(found, OF_ORDER)
+    gates = {f"{name} <= {EXPONENT}": figures[name] <= EXPONENT for name in figures if name.endswith("_exponent")}
+    gates[f"epoch order < {ORDER} s"] = figures[f"epoch_order_{max(found)}_seconds"] < ORDER
+    return {"gates": gates, "figures": figures}
+
+
 def summary(found: dict[int, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Gates and figures."""
     largest = max(found)
@@ -127,20 +160,24 @@ def main() -> int:
     parser.add_argument("--files", type=int, nargs="+", metavar="N", default=SIZES, help="sizes, at least two")
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--folders", type=Path, metavar="FOLDER", help="keeps the folders of images there")
+    parser.add_argument("--order", action="store_true", help="order and requests of an epoch alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--part", nargs=2, metavar=("PART", "ROOT"), help="one measurement, run by the tool itself")
     args = parser.parse_args()
     if args.part:
-        return run_part(parser, PARTS, *args.part)
+        return run_part(parser, PARTS | {"order": run_order}, *args.part)
     sizes = sorted(set(args.files))
     if len(sizes) < 2 or sizes[0] < 200 or args.repetitions < 1:
         parser.error("--files needs two different sizes of at least 200, --repetitions at least 1")
     from fastaug.provenance import commit, versions
 
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(args.folders or Path(folder), sizes, args.repetitions)
-    result = summary(found)
-    show(found, result, PHASES)
+    if args.order:
+        found = measure_order(sizes, args.repetitions)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(args.folders or Path(folder), sizes, args.repetitions)
+    result = summary_of_order(found) if args.order else summary(found)
+    show(found, result, OF_ORDER if args.order else PHASES)
     for name, value in result["figures"].items():
         if not name.endswith("_seconds"):
             print(f"{name}: {value:,.2f}")

@@ -1,5 +1,9 @@
+from unittest import mock
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastaug.seeding import Key, Stream, copies_of, integers, permuted, philox, scalar_seed, uniform, words
 
@@ -62,6 +66,30 @@ def test_permuted_is_a_permutation_stable_under_removal():
     kept = permuted(KEY, ids[ids % 3 != 0])
     assert (kept == order[order % 3 != 0]).all()
     assert abs(np.corrcoef(order, permuted(KEY._replace(epoch=4), ids))[0, 1]) < 0.15
+
+
+@settings(max_examples=200)
+@given(
+    ids=st.lists(st.integers(0, 2**48 - 1) | st.integers(0, 300), max_size=300),
+    ascending=st.booleans(),
+    kept=st.sampled_from([2**64 - 1, 0xFF, 0xFF << 56, 0xF << 40, 0]),
+)
+def test_permuted_sorts_by_whole_words_and_then_by_place(ids, ascending, kept):
+    ids = np.array(sorted(set(ids)) if ascending else ids, np.int64)
+
+    def few(*args):  # as if the words had no other bits: equal ones, and equal high ones, are common
+        return words(*args) & np.uint64(kept)
+
+    with mock.patch("fastaug.seeding.words", few), mock.patch("fastaug.seeding._BLOCK", 4):
+        found = permuted(KEY, ids)
+    np.testing.assert_array_equal(found, ids[np.argsort(few(KEY, ids, 1)[:, 0], kind="stable")])
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+def test_permuted_sorts_many_as_few(ascending):
+    ids = np.flatnonzero(words(KEY.on(Stream.SPLIT), np.arange(100_000), 1)[:, 0] % np.uint64(3))
+    ids = ids if ascending else ids[::-1]
+    np.testing.assert_array_equal(permuted(KEY, ids), ids[np.argsort(words(KEY, ids, 1)[:, 0], kind="stable")])
 
 
 def test_scalar_seed_fits_torch():

@@ -49,15 +49,17 @@ def files(short: bool) -> Score:
 
 
 def kills(short: bool) -> Score:
-    """Kills in a tight loop of updates and saves, which wait for each other or do not."""
-    waiting, asynchronous = (45, 15) if short else (500, 200)
+    """Kills in a tight loop of updates and saves, which wait for each other or do not; in full, of divided networks."""
+    waiting, asynchronous, divided = (45, 15, 0) if short else (500, 200, 40)
+    attacks = [["attacks.kills", str(waiting)], ["attacks.kills", str(asynchronous), "--async"]]
+    attacks += [["attacks.sharded_kills", str(divided)]] if divided else []
     lost = []
-    for options in ([str(waiting)], [str(asynchronous), "--async"]):
+    for module, *options in attacks:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "attacks.kills", folder, *options]
+            command = [sys.executable, "-m", module, folder, *options]
             ended = subprocess.run(command, capture_output=True, text=True, check=False)
         lost += [] if ended.returncode == 0 else [(ended.stdout + ended.stderr).strip()[-500:]]
-    return Score("kills while training and saving", waiting + asynchronous, lost)
+    return Score("kills while training and saving", waiting + asynchronous + divided, lost)
 
 
 def folders(short: bool) -> Score:

@@ -7,8 +7,9 @@ Lines end with a line feed alone: a file whose path holds one is named by its id
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from fastaug.atomic_files import open_regular
 from fastaug.data.class_names import some
 from fastaug.data.index import Index
-from fastaug.data.splits import BOM, Splits, id_of
+from fastaug.data.path_table import Places
+from fastaug.data.splits import BOM, Splits, ids_of, stretches
 from fastaug.errors import DataError
 
 Ids = npt.NDArray[np.int64]
@@ -26,30 +28,37 @@ MOST_WEIGHT = 1e30  # as in recipes
 
 def with_labels(index: Index, splits: Splits, file: Path) -> Index:
     """`index` with the labels that `file` names. DataError for a line that is wrong or about an image not in train."""
-    try:
-        with open_regular(file) as opened:
-            lines = opened.read().removeprefix(BOM).split(b"\n")
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.labels: {file} cannot be read ({error}); repair or remove it") from error
-    ids = {path: i for i, path in enumerate(index.paths)}
     classes = {os.fsencode(name): label for label, name in enumerate(index.classes)}
     train = np.zeros(len(index.labels), dtype=bool)
     train[splits.train] = True
-    labels, seen = index.labels.copy(), set[int]()
-    for number, line in enumerate(lines, start=1):
-        name, tab, label = split_line(line, classes)
-        if not line.strip() or (line.startswith(b"#") and not (tab and label in classes)):
-            continue
-        where = f"data.labels: {file}, line {number}: {os.fsdecode(line)!r}"
-        sample = id_of(name, ids)
-        if not tab or label not in classes:
-            raise DataError(f"{where} must be an id or path, a tab and the name of a class")
-        if sample is None or not train[sample] or sample in seen:
-            reason = "names an image twice" if sample in seen else "is not about an image of the training split"
-            raise DataError(f"{where} {reason}; correct or remove the line")
-        seen.add(sample)
-        labels[sample] = classes[label]
+    labels, seen = index.labels.copy(), np.zeros(len(train), dtype=bool)
+    try:
+        for number, line, (_, tab, label), sample in _rows(file, classes, index):
+            if not line.strip() or (line.startswith(b"#") and not (tab and label in classes)):
+                continue
+            where = f"data.labels: {file}, line {number}: "
+            if not tab or label not in classes:
+                raise DataError(f"{where}{os.fsdecode(line)!r} must be an id or path, a tab and the name of a class")
+            if sample < 0 or not train[sample] or seen[sample]:
+                twice = sample >= 0 and seen[sample]
+                reason = "names an image twice" if twice else "is not about an image of the training split"
+                raise DataError(f"{where}{os.fsdecode(line)!r} {reason}; correct or remove the line")
+            seen[sample] = True
+            labels[sample] = classes[label]
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.labels: {file} cannot be read ({error}); repair or remove it") from error
     return replace(index, labels=labels)
+
+
+def _rows(
+    file: Path, classes: Mapping[bytes, int], index: Index
+) -> Iterator[tuple[int, bytes, tuple[bytes, bytes, bytes], int]]:
+    """Number, text and parts of each line of a file, see `split_line`, and the image that it names, -1 where none."""
+    places = Places(index.paths)
+    for first, lines in stretches(file):
+        parts = [split_line(line, classes) for line in lines]
+        samples = ids_of([name for name, _, _ in parts], places, len(index))
+        yield from zip(count(first), lines, parts, samples, strict=False)
 
 
 def split_line(line: bytes, classes: Mapping[bytes, int]) -> tuple[bytes, bytes, bytes]:

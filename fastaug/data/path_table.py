@@ -75,6 +75,34 @@ class Chosen(Sequence[bytes]):
         return Chosen(self._table, self._ids[id]) if isinstance(id, slice) else self._table[int(self._ids[id])]
 
 
+class Places:
+    """Where byte strings are in a table, found by their hashes: 16 bytes a string, where a dictionary takes 200."""
+
+    def __init__(self, table: PathTable) -> None:
+        hashes = _hashes(table)
+        self._table, self._order = table, np.argsort(hashes)
+        self._hashes = np.append(hashes[self._order], 0)  # a last one, where what is larger than all is looked for
+
+    def of(self, names: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """The id of each of `names` [n], -1 where the table does not have it: [n] int64."""
+        wanted, count = _hashes(names), len(self._order)
+        found, at, ascending = np.full(len(names), -1), np.empty(len(names), np.int64), np.argsort(wanted)
+        # One after the other in memory: in any order each would be looked for all over it.
+        at[ascending] = np.searchsorted(self._hashes[:count], wanted[ascending])
+        while len(left := np.flatnonzero((found < 0) & (at < count) & (self._hashes[at] == wanted))):
+            ids = self._order[at[left]]
+            starts, ends = (self._table.offsets[ids + i].tolist() for i in range(2))
+            spans = zip(map(slice, starts, ends), left.tolist(), strict=True)
+            same = np.fromiter((self._table.blob[span] == names[i] for span, i in spans), bool, len(left))
+            found[left[same]] = ids[same]
+            at[left] += 1  # again where others have the same hash
+        return found
+
+
+def _hashes(names: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    return np.fromiter(map(hash, names), np.int64, len(names))
+
+
 def places_in(known: PathTable, wanted: PathTable) -> npt.NDArray[np.int64]:
     """Where each string of `wanted` [N] is in `known`, both sorted: [N] int64, -1 where it is not."""
     if known is wanted or (np.array_equal(known.offsets, wanted.offsets) and known.blob == wanted.blob):

@@ -12,10 +12,10 @@ the images of that role. With @test the meta step learns from the images that ju
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, count, islice
 from math import floor
 from pathlib import Path
 
@@ -26,11 +26,13 @@ from fastaug.atomic_files import open_regular
 from fastaug.data.class_names import shown
 from fastaug.data.image_headers import Status
 from fastaug.data.index import Folder, Index
+from fastaug.data.path_table import Places
 from fastaug.errors import DataError
 from fastaug.seeding import Key, Stream, permuted
 
 Ids = npt.NDArray[np.int64]
 BOM = b"\xef\xbb\xbf"  # at the head of texts from some editors
+STRETCH = 1 << 16  # lines of a list that are objects of Python's at one time
 ROLES = ("train", "meta", "select", "test")
 _TAKEN = ("test", "select", "meta")  # in this order out of train
 SHARED = {b"@test": "test", b"@train": "train"}  # a list of this line alone: the meta split is that role
@@ -131,47 +133,73 @@ def _read_lists(index: Index, folder: Path) -> dict[str, Ids]:
     known = {f"{role}.txt" for role in ROLES}
     if extra := sorted(path.name for path in folder.glob("*.txt") if path.name not in known):
         raise DataError(f"data.splits: {folder / extra[0]} is no split; rename it to one of {', '.join(sorted(known))}")
-    ids = {path: i for i, path in enumerate(index.paths)}
+    places = Places(index.paths)
     lists = {role: folder / f"{role}.txt" for role in ROLES}
-    return {role: _read_list(file, ids) for role, file in lists.items() if file.exists()}
+    return {role: _read_list(file, places, len(index)) for role, file in lists.items() if file.exists()}
 
 
 def _shared(folder: Path) -> str | None:
     """The role that meta.txt names in place of images; a warning says what that makes of the run."""
     file = folder / "meta.txt"
-    role = SHARED.get(file.read_bytes().removeprefix(BOM).strip()) if file.exists() else None
+    role = _role_in(file) if file.exists() else None
     if role is not None:
         means = "an upper bound, not a result" if role == "test" else "no clean image is held out"
         warnings.warn(f"data.splits: {file} makes the meta split the {role} split: {means}", stacklevel=3)
     return role
 
 
-def _read_list(file: Path, ids: Mapping[bytes, int]) -> Ids:
-    """One id, or path relative to the data root, a line.
+def _role_in(file: Path) -> str | None:
+    with open_regular(file) as opened:
+        return SHARED.get(opened.read().removeprefix(BOM).strip())
+
+
+def _read_list(file: Path, places: Places, total: int) -> Ids:
+    """The ids, below `total`, that a file lists: one id, or path relative to the data root, a line.
 
     Blank lines do not count, nor do those that begin with '#' and are no path. A file whose path holds a line feed is
     named by its id.
     """
-    lines: dict[int, int] = {}
+    listed = np.zeros(total, dtype=np.int64)  # the line that each image is in
     try:
-        with open_regular(file) as opened:
-            text = opened.read().removeprefix(BOM)
+        if file.name == "meta.txt" and _role_in(file) is not None:
+            return np.empty(0, np.int64)  # that line is no path: those of images begin with a folder
+        for first, lines in stretches(file):
+            entries = [line.removesuffix(b"\r") for line in lines]
+            for number, (entry, id) in enumerate(zip(entries, ids_of(entries, places, total), strict=True), first):
+                if not entry.strip() or (entry.startswith(b"#") and id < 0):
+                    continue
+                if id < 0 or listed[id]:
+                    reason = f"is the image of line {listed[id]} again; remove one of the two lines"
+                    none = f"is neither an id below {total} nor a path below data.root; correct the line"
+                    where = f"data.splits: {file}, line {number}: {os.fsdecode(entry)!r}"
+                    raise DataError(f"{where} {none if id < 0 else reason}")
+                listed[id] = number
     except OSError as error:
         raise DataError(f"data.splits: {file} cannot be read ({error.strerror}); repair or remove it") from error
-    if file.name == "meta.txt" and text.strip() in SHARED:  # no path: those of images begin with a folder
-        return np.empty(0, np.int64)
-    for number, line in enumerate(text.split(b"\n"), start=1):
-        entry = line.removesuffix(b"\r")
-        id = id_of(entry, ids)
-        if not entry.strip() or (entry.startswith(b"#") and id is None):
-            continue
-        where = f"data.splits: {file}, line {number}: {os.fsdecode(entry)!r}"
-        if id is None:
-            raise DataError(f"{where} is neither an id below {len(ids)} nor a path below data.root; correct the line")
-        if id in lines:
-            raise DataError(f"{where} is the image of line {lines[id]} again; remove one of the two lines")
-        lines[id] = number
-    return np.array(list(lines), dtype=np.int64)
+    return np.flatnonzero(listed)
+
+
+def stretches(file: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """The lines of a file without their line feeds, some at a time, each time with the number of the first of them."""
+    with open_regular(file) as opened:
+        lines = (line.removesuffix(b"\n") for line in opened)
+        for first in count(1, STRETCH):
+            found = list(islice(lines, STRETCH))
+            if not found:
+                return
+            yield first, [found[0].removeprefix(BOM), *found[1:]] if first == 1 else found
+
+
+def ids_of(names: Sequence[bytes], places: Places, total: int) -> list[int]:
+    """The image that each name says by its path or its id below `total`, as `id_of`; -1 where there is none."""
+    found = places.of(names)
+    rest = np.flatnonzero(found < 0).tolist()
+    bare = [names[i].strip() for i in rest]
+    for i, word, id in zip(rest, bare, places.of(bare).tolist(), strict=True):
+        number = int(word) if id < 0 and word.isdigit() and len(word) < 12 else total
+        found[i] = id if id >= 0 else number if number < total else -1
+    ids: list[int] = found.tolist()
+    return ids
 
 
 def id_of(entry: bytes, ids: Mapping[bytes, int]) -> int | None:

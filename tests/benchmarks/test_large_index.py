@@ -40,6 +40,17 @@ def test_the_rate_is_that_of_the_largest_size() -> None:
     assert large_index.summary(runs(seconds=1e-6))["figures"]["images_made_a_second"] == pytest.approx(1e6)
 
 
+def test_the_order_alone_is_measured_on_made_up_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "out.json"
+    monkeypatch.setattr(sys, "argv", ["large_index.py", "--order", "--files", "20000", "40000", "--json", str(file)])
+    assert large_index.main() in (0, 1)  # 1: single runs of so few images grow as they like
+    found = json.loads(file.read_text())
+    assert all(run["seconds"].keys() == set(large_index.OF_ORDER) for (run,) in found["repetitions"].values())
+    assert found["gates"].keys() == {f"epoch_{name}_exponent <= 1.1" for name in ("order", "requests")} | {
+        "epoch order < 5.0 s"
+    }
+
+
 @pytest.mark.parametrize("tool", [large_index, label_report, growth])
 def test_another_part_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tool: ModuleType

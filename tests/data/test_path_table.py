@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastaug.data import path_table
-from fastaug.data.path_table import Chosen, PathTable, places_in
+from fastaug.data.path_table import Chosen, PathTable, Places, places_in
 
 NAMES = st.lists(st.binary(max_size=5), max_size=12)
 
@@ -41,6 +41,18 @@ def test_chosen_strings_are_those_of_their_ids(names: list[bytes], data: st.Data
     chosen = Chosen(PathTable.of(names), np.array(ids, np.int64))
     assert list(chosen) == [names[i] for i in ids]
     assert list(chosen[1:3]) == [names[i] for i in ids[1:3]]
+
+
+@pytest.mark.parametrize("same_hash", [False, True])
+@given(known=st.sets(st.binary(max_size=2), max_size=30), wanted=st.lists(st.binary(max_size=2), max_size=30))
+def test_strings_are_found_as_in_a_dictionary(same_hash: bool, known: set[bytes], wanted: list[bytes]) -> None:
+    names = list(known)
+    place = {name: i for i, name in enumerate(names)}
+    with pytest.MonkeyPatch.context() as patch:
+        if same_hash:
+            patch.setattr(path_table, "hash", lambda name: len(name) % 2, raising=False)
+        found = Places(PathTable.of(names)).of(wanted)
+    assert found.tolist() == [place.get(name, -1) for name in wanted]
 
 
 @given(st.sets(st.binary(max_size=2), max_size=12), st.sets(st.binary(max_size=2), max_size=12))

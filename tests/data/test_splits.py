@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastaug.data import splits as splits_module
 from fastaug.data.image_headers import Status
 from fastaug.data.index import Folder, Index
 from fastaug.data.path_table import PathTable
@@ -196,6 +197,16 @@ def test_lists_of_ids_and_paths(tmp_path):
     train = "\ufeff# mine\n0\n\n all/001/00004.jpg \r\n2\n"
     splits = make_splits(index, seed=0, files=lists(tmp_path, train=train, test="5\n6", meta="7"))
     assert [splits.of(role).tolist() for role in ROLES] == [[0, 2, 9], [7], [], [5, 6]]
+
+
+def test_long_lists_are_read_in_stretches(tmp_path, monkeypatch):
+    monkeypatch.setattr(splits_module, "STRETCH", 2)
+    index = table({Folder.ALL: [5, 5]})
+    train = "\ufeff0\n# mine\n\n all/001/00004.jpg\n2\n"
+    found = make_splits(index, seed=0, files=lists(tmp_path, train=train, test="5\n6\n7"))
+    assert [found.of(role).tolist() for role in ROLES] == [[0, 2, 9], [], [], [5, 6, 7]]
+    with pytest.raises(DataError, match=r"line 7: 'all/001/00004\.jpg' is the image of line 4 again"):
+        make_splits(index, seed=0, files=lists(tmp_path, train=train + "3\nall/001/00004.jpg"))
 
 
 def test_a_listed_name_need_not_be_text(tmp_path):

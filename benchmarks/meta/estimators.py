@@ -22,7 +22,8 @@ from fastaug.meta.one_step import OneStep, samples_of
 from fastaug.training.build import Trainer
 
 WARM, SEED = 150, 0
-PLAIN = ["meta.learn=[policy]", "meta.magnitudes=false", "augment.shift=0", "augment.cutmix=0", "optim.lr=0.02"]
+PLAIN = ["meta.learn=[policy]", "meta.probabilities=score", "meta.magnitudes=false"]
+PLAIN += ["augment.shift=0", "augment.cutmix=0", "optim.lr=0.02"]
 ARMS = {
     "score function": [],
     **{f"Gumbel, temperature {t:g}": ["meta.probabilities=gumbel", f"meta.temperature={t:g}"] for t in (0.25, 0.5, 1)},

@@ -14,7 +14,10 @@ from pydantic.dataclasses import dataclass
 
 from fastaug.recipe.policy_names import parse_policy
 
-SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
+SCHEMA = 4  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
+# Keys of meta that decide how a policy's probabilities learn, as they are where a recipe leaves them open.
+EVIDENCE_DEFAULTS: dict[str, Any] = {"probabilities": "evidence", "fraction": None, "magnitudes": None}
+EVIDENCE_DEFAULTS |= {"engine": "auto", "layers": "auto"}
 META_PARTS = (
     *("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim"),
     *("labels", "sample_policy"),
@@ -490,19 +493,25 @@ class Meta:
         "consecutive updates that one meta step is differentiated through (K-step unrolling, truncated); "
         "1: one-step engines",
     )
-    fraction: PositiveShare = key(0.25, "f, share of a micro-batch that a meta step differentiates")
+    fraction: PositiveShare | None = key(
+        None, "f, share of a micro-batch that a meta step differentiates; null: 1 with probabilities evidence, or 0.25"
+    )
     batch_size: BatchSize = key(64, "meta images of a validation gradient, over all processes")
     start_epochs: Epochs = key(0.0, "warm-up without meta steps")
     engine: Literal["auto", "forward", "functional", "reverse", "difference", "implicit", "fused"] = key(
-        "auto", "how the hypergradient is computed, see docs/meta.md; auto: chosen by a self-test, printed"
+        "auto",
+        "how the hypergradient is computed, see docs/meta.md; auto: fused with probabilities evidence, or chosen by a "
+        "self-test, printed",
     )
     cuda_graphs: bool = key(
         False,
         "GPU: the validation gradient and the engine forward are recorded once and replayed; faster, and the memory of "
         "their activations stays taken",
     )
-    layers: Annotated[list[Text], Field(max_length=256)] = key(
-        [], "fused, implicit: modules whose weights the validation gradient is in; empty: all"
+    layers: Literal["auto"] | Annotated[list[Text], Field(max_length=256)] = key(
+        "auto",
+        "fused, implicit: modules whose weights the validation gradient is in; empty: all; auto: with probabilities "
+        "evidence the network's last stage and classifier, or empty",
     )
     solver: Literal["neumann", "identity", "cg"] = key("neumann", "implicit: approximation of the inverse Hessian")
     alpha: Positive = key(0.01, "implicit: step of the Neumann series")
@@ -528,12 +537,14 @@ class Meta:
     )
     regulariser_weight: Positive = key(0.001, "factor of the regulariser")
     probabilities: Literal["score", "gumbel", "weight", "evidence"] = key(
-        "score",
-        "how operations' probabilities learn. score: score function, exact in the mean; gumbel: straight-through; "
-        "weight: as factors on the loss of who drew them (smart_augmentation); evidence: down where harm is shown",
+        "evidence",
+        "how operations' probabilities learn. evidence: down where harm is shown; score: score function, exact in the "
+        "mean; gumbel: straight-through; weight: as factors on the loss of who drew them (smart_augmentation)",
     )
     temperature: Positive = key(0.5, "gumbel: lower is nearer to the hard choice")
-    magnitudes: bool = key(True, "the policy's magnitudes learn too")
+    magnitudes: bool | None = key(
+        None, "the policy's magnitudes learn too; null: not with probabilities evidence, or they do"
+    )
     slots: Annotated[int, Field(ge=1, le=8)] = key(2, "operations of the policy one after the other")
     policy_lr: NonNegative = key(0.01, "learning rate of the policy's unbounded parameters")
     softness_lr: NonNegative = key(0.01, "learning rate of the unbounded softening exponent")
@@ -595,10 +606,28 @@ class Meta:
         "epochs before",
     )
 
+    def __post_init__(self) -> None:
+        """Gives the keys that are left open the values that follow from how probabilities learn."""
+        evidence = self.by_evidence
+        if evidence and self.engine == "auto":
+            self.engine = "fused"
+        if self.fraction is None:
+            self.fraction = 1.0 if evidence else 0.25
+        if self.magnitudes is None:
+            self.magnitudes = not evidence
+        if not evidence and self.layers == "auto":
+            self.layers = []
+
     @property
     def acts_frozen(self) -> bool:
         """Whether learned parts act and nothing learns."""
         return self.frozen or self.reuse is not None
+
+    @property
+    def by_evidence(self) -> bool:
+        """Whether the policy's probabilities learn from evidence of harm."""
+        learns = "policy" in self.learn and self.learn_probabilities and not self.acts_frozen
+        return learns and self.probabilities == "evidence"
 
 
 @dataclass(config=STRICT)

@@ -89,7 +89,8 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
     [
         pytest.param(["meta.learn=[policy]", "meta.probabilities=gumbel"], marks=pytest.mark.slow),
         pytest.param(
-            ["meta.learn=[policy]", "meta.magnitudes=false", "meta.engine=difference"], marks=pytest.mark.slow
+            ["meta.learn=[policy]", "meta.probabilities=score", "meta.magnitudes=false", "meta.engine=difference"],
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1", "meta.renew=2"], marks=pytest.mark.slow
@@ -99,7 +100,9 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
         ["meta.learn=[weights]", "meta.engine=auto", "optim.opt=adamw", "train.accumulate=2", "meta.fraction=1"],
         ["meta.learn=[weights,softness]", "meta.engine=reverse", "augment.aa=rand-m9-mstd0.5", "augment.reprob=0.5"],
         VISION_TRANSFORMER,
-        pytest.param(["meta.learn=[policy,softness]", "meta.engine=implicit"], marks=pytest.mark.slow),
+        pytest.param(
+            ["meta.learn=[policy,softness]", "meta.probabilities=score", "meta.engine=implicit"], marks=pytest.mark.slow
+        ),
         [
             *("meta.learn=[weights,labels]", *FUSED, "meta.every=1", "meta.table_optimizer=rmsprop"),
             *("meta.weights_form=softplus", "augment.loss=symmetric_kl"),
@@ -178,7 +181,13 @@ def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monke
 
 def test_fused_and_forward_move_probabilities_alike_in_the_first_update(train):
     """By the score function: what fused has not made twice, the images, does not matter."""
-    settings = ["meta.learn=[policy]", "meta.magnitudes=false", "meta.every=100", "meta.optimizer=sgd"]
+    settings = [
+        "meta.learn=[policy]",
+        "meta.probabilities=score",
+        "meta.magnitudes=false",
+        "meta.every=100",
+        "meta.optimizer=sgd",
+    ]
     settings += ["meta.policy_lr=1e6", "optim.clip_grad=null", "optim.lr=1e-4", "model.drop=0"]
     runs = [train(kind, *settings, *keys) for kind, keys in (("fused", FUSED), ("forward", ["meta.fraction=1"]))]
     fused, forward = (last(folder)[1]["meta"] for folder in runs)
@@ -266,7 +275,12 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
     "parts",
     [
         pytest.param(
-            ["meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.engine=functional"],
+            [
+                "meta.learn=[policy,softness,weights]",
+                "meta.probabilities=score",
+                "meta.magnitudes=false",
+                "meta.engine=functional",
+            ],
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -274,7 +288,13 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
         ),
         pytest.param(
             [
-                *("meta.learn=[policy,weights]", "meta.fraction=0.5", "augment.cutmix=0", "augment.mix_group=null"),
+                *(
+                    "meta.learn=[policy,weights]",
+                    "meta.probabilities=score",
+                    "meta.fraction=0.5",
+                    "augment.cutmix=0",
+                    "augment.mix_group=null",
+                ),
                 *("augment.copies=2", "augment.consistency_detach=true", "meta.engine=functional"),
             ],
             marks=pytest.mark.slow,
@@ -288,7 +308,12 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
             marks=pytest.mark.slow,
         ),
         [
-            *("meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.fraction=0.5"),
+            *(
+                "meta.learn=[policy,softness,weights]",
+                "meta.probabilities=score",
+                "meta.magnitudes=false",
+                "meta.fraction=0.5",
+            ),
             *("train.batch_size=16", "train.accumulate=2", "train.drop_last=true", "augment.mix_group=2"),
         ],
     ],

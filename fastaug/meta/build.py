@@ -161,7 +161,6 @@ def faint_probabilities(meta: Meta) -> str | None:
     Measured with K = 10 and f = 1/4 at ten times the usual rate: docs/policies.md. What sees more samples is not known
     to be enough, and is left to whoever chose it.
     """
-    assert meta.fraction is not None  # Meta has seen to it
     by_score = "policy" in meta.learn and meta.learn_probabilities and meta.probabilities == "score"
     if not by_score or meta.fraction / meta.every > FAINT:
         return None

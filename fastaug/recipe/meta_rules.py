@@ -52,7 +52,7 @@ def _needs_images(recipe: Recipe) -> bool:
     """Whether the hypergradient has to pass through pixels."""
     gumbel = recipe.meta.learn_probabilities and recipe.meta.probabilities == "gumbel"
     always = _learns(recipe, "augmenter", "sample_policy")
-    return always or (_learns(recipe, "policy") and (bool(recipe.meta.magnitudes) or gumbel))
+    return always or (_learns(recipe, "policy") and (recipe.meta.magnitudes or gumbel))
 
 
 def _policy_moves(recipe: Recipe) -> bool:
@@ -69,7 +69,7 @@ def _moves(recipe: Recipe) -> bool:
 _AGAINST_EVIDENCE: list[tuple[Callable[[Recipe], bool], str]] = [
     (lambda r: r.meta.engine != "fused", "not by meta.engine = {r.meta.engine}: leave that out"),
     (lambda r: r.meta.fraction != 1, "of whole batches, not meta.fraction = {r.meta.fraction}: leave that out"),
-    (lambda r: bool(r.meta.magnitudes), "which moves no meta.magnitudes: leave that out"),
+    (lambda r: r.meta.magnitudes, "which moves no meta.magnitudes: leave that out"),
     (
         lambda r: _learns(r, "augmenter", "sample_policy", "optim"),
         "which moves no augmenter, sample_policy or optim: leave them out of meta.learn",
@@ -293,7 +293,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.learn_probabilities: without it and meta.magnitudes the policy learns nothing; turn one of them on",
     ),
     (
-        lambda r: _policy_moves(r) and bool(r.meta.magnitudes) and r.meta.magnitude == 1,
+        lambda r: _policy_moves(r) and r.meta.magnitudes and r.meta.magnitude == 1,
         "meta.magnitude: from 1, where a bounded number has no slope, magnitudes cannot learn; lower it, or set "
         "meta.magnitudes to false",
     ),

@@ -20,7 +20,7 @@ from fastaug.recipe.operation_files import check_operations
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.policy_names import parse_policy
 from fastaug.recipe.rules import key_of, validate
-from fastaug.recipe.schema import EVIDENCE_DEFAULTS, SCHEMA, UNLEARNED_KEYS, Model, Recipe
+from fastaug.recipe.schema import FOLLOWING, SCHEMA, UNLEARNED_KEYS, Model, Recipe
 from fastaug.recipe.shipped import find_recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
 from fastaug.recipe.subpolicy_files import read_subpolicies
@@ -309,8 +309,9 @@ def as_begun(recipe: Recipe, before: Recipe, schema: int) -> Recipe:
     """
     if schema < PREFIX_SINCE:
         recipe = replace(recipe, optim=replace(recipe.optim, warmup_prefix=False))
-    if schema < EVIDENCE_SINCE and recipe.meta.by_evidence and recipe.meta == replace(recipe.meta, **EVIDENCE_DEFAULTS):
-        begun = {key: getattr(before.meta, key) for key in EVIDENCE_DEFAULTS}
+    left_open = {key: values[0] for key, values in FOLLOWING.items()}
+    if schema < EVIDENCE_SINCE and recipe.meta.by_evidence and recipe.meta == replace(recipe.meta, **left_open):
+        begun = {key: getattr(before.meta, key) for key in ("probabilities", *FOLLOWING)}
         recipe = replace(recipe, meta=replace(recipe.meta, **begun))
     return recipe
 

@@ -6,18 +6,27 @@ keys, `reading.py` reads YAML and the command line, `key_table.py` prints what s
 
 import os
 import re
+from collections.abc import Callable
+from copy import copy
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WrapValidator
 from pydantic.dataclasses import dataclass
 
 from fastaug.recipe.policy_names import parse_policy
 
 SCHEMA = 4  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
-# Keys of meta that decide how a policy's probabilities learn, as they are where a recipe leaves them open.
-EVIDENCE_DEFAULTS: dict[str, Any] = {"probabilities": "evidence", "fraction": None, "magnitudes": None}
-EVIDENCE_DEFAULTS |= {"engine": "auto", "layers": "auto"}
+# Keys of meta that may be left open, and how; what they are then where a policy learns by evidence, and elsewhere.
+FOLLOWING: dict[str, tuple[Any, Any, Any]] = {
+    "engine": ("auto", "fused", "auto"),
+    "layers": ("auto", "auto", []),
+    "every": (None, 5, 10),
+    "renew": (None, 3, 1),
+    "half_life": (None, 120.0, 0.0),
+    "fraction": (None, 1.0, 0.25),
+    "magnitudes": (None, False, True),
+}
 META_PARTS = (
     *("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim"),
     *("labels", "sample_policy"),
@@ -52,6 +61,10 @@ def key(default: Any, text: str) -> Any:
     if isinstance(default, (list, dict)):
         return Field(default_factory=default.copy, description=text)
     return Field(default=default, description=text)
+
+
+def _or_open(value: Any, checked: Callable[[Any], Any]) -> Any:
+    return None if value is None else checked(value)
 
 
 def is_outside_part(name: str) -> bool:
@@ -93,6 +106,7 @@ def _checked_part(name: str) -> str:
     return name
 
 
+OPEN = WrapValidator(_or_open)  # null is allowed, and something else once the section has been made
 # Limits keep a slip of the pen from being tried: beyond them arithmetic overflows, or memory and threads run out.
 Text = Annotated[str, AfterValidator(_checked_text)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -487,13 +501,15 @@ class Meta:
     parts: dict[str, dict[str, Any]] = key(
         {}, "keyword arguments of parts from outside the package: {'module:Class': {...}}"
     )
-    every: Count = key(10, "K, updates from one meta step to the next")
+    every: Annotated[Count, OPEN] = key(
+        None, "K, updates from one meta step to the next; null: 5 with probabilities evidence, or 10"
+    )
     steps: Annotated[int, Field(ge=1, le=64)] = key(
         1,
         "consecutive updates that one meta step is differentiated through (K-step unrolling, truncated); "
         "1: one-step engines",
     )
-    fraction: PositiveShare | None = key(
+    fraction: Annotated[PositiveShare, OPEN] = key(
         None, "f, share of a micro-batch that a meta step differentiates; null: 1 with probabilities evidence, or 0.25"
     )
     batch_size: BatchSize = key(64, "meta images of a validation gradient, over all processes")
@@ -520,8 +536,14 @@ class Meta:
     )
     damping: NonNegative = key(0.0, "implicit: added to the Hessian's diagonal")
     approximate: bool = key(False, "optimizers without an exact Jacobian: u = -lr v instead of an error")
-    renew: Count = key(1, "meta steps between two validation gradients")
-    half_life: NonNegative = key(0.0, "updates after which a validation gradient counts half; 0: no average")
+    renew: Annotated[Count, OPEN] = key(
+        None, "meta steps between two validation gradients; null: 3 with probabilities evidence, or 1"
+    )
+    half_life: Annotated[NonNegative, OPEN] = key(
+        None,
+        "updates after which a validation gradient counts half; 0: no average; null: 120 with probabilities evidence, "
+        "or 0",
+    )
     weights: Literal["raw", "ema"] = key("raw", "which weights of the network are validated")
     validation_loss: Loss = key(
         "ce", "loss of the meta images that is to fall; arguments as augment.focal_gamma, gce_q, bce_*"
@@ -542,7 +564,7 @@ class Meta:
         "mean; gumbel: straight-through; weight: as factors on the loss of who drew them (smart_augmentation)",
     )
     temperature: Positive = key(0.5, "gumbel: lower is nearer to the hard choice")
-    magnitudes: bool | None = key(
+    magnitudes: Annotated[bool, OPEN] = key(
         None, "the policy's magnitudes learn too; null: not with probabilities evidence, or they do"
     )
     slots: Annotated[int, Field(ge=1, le=8)] = key(2, "operations of the policy one after the other")
@@ -607,16 +629,10 @@ class Meta:
     )
 
     def __post_init__(self) -> None:
-        """Gives the keys that are left open the values that follow from how probabilities learn."""
-        evidence = self.by_evidence
-        if evidence and self.engine == "auto":
-            self.engine = "fused"
-        if self.fraction is None:
-            self.fraction = 1.0 if evidence else 0.25
-        if self.magnitudes is None:
-            self.magnitudes = not evidence
-        if not evidence and self.layers == "auto":
-            self.layers = []
+        """Gives the keys that are left open what follows from how probabilities learn."""
+        for name, (left_open, by_evidence, otherwise) in FOLLOWING.items():
+            if getattr(self, name) == left_open:
+                setattr(self, name, by_evidence if self.by_evidence else copy(otherwise))
 
     @property
     def acts_frozen(self) -> bool:

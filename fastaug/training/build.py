@@ -291,8 +291,6 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     if learned is not None and recipe.meta.acts_frozen:
         meta = FrozenParts(learned)
     elif learned is not None:
-        share = recipe.meta.fraction
-        assert share is not None  # Meta has seen to it
         training = Training(
             recipe=recipe,
             accelerator=accelerator,
@@ -304,7 +302,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
             losses=losses,
             steps_per_epoch=order.steps_per_epoch,
             update_size=order.size,
-            differentiated=lambda step: order.spread(step, share, SMALLEST_BATCH),
+            differentiated=lambda step: order.spread(step, recipe.meta.fraction, SMALLEST_BATCH),
             say=console.print,
             views=order.views,
             one_sided=recipe.augment.consistency_detach or "shakedrop" in recipe.model.kwargs,

@@ -10,7 +10,7 @@ from fastaug.errors import RecipeError
 from fastaug.recipe.meta_rules import META_NEEDS, META_RULES
 from fastaug.recipe.reading import read_recipe, to_yaml
 from fastaug.recipe.rules import validate
-from fastaug.recipe.schema import Augment, Data, Eval, Meta, Recipe
+from fastaug.recipe.schema import FOLLOWING, Augment, Data, Eval, Meta, Recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 UNROLLED = ["meta.steps=4", "meta.fraction=1"]
@@ -344,6 +344,33 @@ def test_refused_for_one_reason(tmp_path, name):
 )
 def test_accepted(tmp_path, overrides):
     read(tmp_path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "evidence"),
+    [
+        (["meta.learn=[policy]"], True),
+        (["meta.learn=[policy]", "meta.engine=auto", "meta.layers=auto", "meta.fraction=null"], True),
+        (BY_SCORE, False),
+        (["meta.learn=[policy]", "meta.learn_probabilities=false"], False),
+        (["meta.learn=[policy]", "meta.frozen=true"], False),
+        (["meta.learn=[weights]"], False),
+        ([], False),
+    ],
+)
+def test_keys_left_open_follow_from_how_probabilities_learn(tmp_path, overrides, evidence):
+    recipe = read(tmp_path, overrides)
+    found = {key: getattr(recipe.meta, key) for key in FOLLOWING}
+    assert found == {key: values[1 if evidence else 2] for key, values in FOLLOWING.items()}
+    (tmp_path / "stored.yaml").write_text(to_yaml(recipe))
+    assert read_recipe(tmp_path / "stored.yaml") == recipe
+
+
+def test_keys_that_are_named_stay(tmp_path):
+    meta = read(tmp_path, [*BY_SCORE, "meta.fraction=0.5", "meta.magnitudes=false", "meta.engine=forward"]).meta
+    assert (meta.fraction, meta.magnitudes, meta.engine, meta.layers) == (0.5, False, "forward", [])
+    assert read(tmp_path, ["meta.learn=[policy]", "meta.layers=[]"]).meta.layers == []
+    assert read(tmp_path, ["meta.learn=[policy]", "meta.layers=[fc]"]).meta.layers == ["fc"]
 
 
 def test_every_rule_is_broken_above(tmp_path):

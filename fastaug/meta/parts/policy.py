@@ -93,8 +93,8 @@ class SharedPolicyPart(PolicyPart):
         self.observes = self.evidence is not None
         self._keep_fingerprint(meta.operations)
         self.policy.logits.requires_grad_(meta.learn_probabilities and self.evidence is None)
-        self.policy.strengths.requires_grad_(bool(meta.magnitudes))
-        self.through_images = bool(meta.magnitudes) or meta.probabilities == "gumbel"
+        self.policy.strengths.requires_grad_(meta.magnitudes)
+        self.through_images = meta.magnitudes or meta.probabilities == "gumbel"
 
     def _keep_fingerprint(self, source: str) -> None:
         """Keeps in the state what the operations of a set are, so that a run does not go on with another file's."""

@@ -6,7 +6,7 @@ to the same training without, taking turns. `frontier`: over K, f and meta batch
 hypergradients with the mean exact one on real digits, with the overhead of its measured parts; table and picture.
 `samples`: a loss weight for every sample at every step: price, memory, and how well wrong labels are found.
 `estimators`: probabilities of operations by score function and by Gumbel-softmax. `evidence`: the price of gathering
-evidence on operations, at K = 10 and 5 from meta steps timed after every update. Best on a quiet machine.
+evidence on operations, at K = 10 and its own K, from meta steps timed after every update. Best on a quiet machine.
 """
 
 import argparse

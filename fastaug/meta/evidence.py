@@ -9,9 +9,9 @@ samples that show an operation; what is as easy as the image itself teaches noth
 the two affinity and diversity). Both are kept as z: how many of its standard errors an operation's mean is above that
 of all samples.
 
-An operation's probability falls by the Bayes factor, at its largest, that its z of harm has against none: with normal
-noise the likelihood is exp(z^2 / 2) times as large at the mean that was seen as at 0. It has to make up for having
-looked at as many operations as there are, of which one may be expected to harm.
+An operation's probability falls by the odds that it harms, where they are above one. With normal noise the likelihood is
+exp(z^2 / 2) times as large at the mean that was seen as at 0, which is the largest Bayes factor for harm there can be;
+before anything is seen the odds are one to the number of operations, of which one may be expected to harm.
 """
 
 import math
@@ -83,9 +83,10 @@ class Evidence(nn.Module):
         return found[0], found[1]
 
     def falls(self) -> Tensor:
-        """By how much each operation's log probability is to fall, [operations]: z^2 / 2 - ln(operations), 0 or more.
+        """By how much each operation's log probability is to fall, [operations], in nats: z^2 / 2 - ln(operations).
 
-        Of 23 it begins with z = 2.5; a quarter is left at 3 and a tenth at 3.3. Without a positive z nothing falls.
+        At least 0, and 0 without a positive z. Of 23 operations it begins with z = 2.5; a quarter is left at 3 and a
+        tenth at 3.3.
         """
         harm = self.scores()[0][1:]
         return (harm.clamp_min(0).square() / 2 - math.log(len(harm))).clamp_min(0)

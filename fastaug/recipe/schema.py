@@ -21,7 +21,7 @@ SCHEMA = 4  # of stored recipes; raise it when a key is renamed or removed, or c
 FOLLOWING: dict[str, tuple[Any, Any, Any]] = {
     "engine": ("auto", "fused", "auto"),
     "layers": ("auto", "auto", []),
-    "every": (None, 5, 10),
+    "every": (None, 6, 10),
     "renew": (None, 3, 1),
     "half_life": (None, 120.0, 0.0),
     "fraction": (None, 1.0, 0.25),
@@ -502,7 +502,7 @@ class Meta:
         {}, "keyword arguments of parts from outside the package: {'module:Class': {...}}"
     )
     every: Annotated[Count, OPEN] = key(
-        None, "K, updates from one meta step to the next; null: 5 with probabilities evidence, or 10"
+        None, "K, updates from one meta step to the next; null: 6 with probabilities evidence, or 10"
     )
     steps: Annotated[int, Field(ge=1, le=64)] = key(
         1,

@@ -105,7 +105,7 @@ def test_nothing_seen_and_equal_samples_say_nothing():
     assert evidence.scores()[0].tolist() == [0, 0, 0]
 
 
-def test_a_probability_falls_by_the_bayes_factor_of_harm_against_one_in_so_many_operations():
+def test_a_probability_falls_by_the_odds_of_harm_once_they_are_above_one():
     evidence, op = Evidence(23), torch.arange(24).repeat(100)[:, None]
     raised = {1: 0.1, 2: 0.25, 3: 0.4, 4: -0.4}  # operations' harm; z is ten times that or a little less
     harm = torch.randn(2400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

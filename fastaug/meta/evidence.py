@@ -9,9 +9,9 @@ samples that show an operation; what is as easy as the image itself teaches noth
 the two affinity and diversity). Both are kept as z: how many of its standard errors an operation's mean is above that
 of all samples.
 
-An operation's probability falls by the odds that it harms, where they are above one. With normal noise the likelihood is
-exp(z^2 / 2) times as large at the mean that was seen as at 0, which is the largest Bayes factor for harm there can be;
-before anything is seen the odds are one to the number of operations, of which one may be expected to harm.
+An operation's probability falls by the odds that it harms, where they are above one. With normal noise the likelihood
+is exp(z^2 / 2) times as large at the mean that was seen as at 0, which is the largest Bayes factor for harm there can
+be; before anything is seen the odds are one to the number of operations, of which one may be expected to harm.
 """
 
 import math

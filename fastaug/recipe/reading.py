@@ -309,9 +309,9 @@ def as_begun(recipe: Recipe, before: Recipe, schema: int) -> Recipe:
     """
     if schema < PREFIX_SINCE:
         recipe = replace(recipe, optim=replace(recipe.optim, warmup_prefix=False))
-    left_open = {key: values[0] for key, values in FOLLOWING.items()}
-    if schema < EVIDENCE_SINCE and recipe.meta.by_evidence and recipe.meta == replace(recipe.meta, **left_open):
-        begun = {key: getattr(before.meta, key) for key in ("probabilities", *FOLLOWING)}
+    if schema < EVIDENCE_SINCE and recipe.meta.by_evidence:
+        usual = [key for key, (_, by_evidence, _) in FOLLOWING.items() if getattr(recipe.meta, key) == by_evidence]
+        begun = {key: getattr(before.meta, key) for key in ("probabilities", *usual)}
         recipe = replace(recipe, meta=replace(recipe.meta, **begun))
     return recipe
 

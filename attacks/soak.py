@@ -39,7 +39,7 @@ model: {{name: test_resnet, ema: true, ema_decay: 0.9}}
 optim: {{opt: sgd, lr: 1e-3, sched: constant}}
 train: {{epochs: {epochs}, batch_size: 16}}
 augment: {{shift: 0.2}}
-meta: {{learn: [policy, weights], every: 4, fraction: 0.5, batch_size: 16}}
+meta: {{learn: [policy, weights], probabilities: score, every: 4, fraction: 0.5, batch_size: 16}}
 eval: {{batch_size: 64, every: 10}}
 """
 

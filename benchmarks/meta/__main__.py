@@ -6,7 +6,7 @@ to the same training without, taking turns. `frontier`: over K, f and meta batch
 hypergradients with the mean exact one on real digits, with the overhead of its measured parts; table and picture.
 `samples`: a loss weight for every sample at every step: price, memory, and how well wrong labels are found.
 `estimators`: probabilities of operations by score function and by Gumbel-softmax. `evidence`: the price of gathering
-evidence on operations, at K = 10 from meta steps timed after every update. Best on a quiet machine.
+evidence on operations, at K = 10 and its own K, from meta steps timed after every update. Best on a quiet machine.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from benchmarks.meta import estimators, samples
 from benchmarks.meta.frontier import Point, picture, quality
 from benchmarks.meta.measure import HEADER, NAMES, measure, table
 from benchmarks.meta.overhead import (
+    EVIDENCE_EVERY,
     cost_of_parts,
     evidence_arms,
     point_name,
@@ -115,12 +116,14 @@ def frontier_section(args: argparse.Namespace, size: Size, found: dict[str, Any]
 
 
 def evidence_section(args: argparse.Namespace, size: Size, found: dict[str, Any]) -> None:
-    """What evidence costs at K = 10."""
+    """What evidence costs at K = 10 and at its own K."""
     with new_scene(size) as scene:
-        blocks = timed_blocks(scene, evidence_arms(), block=10, rounds=args.rounds, warm=3)
-    wall, cpu = ratios(blocks, "plain"), ratios(blocks, "plain", "cpu")
-    table = [(name, f"{10 * (wall[name] - 1):.1f} %", f"{10 * (cpu[name] - 1):.1f} %") for name in blocks]
-    report.print_table("evidence at K = 10", ("arm", "over plain", "over plain, CPU"), table)
+        blocks = timed_blocks(scene, evidence_arms(), block=12, rounds=args.rounds, warm=3)
+    cadences, more = (10, EVIDENCE_EVERY), {clock: ratios(blocks, "plain", clock) for clock in ("wall", "cpu")}
+    shares = {name: [100 * (r[name] - 1) / k for k in cadences for r in more.values()] for name in blocks}
+    table = [(name, *(f"{share:.1f} %" for share in each)) for name, each in shares.items()]
+    heads = [f"over plain at K = {k}{clock}" for k in cadences for clock in ("", ", CPU")]
+    report.print_table("evidence", ("arm", *heads), table)
     found["evidence"] = blocks
 
 

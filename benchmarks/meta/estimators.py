@@ -31,7 +31,8 @@ from fastaug.seeding import copies_of
 from fastaug.training.build import Trainer
 
 WARM, SEED = 150, 0  # updates before; of dropout masks
-PLAIN = ["meta.learn=[policy]", "meta.magnitudes=false", "augment.shift=0", "augment.cutmix=0", "optim.lr=0.02"]
+PLAIN = ["meta.learn=[policy]", "meta.probabilities=score", "meta.magnitudes=false"]
+PLAIN += ["augment.shift=0", "augment.cutmix=0", "optim.lr=0.02"]
 COPIES = 4  # operations on each image
 BEFORE = 5  # batches that an operation's own baseline is taken from
 SEEN = 160  # samples that training shows for one that a meta step differentiates: K = 40, f = 1/4

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.meta.scene import Scene, Steps
+from fastaug.recipe.schema import Meta
 
-SHARED = ["meta.learn=[policy,softness]"]
+SHARED = ["meta.learn=[policy,softness]", "meta.probabilities=score"]
 PER_SAMPLE = ["meta.learn=[weights]", "meta.every=1", "meta.fraction=1"]
 STILL = ["meta.policy_lr=0", "meta.softness_lr=0"]
+EVIDENCE_EVERY = Meta(learn=["policy"]).every
 NEVER = "meta.start_epochs=999"  # the same augmentation, and no meta step
 
 
@@ -72,16 +74,15 @@ def cost_of_parts(scene: Scene, fractions: Sequence[float], sizes: Sequence[int]
 
 def evidence_arms() -> dict[str, list[str]]:
     """A policy that learns from evidence after every update, v from 64 meta images, and what makes that cheaper."""
-    learn = ["meta.learn=[policy]", "meta.operations=broad", "meta.probabilities=evidence", "meta.magnitudes=false"]
-    whole = [*learn, "meta.engine=fused", "meta.fraction=1", "meta.every=1", "meta.half_life=20", "augment.cutmix=0"]
-    last = "meta.layers=[layer4,fc]"
+    last = ["meta.learn=[policy]", "meta.operations=broad", "meta.engine=auto", "meta.every=1", "augment.cutmix=0"]
+    whole = [*last, "meta.layers=[]"]
     return {
-        "plain": [*whole, NEVER],
-        "whole network": whole,
-        "v renewed every second time": [*whole, "meta.renew=2"],
-        "v of 32 meta images": [*whole, "meta.batch_size=32"],
-        "layer4 and fc": [*whole, last],
-        "layer4 and fc, v renewed every second time": [*whole, last, "meta.renew=2"],
+        "plain": [*last, NEVER],
+        "whole network, v every time": [*whole, "meta.renew=1"],
+        "whole network, v every third time": whole,
+        "last stage and classifier, v every time": [*last, "meta.renew=1"],
+        "last stage and classifier, v every second time": [*last, "meta.renew=2"],
+        "last stage and classifier, v every third time": last,
     }
 
 

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from fastaug.augment.learned_effects import Augmentation
 from fastaug.data.build import DataParts
@@ -21,7 +22,7 @@ from fastaug.meta.parameters import LearnedParts, build_parts
 from fastaug.meta.reuse import StateOf, reused_parts
 from fastaug.meta.step import MetaStep, Training, build_recording
 from fastaug.meta.unrolled import UnrolledSteps
-from fastaug.meta.validation_gradient import ValidationGradient, meta_requests
+from fastaug.meta.validation_gradient import ValidationGradient, meta_requests, validated_names
 from fastaug.recipe.schema import SMALLEST_BATCH, Meta, Recipe
 
 FAINT = 0.25 / 10  # share of the samples of training that K = 10 and f = 1/4 differentiate
@@ -139,8 +140,9 @@ def build_meta(
     if meta.regulariser not in ("none", "start"):
         learned.penalty(meta.regulariser)
     check_optimizer(training, learned)
-    if warning := faint_probabilities(meta):
-        training.say(f"meta step: {warning}")
+    for said in (faint_probabilities(meta), gathering(meta, training.network)):
+        if said is not None:
+            training.say(f"meta step: {said}")
     return strategy(meta, instant=bool(instant))(training, augment, learned, validation)
 
 
@@ -164,9 +166,20 @@ def faint_probabilities(meta: Meta) -> str | None:
         return None
     return (
         f"meta.probabilities: score with meta.every = {meta.every} and meta.fraction = {meta.fraction:g} has not moved "
-        "harmful operations away from where they started (docs/policies.md); evidence does: set "
-        "meta.probabilities=evidence meta.engine=fused meta.fraction=1 meta.magnitudes=false, as "
-        "recipes/letters_policy.yaml does"
+        "harmful operations away from where they started (docs/policies.md); evidence, the default, does: leave these "
+        "keys out, or set meta.probabilities=evidence meta.engine=auto meta.fraction=null meta.magnitudes=null"
+    )
+
+
+def gathering(meta: Meta, network: nn.Module) -> str | None:
+    """What to say of a policy that learns by evidence: what follows from that, as no recipe has to name it."""
+    if not meta.by_evidence:
+        return None
+    names = validated_names(network, meta.layers)
+    where = "in the whole network" if names is None else f"in {len(names)} weight tensors, from {names[0]} on"
+    return (
+        f"the policy learns by evidence of harm, {where} (meta.layers), from all samples of an update in {meta.every}, "
+        "in the training pass (meta.engine: fused); probabilities move, magnitudes stay (meta.probabilities: evidence)"
     )
 
 
@@ -197,7 +210,7 @@ def check_fused(learned: LearnedParts) -> None:
         raise RecipeError(
             [
                 f"meta.engine: fused differentiates targets and probabilities only, and {found} learns elsewhere; "
-                "choose another engine"
+                "choose another engine, and of a policy other meta.probabilities than evidence"
             ]
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from fastaug.augment.learned_effects import Augmentation
@@ -53,11 +54,17 @@ def meta_requests(
 def validated_names(network: nn.Module, layers: Sequence[str]) -> list[str] | None:
     """Names of the trained weights in `layers`, in the network's order; None for all; RecipeError if a layer has none.
 
-    The order matters: processes sum gradients one after the other, in the same order.
+    "auto" in place of a list: the last stage and the classifier, which are the last two groups of layers in timm's
+    coarse order; all of the few networks of which timm has none. The order of names matters: processes sum gradients
+    one after the other, in the same order.
     """
-    if not layers:
+    if not layers or (layers == "auto" and not hasattr(network, "group_matcher")):
         return None
     trained = [name for name, weight in network.named_parameters() if weight.requires_grad]
+    if layers == "auto":
+        order: Any = network.group_matcher
+        *_, stage, classifier = group_parameters(network, order(coarse=True)).values()
+        return [name for name in trained if name in {*stage, *classifier}]
     inside = {layer: [name for name in trained if f"{name}.".startswith(f"{layer}.")] for layer in layers}
     if empty := [layer for layer, names in inside.items() if not names]:
         modules = ", ".join(dict.fromkeys(name.split(".")[0] for name in trained))

@@ -60,14 +60,26 @@ def _policy_moves(recipe: Recipe) -> bool:
     return _learns(recipe, "policy") and not recipe.meta.acts_frozen
 
 
-def _weighs_evidence(recipe: Recipe) -> bool:
-    """Whether the policy's probabilities learn from evidence of harm."""
-    return _learns(recipe, "policy") and recipe.meta.learn_probabilities and recipe.meta.probabilities == "evidence"
-
-
 def _moves(recipe: Recipe) -> bool:
     """Whether anything is learned, rather than only used."""
     return bool(recipe.meta.learn) and not recipe.meta.acts_frozen
+
+
+# (clash, what it is): what the gathering of evidence on a policy's operations does not go with
+_AGAINST_EVIDENCE: list[tuple[Callable[[Recipe], bool], str]] = [
+    (lambda r: r.meta.engine != "fused", "not by meta.engine = {r.meta.engine}: leave that out"),
+    (lambda r: r.meta.fraction != 1, "of whole batches, not meta.fraction = {r.meta.fraction}: leave that out"),
+    (lambda r: r.meta.magnitudes, "which moves no meta.magnitudes: leave that out"),
+    (
+        lambda r: _learns(r, "augmenter", "sample_policy", "optim"),
+        "which moves no augmenter, sample_policy or optim: leave them out of meta.learn",
+    ),
+    (lambda r: r.meta.steps > 1, "of single updates, not meta.steps = {r.meta.steps}: leave that out"),
+    (lambda r: r.meta.sequence, "of single operations, not of meta.sequence: leave that out"),
+    (lambda r: r.meta.regulariser == "entropy", "which moves nothing by a gradient: leave out meta.regulariser"),
+    (lambda r: r.train.accumulate > 1, "of one micro-batch: set train.accumulate to 1"),
+    (lambda r: r.model.compile, "which runs eagerly: set model.compile to false"),
+]
 
 
 def _idle_keys(recipe: Recipe) -> list[str]:
@@ -189,22 +201,31 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "augment.other_class: takes the probability that learned labels spread; turn it off",
     ),
     (
-        lambda r: r.meta.engine == "difference" and _needs_images(r),
+        lambda r: r.meta.engine == "difference" and _needs_images(r) and not r.meta.by_evidence,
         "meta.engine: difference is wrong for images in networks with kinks (ReLU); choose another engine, or learn "
         "neither augmenter nor sample_policy and set meta.magnitudes=false with meta.probabilities=score",
     ),
     (
-        lambda r: r.meta.engine == "fused" and (r.meta.fraction != 1 or _needs_images(r) or _learns(r, "optim")),
+        lambda r: (
+            r.meta.engine == "fused"
+            and (r.meta.fraction != 1 or _needs_images(r) or _learns(r, "optim"))
+            and not r.meta.by_evidence
+        ),
         "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, learn no augmenter, "
         "sample_policy or optim, and of a policy its probabilities only (meta.magnitudes=false, probabilities score or "
         "evidence)",
     ),
     (
-        lambda r: r.meta.engine == "fused" and r.model.compile,
+        lambda r: r.meta.engine == "fused" and r.model.compile and not r.meta.by_evidence,
         "meta.engine: fused runs the training pass eagerly; set model.compile to false or choose another engine",
     ),
     (
-        lambda r: r.meta.engine == "fused" and r.train.accumulate > 1 and not _learns(r, *INSTANT_PARTS),
+        lambda r: (
+            r.meta.engine == "fused"
+            and r.train.accumulate > 1
+            and not _learns(r, *INSTANT_PARTS)
+            and not r.meta.by_evidence
+        ),
         "meta.engine: fused would pay for every micro-batch and learn from the last; set train.accumulate to 1",
     ),
     (
@@ -212,7 +233,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.engine: implicit needs an update that is known; instant parts are set before theirs",
     ),
     (
-        lambda r: bool(r.meta.layers) and r.meta.engine not in ("fused", "implicit"),
+        lambda r: bool(r.meta.layers) and r.meta.engine not in ("fused", "implicit") and not r.meta.by_evidence,
         "meta.layers: {r.meta.layers} needs meta.engine fused or implicit: others go through the whole network",
     ),
     (
@@ -237,7 +258,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.steps",
     ),
     (
-        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.fraction != 1,
+        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.fraction != 1 and not r.meta.by_evidence,
         "meta.fraction: {r.meta.fraction} leaves out images that meta.steps = {r.meta.steps} unrolls; set it to 1",
     ),
     (
@@ -245,7 +266,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "train.accumulate: meta.steps = {r.meta.steps} unrolls updates of one micro-batch; set it to 1",
     ),
     (
-        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.engine != "auto",
+        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.engine != "auto" and not r.meta.by_evidence,
         "meta.engine: {r.meta.engine} goes through one update, meta.steps = {r.meta.steps} unrolls; set it to auto",
     ),
     (
@@ -268,7 +289,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "or add the parts there",
     ),
     (
-        lambda r: _policy_moves(r) and not r.meta.learn_probabilities and not r.meta.magnitudes,
+        lambda r: _policy_moves(r) and not (r.meta.learn_probabilities or r.meta.magnitudes),
         "meta.learn_probabilities: without it and meta.magnitudes the policy learns nothing; turn one of them on",
     ),
     (
@@ -284,13 +305,12 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         lambda r: _policy_moves(r) and r.meta.learn_probabilities and r.meta.tau * r.meta.mix == 0,
         "meta.learn_probabilities: meta.tau or meta.mix of 0 keeps the policy uniform; set it to false or raise that",
     ),
-    (
-        lambda r: _weighs_evidence(r) and r.meta.engine != "fused",
-        "meta.probabilities: evidence is gathered in the training pass; set meta.engine to fused",
-    ),
-    (
-        lambda r: _weighs_evidence(r) and r.meta.sequence,
-        "meta.probabilities: evidence is of single operations, not of meta.sequence; turn one of them off",
+    *(
+        (
+            lambda r, clash=clash: r.meta.by_evidence and clash(r),
+            "meta.probabilities: evidence is gathered in the training pass, " + reason + ", or set this to score",
+        )
+        for clash, reason in _AGAINST_EVIDENCE
     ),
     (
         lambda r: _learns(r, "policy") and r.meta.shared_probabilities and (r.meta.sequence or r.meta.slots == 1),
@@ -368,6 +388,7 @@ META_NEEDS: list[Need] = [
         ["probabilities", "temperature", "shared_probabilities"],
     ),
     (lambda r: r.meta.probabilities == "gumbel", "meta.probabilities is gumbel", ["temperature"]),
+    (lambda r: not r.meta.by_evidence, "meta.probabilities is score, gumbel or weight", ["policy_lr"]),
     (lambda r: _learns(r, "softness"), "softness is in meta.learn", ["softness_lr"]),
     (lambda r: _learns(r, "smoothing"), "smoothing is in meta.learn", ["smoothing_lr"]),
     (lambda r: _learns(r, "optim"), "optim is in meta.learn", ["optim_lr"]),

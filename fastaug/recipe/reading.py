@@ -20,7 +20,7 @@ from fastaug.recipe.operation_files import check_operations
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.policy_names import parse_policy
 from fastaug.recipe.rules import key_of, validate
-from fastaug.recipe.schema import SCHEMA, UNLEARNED_KEYS, Model, Recipe
+from fastaug.recipe.schema import FOLLOWING, SCHEMA, UNLEARNED_KEYS, Model, Recipe
 from fastaug.recipe.shipped import find_recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
 from fastaug.recipe.subpolicy_files import read_subpolicies
@@ -34,6 +34,7 @@ DEEPEST = 16  # dots in an override's path
 LONGEST_SHOWN = 200  # characters of a value in a message
 MOST_TOLD = 30  # problems of one section
 PREFIX_SINCE = 3  # the schema that has optim.warmup_prefix; before, cosine began with the training
+EVIDENCE_SINCE = 4  # the schema in which a policy learns from evidence by default; before, by score function
 # Overrides under which a recipe is built whole, without the weights that it begins with, and sends nothing.
 UNTRAINED = (
     *("model.pretrained=false", "model.initial_checkpoint=null", "model.checkpoint_keys=null"),
@@ -251,6 +252,19 @@ def _in_this_schema(values: Any, number: int) -> None:
         optim = values.setdefault("optim", {})
         if isinstance(optim, dict):
             optim.setdefault("warmup_prefix", False)
+    meta = values.get("meta") if isinstance(values, dict) else None
+    if number < EVIDENCE_SINCE and isinstance(meta, dict):
+        _by_score(meta)
+
+
+def _by_score(meta: dict[str, Any]) -> None:
+    """Writes the default `score` of then into the section `meta`, or takes it out where probabilities do not learn."""
+    learn = meta.get("learn")
+    moves = not meta.get("frozen") and meta.get("reuse") is None and meta.get("learn_probabilities", True)
+    if moves and isinstance(learn, list) and "policy" in learn:
+        meta.setdefault("probabilities", "score")
+    elif meta.get("probabilities") == "score":
+        del meta["probabilities"]
 
 
 def read_recipe(path: str | Path, overrides: Sequence[Override] | None = None) -> Recipe:
@@ -288,11 +302,18 @@ def recipe_of(values: dict[str, Any], path: Path) -> Recipe:
     return _read(values, path, [], 1)[0]
 
 
-def as_begun(recipe: Recipe, schema: int) -> Recipe:
-    """`recipe` as a run goes on with it that was begun under `schema`: keys that it had not keep what was done then."""
-    if schema >= PREFIX_SINCE:
-        return recipe
-    return replace(recipe, optim=replace(recipe.optim, warmup_prefix=False))
+def as_begun(recipe: Recipe, before: Recipe, schema: int) -> Recipe:
+    """`recipe` as a run goes on with it that was begun as `before` under `schema`: what it leaves open stays as it was.
+
+    Keys that the schema had not keep what was done then, and defaults that have changed what they were.
+    """
+    if schema < PREFIX_SINCE:
+        recipe = replace(recipe, optim=replace(recipe.optim, warmup_prefix=False))
+    if schema < EVIDENCE_SINCE and recipe.meta.by_evidence:
+        usual = [key for key, (_, by_evidence, _) in FOLLOWING.items() if getattr(recipe.meta, key) == by_evidence]
+        begun = {key: getattr(before.meta, key) for key in ("probabilities", *usual)}
+        recipe = replace(recipe, meta=replace(recipe.meta, **begun))
+    return recipe
 
 
 def _read(values: Any, path: Path, overrides: Sequence[Override], unnumbered: int) -> tuple[Recipe, int]:

@@ -6,15 +6,27 @@ keys, `reading.py` reads YAML and the command line, `key_table.py` prints what s
 
 import os
 import re
+from collections.abc import Callable
+from copy import copy
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WrapValidator
 from pydantic.dataclasses import dataclass
 
 from fastaug.recipe.policy_names import parse_policy
 
-SCHEMA = 3  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
+SCHEMA = 4  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
+# Keys of meta that may be left open, and how; what they are then where a policy learns by evidence, and elsewhere.
+FOLLOWING: dict[str, tuple[Any, Any, Any]] = {
+    "engine": ("auto", "fused", "auto"),
+    "layers": ("auto", "auto", []),
+    "every": (None, 6, 10),
+    "renew": (None, 3, 1),
+    "half_life": (None, 120.0, 0.0),
+    "fraction": (None, 1.0, 0.25),
+    "magnitudes": (None, False, True),
+}
 META_PARTS = (
     *("policy", "augmenter", "softness", "smoothing", "weights", "instant_weights", "instant_labels", "optim"),
     *("labels", "sample_policy"),
@@ -49,6 +61,10 @@ def key(default: Any, text: str) -> Any:
     if isinstance(default, (list, dict)):
         return Field(default_factory=default.copy, description=text)
     return Field(default=default, description=text)
+
+
+def _or_open(value: Any, checked: Callable[[Any], Any]) -> Any:
+    return None if value is None else checked(value)
 
 
 def is_outside_part(name: str) -> bool:
@@ -90,6 +106,7 @@ def _checked_part(name: str) -> str:
     return name
 
 
+OPEN = WrapValidator(_or_open)  # null is allowed, and something else once the section has been made
 # Limits keep a slip of the pen from being tried: beyond them arithmetic overflows, or memory and threads run out.
 Text = Annotated[str, AfterValidator(_checked_text)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -484,25 +501,33 @@ class Meta:
     parts: dict[str, dict[str, Any]] = key(
         {}, "keyword arguments of parts from outside the package: {'module:Class': {...}}"
     )
-    every: Count = key(10, "K, updates from one meta step to the next")
+    every: Annotated[Count, OPEN] = key(
+        None, "K, updates from one meta step to the next; null: 6 with probabilities evidence, or 10"
+    )
     steps: Annotated[int, Field(ge=1, le=64)] = key(
         1,
         "consecutive updates that one meta step is differentiated through (K-step unrolling, truncated); "
         "1: one-step engines",
     )
-    fraction: PositiveShare = key(0.25, "f, share of a micro-batch that a meta step differentiates")
+    fraction: Annotated[PositiveShare, OPEN] = key(
+        None, "f, share of a micro-batch that a meta step differentiates; null: 1 with probabilities evidence, or 0.25"
+    )
     batch_size: BatchSize = key(64, "meta images of a validation gradient, over all processes")
     start_epochs: Epochs = key(0.0, "warm-up without meta steps")
     engine: Literal["auto", "forward", "functional", "reverse", "difference", "implicit", "fused"] = key(
-        "auto", "how the hypergradient is computed, see docs/meta.md; auto: chosen by a self-test, printed"
+        "auto",
+        "how the hypergradient is computed, see docs/meta.md; auto: fused with probabilities evidence, or chosen by a "
+        "self-test, printed",
     )
     cuda_graphs: bool = key(
         False,
         "GPU: the validation gradient and the engine forward are recorded once and replayed; faster, and the memory of "
         "their activations stays taken",
     )
-    layers: Annotated[list[Text], Field(max_length=256)] = key(
-        [], "fused, implicit: modules whose weights the validation gradient is in; empty: all"
+    layers: Literal["auto"] | Annotated[list[Text], Field(max_length=256)] = key(
+        "auto",
+        "fused, implicit: modules whose weights the validation gradient is in; empty: all; auto: with probabilities "
+        "evidence the network's last stage and classifier, or empty",
     )
     solver: Literal["neumann", "identity", "cg"] = key("neumann", "implicit: approximation of the inverse Hessian")
     alpha: Positive = key(0.01, "implicit: step of the Neumann series")
@@ -511,8 +536,14 @@ class Meta:
     )
     damping: NonNegative = key(0.0, "implicit: added to the Hessian's diagonal")
     approximate: bool = key(False, "optimizers without an exact Jacobian: u = -lr v instead of an error")
-    renew: Count = key(1, "meta steps between two validation gradients")
-    half_life: NonNegative = key(0.0, "updates after which a validation gradient counts half; 0: no average")
+    renew: Annotated[Count, OPEN] = key(
+        None, "meta steps between two validation gradients; null: 3 with probabilities evidence, or 1"
+    )
+    half_life: Annotated[NonNegative, OPEN] = key(
+        None,
+        "updates after which a validation gradient counts half; 0: no average; null: 120 with probabilities evidence, "
+        "or 0",
+    )
     weights: Literal["raw", "ema"] = key("raw", "which weights of the network are validated")
     validation_loss: Loss = key(
         "ce", "loss of the meta images that is to fall; arguments as augment.focal_gamma, gce_q, bce_*"
@@ -528,12 +559,14 @@ class Meta:
     )
     regulariser_weight: Positive = key(0.001, "factor of the regulariser")
     probabilities: Literal["score", "gumbel", "weight", "evidence"] = key(
-        "score",
-        "how operations' probabilities learn. score: score function, exact in the mean; gumbel: straight-through; "
-        "weight: as factors on the loss of who drew them (smart_augmentation); evidence: down where harm is shown",
+        "evidence",
+        "how operations' probabilities learn. evidence: down where harm is shown; score: score function, exact in the "
+        "mean; gumbel: straight-through; weight: as factors on the loss of who drew them (smart_augmentation)",
     )
     temperature: Positive = key(0.5, "gumbel: lower is nearer to the hard choice")
-    magnitudes: bool = key(True, "the policy's magnitudes learn too")
+    magnitudes: Annotated[bool, OPEN] = key(
+        None, "the policy's magnitudes learn too; null: not with probabilities evidence, or they do"
+    )
     slots: Annotated[int, Field(ge=1, le=8)] = key(2, "operations of the policy one after the other")
     policy_lr: NonNegative = key(0.01, "learning rate of the policy's unbounded parameters")
     softness_lr: NonNegative = key(0.01, "learning rate of the unbounded softening exponent")
@@ -596,10 +629,22 @@ class Meta:
         "epochs before",
     )
 
+    def __post_init__(self) -> None:
+        """Gives the keys that are left open what follows from how probabilities learn."""
+        for name, (left_open, by_evidence, otherwise) in FOLLOWING.items():
+            if getattr(self, name) == left_open:
+                setattr(self, name, by_evidence if self.by_evidence else copy(otherwise))
+
     @property
     def acts_frozen(self) -> bool:
         """Whether learned parts act and nothing learns."""
         return self.frozen or self.reuse is not None
+
+    @property
+    def by_evidence(self) -> bool:
+        """Whether the policy's probabilities learn from evidence of harm."""
+        learns = "policy" in self.learn and self.learn_probabilities and not self.acts_frozen
+        return learns and self.probabilities == "evidence"
 
 
 @dataclass(config=STRICT)

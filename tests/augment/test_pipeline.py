@@ -256,7 +256,7 @@ def test_a_batch_that_damage_left_too_small_is_padded_without_weight(images):
 @pytest.mark.parametrize("n", [2, 7, N])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_part_is_what_training_gave_bit_for_bit(keys, n, dtype):
-    meta = Meta(learn=["policy", "weights", *(["softness"] if "shift" in keys else [])])
+    meta = Meta(learn=["policy", "weights", *(["softness"] if "shift" in keys else [])], probabilities="score")
     recipe = Recipe(data=Data(img_size=SIDE), train=Train(epochs=10), augment=Augment(**keys), meta=meta)
     learned = build_parts(Setting(recipe, 100, CLASSES, SGD, torch.device("cpu")))
     weights = learned.tables()["weights"]
@@ -355,7 +355,9 @@ def test_a_batch_without_all_copies_of_an_image_is_refused():
 
 def test_a_learned_policy_leaves_images_beside_copies_alone():
     recipe = Recipe(
-        data=Data(img_size=SIDE), augment=Augment(hflip=0.0, copies=1), meta=Meta(learn=["policy"], slots=3)
+        data=Data(img_size=SIDE),
+        augment=Augment(hflip=0.0, copies=1),
+        meta=Meta(learn=["policy"], probabilities="score", slots=3),
     )
     learned = build_parts(Setting(recipe, 100, CLASSES, SGD, torch.device("cpu")))
     augment, ids = BatchAugment(recipe, CLASSES, learned=learned), torch.arange(6)

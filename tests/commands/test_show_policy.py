@@ -16,7 +16,7 @@ RECIPE = """
 data: {img_size: 16, threads: 1, test_fraction: 0.3, meta_fraction: 0.3}
 model: {name: test_resnet}
 train: {epochs: 1, batch_size: 4}
-meta: {learn: [policy], every: 1, batch_size: 2, fraction: 1, operations: inv_scale, engine: forward}
+meta: {learn: [policy], probabilities: score, every: 1, batch_size: 2, operations: inv_scale, engine: forward}
 run: {log_every: 1}
 eval: {every: 0}
 """

@@ -79,7 +79,7 @@ data: {{root: {tmp_path / "images"}, img_size: 16, crop: whole, loader: resident
   meta_fraction: 0.25}}
 model: {{name: test_resnet}}
 train: {{epochs: 1, batch_size: 8}}
-meta: {{learn: [policy, weights, optim], every: 1, batch_size: 4, policy_lr: 0.5}}
+meta: {{learn: [policy, weights, optim], probabilities: score, every: 1, batch_size: 4, policy_lr: 0.5}}
 eval: {{tta: 4}}
 run: {{dir: {folder}}}
 """)

@@ -88,7 +88,7 @@ def test_a_recorded_meta_step_learns_the_same(
 ) -> None:
     words = ["data.root=embedded:mnist5k", "data.test_fraction=0", "data.img_size=28", "augment.shift=0.3"]
     words += [f"meta.learn=[{learn}]", "meta.engine=forward", "meta.batch_size=8", "meta.every=1", "meta.fraction=1"]
-    words += ["train.tf32=false"]
+    words += ["train.tf32=false", *(["meta.probabilities=score"] if "policy" in learn else [])]
     values = []
     for recorded in (False, True):
         trainer = make_trainer(device, *words, f"meta.cuda_graphs={recorded}")

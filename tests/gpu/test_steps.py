@@ -120,6 +120,7 @@ def test_the_meta_step_learns_what_it_learns_on_the_cpu(
     words += ["data.img_size=28", "data.crop=whole"]  # the same pixels on both
     words += ["augment.shift=0.3", "augment.smoothing=0.1", "train.tf32=false"]
     words += [f"meta.learn=[{learn}]", "meta.batch_size=8", "meta.every=1", "meta.fraction=1"]
+    words += ["meta.probabilities=score"] if "policy" in learn else []
     want, got = (losses(make_trainer(device, *words), 3) for device in (torch.device("cpu"), cuda))
     assert got == pytest.approx(want, rel=1e-2)
 

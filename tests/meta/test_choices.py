@@ -9,7 +9,14 @@ from fastaug.meta.step import MetaStep
 
 from .conftest import last, lines
 
-LEARN = ["meta.learn=[policy,softness]", "meta.every=1", "meta.fraction=1", "augment.cutmix=0", "train.epochs=1"]
+LEARN = [
+    "meta.learn=[policy,softness]",
+    "meta.probabilities=score",
+    "meta.every=1",
+    "meta.fraction=1",
+    "augment.cutmix=0",
+    "train.epochs=1",
+]
 
 
 def learned(folder):

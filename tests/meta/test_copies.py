@@ -9,7 +9,7 @@ from fastaug.training.checkpoint import name_of
 from .conftest import assert_same, last, lines
 
 COPIES = ["augment.cutmix=0", "augment.copies=2", "augment.consistency_detach=true"]
-POLICY = "meta.learn=[policy]"
+POLICY = ["meta.learn=[policy]", "meta.probabilities=score"]
 
 
 def test_a_meta_step_makes_the_copies_again(train, monkeypatch):
@@ -28,7 +28,7 @@ def test_a_meta_step_makes_the_copies_again(train, monkeypatch):
 
     monkeypatch.setattr(OneStep, "before_forward", before_forward)
     monkeypatch.setattr(OneStep, "problem", watched)
-    folder = train("run", "meta.learn=[policy,weights,smoothing,optim]", *COPIES)
+    folder = train("run", "meta.learn=[policy,weights,smoothing,optim]", "meta.probabilities=score", *COPIES)
     assert len(met) == 3
     for made, (images, target) in met:
         n = len(images) // 3  # 8, or 6 in the last update of an epoch
@@ -48,7 +48,7 @@ def test_a_meta_step_makes_the_copies_again(train, monkeypatch):
 
 def test_at_rate_zero_training_goes_on_as_without(train):
     """With a fixed policy in the loader's threads too, and over two updates."""
-    still = [*COPIES, POLICY, "meta.policy_lr=0", "augment.aa=ra-n2-m9", "meta.fraction=1", "meta.engine=auto"]
+    still = [*COPIES, *POLICY, "meta.policy_lr=0", "augment.aa=ra-n2-m9", "meta.fraction=1", "meta.engine=auto"]
     unrolled = train("unrolled", *still, "meta.steps=2")
     never = train("never", *still, "meta.start_epochs=1.99")
     assert len(lines(unrolled, "meta")) == 3
@@ -57,7 +57,7 @@ def test_at_rate_zero_training_goes_on_as_without(train):
 
 def test_policies_begin_when_told(train):
     """Until then training is that without them."""
-    settings = [POLICY, "meta.start_epochs=1.99", "run.keep=9"]
+    settings = [*POLICY, "meta.start_epochs=1.99", "run.keep=9"]
     without = train("without", *settings, "meta.slots=1", "augment.start_epochs=1")
     begun = train("begun", *settings, "augment.aa=ra-n2-m9", "augment.start_epochs=1")
     assert_same(weights_at(begun, 3), weights_at(without, 3))

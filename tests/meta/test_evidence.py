@@ -6,22 +6,25 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from fastaug.errors import RecipeError
 from fastaug.meta.build import faint_probabilities
 from fastaug.meta.evidence import FLAT, Evidence, Observation, observed
+from fastaug.meta.learned_part import Setting
+from fastaug.meta.parts.policy import SharedPolicyPart
+from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.rules import validate
 from fastaug.recipe.schema import Augment, Data, Meta, Recipe
 from fastaug.recipe.strict_yaml import parse_yaml
 
 from .conftest import assert_same, last, lines
 
-KEYS = ["meta.learn=[policy]", "meta.probabilities=evidence", "meta.engine=fused", "meta.fraction=1"]
-KEYS += ["meta.magnitudes=false", "meta.every=1", "augment.cutmix=0"]
+OPEN = ["meta.engine=auto", "meta.fraction=null"]  # which the recipe of these tests names
+KEYS = ["meta.learn=[policy]", *OPEN, "meta.every=1", "augment.cutmix=0"]
 
 
 def alone(tensor):
@@ -102,13 +105,43 @@ def test_nothing_seen_and_equal_samples_say_nothing():
     assert evidence.scores()[0].tolist() == [0, 0, 0]
 
 
+def test_a_probability_falls_by_the_odds_of_harm_once_they_are_above_one():
+    evidence, op = Evidence(23), torch.arange(24).repeat(100)[:, None]
+    raised = {1: 0.1, 2: 0.25, 3: 0.4, 4: -0.4}  # operations' harm; z is ten times that or a little less
+    harm = torch.randn(2400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    harm = harm - harm.view(100, 24).mean(0).repeat(100)  # no chance in the means
+    harm += torch.tensor([raised.get(k, 0.0) for k in range(24)], dtype=torch.float64).repeat(100)
+    evidence.add(op, Observation(harm, harm), alone)
+    z, falls = evidence.scores()[0], evidence.falls()
+    assert 3.5 < z[3] < 4 < -z[4] + 0.5
+    assert falls.nonzero().flatten().tolist() == [2]  # operation 3
+    assert falls[2] == pytest.approx(float(z[3] ** 2 / 2) - math.log(23))
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.5])
+def test_probabilities_fall_by_it_against_nothing_s(tau):
+    recipe = Recipe(data=Data(img_size=8), meta=Meta(learn=["policy"], tau=tau, slots=1))
+    part = SharedPolicyPart(Setting(recipe, 10, 2, SimpleNamespace(param_groups=[{}]), torch.device("cpu")))
+    before = part.policy.probabilities()
+    part.evidence.falls = lambda: torch.tensor([0.0, math.log(4), *[0.0] * 6], dtype=torch.float64)
+    view = SimpleNamespace(spared=0, without_spared=lambda: None)
+    part.draw = lambda _: SimpleNamespace(op=torch.zeros(4, 1, dtype=torch.int64))
+    part.observe(view, Observation(torch.zeros(4), torch.zeros(4)), alone)
+    odds = (part.policy.probabilities() / before)[0]
+    assert (odds / odds[0]).tolist() == pytest.approx([1, 1, 0.25, *[1] * 6])
+
+
 def test_samples_with_steep_losses_do_not_rule():
     seen = observed(torch.tensor([1.0, 10.0]), torch.tensor([0.1, 3.0]), torch.tensor([0.1, 1.0]) - FLAT)
     assert seen.harm.tolist() == pytest.approx([10.0, 10.0])
 
 
-def test_a_run_gathers_evidence_and_tells_it(train):
+def test_a_run_gathers_evidence_and_tells_it(train, capsys):
     gathered = train("gathered", *KEYS, "run.log_every=3")
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "meta step: the policy learns by evidence of harm, in 11 weight tensors, from layer4" in said
+    stored = read_recipe(gathered / "recipe.yaml").meta
+    assert (stored.engine, stored.fraction, stored.magnitudes, stored.layers) == ("fused", 1.0, False, "auto")
     state = last(gathered)[1]["meta"]["learned"]
     assert float(state["parts.policy.evidence.count"].sum()) > 0
     told = lines(gathered, "learned")[-1]
@@ -134,11 +167,11 @@ def test_a_continued_run_gathers_the_same(train):
 @pytest.mark.parametrize(
     ("meta", "warned"),
     [
-        (Meta(learn=["policy"]), True),
-        (Meta(learn=["policy", "softness"], every=20, fraction=0.5), True),
-        (Meta(learn=["policy"], every=1, fraction=1.0), False),
+        (Meta(learn=["policy"], probabilities="score"), True),
+        (Meta(learn=["policy", "softness"], probabilities="score", every=20, fraction=0.5), True),
+        (Meta(learn=["policy"], probabilities="score", every=1, fraction=1.0), False),
         (Meta(learn=["policy"], learn_probabilities=False), False),
-        (Meta(learn=["policy"], probabilities="evidence", engine="fused", fraction=1.0, magnitudes=False), False),
+        (Meta(learn=["policy"]), False),
         (Meta(learn=["weights"]), False),
     ],
 )
@@ -147,19 +180,25 @@ def test_too_few_samples_for_the_score_function_are_told_with_what_learns_instea
     assert (said is not None) == warned
     if said:  # the remedy, followed, is a recipe without a problem and without a warning
         keys = dict(word.removeprefix("meta.").rstrip(",").split("=") for word in said.split() if "=" in word[1:])
-        values = {name: parse_yaml(value) for name, value in keys.items()}
-        followed = replace(meta, **(values | {"fraction": float(values["fraction"])}))
+        followed = replace(meta, **{name: parse_yaml(value) for name, value in keys.items()})
         recipe = Recipe(data=Data(root="photos"), augment=Augment(shift=0.2), meta=followed)
         assert validate(recipe) == []
         assert faint_probabilities(followed) is None
 
 
 def test_a_run_says_so(train, capsys):
-    train("run", "meta.learn=[policy]", "meta.every=10", "meta.fraction=0.25", "train.epochs=1")
+    train(
+        "run",
+        "meta.learn=[policy]",
+        "meta.probabilities=score",
+        "meta.every=10",
+        "meta.fraction=0.25",
+        "train.epochs=1",
+    )
     assert "meta step: meta.probabilities: score with meta.every = 10" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("key", ["meta.engine=forward", "meta.sequence=true", "meta.fraction=0.5"])
-def test_what_does_not_suit_evidence_is_refused(train, key):
-    with pytest.raises(RecipeError, match=r"meta\.(engine|probabilities): "):
-        train("refused", *KEYS, key)
+def test_images_beside_copies_are_left_out(train):
+    gathered = train("copies", *KEYS, "augment.copies=1", "train.epochs=1")
+    evidence = last(gathered)[1]["meta"]["learned"]
+    assert 0 < float(evidence["parts.policy.evidence.samples"]) <= 24  # of 48 rows, 24 of which are as evaluated

@@ -141,7 +141,12 @@ def test_differences_reuse_training_logits_with_the_dropout_masks_of_their_own_m
 
 def test_an_engine_that_is_named_is_tested_like_any_other(start):
     folder = start(
-        *("meta.learn=[policy]", "meta.engine=forward", "model.kwargs={norm_layer: groupnorm1}"),
+        *(
+            "meta.learn=[policy]",
+            "meta.probabilities=score",
+            "meta.engine=forward",
+            "model.kwargs={norm_layer: groupnorm1}",
+        ),
         code=2,
     )
     reason = json.loads((folder / "status.json").read_text())["reason"]

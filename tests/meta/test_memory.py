@@ -31,12 +31,25 @@ GROWTH = 4.0  # MiB over all steps; one forgotten copy of the network's gradient
 @pytest.mark.parametrize(
     "keys",
     [
-        ["meta.learn=[policy,softness,smoothing,weights,optim]"],
+        ["meta.learn=[policy,softness,smoothing,weights,optim]", "meta.probabilities=score"],
         ["meta.learn=[instant_weights,instant_labels]", "meta.fraction=1", "meta.engine=fused"],
         ["meta.learn=[softness,weights]", "meta.engine=implicit"],
-        ["meta.learn=[policy,softness,weights,optim]", "meta.steps=3", "meta.every=3", "meta.fraction=1"],
         [
-            *("meta.learn=[policy,optim]", "meta.steps=3", "meta.every=3", "meta.fraction=1", "augment.cutmix=0"),
+            "meta.learn=[policy,softness,weights,optim]",
+            "meta.probabilities=score",
+            "meta.steps=3",
+            "meta.every=3",
+            "meta.fraction=1",
+        ],
+        [
+            *(
+                "meta.learn=[policy,optim]",
+                "meta.probabilities=score",
+                "meta.steps=3",
+                "meta.every=3",
+                "meta.fraction=1",
+                "augment.cutmix=0",
+            ),
             *("augment.copies=2", "optim.opt=sgd"),  # through higher
         ],
     ],

@@ -16,7 +16,7 @@ from fastaug.seeding import Key, Stream
 from .conftest import assert_same, last, lines
 
 PARTS = "meta.learn=[policy,softness,smoothing,optim]"
-LEARN = [PARTS, "meta.policy_lr=0.3", "meta.softness_lr=0.3", "train.epochs=1"]
+LEARN = [PARTS, "meta.probabilities=score", "meta.policy_lr=0.3", "meta.softness_lr=0.3", "train.epochs=1"]
 MISFITS = [
     (["meta.learn=[policy]", "meta.sequence=true"], "parts.policy.settings.sequence: is false, and the recipe makes"),
     (["meta.learn=[policy]", "meta.slots=3"], "parts.policy.settings.slots: is 2, and the recipe makes it 3"),

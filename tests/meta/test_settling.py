@@ -9,7 +9,13 @@ from fastaug.meta.settling import Settling
 
 from .conftest import assert_same, last, lines
 
-LEARN = ["meta.learn=[policy,softness]", "meta.every=2", "meta.fraction=1", "augment.cutmix=0"]
+LEARN = [
+    "meta.learn=[policy,softness]",
+    "meta.probabilities=score",
+    "meta.every=2",
+    "meta.fraction=1",
+    "augment.cutmix=0",
+]
 SETTLE = ["train.epochs=4", "meta.settle_epochs=1", "meta.policy_lr=0.5"]
 
 

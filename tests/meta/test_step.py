@@ -20,7 +20,8 @@ from fastaug.training import loop as engine
 from .conftest import RECIPE, assert_same, last, lines
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-EVERYTHING = "meta.learn=[policy,augmenter,sample_policy,softness,smoothing,weights,labels,optim]"
+EVERYTHING = ["meta.learn=[policy,augmenter,sample_policy,softness,smoothing,weights,labels,optim]"]
+EVERYTHING += ["meta.probabilities=score"]
 RATES = ("policy_lr", "augmenter_lr", "sample_policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "labels_lr")
 RATES += ("optim_lr",)
 STILL = [f"meta.{name}=0" for name in RATES]
@@ -35,7 +36,7 @@ VISION_TRANSFORMER = [
 
 
 @pytest.mark.parametrize(
-    "parts", [[EVERYTHING, *STILL], ["meta.learn=[weights,softness]", *FUSED, *STILL_TOO]], ids=["all", "fused"]
+    "parts", [[*EVERYTHING, *STILL], ["meta.learn=[weights,softness]", *FUSED, *STILL_TOO]], ids=["all", "fused"]
 )
 @pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_at_rate_zero_the_training_trajectory_is_that_without_meta_steps(train, precision, parts):
@@ -78,7 +79,7 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
         seen.append([name for name, value in self.learned.state_dict().items() if (value != learned[name]).any()])
 
     monkeypatch.setattr(OneStep, "after_update", watched)
-    train("run", EVERYTHING)
+    train("run", *EVERYTHING)
     assert [bool(names) for names in seen] == [True, False] * 3
     parts = {name.split(".")[1] for name in seen[-2]}
     assert parts == {"policy", "augmenter", "sample_policy", "softness", "smoothing", "weights", "labels", "optim"}
@@ -89,7 +90,8 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
     [
         pytest.param(["meta.learn=[policy]", "meta.probabilities=gumbel"], marks=pytest.mark.slow),
         pytest.param(
-            ["meta.learn=[policy]", "meta.magnitudes=false", "meta.engine=difference"], marks=pytest.mark.slow
+            ["meta.learn=[policy]", "meta.probabilities=score", "meta.magnitudes=false", "meta.engine=difference"],
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1", "meta.renew=2"], marks=pytest.mark.slow
@@ -99,7 +101,9 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
         ["meta.learn=[weights]", "meta.engine=auto", "optim.opt=adamw", "train.accumulate=2", "meta.fraction=1"],
         ["meta.learn=[weights,softness]", "meta.engine=reverse", "augment.aa=rand-m9-mstd0.5", "augment.reprob=0.5"],
         VISION_TRANSFORMER,
-        pytest.param(["meta.learn=[policy,softness]", "meta.engine=implicit"], marks=pytest.mark.slow),
+        pytest.param(
+            ["meta.learn=[policy,softness]", "meta.probabilities=score", "meta.engine=implicit"], marks=pytest.mark.slow
+        ),
         [
             *("meta.learn=[weights,labels]", *FUSED, "meta.every=1", "meta.table_optimizer=rmsprop"),
             *("meta.weights_form=softplus", "augment.loss=symmetric_kl"),
@@ -126,7 +130,7 @@ def test_every_part_trains_to_a_result(train, settings):
 
 
 @pytest.mark.parametrize(
-    "learned", [[EVERYTHING], ["meta.learn=[augmenter]", "train.plain_step=true"]], ids=["everything", "plain step"]
+    "learned", [EVERYTHING, ["meta.learn=[augmenter]", "train.plain_step=true"]], ids=["everything", "plain step"]
 )
 def test_a_continued_run_ends_as_the_uninterrupted_one(train, learned):
     settings = [*learned, "meta.half_life=3", "meta.renew=2", "meta.every=1", "meta.engine=auto"]
@@ -168,7 +172,7 @@ def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monke
 
     value = ValidationGradient.value
     monkeypatch.setattr(ValidationGradient, "value", lambda self: {k: v * float("nan") for k, v in value(self).items()})
-    folder = train("run", EVERYTHING)
+    folder = train("run", *EVERYTHING)
     assert [line.get("skipped") for line in lines(folder, "meta")] == [True] * 3
     learned = lines(folder, "learned")[-1]
     assert any("1 meta steps were left out (3 so far)" in alarm for alarm in learned["alarms"])
@@ -178,7 +182,13 @@ def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monke
 
 def test_fused_and_forward_move_probabilities_alike_in_the_first_update(train):
     """By the score function: what fused has not made twice, the images, does not matter."""
-    settings = ["meta.learn=[policy]", "meta.magnitudes=false", "meta.every=100", "meta.optimizer=sgd"]
+    settings = [
+        "meta.learn=[policy]",
+        "meta.probabilities=score",
+        "meta.magnitudes=false",
+        "meta.every=100",
+        "meta.optimizer=sgd",
+    ]
     settings += ["meta.policy_lr=1e6", "optim.clip_grad=null", "optim.lr=1e-4", "model.drop=0"]
     runs = [train(kind, *settings, *keys) for kind, keys in (("fused", FUSED), ("forward", ["meta.fraction=1"]))]
     fused, forward = (last(folder)[1]["meta"] for folder in runs)
@@ -236,10 +246,11 @@ def test_dali_the_fused_op_and_the_meta_step_join_in_one_update(train, monkeypat
     meta = parse_yaml((RECIPES / "imagenet_sa_meta.yaml").read_text())
     keys = [f"augment.{k}={v}" for k, v in meta["augment"].items()] + ["augment.cutmix=0", "augment.smoothing=0"]
     learn = f"meta.learn=[{','.join(meta['meta']['learn'])}]"
-    folder = train("run", learn, *keys, "meta.every=1", "data.loader=dali", "train.epochs=1")
+    keys += ["meta.engine=auto", "meta.fraction=null", "meta.renew=1", "data.loader=dali"]
+    folder = train("run", learn, *keys, "meta.every=1", "train.epochs=1")
     assert json.loads((folder / "result.json").read_text())["source"].startswith("encoded files, decoded by DALI")
-    # An update augments its batch; its meta step the meta images, then the part of the batch it differentiates.
-    assert "".join(event[0] for event in events).startswith("ou" + "oom" + "ou" + "oom")
+    # An update augments its batch and, in it, the meta images; the meta step moves by what the training pass has shown.
+    assert "".join(event[0] for event in events).startswith("ooum" + "ooum")
     assert all(line["hypergradient"] > 0 for line in lines(folder, "meta"))
 
 
@@ -266,7 +277,12 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
     "parts",
     [
         pytest.param(
-            ["meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.engine=functional"],
+            [
+                "meta.learn=[policy,softness,weights]",
+                "meta.probabilities=score",
+                "meta.magnitudes=false",
+                "meta.engine=functional",
+            ],
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -274,7 +290,13 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
         ),
         pytest.param(
             [
-                *("meta.learn=[policy,weights]", "meta.fraction=0.5", "augment.cutmix=0", "augment.mix_group=null"),
+                *(
+                    "meta.learn=[policy,weights]",
+                    "meta.probabilities=score",
+                    "meta.fraction=0.5",
+                    "augment.cutmix=0",
+                    "augment.mix_group=null",
+                ),
                 *("augment.copies=2", "augment.consistency_detach=true", "meta.engine=functional"),
             ],
             marks=pytest.mark.slow,
@@ -288,7 +310,12 @@ def test_label_files_and_the_table_of_suspicious_images(train, tmp_path):
             marks=pytest.mark.slow,
         ),
         [
-            *("meta.learn=[policy,softness,weights]", "meta.magnitudes=false", "meta.fraction=0.5"),
+            *(
+                "meta.learn=[policy,softness,weights]",
+                "meta.probabilities=score",
+                "meta.magnitudes=false",
+                "meta.fraction=0.5",
+            ),
             *("train.batch_size=16", "train.accumulate=2", "train.drop_last=true", "augment.mix_group=2"),
         ],
     ],

@@ -18,7 +18,7 @@ from fastaug.recipe.schema import Meta, Recipe
 from .conftest import assert_same, last, lines
 
 UNROLLED = ["meta.steps=2", "meta.every=2", "meta.fraction=1", "meta.engine=auto"]
-EVERYTHING = "meta.learn=[policy,softness,smoothing,weights,optim]"
+EVERYTHING = ["meta.learn=[policy,softness,smoothing,weights,optim]", "meta.probabilities=score"]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_replay_ends_at_the_weights_of_training_and_learns_everything(train,
         assert_same(dict(self.network.state_dict()), before)
 
     monkeypatch.setattr(UnrolledSteps, "_take", watched)
-    folder = train("run", EVERYTHING, *UNROLLED, f"optim.opt={opt}", "optim.momentum=0.9")
+    folder = train("run", *EVERYTHING, *UNROLLED, f"optim.opt={opt}", "optim.momentum=0.9")
     steps = [2, 4, 6] if opt == "sgd" else [4, 6]  # the first updates by second moments have no derivative to speak of
     assert len(ends) == len(steps)
     assert clipped == [1.0] * len(steps)  # optim.clip_grad
@@ -76,8 +76,8 @@ def test_the_replay_ends_at_the_weights_of_training_and_learns_everything(train,
 
 def test_at_rate_zero_training_goes_on_as_without(train):
     still = [f"meta.{name}=0" for name in ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")]
-    ran = train("ran", EVERYTHING, *UNROLLED, *still)
-    never = train("never", EVERYTHING, *still, "meta.start_epochs=1.99")
+    ran = train("ran", *EVERYTHING, *UNROLLED, *still)
+    never = train("never", *EVERYTHING, *still, "meta.start_epochs=1.99")
     assert len(lines(ran, "meta")) == 3
     assert not lines(never, "meta")
     differs = {"meta": None, "progress": None, "lines": None}  # of the logs: one has meta steps in it
@@ -86,7 +86,14 @@ def test_at_rate_zero_training_goes_on_as_without(train):
 
 
 def test_a_run_cut_in_the_middle_of_a_window_ends_as_the_uninterrupted_one(train):
-    settings = [EVERYTHING, "meta.steps=3", "meta.every=3", *UNROLLED[2:], "meta.half_life=4", "run.checkpoint_every=1"]
+    settings = [
+        *EVERYTHING,
+        "meta.steps=3",
+        "meta.every=3",
+        *UNROLLED[2:],
+        "meta.half_life=4",
+        "run.checkpoint_every=1",
+    ]
     whole = train("whole", *settings, "run.keep=9")
     shutil.copytree(whole, whole.parent / "cut")
     checkpoints = sorted((whole.parent / "cut" / "checkpoints").glob("step-*"))

@@ -122,6 +122,30 @@ def test_weights_of_layers_come_in_the_network_s_order():
     assert validated_names(network, []) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("test_resnet", ("layer4.", "fc.")),
+        ("resnet50", ("layer4.", "fc.")),
+        ("vit_small_patch16_224", ("blocks.11.", "norm.", "head.")),
+        ("efficientnet_lite0", ("blocks.6.", "conv_head.", "bn2.", "classifier.")),
+        ("convnext_atto", ("stages.3.", "head.")),
+        ("wrn_40_2", ("layer3.", "bn.", "fc.")),
+    ],
+)
+def test_auto_is_the_last_stage_and_the_classifier(name, inside):
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    trained = [name for name, _ in network.named_parameters()]
+    assert validated_names(network, "auto") == [name for name in trained if name.startswith(inside)]
+    next(network.get_classifier().parameters()).requires_grad_(False)
+    assert len(validated_names(network, "auto")) == sum(name.startswith(inside) for name in trained) - 1
+
+
+def test_auto_of_a_network_without_an_order_is_all():
+    assert validated_names(torch.nn.Linear(2, 2), "auto") is None
+
+
 @pytest.mark.parametrize("name", ["ce", "kl", "symmetric_kl", "focal", "bce", "gce"])
 def test_each_validation_loss_is_summed_over_the_batch_and_differentiable(name):
     logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)

@@ -10,11 +10,13 @@ from fastaug.errors import RecipeError
 from fastaug.recipe.meta_rules import META_NEEDS, META_RULES
 from fastaug.recipe.reading import read_recipe, to_yaml
 from fastaug.recipe.rules import validate
-from fastaug.recipe.schema import Augment, Data, Eval, Meta, Recipe
+from fastaug.recipe.schema import FOLLOWING, Augment, Data, Eval, Meta, Recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 UNROLLED = ["meta.steps=4", "meta.fraction=1"]
 OUTSIDE = "meta.learn=['my.parts:ClassWeights']"
+BY_SCORE = ["meta.learn=[policy]", "meta.probabilities=score"]
+GATHERED = "meta.probabilities: evidence is gathered in the training pass"
 FUSED = ["meta.engine=fused", "meta.fraction=1"]
 INSTANT = ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1"]
 
@@ -97,9 +99,9 @@ REFUSED = {
     ),
     "no smoothing": (["meta.learn=[smoothing]"], "augment.smoothing: 0.0 cannot be where learning starts"),
     "momentum": (["meta.learn=[optim]", "optim.momentum=0.9995"], "optim.momentum: 0.9995 cannot be where"),
-    "difference of images": (["meta.learn=[policy]", "meta.engine=difference"], "meta.engine: difference is wrong"),
+    "difference of images": ([*BY_SCORE, "meta.engine=difference"], "meta.engine: difference is wrong"),
     "fused part": (["meta.learn=[weights]", "meta.engine=fused"], "meta.engine: fused takes derivatives"),
-    "fused policy": (["meta.learn=[policy]", *FUSED], "meta.engine: fused takes derivatives"),
+    "fused policy": ([*BY_SCORE, *FUSED], "meta.engine: fused takes derivatives"),
     "difference of transformed images": (
         ["meta.learn=[augmenter]", "meta.engine=difference"],
         "meta.engine: difference is wrong",
@@ -189,7 +191,7 @@ REFUSED = {
         ["meta.learn=[policy]", "meta.learn_probabilities=false", "meta.magnitudes=false"],
         "meta.learn_probabilities: without it and meta.magnitudes",
     ),
-    "full magnitude": (["meta.learn=[policy]", "meta.magnitude=1.0"], "meta.magnitude: from 1, where a bounded number"),
+    "full magnitude": ([*BY_SCORE, "meta.magnitude=1.0"], "meta.magnitude: from 1, where a bounded number"),
     "two forms": (
         ["meta.learn=[policy]", "meta.tau=0.5", "meta.mix=0.5"],
         "meta.tau: 0.5 and meta.mix = 0.5 are two forms of one thing",
@@ -198,13 +200,23 @@ REFUSED = {
         ["meta.learn=[policy]", "meta.tau=0.0"],
         "meta.learn_probabilities: meta.tau or meta.mix of 0 keeps the policy uniform",
     ),
-    "evidence from elsewhere": (
-        ["meta.learn=[policy]", "meta.probabilities=evidence", "meta.magnitudes=false"],
-        "meta.probabilities: evidence is gathered in the training pass",
-    ),
-    "evidence on sequences": (
-        ["meta.learn=[policy]", *FUSED, "meta.probabilities=evidence", "meta.magnitudes=false", "meta.sequence=true"],
-        "meta.probabilities: evidence is of single operations",
+    **{
+        f"evidence and {key}": (["meta.learn=[policy]", key], f"{GATHERED}, {reason}")
+        for key, reason in {
+            "meta.engine=difference": "not by meta.engine = difference: leave that out, or set this to score",
+            "meta.fraction=0.5": "of whole batches, not meta.fraction = 0.5: leave that out, or",
+            "meta.magnitudes=true": "which moves no meta.magnitudes: leave that out, or",
+            "meta.learn=[policy,optim]": "which moves no augmenter, sample_policy or optim: leave them out",
+            "meta.steps=2": "of single updates, not meta.steps = 2: leave that out",
+            "meta.sequence=true": "of single operations, not of meta.sequence: leave that out",
+            "meta.regulariser=entropy": "which moves nothing by a gradient: leave out meta.regulariser",
+            "train.accumulate=2": "of one micro-batch: set train.accumulate to 1",
+            "model.compile=true": "which runs eagerly: set model.compile to false",
+        }.items()
+    },
+    "rate of evidence": (
+        ["meta.learn=[policy]", "meta.policy_lr=0.1"],
+        "meta.policy_lr: 0.1 does nothing unless meta.probabilities is score, gumbel or weight",
     ),
     "one row of probabilities shared": (
         ["meta.learn=[policy]", "meta.slots=1", "meta.shared_probabilities=true"],
@@ -308,15 +320,18 @@ def test_refused_for_one_reason(tmp_path, name):
             *("meta.learn=[weights,labels]", "meta.engine=implicit", "meta.every=1", "meta.fraction=1"),
             *("meta.table_optimizer=rmsprop", "meta.weights_form=softplus", "meta.labels_classes=4"),
         ],
-        ["meta.learn=[policy,optim]", *UNROLLED, "meta.every=4", "train.precision=bf16"],
+        [*BY_SCORE, "meta.learn=[policy,optim]", *UNROLLED, "meta.every=4", "train.precision=bf16"],
         ["meta.learn=[weights]", "meta.validation_loss=focal", "augment.focal_gamma=1"],
         ["meta.learn=[policy]", "meta.validation_loss=bce", "augment.bce_target_thresh=0.2", "augment.bce_sum=true"],
         ["meta.learn=[policy]", "meta.validation_loss=gce", "augment.gce_q=0.5"],
         ["meta.learn=[optim]", "meta.optimizer=rmsprop", "meta.regulariser=start", "meta.regulariser_weight=1e-2"],
-        ["meta.learn=[policy]", "meta.regulariser=magnitude"],
-        ["meta.learn=[policy]", "meta.regulariser=entropy"],
+        [*BY_SCORE, "meta.regulariser=magnitude"],
+        [*BY_SCORE, "meta.regulariser=entropy"],
+        [*BY_SCORE, "meta.sequence=true", "train.accumulate=2", "meta.policy_lr=0.1"],
+        ["meta.learn=[policy,softness]", "augment.shift=0.2", "augment.copies=1", "meta.layers=[fc]"],
+        ["meta.learn=[policy]", *FUSED, "meta.magnitudes=false", "meta.probabilities=evidence", "meta.layers=[]"],
         ["meta.learn=[policy]", "meta.operations=bad_tf", "meta.probabilities=weight", "meta.identity=null"],
-        ["meta.learn=[policy]", "meta.operations=wide", "meta.sequence=true", "meta.mix=0.5", "meta.padding=reflect"],
+        [*BY_SCORE, "meta.operations=wide", "meta.sequence=true", "meta.mix=0.5", "meta.padding=reflect"],
         ["meta.learn=[policy]", "meta.learn_probabilities=false", "meta.tau=0.0", "meta.shared_magnitude=true"],
         ["meta.learn=[policy]", "meta.magnitudes=false", "meta.magnitude=1.0", "meta.shared_probabilities=true"],
         ["meta.learn=[policy]", "meta.frozen=true", "meta.magnitude=1.0", "meta.tau=0.0"],  # RandAugment's way
@@ -337,6 +352,33 @@ def test_refused_for_one_reason(tmp_path, name):
 )
 def test_accepted(tmp_path, overrides):
     read(tmp_path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "evidence"),
+    [
+        (["meta.learn=[policy]"], True),
+        (["meta.learn=[policy]", "meta.engine=auto", "meta.layers=auto", "meta.fraction=null"], True),
+        (BY_SCORE, False),
+        (["meta.learn=[policy]", "meta.learn_probabilities=false"], False),
+        (["meta.learn=[policy]", "meta.frozen=true"], False),
+        (["meta.learn=[weights]"], False),
+        ([], False),
+    ],
+)
+def test_keys_left_open_follow_from_how_probabilities_learn(tmp_path, overrides, evidence):
+    recipe = read(tmp_path, overrides)
+    found = {key: getattr(recipe.meta, key) for key in FOLLOWING}
+    assert found == {key: values[1 if evidence else 2] for key, values in FOLLOWING.items()}
+    (tmp_path / "stored.yaml").write_text(to_yaml(recipe))
+    assert read_recipe(tmp_path / "stored.yaml") == recipe
+
+
+def test_keys_that_are_named_stay(tmp_path):
+    meta = read(tmp_path, [*BY_SCORE, "meta.fraction=0.5", "meta.magnitudes=false", "meta.engine=forward"]).meta
+    assert (meta.fraction, meta.magnitudes, meta.engine, meta.layers) == (0.5, False, "forward", [])
+    assert read(tmp_path, ["meta.learn=[policy]", "meta.layers=[]"]).meta.layers == []
+    assert read(tmp_path, ["meta.learn=[policy]", "meta.layers=[fc]"]).meta.layers == ["fc"]
 
 
 def test_every_rule_is_broken_above(tmp_path):

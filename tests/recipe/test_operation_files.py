@@ -101,7 +101,7 @@ def test_every_packaged_set_is_read():
 
 def recipe(tmp_path: Path, **meta: object) -> Path:
     path = tmp_path / "recipe.yaml"
-    keys = json.dumps({"learn": ["policy"], **meta})
+    keys = json.dumps({"learn": ["policy"], "probabilities": "score", **meta})
     path.write_text(f'data: {{root: "embedded:mnist5k"}}\nmeta: {keys}\n')
     return path
 

@@ -28,7 +28,7 @@ META = ["data.meta_fraction=0.3", "meta.batch_size=8", "meta.every=1", "meta.fra
     "words",
     [
         [],
-        [*META, "meta.learn=[policy,softness]"],
+        [*META, "meta.learn=[policy,softness]", "meta.probabilities=score"],
         [*META, "meta.learn=[instant_weights]"],
         [*META, "meta.learn=[softness]", "meta.engine=fused"],
     ],

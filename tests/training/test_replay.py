@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.errors import DataError, FastaugError, RecipeError, StorageError
 from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import SCHEMA
 from fastaug.training.borrowed_process import borrowed_process
 from fastaug.training.replay import Place, Replay
 from fastaug.training.worker import run
@@ -159,7 +160,13 @@ def test_two_processes_each_their_slice(tmp_path: Path, root: Path, in_processes
 
 @pytest.mark.slow
 def test_what_is_learned_is_that_of_the_nearest_checkpoint(tmp_path: Path, root: Path) -> None:
-    words = ["meta.learn=[policy,weights]", "data.meta_fraction=0.25", "meta.batch_size=4", "train.batch_size=8"]
+    words = [
+        "meta.learn=[policy,weights]",
+        "meta.probabilities=score",
+        "data.meta_fraction=0.25",
+        "meta.batch_size=4",
+        "train.batch_size=8",
+    ]
     words += ["meta.every=1", "meta.fraction=1", "train.epochs=3", "augment.aa=null", "meta.policy_lr=0.5"]
     run, passes = train(tmp_path, root, *words)
     with borrowed_process():
@@ -212,7 +219,15 @@ def test_every_way_to_train(tmp_path: Path, root: Path, words: tuple[str, ...]) 
 @pytest.mark.slow
 def test_parts_of_another_run(tmp_path: Path, root: Path) -> None:
     words = ["data.meta_fraction=0.25", "meta.batch_size=4", "train.batch_size=8", "augment.aa=null"]
-    first, _ = train(tmp_path / "first", root, "meta.learn=[policy]", "meta.every=1", "meta.fraction=1", *words)
+    first, _ = train(
+        tmp_path / "first",
+        root,
+        "meta.learn=[policy]",
+        "meta.probabilities=score",
+        "meta.every=1",
+        "meta.fraction=1",
+        *words,
+    )
     words[1:2] = []
     run, passes = train(tmp_path / "second", root, f"meta.reuse={first}", *words)
     shutil.rmtree(first)
@@ -267,7 +282,7 @@ def test_a_recipe_that_is_another(tmp_path: Path, kept: Kept) -> None:
         Replay(tmp_path)
     run = copied(kept, tmp_path)
     text = (run / "recipe.yaml").read_text()
-    (run / "recipe.yaml").write_text(text.replace("schema: 3", "schema: 99"))
+    (run / "recipe.yaml").write_text(text.replace(f"schema: {SCHEMA}", "schema: 99"))
     with pytest.raises(RecipeError, match="was written by a later fastaug"):
         Replay(run)
 

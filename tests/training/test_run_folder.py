@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -334,6 +335,38 @@ def test_a_run_begun_before_warm_up_was_a_prefix_goes_on_without(tmp_path: Path,
         assert (tmp_path / "recipe.yaml").read_text().startswith(f"schema: {schema or 1}\n")
         assert not read_recipe(tmp_path / "recipe.yaml").optim.warmup_prefix
     assert now.optim.warmup_prefix
+
+
+EARLIER = (
+    "schema: 3\ndata: {{root: x}}\nmeta: {{learn: [{parts}], every: 5, fraction: {f}, probabilities: {how}{more}}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "parts", "how"),
+    [
+        ("", "policy", "score"),
+        ("", "weights", "score"),
+        (", frozen: true", "policy", "score"),
+        (", engine: fused, magnitudes: false, layers: [fc]", "policy", "evidence"),
+    ],
+)
+def test_a_run_begun_when_policies_learned_by_score_goes_on_so(tmp_path: Path, more: str, parts: str, how: str) -> None:
+    finish(tmp_path)
+    stored = tmp_path / "recipe.yaml"
+    stored.write_text(EARLIER.format(parts=parts, f=1.0 if how == "evidence" else 0.25, how=how, more=more))
+    before = read_stored(stored)[0]
+    words = [f"meta.learn=[{parts}]", "meta.every=5", *(["meta.frozen=true"] if "frozen" in more else [])]
+    (tmp_path / "today.yaml").write_text("data: {root: x}\n")
+    now = read_recipe(tmp_path / "today.yaml", words)
+    now.run.dir = before.run.dir
+    folder = RunFolder(tmp_path)
+    assert folder.open(now).meta == before.meta
+    folder.close()
+    assert read_recipe(stored).meta == before.meta
+    with pytest.raises(RecipeError, match=r"meta\.every: is 4 but"):
+        folder.open(replace(now, meta=replace(now.meta, every=4)))
+    folder.close()
 
 
 def test_a_run_of_today_is_refused_when_the_key_changes(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from fastaug.meta.learned_part import SATURATED, LearnedPart, Setting
 from fastaug.recipe.operation_files import read_entries
 from fastaug.targets import SoftTarget
 
-DOUBT = 2.0  # standard errors of harm that may be chance
 COLLAPSED = 0.95  # probability of one operation, or of doing nothing, above which a policy has collapsed
 
 
@@ -153,7 +152,7 @@ class SharedPolicyPart(PolicyPart):
         return target._replace(weight=target.weight * weight)
 
     def observe(self, view: View, seen: Observation, over_processes: Callable[[Tensor], Tensor]) -> None:
-        """With probabilities `evidence`: an operation's logit falls by 1 for every standard error of harm beyond DOUBT.
+        """With probabilities `evidence`: log probabilities of operations fall, against nothing's, by `Evidence.falls`.
 
         Where there is no evidence of harm it stays: what is left as it was has not been found harmful.
         """
@@ -162,9 +161,8 @@ class SharedPolicyPart(PolicyPart):
         n, first = len(seen.harm), view.spared
         op = self.draw(view.without_spared()).op[: n - first]
         self.evidence.add(op, Observation(*(values[first:] for values in seen)), over_processes)
-        harm, _ = self.evidence.scores()
         with torch.no_grad():
-            fall = (harm[1:] - DOUBT).clamp_min(0).to(self.policy.logits)
+            fall = self.evidence.falls().to(self.policy.logits) / self.policy.tau
             self.policy.logits[:, 1:] = self.first_logits[:, 1:].to(fall) - fall
 
     def drawn(self, images: Tensor, view: View) -> dict[str, Tensor]:  # noqa: ARG002

@@ -129,7 +129,7 @@ def test_a_network_of_noise_starts_at_the_identity_and_gets_a_gradient_by_name()
 
 
 def shared(**keys):
-    recipe = Recipe(data=Data(img_size=SIDE), meta=Meta(learn=["policy"], **keys))
+    recipe = Recipe(data=Data(img_size=SIDE), meta=Meta(**{"learn": ["policy"], "probabilities": "score"} | keys))
     return SharedPolicyPart(Setting(recipe, 10, CLASSES, SimpleNamespace(param_groups=[{}]), torch.device("cpu")))
 
 
@@ -229,7 +229,10 @@ def test_a_state_does_not_go_on_with_other_operations(tmp_path):
 @pytest.mark.parametrize(
     "keys",
     [
-        ("operations=inv_scale_wide_cutout", "sequence=true", "mix=0.5", "shared_magnitude=true", "engine=forward"),
+        (
+            *("operations=inv_scale_wide_cutout", "sequence=true", "mix=0.5", "shared_magnitude=true"),
+            *("probabilities=score", "engine=forward"),
+        ),
         pytest.param(
             ("operations=bad_tf", "probabilities=weight", "identity=null", "engine=reverse", "padding=border"),
             marks=pytest.mark.slow,

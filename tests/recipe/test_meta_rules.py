@@ -219,7 +219,7 @@ REFUSED = {
         "meta.policy_lr: 0.1 does nothing unless meta.probabilities is score, gumbel or weight",
     ),
     "one row of probabilities shared": (
-        ["meta.learn=[policy]", "meta.slots=1", "meta.shared_probabilities=true"],
+        [*BY_SCORE, "meta.slots=1", "meta.shared_probabilities=true"],
         "meta.shared_probabilities: with meta.slots = 1 or meta.sequence there is only one row",
     ),
     "shared probabilities that follow no gradient": (
@@ -333,7 +333,7 @@ def test_refused_for_one_reason(tmp_path, name):
         ["meta.learn=[policy]", "meta.operations=bad_tf", "meta.probabilities=weight", "meta.identity=null"],
         [*BY_SCORE, "meta.operations=wide", "meta.sequence=true", "meta.mix=0.5", "meta.padding=reflect"],
         ["meta.learn=[policy]", "meta.learn_probabilities=false", "meta.tau=0.0", "meta.shared_magnitude=true"],
-        ["meta.learn=[policy]", "meta.magnitudes=false", "meta.magnitude=1.0", "meta.shared_probabilities=true"],
+        [*BY_SCORE, "meta.magnitudes=false", "meta.magnitude=1.0", "meta.shared_probabilities=true"],
         ["meta.learn=[policy]", "meta.frozen=true", "meta.magnitude=1.0", "meta.tau=0.0"],  # RandAugment's way
         [OUTSIDE, "meta.optimizer=sgd", "meta.regulariser=start"],
         [OUTSIDE, "meta.parts={'my.parts:ClassWeights': {rate: 0.1, classes: [1, 2]}}"],

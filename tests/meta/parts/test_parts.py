@@ -17,7 +17,7 @@ def build(*learn, optimizer=None, **keys):
 
 
 def test_parts_are_built_in_one_order_with_a_group_and_names_of_their_own():
-    learned = build("weights", "optim", "policy", "smoothing", "softness", smoothing_lr=0.5)
+    learned = build("weights", "optim", "policy", "smoothing", "softness", smoothing_lr=0.5, probabilities="score")
     assert list(learned.each()) == ["policy", "softness", "smoothing", "optim", "weights"]
     assert [(group["name"], group["lr"]) for group in learned.groups()] == [
         *(("policy", 0.01), ("softness", 0.01), ("smoothing", 0.5), ("optim", 0.01))
@@ -105,7 +105,7 @@ def test_the_summary_of_weights_is_of_the_images_that_are_trained_on():
 
 
 def test_checkpoints_of_0_1_0_are_read_under_their_old_names():
-    learned = build("policy", "softness", "smoothing", "weights", "optim")
+    learned = build("policy", "softness", "smoothing", "weights", "optim", probabilities="score")
     old = {
         **{"policy.logits": torch.ones(2, 9), "policy.strengths": torch.ones(8), "softness.raw": torch.tensor(0.5)},
         **{"smoothing.raw": torch.tensor(0.25), "weights.weight": torch.full((7,), 0.5)},
@@ -114,7 +114,7 @@ def test_checkpoints_of_0_1_0_are_read_under_their_old_names():
     learned.load_state_dict(old)
     assert learned.each()["softness"].k.raw == 0.5
     assert (learned.tables()["weights"].weight == 0.5).all()
-    fresh = build("policy", "softness", "smoothing", "weights", "optim")
+    fresh = build("policy", "softness", "smoothing", "weights", "optim", probabilities="score")
     fresh.load_state_dict(learned.state_dict())
     assert all(
         torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), learned.state_dict().values(), strict=True)

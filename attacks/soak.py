@@ -6,6 +6,7 @@ not (PASSES), and one process comes to the end. Then both runs must be the same,
 that came to the end must have kept its memory, open files, threads and children (watched.py). Exit code 1 otherwise.
 """
 
+import argparse
 import json
 import os
 import random
@@ -223,9 +224,13 @@ def _skipped(run: Path) -> list[str]:
 
 def main(words: list[str]) -> int:
     """The command."""
-    folder, *numbers = words
-    epochs, ends, seed = [int(number) for number in numbers] + [LONG, 12, 0][len(numbers) :]
-    found = soak(Path(folder).resolve(), epochs, ends, seed)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where runs are kept")
+    parser.add_argument("epochs", type=int, nargs="?", default=LONG, help=f"of {EPOCH} updates (default {LONG})")
+    parser.add_argument("ends", type=int, nargs="?", default=12, help="faults that end a process (default 12)")
+    parser.add_argument("seed", type=int, nargs="?", default=0, help="of the moments")
+    args = parser.parse_args(words)
+    found = soak(args.folder.resolve(), args.epochs, args.ends, args.seed)
     print(json.dumps(found, indent=2))
     return 1 if found["problems"] else 0
 

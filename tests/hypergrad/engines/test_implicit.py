@@ -206,9 +206,7 @@ def test_an_alpha_that_is_too_large_is_refused(solution: tuple[Problem, Weights,
     )
     limit = 2 / largest
     implicit_direction(problem, v, alpha=0.99 * limit, damping=DECAY)
-    with pytest.raises(
-        ValueError, match=r"1 - alpha H has an eigenvalue of about -1\.\d+; take alpha below"
-    ) as error:
+    with pytest.raises(ValueError, match=r"1 - alpha H has an eigenvalue of about -1\.\d+; take alpha below") as error:
         implicit_direction(problem, v, alpha=1.02 * limit, damping=DECAY)
     assert float(str(error.value).split()[-1]) == pytest.approx(limit, rel=0.01)
     implicit_direction(problem, v, alpha=1.02 * limit, damping=DECAY, probes=0)

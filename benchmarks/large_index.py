@@ -8,7 +8,8 @@ processor seconds.
 
 The images are hard links to 256 files: what a slow disk adds is not in these figures. 14,000,000 links are made in some
 twenty minutes and take 1 GB of disk; --folders keeps them. With --order there are no folders, and measured are order
-and requests of an epoch of made-up ids alone, in seconds.
+and requests of an epoch of made-up ids alone, in seconds. `--part lists files1281167` reads files of data.splits
+and data.labels of made-up paths: seconds, and the MiB that it has at one time beside the index.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import os
 import platform
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -71,6 +73,36 @@ def _order(laps: Laps, ids: Any) -> None:
     order = Order(ids=ids, seed=0, batch_size=1024)
     laps.lap("epoch order", lambda: order.epoch_ids(0))
     laps.lap("epoch requests", lambda: sum(len(r.ids) for r in order.requests(0, order.steps_per_epoch)))
+
+
+def run_lists(root: Path) -> dict[str, Any]:
+    """Reads a list of as many images as the folder's name says, by path, and labels of nine tenths of them."""
+    import numpy as np
+
+    from fastaug.data.index import Index
+    from fastaug.data.label_files import with_labels
+    from fastaug.data.path_table import PathTable
+    from fastaug.data.splits import Splits, make_splits
+
+    laps, n, names = Laps(), int(root.name.removeprefix(PREFIX)), [f"n{label:08d}" for label in range(1000)]
+    ids, zeros, sides, cut = np.arange(n), np.zeros(n, np.uint8), np.ones(n, np.int32), n * 9 // 10
+    paths = [b"train/%s/%08d.JPEG" % (names[i * 1000 // n].encode(), i) for i in range(n)]
+    index = Index(root, tuple(names), PathTable.of(paths), ids * 1000 // n, sides, sides, zeros, zeros, {})
+    splits, beside = Splits(ids, ids[:0], ids[:0], ids[:0]), {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "train.txt").write_bytes(b"\n".join(paths[:cut]))
+        (folder / "test.txt").write_bytes(b"\n".join(paths[cut:]))
+        (folder / "labels.tsv").write_bytes(b"".join(b"%s\tn00000000\n" % path for path in paths[:cut]))
+        reads: dict[str, Callable[[], Any]] = {"splits": partial(make_splits, index, seed=0, files=folder)}
+        reads["labels"] = partial(with_labels, index, splits, folder / "labels.tsv")
+        for kind, read in reads.items():
+            laps.lap(kind, read)
+            tracemalloc.start()  # once more: it takes time
+            read()
+            beside[kind] = tracemalloc.get_traced_memory()[1] / 2**20
+            tracemalloc.stop()
+    return laps.report() | {"beside_mib": beside}
 
 
 def run_checkpoint(root: Path) -> dict[str, Any]:
@@ -165,10 +197,12 @@ def main() -> int:
     parser.add_argument("--part", nargs=2, metavar=("PART", "ROOT"), help="one measurement, run by the tool itself")
     args = parser.parse_args()
     if args.part:
-        return run_part(parser, PARTS | {"order": run_order}, *args.part)
+        return run_part(parser, PARTS | {"order": run_order, "lists": run_lists}, *args.part)
     sizes = sorted(set(args.files))
     if len(sizes) < 2 or sizes[0] < 200 or args.repetitions < 1:
         parser.error("--files needs two different sizes of at least 200, --repetitions at least 1")
+    if args.order and args.folders:
+        parser.error("--order has no folders of images: leave out --folders")
     from fastaug.provenance import commit, versions
 
     if args.order:

@@ -28,6 +28,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -244,12 +245,32 @@ def train(study: Study, arm: str, seed: int) -> None:
 
 
 def figures_of(folder: Path) -> dict[str, Any] | None:
-    """The figures of a run that has ended, else None."""
+    """The figures of a run that has ended, else None: also where status.json tells of a later start that has not."""
     try:
+        status = folder / "status.json"
+        if status.exists() and json.loads(status.read_text()).get("code") != EXIT_DONE:
+            return None
         result = json.loads((folder / "result.json").read_text())
     except FileNotFoundError:
         return None
     return figures_of_result(result)
+
+
+def _ends_all(error: subprocess.CalledProcessError, go_on: bool) -> bool:
+    """Whether a study ends with this run: it was stopped or killed, or without `go_on` failed in any way."""
+    return not go_on or error.returncode == Stopped.code or error.returncode < 0
+
+
+def _train_next(study: Study, run: tuple[str, int], go_on: bool, over: Event) -> None:
+    """Trains a run, unless one before it ended the study; the run itself says so, before its thread takes the next."""
+    if over.is_set():
+        return
+    try:
+        train(study, *run)
+    except subprocess.CalledProcessError as error:
+        if _ends_all(error, go_on):
+            over.set()
+        raise
 
 
 def trained(study: Study, go_on: bool) -> Iterator[tuple[str, int]]:
@@ -264,17 +285,19 @@ def trained(study: Study, go_on: bool) -> Iterator[tuple[str, int]]:
     if study.labels is not None:
         for seed in study.seeds:
             draw_labels(study, seed)
+    over = Event()
     with ThreadPoolExecutor(study.jobs) as pool:
-        started = [(run, pool.submit(train, study, *run)) for run in each]
+        started = [(run, pool.submit(_train_next, study, run, go_on, over)) for run in each]
         try:
             for (arm, seed), training in started:
                 try:
                     training.result()
                 except subprocess.CalledProcessError as error:
-                    if not go_on or error.returncode == Stopped.code or error.returncode < 0:
+                    if _ends_all(error, go_on):
                         raise
-                    why = study.folder(arm, seed) / "errors.log"
-                    print(f"seed {seed}  {arm}: a run ended with code {error.returncode}, see {why}", file=sys.stderr)
+                    log = study.folder(arm, seed) / "errors.log"
+                    more = f", see {log}" if log.exists() else ""
+                    print(f"seed {seed}  {arm}: a run ended with code {error.returncode}{more}", file=sys.stderr)
                 else:
                     yield arm, seed
         finally:
@@ -290,7 +313,7 @@ def collect(study: Study, go_on: bool = False) -> Runs:
     for arm, seed in trained(study, go_on):
         folder = study.folder(arm, seed)
         if (figures := figures_of(folder)) is None:
-            print(f"seed {seed}  {arm}: missing, {folder} has no result.json", flush=True)
+            print(f"seed {seed}  {arm}: missing, {folder} has no result.json of a run that has ended", flush=True)
             continue
         runs[arm][seed] = figures
         print(f"seed {seed}  {arm}: error {figures['error']:.4f}", flush=True)

@@ -190,10 +190,14 @@ def named_set(root: str) -> tuple[str, str]:
     if os.path.exists(os.path.expanduser(root)):
         return "", root
     if slashed := _TIMM.fullmatch(root):
-        prefix = slashed[1]
+        prefix, name = slashed.groups()
         ours = {"torch": "KIND:FOLDER, KIND one of cifar10, cifar100, mnist, svhn", "tfds": "tfrecord:FOLDER"}
         written = ours.get(prefix, f"{prefix}:FOLDER")
-        raise DataError(f"data.root: {root} is not there; what is {prefix}/NAME in timm is written {written} here")
+        theirs = f"{prefix}/NAME"
+        if prefix == "torch" and name in ("image_folder", "imagenet"):
+            theirs, written = root, "as the path of the folder alone"
+        text = f"if it is a folder, correct the path; what is {theirs} in timm is written {written} here"
+        raise DataError(f"data.root: {root} is not there; {text}")
     if colon and _WORD.fullmatch(kind):
         near = get_close_matches(kind, known, 1, 0.5)
         meant = f"did you mean {near[0]}:{place}? known" if near else "known"
@@ -201,7 +205,7 @@ def named_set(root: str) -> tuple[str, str]:
     return "", root
 
 
-_TIMM = re.compile(r"(hfds|wds|tfds|torch)/.*")
+_TIMM = re.compile(r"(hfds|wds|tfds|torch)/(.*)")
 _WORD = re.compile(r"[A-Za-z][\w-]+")
 
 

@@ -36,6 +36,7 @@ STRETCH = 1 << 16  # lines of a list that are objects of Python's at one time
 ROLES = ("train", "meta", "select", "test")
 _TAKEN = ("test", "select", "meta")  # in this order out of train
 SHARED = {b"@test": "test", b"@train": "train"}  # a list of this line alone: the meta split is that role
+_LONGEST = 64  # bytes of a list of such a line, blanks around it included
 _FOLDERS = {"train": Folder.TRAIN, "meta": Folder.META, "select": Folder.SELECT, "test": Folder.TEST}
 
 
@@ -149,8 +150,10 @@ def _shared(folder: Path) -> str | None:
 
 
 def _role_in(file: Path) -> str | None:
+    """The role that the only line of a list names; None where the list is longer than such a line, and so of images."""
     with open_regular(file) as opened:
-        return SHARED.get(opened.read().removeprefix(BOM).strip())
+        text = opened.read(_LONGEST + 1)
+    return SHARED.get(text.removeprefix(BOM).strip()) if len(text) <= _LONGEST else None
 
 
 def _read_list(file: Path, places: Places, total: int) -> Ids:

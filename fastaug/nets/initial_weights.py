@@ -97,15 +97,11 @@ def initial_weights(network: nn.Module, model: Model) -> tuple[dict[str, Tensor]
     assert model.initial_checkpoint is not None
     file = model.initial_checkpoint
     raw, entry = read_weights(file)
-    found = raw if model.checkpoint_keys is None else renamed(raw, read_map(model.checkpoint_keys))
-    own = network.state_dict()
-    found = _filtered(network, _unwrapped(found, own), file)
-    found, changed = _adapted(network, own, found)
-    taken = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
-    fit = _fit(network, own, found, file=file, entry=entry, changed=changed)
+    taken, fit = _under(model.checkpoint_keys, network, raw, file, entry)
     if not taken or fit.share < model.checkpoint_fit:
         told = "; ".join(line.strip() for line in fit.lines()[1:])
-        maps = " or ".join(name for name in packaged() if _share_under(name, raw, own) >= model.checkpoint_fit)
+        others = [name for name in packaged() if name != model.checkpoint_keys]
+        maps = " or ".join(name for name in others if _share_under(name, network, raw, file) >= model.checkpoint_fit)
         raise RecipeError(
             [
                 f"{KEY}: {file} does not fit {model.name}: {fit.share:.0%} of the tensors do, model.checkpoint_fit "
@@ -117,13 +113,24 @@ def initial_weights(network: nn.Module, model: Model) -> tuple[dict[str, Tensor]
     return taken, fit
 
 
-def _share_under(name: str, raw: dict[str, Tensor], own: dict[str, Tensor]) -> float:
-    """The share of the network's tensors that `raw` has under the packaged map `name`; 0 where it is of other names."""
+def _under(
+    keys: str | dict[str, str] | None, network: nn.Module, raw: dict[str, Tensor], file: str, entry: str
+) -> tuple[dict[str, Tensor], Fit]:
+    """What `network` takes of the weights `raw` under the map `keys`, and how they fit."""
+    own = network.state_dict()
+    found = raw if keys is None else renamed(raw, read_map(keys))
+    found = _filtered(network, _unwrapped(found, own), file)
+    found, changed = _adapted(network, own, found)
+    taken = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
+    return taken, _fit(network, own, found, file=file, entry=entry, changed=changed)
+
+
+def _share_under(name: str, network: nn.Module, raw: dict[str, Tensor], file: str) -> float:
+    """The share of tensors that fit under the packaged map `name`; 0 where it is of other names."""
     try:
-        found = renamed(raw, read_map(name))
+        return _under(name, network, raw, file, "")[1].share
     except RecipeError:
         return 0.0
-    return sum(key in found and found[key].shape == value.shape for key, value in own.items()) / len(own)
 
 
 def read_weights(file: str) -> tuple[dict[str, Tensor], str]:

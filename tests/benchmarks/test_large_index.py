@@ -51,6 +51,21 @@ def test_the_order_alone_is_measured_on_made_up_ids(tmp_path: Path, monkeypatch:
     }
 
 
+def test_lists_of_made_up_paths_are_read() -> None:
+    found = large_index.run_lists(Path("files2000"))
+    assert found["seconds"].keys() == found["beside_mib"].keys() == {"splits", "labels"}
+    assert all(0 < megabytes < 10 for megabytes in found["beside_mib"].values())
+
+
+def test_folders_are_refused_beside_the_order_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["large_index.py", "--order", "--files", "200", "400", "--folders", "x"])
+    with pytest.raises(SystemExit):
+        large_index.main()
+    assert "leave out --folders" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("tool", [large_index, label_report, growth])
 def test_another_part_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tool: ModuleType

@@ -196,6 +196,43 @@ def test_what_has_ended_under_the_same_settings_is_not_started_again(tmp_path):
     assert not any(has_ended(whole, arm, 0) for arm in whole.arms)
 
 
+def test_a_result_from_before_a_run_that_has_not_ended_is_missing(ended):
+    for seed, code in enumerate(("0", "null", "75")):
+        (ended / f"runs/tiny-plain-{seed}/status.json").write_text(f'{{"code": {code}, "reason": "", "step": 1}}')
+    done = study(ended, "--collect", "--json", str(ended / "out.json"))
+    runs = json.loads((ended / "out.json").read_text())["runs"]
+    assert [run["seed"] for run in runs["plain"]] == [0]
+    assert "seed 1  plain: missing" in done.stdout
+    assert [run["seed"] for run in runs["better"]] == [0, 1, 2]  # without status.json
+
+
+def ending_with(end, folder, monkeypatch):
+    """A study of the arms a to d, with a small program for `fastaug`: it notes its arm, and that of b ends so."""
+    arms = ", ".join(f"{name}: [run.name={name}]" for name in "abcd")
+    tiny(folder, f"arms: {{{arms}}}")
+    lines = ["import os, signal, sys", "from pathlib import Path"]
+    lines += ["arm = next(w for w in sys.argv if w.startswith('run.name=')).removeprefix('run.name=')"]
+    lines += [f"(Path({str(folder)!r}) / f'started-{{arm}}').touch()", f"if arm == 'b': {end}"]
+    (folder / "program.py").write_text("\n".join(lines))
+    monkeypatch.setattr("fastaug.commands.study.PACKAGE", folder / "program.py")
+
+
+def test_a_run_that_wrote_no_errors_names_no_file_of_them(tmp_path, monkeypatch):
+    ending_with("sys.exit(3)", tmp_path, monkeypatch)
+    done = study(tmp_path)
+    assert "seed 0  b: a run ended with code 3\n" in done.stderr
+    assert (tmp_path / "started-d").exists()
+
+
+@pytest.mark.parametrize("end", ["sys.exit(75)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["stopped", "killed"])
+def test_a_run_that_was_stopped_or_killed_ends_the_study(tmp_path, monkeypatch, end):
+    ending_with(end, tmp_path, monkeypatch)
+    done = study(tmp_path)
+    assert done.returncode == 1
+    assert f"a run ended with code {'75' if 'exit' in end else '-9'}; the same command goes on" in done.stderr
+    assert sorted(path.name for path in tmp_path.glob("started-*")) == ["started-a", "started-b"]
+
+
 def test_a_run_that_fails_is_told_and_the_others_are_trained(tmp_path):
     tiny(tmp_path, "arms: {bad: [model.name=no_such_network], good: []}")
     stale = tmp_path / "runs/tiny-bad-0"  # of other settings: its figures are not this arm's

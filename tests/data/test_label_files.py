@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastaug.data import splits as splits_module
 from fastaug.data.image_headers import Status
 from fastaug.data.index import Folder, Index
 from fastaug.data.label_files import label_lines, read_class_numbers, with_labels
@@ -55,6 +56,16 @@ def test_wrong_lines_are_named(index: Index, tmp_path: Path, line: bytes, said: 
     with pytest.raises(DataError) as caught:
         relabelled(index, tmp_path / "l.tsv", line)
     assert said in str(caught.value)
+
+
+def test_lines_keep_their_numbers_from_stretch_to_stretch(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits_module, "STRETCH", 2)
+    text = b"# a remark\n0\tcat\n\n3\t#1\ncat/g\th.jpg\t#1"
+    assert relabelled(index, tmp_path / "l.tsv", text) == [1, 1, 1, 0, 0, 2, 3]
+    with pytest.raises(DataError, match=r"line 7: '#1/a\.jpg\\tcat' names an image twice"):
+        relabelled(index, tmp_path / "l.tsv", text + b"\n1\tcat\n#1/a.jpg\tcat")
 
 
 def test_a_pipe_is_not_waited_for(index: Index, tmp_path: Path) -> None:

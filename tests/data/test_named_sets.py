@@ -21,6 +21,9 @@ from fastaug.errors import DataError
         ("wds/imagenet", r"wds/imagenet is not there; .* wds/NAME in timm is written wds:FOLDER here"),
         ("hfds/timm/imagenet", r"written hfds:FOLDER here"),
         ("tfds/imagenet2012", r"written tfrecord:FOLDER here"),
+        ("torch/photos", r"torch/photos is not there; if it is a folder, correct the path; .* written KIND:FOLDER"),
+        ("torch/image_folder", r"what is torch/image_folder in timm is written as the path of the folder alone here"),
+        ("torch/imagenet", r"what is torch/imagenet in timm is written as the path of the folder alone here"),
         ("torch/cifar10", r"KIND:FOLDER, KIND one of cifar10, cifar100, mnist, svhn here"),
     ],
 )

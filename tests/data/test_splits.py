@@ -1,3 +1,4 @@
+import tracemalloc
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -207,6 +208,21 @@ def test_long_lists_are_read_in_stretches(tmp_path, monkeypatch):
     assert [found.of(role).tolist() for role in ROLES] == [[0, 2, 9], [], [], [5, 6, 7]]
     with pytest.raises(DataError, match=r"line 7: 'all/001/00004\.jpg' is the image of line 4 again"):
         make_splits(index, seed=0, files=lists(tmp_path, train=train + "3\nall/001/00004.jpg"))
+
+
+def test_a_long_list_of_the_meta_split_is_never_in_memory_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(splits_module, "STRETCH", 2)
+    remarks = f"#{'x' * (1 << 16)}\n" * 64  # 4 MiB
+    folder, index = lists(tmp_path, train="0", test="5", meta=f"7\n{remarks}"), table({Folder.ALL: [5, 5]})
+    del remarks
+    tracemalloc.start()
+    try:
+        found = make_splits(index, seed=0, files=folder)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.meta.tolist() == [7]
+    assert peak < 1 << 20
 
 
 def test_a_listed_name_need_not_be_text(tmp_path):

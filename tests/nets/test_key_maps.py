@@ -40,6 +40,29 @@ def test_weights_that_fit_under_a_packaged_map_are_refused_with_its_name(tmp_pat
         build_model(model, 1000, lambda _: None)
 
 
+def test_a_map_is_named_for_the_share_that_fits_under_it_and_never_the_one_that_is_set(tmp_path: Path) -> None:
+    """A new head and other channels do not count against it; tensors that the file has beside the network's do."""
+    new_names = renamed({name: name for name in lite0_names()}, read_map("efficientnet_lite0"))
+    values = timm.create_model("tf_efficientnet_lite0").state_dict()
+    weights = {old: values[new] for new, old in new_names.items()}
+    model = Model(name="tf_efficientnet_lite0", initial_checkpoint=str(tmp_path / "lite0.pth"), checkpoint_fit=1.0)
+    named = r"set model\.checkpoint_keys, to efficientnet_lite0; if the rest"
+    torch.save(weights, tmp_path / "lite0.pth")
+    model.kwargs = {"in_chans": 1}
+    with pytest.raises(RecipeError, match=named):
+        build_model(model, 7, lambda _: None)
+    torch.save({**weights, "extra": torch.zeros(1)}, tmp_path / "lite0.pth")
+    with pytest.raises(RecipeError, match=r"set model\.checkpoint_keys; if the rest"):
+        build_model(model, 7, lambda _: None)
+    model.checkpoint_keys = "efficientnet_lite0"
+    model.kwargs = {}
+    with pytest.raises(
+        RecipeError, match=r"100% of the tensors do.* set model\.checkpoint_keys; if the rest"
+    ) as caught:
+        build_model(model, 7, lambda _: None)
+    assert "left out: 1: extra" in str(caught.value)
+
+
 def problem(given: str | dict[str, str], names: tuple[str, ...] = ("a.x", "b.x")) -> str:
     with pytest.raises(RecipeError) as caught:
         renamed(dict.fromkeys(names), read_map(given))

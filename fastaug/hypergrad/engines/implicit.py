@@ -4,6 +4,7 @@ At weights w* that minimise the training loss L(w; phi), dL_val/dphi = d/dphi <u
 Hessian of L (Lorraine, Vicol & Duvenaud 2020, equations 2 and 3). H^-1 v is approximated on a few of the weights.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -36,8 +37,8 @@ def implicit_direction(
     `neumann`: -alpha sum_{j<=terms} (1 - alpha H)^j v; `identity`: its first term, -alpha v; `cg`: at most `terms`
     steps of conjugate gradients. `damping` is added to H's diagonal: a coupled weight decay belongs here. `probes`:
     Hessian products spent on asking whether the series converges, 0 to trust that it does. `over_processes` sums a
-    tensor over all processes. ValueError: a v that is not finite, a series that diverges, a Hessian that `cg` cannot
-    invert.
+    tensor over all processes. ValueError: a v that is not finite, a Hessian that `cg` cannot invert, a series that
+    diverges (a short one on negative curvature passes, see _refuse_divergence).
     """
     _check(solver, alpha, terms, damping)
     names = _chosen(problem, parameters)
@@ -131,15 +132,15 @@ def _refuse_divergence(product: Product, v: Tensor, alpha: float, terms: int, da
     start = noise / noise.norm() + v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
     low, high = _extreme_eigenvalues(product, start, probes)
     concave, steep = 1 - alpha * low, alpha * high - 1
-    if concave > 1 + 1e-3 and concave**terms > GROWTH:
-        curvature = low - damping
+    if concave > 1 + 1e-3 and terms * math.log(concave) > math.log(GROWTH):  # the power itself may overflow
+        factor, curvature = concave, low - damping
         remedy = f"no alpha converges, as H has the eigenvalue {curvature:.3g}: set damping above {-curvature:.3g}"
     elif steep > 1 + 1e-3:
-        remedy = f"the largest alpha that converges is {2 / high:.3g}"
+        factor, remedy = -steep, f"take alpha below {2 / high:.3g}"
     else:
         return
-    radius_text = f"the spectral radius of 1 - alpha H is about {max(concave, steep):.4g}"
-    raise ValueError(f"the Neumann series with alpha {alpha:g} diverges: {radius_text}; {remedy}")
+    found = f"1 - alpha H has an eigenvalue of about {factor:.4g}"
+    raise ValueError(f"the Neumann series with alpha {alpha:g} diverges: {found}; {remedy}")
 
 
 def _extreme_eigenvalues(product: Product, start: Tensor, steps: int) -> tuple[float, float]:

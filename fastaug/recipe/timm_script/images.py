@@ -7,8 +7,10 @@ from fastaug.recipe.auto_values import preprocessing
 from fastaug.recipe.timm_script.arguments import SCRIPT
 from fastaug.recipe.timm_script.conversion import Conversion
 
-SETS = {"torch/cifar10": "cifar10:", "torch/cifar100": "cifar100:"}
-SETS |= dict.fromkeys(("torch/mnist", "torch/fashion_mnist", "torch/kmnist"), "mnist:")
+SETS = {  # torchvision keeps sets that have MNIST's file names in folders of their own
+    **{"torch/cifar10": "cifar10:{}", "torch/cifar100": "cifar100:{}", "torch/mnist": "mnist:{}"},
+    **{"torch/fashion_mnist": "mnist:{}/FashionMNIST", "torch/kmnist": "mnist:{}/KMNIST"},
+}
 FOLDER_SETS = ("", "folder", "image_folder", "torch/image_folder", "torch/imagenet")
 PREFIXES = {"hfds/": "hfds:", "hfids/": "hfds:", "wds/": "wds:", "tfds/": "tfrecord:"}
 WRITE_FIRST = {  # how what timm fetches by name becomes a folder
@@ -42,7 +44,7 @@ def _set_of(name: str, folder: str | None) -> tuple[str, str, bool]:
     if lower in FOLDER_SETS:
         return str(folder), "a folder of class folders is found by itself", False
     if lower in SETS:
-        return f"{SETS[lower]}{folder}", f"data.root: {SETS[lower]}FOLDER", False
+        return SETS[lower].format(folder), f"data.root: {SETS[lower].format('FOLDER')}", False
     for prefix, ours in PREFIXES.items():
         if lower.startswith(prefix):
             place = folder or name[len(prefix) :].replace("/", "_")

@@ -176,7 +176,9 @@ def gathering(meta: Meta, network: nn.Module) -> str | None:
     if not meta.by_evidence:
         return None
     names = validated_names(network, meta.layers)
-    where = "in the whole network" if names is None else f"in {len(names)} weight tensors, from {names[0]} on"
+    weights = {name: weight.numel() for name, weight in network.named_parameters() if weight.requires_grad}
+    share = sum(weights[name] for name in names or weights) / sum(weights.values())
+    where = "in the whole network" if names is None else f"in {share:.0%} of the weights, from {names[0]} on"
     return (
         f"the policy learns by evidence of harm, {where} (meta.layers), from all samples of an update in {meta.every}, "
         "in the training pass (meta.engine: fused); probabilities move, magnitudes stay (meta.probabilities: evidence)"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastaug.losses import validation_loss
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests, validated_names
+from fastaug.nets.zoo import offer_to_timm
 from fastaug.recipe.schema import Augment
 
 
@@ -134,6 +135,7 @@ def test_weights_of_layers_come_in_the_network_s_order():
     ],
 )
 def test_auto_is_the_last_stage_and_the_classifier(name, inside):
+    offer_to_timm()
     with torch.device("meta"):
         network = timm.create_model(name)
     trained = [name for name, _ in network.named_parameters()]

@@ -166,8 +166,8 @@ def faint_probabilities(meta: Meta) -> str | None:
         return None
     return (
         f"meta.probabilities: score with meta.every = {meta.every} and meta.fraction = {meta.fraction:g} has not moved "
-        "harmful operations away from where they started (docs/policies.md); evidence, the default, does: leave these "
-        "keys out, or set meta.probabilities=evidence meta.engine=auto meta.fraction=null meta.magnitudes=null"
+        "harmful operations away from where they started (docs/policies.md); evidence, the default, does: leave out "
+        "meta.probabilities and, of the other keys of meta, what does not go with evidence (docs/meta.md)"
     )
 
 

@@ -68,7 +68,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--png", type=Path, metavar="FILE", help="picture of the frontier")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if "estimators" in args.only and args.draws <= estimators.SEEN:
+        parser.error(f"--draws: {args.draws} are too few for controls; set it to {estimators.SEEN + 1} or more")
+    return args
 
 
 def point_of(text: str) -> Point:

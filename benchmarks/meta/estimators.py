@@ -3,8 +3,8 @@
 A network trained for a while and one direction u stay as they are; batches and draws of operations are always new. The
 hypergradient in a logit is the mean over samples of share * (drawn - probability), share = <u, grad l> of a sample. An
 estimator's noise is the variance of its mean over one batch of passes, summed over the logits and beside that of
-today's; its cosine is that of the mean over half of the batches with today's over the other, independent half. From
-the unbiased estimate of the squared length of the mean follows how many samples a cosine of .8 takes.
+today's; its cosine is that of the mean over GROUP batches with today's mean over all the others, averaged over such
+groups. From the unbiased estimate of the squared length of the mean follows how many samples a cosine of .8 takes.
 """
 
 import argparse
@@ -215,8 +215,7 @@ def controlled(*names: str) -> Estimator:
         slopes = torch.linalg.lstsq(free.flatten(1).T, share.flatten()[:, None]).solution[:, 0]
         control = (slopes[:, None, None] * free).sum(0)
         of_all = scored(control, seen).repeat(2, 1).cumsum(0)
-        window = min(SEEN, len(control) - 1)
-        return scored(share - control, seen) + (of_all[window:] - of_all[:-window])[: len(control)] / window
+        return scored(share - control, seen) + (of_all[SEEN:] - of_all[:-SEEN])[: len(control)] / SEEN
 
     return estimate
 

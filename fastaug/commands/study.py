@@ -222,7 +222,7 @@ def has_ended(study: Study, arm: str, seed: int) -> bool:
         if status["code"] != EXIT_DONE or not (folder / "result.json").exists():
             return False
         before, schema = read_stored(folder / "recipe.yaml")
-        now = as_begun(read_recipe(study.recipe, settings_of(study, arm, seed)), before, schema)
+        now = as_begun(read_recipe(study.recipe, settings_of(study, arm, seed)), schema)
         ended = (folder / "status.json").stat().st_mtime
         files = [now.meta.reuse, now.meta.operations]
         if any(Path(file).exists() and Path(file).stat().st_mtime > ended for file in files if file is not None):

@@ -166,8 +166,8 @@ def faint_probabilities(meta: Meta) -> str | None:
         return None
     return (
         f"meta.probabilities: score with meta.every = {meta.every} and meta.fraction = {meta.fraction:g} has not moved "
-        "harmful operations away from where they started (docs/policies.md); evidence, the default, does: leave these "
-        "keys out, or set meta.probabilities=evidence meta.engine=auto meta.fraction=null meta.magnitudes=null"
+        "harmful operations away from where they started (docs/policies.md); evidence, the default, does: leave out "
+        "meta.probabilities and, of the other keys of meta, what does not go with evidence (docs/meta.md)"
     )
 
 
@@ -176,7 +176,9 @@ def gathering(meta: Meta, network: nn.Module) -> str | None:
     if not meta.by_evidence:
         return None
     names = validated_names(network, meta.layers)
-    where = "in the whole network" if names is None else f"in {len(names)} weight tensors, from {names[0]} on"
+    weights = {name: weight.numel() for name, weight in network.named_parameters() if weight.requires_grad}
+    share = sum(weights[name] for name in names or weights) / sum(weights.values())
+    where = "in the whole network" if names is None else f"in {share:.0%} of the weights, from {names[0]} on"
     return (
         f"the policy learns by evidence of harm, {where} (meta.layers), from all samples of an update in {meta.every}, "
         "in the training pass (meta.engine: fused); probabilities move, magnitudes stay (meta.probabilities: evidence)"

@@ -55,21 +55,30 @@ def validated_names(network: nn.Module, layers: Sequence[str]) -> list[str] | No
     """Names of the trained weights in `layers`, in the network's order; None for all; RecipeError if a layer has none.
 
     "auto" in place of a list: the last stage and the classifier, which are the last two groups of layers in timm's
-    coarse order; all of the few networks of which timm has none. The order of names matters: processes sum gradients
+    coarse order; all of a network of which timm has none. The order of names matters: processes sum gradients
     one after the other, in the same order.
     """
-    if not layers or (layers == "auto" and not hasattr(network, "group_matcher")):
+    order = _coarse_order(network) if layers == "auto" else None
+    if not layers or (layers == "auto" and order is None):
         return None
     trained = [name for name, weight in network.named_parameters() if weight.requires_grad]
-    if layers == "auto":
-        order: Any = network.group_matcher
-        *_, stage, classifier = group_parameters(network, order(coarse=True)).values()
+    if order is not None:
+        *_, stage, classifier = group_parameters(network, order).values()
         return [name for name in trained if name in {*stage, *classifier}]
     inside = {layer: [name for name in trained if f"{name}.".startswith(f"{layer}.")] for layer in layers}
     if empty := [layer for layer, names in inside.items() if not names]:
         modules = ", ".join(dict.fromkeys(name.split(".")[0] for name in trained))
         raise RecipeError([f"meta.layers: {empty[0]} has no trained weights; the network's modules: {modules}"])
     return [name for name in trained if any(name in names for names in inside.values())]
+
+
+def _coarse_order(network: nn.Module) -> Any:
+    """timm's coarse order of the layers, in the form that group_parameters takes; None where it has none."""
+    order: Any = getattr(network, "group_matcher", None)
+    try:
+        return None if order is None else order(coarse=True)
+    except AssertionError:  # RDNet's, which has the fine one only
+        return None
 
 
 def _count_from(first: int) -> Iterator[int]:

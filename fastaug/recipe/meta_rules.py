@@ -75,6 +75,10 @@ _AGAINST_EVIDENCE: list[tuple[Callable[[Recipe], bool], str]] = [
         "which moves no augmenter, sample_policy or optim: leave them out of meta.learn",
     ),
     (lambda r: r.meta.steps > 1, "of single updates, not meta.steps = {r.meta.steps}: leave that out"),
+    (
+        lambda r: 0 < r.meta.mix < 1,
+        "which lowers probabilities, of which meta.mix = {r.meta.mix} keeps a share even: leave that out",
+    ),
     (lambda r: r.meta.sequence, "of single operations, not of meta.sequence: leave that out"),
     (lambda r: r.meta.regulariser == "entropy", "which moves nothing by a gradient: leave out meta.regulariser"),
     (lambda r: r.train.accumulate > 1, "of one micro-batch: set train.accumulate to 1"),
@@ -318,7 +322,16 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "it out",
     ),
     (
-        lambda r: r.meta.shared_probabilities and r.meta.probabilities in ("weight", "evidence"),
+        lambda r: _learns(r, "policy") and r.meta.shared_probabilities and r.meta.acts_frozen,
+        "meta.shared_probabilities: of probabilities that learn, and with meta.frozen or meta.reuse none does; leave "
+        "it out",
+    ),
+    (
+        lambda r: (
+            _policy_moves(r)
+            and r.meta.shared_probabilities
+            and (r.meta.by_evidence or r.meta.probabilities == "weight")
+        ),
         "meta.shared_probabilities: of gradients in the probabilities, which {r.meta.probabilities} does not follow; "
         "leave it out, or set meta.probabilities to score",
     ),

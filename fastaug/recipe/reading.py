@@ -20,7 +20,7 @@ from fastaug.recipe.operation_files import check_operations
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.policy_names import parse_policy
 from fastaug.recipe.rules import key_of, validate
-from fastaug.recipe.schema import FOLLOWING, SCHEMA, UNLEARNED_KEYS, Model, Recipe
+from fastaug.recipe.schema import FOLLOWING, SCHEMA, UNLEARNED_KEYS, Meta, Model, Recipe
 from fastaug.recipe.shipped import find_recipe
 from fastaug.recipe.strict_yaml import parse_yaml, write_yaml
 from fastaug.recipe.subpolicy_files import read_subpolicies
@@ -273,7 +273,7 @@ def read_recipe(path: str | Path, overrides: Sequence[Override] | None = None) -
     What `auto` stands for is said on the screen.
     """
     path = find_recipe(path)
-    recipe = _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA)[0]
+    recipe = _read(_on_its_base(_read_file(path), path), path, overrides or [], SCHEMA, goes_on=True)[0]
     if "policy" in recipe.meta.learn:
         check_operations(recipe.meta)
     fixed = parse_policy(recipe.augment.aa)
@@ -302,22 +302,35 @@ def recipe_of(values: dict[str, Any], path: Path) -> Recipe:
     return _read(values, path, [], 1)[0]
 
 
-def as_begun(recipe: Recipe, before: Recipe, schema: int) -> Recipe:
-    """`recipe` as a run goes on with it that was begun as `before` under `schema`: what it leaves open stays as it was.
+def as_begun(recipe: Recipe, schema: int) -> Recipe:
+    """`recipe` as a run goes on with it that was begun under `schema`: keys that it had not keep what was done then."""
+    return replace(recipe, optim=replace(recipe.optim, warmup_prefix=False)) if schema < PREFIX_SINCE else recipe
 
-    Keys that the schema had not keep what was done then, and defaults that have changed what they were.
+
+def _leave_as_begun(meta: dict[str, Any], folder: Path) -> None:
+    """Writes into the section `meta` what it leaves open and the run in `folder` began with under other defaults.
+
+    Nothing where the section names other probabilities: it is another recipe, which the run folder refuses.
     """
-    if schema < PREFIX_SINCE:
-        recipe = replace(recipe, optim=replace(recipe.optim, warmup_prefix=False))
-    if schema < EVIDENCE_SINCE and recipe.meta.by_evidence:
-        usual = [key for key, (_, by_evidence, _) in FOLLOWING.items() if getattr(recipe.meta, key) == by_evidence]
-        begun = {key: getattr(before.meta, key) for key in ("probabilities", *usual)}
-        recipe = replace(recipe, meta=replace(recipe.meta, **begun))
-    return recipe
+    try:
+        before, schema = read_stored(folder / "recipe.yaml")
+    except RecipeError:  # there is none, or one that the run folder refuses
+        return
+    begun = (folder / "result.json").exists() or any((folder / "checkpoints").glob("step-*"))
+    same = meta.get("probabilities") in (None, before.meta.probabilities)
+    if begun and same and schema < EVIDENCE_SINCE:
+        for key in ("probabilities", *FOLLOWING):
+            meta.setdefault(key, getattr(before.meta, key))
+        auto_values.tell(f"meta.probabilities: {before.meta.probabilities}, as the run in {folder} was begun")
 
 
-def _read(values: Any, path: Path, overrides: Sequence[Override], unnumbered: int) -> tuple[Recipe, int]:
-    """The recipe of the values in file `path`, and the number of their schema."""
+def _read(
+    values: Any, path: Path, overrides: Sequence[Override], unnumbered: int, *, goes_on: bool = False
+) -> tuple[Recipe, int]:
+    """The recipe of the values in file `path`, and the number of their schema.
+
+    `goes_on`: it is for a run, which may have begun in its folder.
+    """
     number = _take_schema(values, path, unnumbered)
     _in_this_schema(values, number)
     problems: list[str] = []
@@ -333,6 +346,9 @@ def _read(values: Any, path: Path, overrides: Sequence[Override], unnumbered: in
     recipe = _built(Recipe, values, "", problems)
     if recipe.run.dir is None:
         recipe.run.dir = str(Path("runs") / path.stem)
+    if goes_on and recipe.meta.by_evidence:
+        _leave_as_begun(values["meta"], Path(recipe.run.dir))
+        recipe.meta = _built(Meta, values["meta"], "meta.", [])  # its problems are told already
     if _turns_off_meta(values):
         recipe.meta = type(recipe.meta)(**{key: getattr(recipe.meta, key) for key in UNLEARNED_KEYS})
     problems += validate(recipe, unusable={key_of(text) for text in problems})

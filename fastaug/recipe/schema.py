@@ -527,7 +527,8 @@ class Meta:
     layers: Literal["auto"] | Annotated[list[Text], Field(max_length=256)] = key(
         "auto",
         "fused, implicit: modules whose weights the validation gradient is in; empty: all; auto: with probabilities "
-        "evidence the network's last stage and classifier, or empty",
+        "evidence the network's last stage and classifier, which are nearly all of some networks, and all where timm "
+        "has no order of layers; or empty",
     )
     solver: Literal["neumann", "identity", "cg"] = key("neumann", "implicit: approximation of the inverse Hessian")
     alpha: Positive = key(0.01, "implicit: step of the Neumann series")

@@ -74,7 +74,7 @@ class RunFolder:
 
     def as_begun(self, recipe: Recipe) -> Recipe:
         """`recipe` with what a version that lacked some of its keys did, if the run in this folder was begun by it."""
-        return as_begun(recipe, *_stored_recipe(self.path / "recipe.yaml")) if self._begun() else recipe
+        return as_begun(recipe, _stored_recipe(self.path / "recipe.yaml")[1]) if self._begun() else recipe
 
     def _begun(self) -> bool:
         """Whether there is a checkpoint or a result of the stored recipe."""
@@ -126,7 +126,7 @@ class RunFolder:
         stored = self.path / "recipe.yaml"
         if self._begun():
             before, schema = _stored_recipe(stored)
-            recipe = as_begun(recipe, before, schema)
+            recipe = as_begun(recipe, schema)
             changed = differences(before, recipe)
             problems = [
                 f"{key}: is {new!r} but this run was started with {old!r}; set it back, or choose another run.dir"

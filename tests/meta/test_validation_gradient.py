@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastaug.losses import validation_loss
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests, validated_names
+from fastaug.nets.zoo import offer_to_timm
 from fastaug.recipe.schema import Augment
 
 
@@ -134,6 +135,7 @@ def test_weights_of_layers_come_in_the_network_s_order():
     ],
 )
 def test_auto_is_the_last_stage_and_the_classifier(name, inside):
+    offer_to_timm()
     with torch.device("meta"):
         network = timm.create_model(name)
     trained = [name for name, _ in network.named_parameters()]
@@ -144,6 +146,8 @@ def test_auto_is_the_last_stage_and_the_classifier(name, inside):
 
 def test_auto_of_a_network_without_an_order_is_all():
     assert validated_names(torch.nn.Linear(2, 2), "auto") is None
+    with torch.device("meta"):
+        assert validated_names(timm.create_model("rdnet_tiny"), "auto") is None  # timm has a fine order only
 
 
 @pytest.mark.parametrize("name", ["ce", "kl", "symmetric_kl", "focal", "bce", "gce"])

@@ -193,7 +193,7 @@ REFUSED = {
     ),
     "full magnitude": ([*BY_SCORE, "meta.magnitude=1.0"], "meta.magnitude: from 1, where a bounded number"),
     "two forms": (
-        ["meta.learn=[policy]", "meta.tau=0.5", "meta.mix=0.5"],
+        [*BY_SCORE, "meta.tau=0.5", "meta.mix=0.5"],
         "meta.tau: 0.5 and meta.mix = 0.5 are two forms of one thing",
     ),
     "uniform for ever": (
@@ -208,6 +208,7 @@ REFUSED = {
             "meta.magnitudes=true": "which moves no meta.magnitudes: leave that out, or",
             "meta.learn=[policy,optim]": "which moves no augmenter, sample_policy or optim: leave them out",
             "meta.steps=2": "of single updates, not meta.steps = 2: leave that out",
+            "meta.mix=0.5": "which lowers probabilities, of which meta.mix = 0.5 keeps a share even: leave that out",
             "meta.sequence=true": "of single operations, not of meta.sequence: leave that out",
             "meta.regulariser=entropy": "which moves nothing by a gradient: leave out meta.regulariser",
             "train.accumulate=2": "of one micro-batch: set train.accumulate to 1",
@@ -225,6 +226,18 @@ REFUSED = {
     "shared probabilities that follow no gradient": (
         ["meta.learn=[policy]", "meta.probabilities=weight", "meta.shared_probabilities=true"],
         "meta.shared_probabilities: of gradients in the probabilities, which weight does not follow",
+    ),
+    "shared probabilities by evidence": (
+        ["meta.learn=[policy]", "meta.shared_probabilities=true"],
+        "meta.shared_probabilities: of gradients in the probabilities, which evidence does not follow",
+    ),
+    "shared probabilities that stay": (
+        ["meta.learn=[policy]", "meta.shared_probabilities=true", "meta.frozen=true"],
+        "meta.shared_probabilities: of probabilities that learn, and with meta.frozen",
+    ),
+    "shared probabilities, not learned": (
+        ["meta.learn=[policy]", "meta.shared_probabilities=true", "meta.learn_probabilities=false"],
+        "meta.shared_probabilities: True does nothing unless meta.learn_probabilities is true",
     ),
     "relaxed sequences": (
         ["meta.learn=[policy]", "meta.sequence=true", "meta.probabilities=gumbel"],

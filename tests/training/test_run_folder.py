@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -337,36 +336,65 @@ def test_a_run_begun_before_warm_up_was_a_prefix_goes_on_without(tmp_path: Path,
     assert now.optim.warmup_prefix
 
 
-EARLIER = (
-    "schema: 3\ndata: {{root: x}}\nmeta: {{learn: [{parts}], every: 5, fraction: {f}, probabilities: {how}{more}}}\n"
-)
+def begun_earlier(folder: Path, meta: str, *words: str) -> tuple[Recipe, Recipe]:
+    """What a run of schema 3 with this section began with, and today's recipe of its section `words` in its folder."""
+    stored, today = folder / "recipe.yaml", folder / "today.yaml"
+    stored.write_text(f"schema: 3\ndata: {{root: x}}\nrun: {{dir: {folder}}}\nmeta: {{{meta}}}\n")
+    today.write_text("data: {root: x}\n")
+    return read_stored(stored)[0], read_recipe(today, [f"run.dir={folder}", *words])
 
 
 @pytest.mark.parametrize(
-    ("more", "parts", "how"),
+    ("section", "more"),
     [
-        ("", "policy", "score"),
-        ("", "weights", "score"),
-        (", frozen: true", "policy", "score"),
-        (", engine: fused, magnitudes: false, layers: [fc]", "policy", "evidence"),
+        ("learn: [policy]", ""),
+        ("learn: [policy], fraction: 0.25", ""),
+        ("learn: [policy], policy_lr: 0.05, magnitude: 0.4", ""),
+        ("learn: [policy], engine: fused, magnitudes: false, fraction: 1.0", ""),
+        ("learn: [weights], fraction: 0.25", ""),
+        ("learn: [policy], frozen: true", ""),
+        ("learn: [policy], probabilities: evidence, engine: fused, magnitudes: false, fraction: 1.0", ", layers: [fc]"),
     ],
 )
-def test_a_run_begun_when_policies_learned_by_score_goes_on_so(tmp_path: Path, more: str, parts: str, how: str) -> None:
+def test_a_run_begun_when_policies_learned_by_score_goes_on_so(tmp_path: Path, section: str, more: str) -> None:
+    """By the recipe of then: what it leaves open is what was meant by that."""
     finish(tmp_path)
-    stored = tmp_path / "recipe.yaml"
-    stored.write_text(EARLIER.format(parts=parts, f=1.0 if how == "evidence" else 0.25, how=how, more=more))
-    before = read_stored(stored)[0]
-    words = [f"meta.learn=[{parts}]", "meta.every=5", *(["meta.frozen=true"] if "frozen" in more else [])]
-    (tmp_path / "today.yaml").write_text("data: {root: x}\n")
-    now = read_recipe(tmp_path / "today.yaml", words)
-    now.run.dir = before.run.dir
+    words = [f"meta.{text}" for text in f"{section}, every: 5".replace(": ", "=").split(", ")]
+    before, now = begun_earlier(tmp_path, f"{section}, every: 5{more}", *words)
+    if "[policy]" in section and "frozen" not in section:
+        assert before.meta.probabilities == ("evidence" if "evidence" in section else "score")
     folder = RunFolder(tmp_path)
     assert folder.open(now).meta == before.meta
     folder.close()
-    assert read_recipe(stored).meta == before.meta
+    assert read_recipe(tmp_path / "recipe.yaml").meta == before.meta
     with pytest.raises(RecipeError, match=r"meta\.every: is 4 but"):
-        folder.open(replace(now, meta=replace(now.meta, every=4)))
+        folder.open(begun_earlier(tmp_path, f"{section}, every: 5{more}", *words, "meta.every=4")[1])
     folder.close()
+
+
+@pytest.mark.parametrize(
+    ("named", "changed"),
+    [
+        ("meta.probabilities=evidence", "meta.probabilities: is 'evidence' but"),
+        ("meta.every=6", "meta.every: is 6 but this run was started with 10"),  # today's default, but named
+    ],
+)
+def test_a_key_that_is_named_is_refused_where_an_earlier_run_had_another(
+    tmp_path: Path, named: str, changed: str
+) -> None:
+    finish(tmp_path)
+    now = begun_earlier(tmp_path, "learn: [policy]", "meta.learn=[policy]", named)[1]
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RecipeError) as caught:
+        folder.open(now)
+    folder.close()
+    assert any(problem.startswith(changed) for problem in caught.value.problems)
+
+
+def test_an_earlier_recipe_without_a_checkpoint_does_not_count(tmp_path: Path) -> None:
+    assert begun_earlier(tmp_path, "learn: [policy]", "meta.learn=[policy]")[1].meta.by_evidence
+    (tmp_path / "checkpoints" / "step-00000007").mkdir(parents=True)
+    assert not begun_earlier(tmp_path, "learn: [policy]", "meta.learn=[policy]")[1].meta.by_evidence
 
 
 def test_a_run_of_today_is_refused_when_the_key_changes(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Estimators of the hypergradient in probabilities: unbiased where they say so, on a case that can be enumerated."""
 
 import itertools
+import sys
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from benchmarks.meta import estimators
+from benchmarks.meta.__main__ import parse
 from benchmarks.meta.estimators import Passes
 
 SAMPLES, KINDS = 4, 2
@@ -73,6 +75,18 @@ def test_a_control_moves_noise_away_and_not_the_mean(monkeypatch: pytest.MonkeyP
     today, controlled = estimators.others(seen), estimators.controlled("head")(seen)
     torch.testing.assert_close(controlled.mean(0), today.mean(0))
     assert estimators.spread(controlled) < 0.3 * estimators.spread(today)
+
+
+def test_fewer_batches_than_a_control_looks_back_on_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for count in (estimators.SEEN + 1, estimators.SEEN):
+        monkeypatch.setattr(sys, "argv", ["meta", "--only", "estimators", "--draws", str(count)])
+        if count > estimators.SEEN:
+            assert parse().draws == count
+    with pytest.raises(SystemExit):
+        parse()
+    assert "--draws: 160 are too few for controls; set it to 161 or more" in capsys.readouterr().err
 
 
 def test_even_numbers_draw_every_operation_as_often_as_its_probability_says() -> None:

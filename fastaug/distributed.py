@@ -55,13 +55,14 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.run.peer_timeout)),
                 _ddp_settings(recipe.train),
-                _autocast_settings(recipe.train),
             ],
         )
     except ValueError as error:
         raise PeerError(
             f"the processes cannot be joined: {error}; start them with accelerate launch or torchrun"
         ) from error
+    if recipe.train.parallel == "fsdp2":
+        accelerator.autocast_handler = UncachedAutocast(cache_enabled=False)
     if not cpu:
         choose_kernels(recipe)
     accelerator.gradient_accumulation_steps = 1  # an environment variable must not rescale the loss: train.accumulate
@@ -83,9 +84,16 @@ def _ddp_settings(train: Train) -> DistributedDataParallelKwargs:
     )
 
 
-def _autocast_settings(train: Train) -> AutocastKwargs:
-    """With train.parallel=fsdp2 no cache of cast weights, which would keep all of them until a forward pass ends."""
-    return AutocastKwargs(cache_enabled=False if train.parallel == "fsdp2" else None)
+class UncachedAutocast(AutocastKwargs):
+    """No cache of cast weights, which under fsdp2 would keep all of them until a forward pass ends."""
+
+    def to_kwargs(self) -> dict[str, bool]:
+        """What torch.autocast is told in every forward pass.
+
+        Accelerate's own method empties the process's environment meanwhile and fills it again. The threads of a loader
+        read it at any time (getenv), and the process ends with a segmentation fault, once in thousands of updates.
+        """
+        return {"cache_enabled": False}
 
 
 def divides(recipe: Recipe, accelerator: Accelerator) -> bool:

@@ -23,7 +23,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from fastaug.errors import NonFiniteError, PeerError, RecipeError
+from fastaug.errors import PeerError, RecipeError
 from fastaug.recipe.schema import Recipe, Train
 
 INDEXING = timedelta(hours=1)  # long enough for one process of a machine to index a large set while the others wait
@@ -240,29 +240,14 @@ def merged(accelerator: Accelerator, mine: dict[int, str]) -> dict[int, str]:
     return dict(sorted(pair for pairs in gather_object([list(mine.items())]) for pair in pairs))
 
 
-def step_on_host(device: torch.device) -> Tensor:
-    """Where `stop_if_not_finite` notes the update that it ended, -1 before: readable even when the device is lost."""
-    return torch.full((), -1, dtype=torch.int64, pin_memory=device.type == "cuda")
-
-
-def stop_if_not_finite(accelerator: Accelerator, value: Tensor, what: str, step: int, noted: Tensor) -> None:
-    """Ends every process before the optimizer step when `value` is not finite on any of them; no host sync on a GPU.
-
-    On a GPU the assertion fails on the device, in stream order, and surfaces as a CUDA error that any assertion may
-    have raised; `noted`, of `step_on_host`, has the step if it was this one (not yet measured).
-    """
+def finite_everywhere(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """Whether all numbers of `value` are finite on all processes: [] bool, on its device."""
     finite = torch.isfinite(value).all()
-    if accelerator.num_processes > 1:
-        votes = finite.to(torch.int32)
-        dist.all_reduce(votes, op=dist.ReduceOp.MIN)
-        finite = votes.bool()
-    message = f"{what} is not finite in update {step}; lower optim.lr, or set optim.clip_grad"
-    if finite.device.type == "cpu":
-        if not finite:
-            raise NonFiniteError(message)
-    else:
-        noted.copy_(torch.where(finite, -1, step), non_blocking=True)
-        torch._assert_async(finite, message)
+    if accelerator.num_processes == 1:
+        return finite
+    votes = finite.to(torch.int32)
+    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return votes.bool()
 
 
 @contextmanager

@@ -4,7 +4,9 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,26 @@ def _one_thread() -> None:
     """
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def no_host_sync() -> Callable[[torch.device], AbstractContextManager[None]]:
+    """Context manager of a device: every wait of the host for it is an error."""
+
+    @contextmanager
+    def never(device: torch.device) -> Iterator[None]:
+        if device.type == "cpu":
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is a prototype
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return never
 
 
 @pytest.fixture(autouse=True)

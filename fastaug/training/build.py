@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from fastaug.augment.feature_cutmix import HiddenCutMix
 from fastaug.augment.pipeline import BatchAugment
@@ -18,7 +18,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.loaders.base import Loader
 from fastaug.data.sampler import Order
 from fastaug.data.splits import Splits
-from fastaug.distributed import divides, sharding_mesh, share_weights, step_on_host
+from fastaug.distributed import divides, sharding_mesh, share_weights
 from fastaug.errors import DataError, RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator, held_out_ids
 from fastaug.evaluation.per_sample import SampleLosses, build_sample_losses
@@ -43,6 +43,7 @@ from fastaug.training.build_data import evaluation_loader, find_data, meta_loade
 from fastaug.training.checkpoint_writer import CheckpointWriter
 from fastaug.training.class_balance import build_adjustment, build_draws
 from fastaug.training.distillation import Teacher, build_teacher
+from fastaug.training.finite_check import FiniteCheck
 from fastaug.training.image_weights import build_image_weights
 from fastaug.training.late_processes import Pulse
 from fastaug.training.run_folder import RunFolder
@@ -93,7 +94,7 @@ class Trainer:
     record: TrainingRecord | None  # None unless run.sample_record, and of synthetic images
     meta: NoMetaStep
     writer: CheckpointWriter
-    not_finite: Tensor  # the update whose loss or gradient was not finite, -1 so far; see stop_if_not_finite
+    finite: FiniteCheck
     progress: Progress = field(default_factory=Progress)
     pulse: Pulse = field(default_factory=Pulse)
     evaluated: dict[str, Any] | None = None  # the scalars of the last evaluation in training, with its step and split
@@ -339,5 +340,5 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
         record=record,
         meta=meta,
         writer=CheckpointWriter(asynchronous=recipe.run.checkpoint_async),
-        not_finite=step_on_host(accelerator.device),
+        finite=FiniteCheck(accelerator),
     )

@@ -17,7 +17,6 @@ from fastaug.errors import (
     NO_SPACE,
     DataError,
     FastaugError,
-    NonFiniteError,
     PeerError,
     Stopped,
     StorageError,
@@ -166,7 +165,7 @@ def translated(error: Exception, run_dir: Path, trainer: Trainer | None = None) 
     if isinstance(error, OSError):
         return _of_a_file(error, run_dir, trainer)
     if isinstance(error, RuntimeError) and "device-side assert" in text:
-        return _of_a_device(trainer)
+        return _of_a_device()
     return error
 
 
@@ -186,13 +185,8 @@ def _below(name: object, folder: Path) -> bool:
     return Path(os.path.abspath(os.fsdecode(name))).is_relative_to(os.path.abspath(folder))
 
 
-def _of_a_device(trainer: Trainer | None) -> FastaugError:
-    """An assertion that failed on the device: the loss that was not finite if that was noted, else another one."""
-    step = -1 if trainer is None else int(trainer.not_finite)
-    if step >= 0:
-        return NonFiniteError(
-            f"the training loss or its gradient is not finite in update {step}; lower optim.lr, or set optim.clip_grad"
-        )
+def _of_a_device() -> FastaugError:
+    """An assertion that failed on the device; the loss is not watched by one."""
     return FastaugError(
         "an assertion failed on the device, most likely an index out of range; start again with CUDA_LAUNCH_BLOCKING=1 "
         "to see which, and report it"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fastaug.batch import Batch
-from fastaug.distributed import any_process, stop_if_not_finite, time_kernels
+from fastaug.distributed import any_process, time_kernels
 from fastaug.errors import NoImageError, Stopped
 from fastaug.nets.recomputing import backward_pass
 from fastaug.training.build import Trainer
@@ -47,6 +47,7 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
             epoch_ends = progress.step % order.steps_per_epoch == 0
             logs = progress.step % run.log_every == 0 or epoch_ends
             if logs:
+                trainer.finite.settle()
                 log_training(trainer, rate, clock)
             if epoch_ends:
                 check_epoch(trainer, batches)
@@ -81,6 +82,7 @@ def keep(trainer: Trainer, clock: Clock) -> None:
     """Saves a checkpoint, and what has to be told before it; the clock stands still."""
     clock.pause()
     with trainer.pulse.busy("saves a checkpoint"):
+        trainer.finite.settle()
         collect_skipped(trainer)
         log_meta(trainer)
         save(trainer)
@@ -153,7 +155,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     # The norm is the same on all processes; with fp16 the scaler answers to gradients that overflow.
     norm = trainer.clip(accelerator, trainer.model)
     checked = torch.stack([total, norm.to(total)]) if accelerator.scaler is None else total
-    stop_if_not_finite(accelerator, checked, "the training loss or its gradient", step, trainer.not_finite)
+    trainer.finite.ask(checked, "the training loss or its gradient", step)
 
     # ---- update, moving average, meta step ----
     meta.before_update(step, norm)

@@ -3,7 +3,6 @@
 import torch
 
 from fastaug.batch import Batch
-from fastaug.distributed import stop_if_not_finite
 from fastaug.nets.recomputing import backward_pass
 from fastaug.seeding import Key, Stream, scalar_seed
 from fastaug.training.build import Trainer
@@ -25,6 +24,6 @@ def plain_step(trainer: Trainer, batch: Batch, images: int) -> None:
     trainer.freezing.end(step)
     norm = trainer.clip(accelerator, trainer.model)
     checked = torch.stack([loss.detach(), norm.to(loss)]) if accelerator.scaler is None else loss.detach()
-    stop_if_not_finite(accelerator, checked, "the loss of the plain step or its gradient", step, trainer.not_finite)
+    trainer.finite.ask(checked, "the loss of the plain step or its gradient", step)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()

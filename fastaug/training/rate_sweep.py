@@ -52,6 +52,7 @@ def sweep(trainer: Trainer, low: float, high: float, updates: int) -> Sweep:
     for _ in range(updates):
         try:
             rate = train_step(trainer, batches)
+            trainer.finite.settle()
             loss, _ = trainer.meter.read()
         except NonFiniteError:
             diverged = True

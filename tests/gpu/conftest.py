@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.console import Console
+from fastaug.distributed import choose_kernels
 from fastaug.recipe.reading import read_recipe
 from fastaug.training.build import Trainer, assemble
 from fastaug.training.run_folder import RunFolder
@@ -49,10 +50,15 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
     def make(device: torch.device, *words: str) -> Trainer:
         forget()
         recipe = read_recipe(file, [f"run.dir={tmp_path / 'run'}", *words])
+        if device.type == "cuda":
+            choose_kernels(recipe)
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=recipe.train.precision)
         return assemble(recipe, accelerator, RunFolder(tmp_path / "run"), Console(False))
 
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     yield make
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.set_float32_matmul_precision(products)
     forget()
 
 

@@ -15,7 +15,7 @@ from fastaug.evaluation.training_record import SUMS
 from fastaug.meta.one_step import OneStep
 from fastaug.meta.step import MetaStep
 from fastaug.recipe.strict_yaml import parse_yaml
-from fastaug.training import loop as engine
+from fastaug.training.finite_check import FiniteCheck
 
 from .conftest import RECIPE, assert_same, last, lines
 
@@ -242,7 +242,7 @@ def test_dali_the_fused_op_and_the_meta_step_join_in_one_update(train, monkeypat
 
     marked(batch_module, "crop_mix", "op")
     marked(MetaStep, "move", "meta")
-    marked(engine, "stop_if_not_finite", "update")
+    marked(FiniteCheck, "ask", "update")
     meta = parse_yaml((RECIPES / "imagenet_sa_meta.yaml").read_text())
     keys = [f"augment.{k}={v}" for k, v in meta["augment"].items()] + ["augment.cutmix=0", "augment.smoothing=0"]
     learn = f"meta.learn=[{','.join(meta['meta']['learn'])}]"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastaug.errors import DataError, FastaugError, NonFiniteError, PeerError, RecipeError, Stopped, StorageError
+from fastaug.errors import DataError, FastaugError, PeerError, RecipeError, Stopped, StorageError
 from fastaug.recipe.schema import Data, Recipe, Run
 from fastaug.training.ending import Ending, translated
 from fastaug.training.run_folder import RunFolder
@@ -78,13 +78,8 @@ def test_a_file_below_the_data_root_is_of_the_data() -> None:
     assert meaning(failed(errno.EIO, os.fsencode("/images/a/3.jpg")), trainer) == (DataError, 3)  # type: ignore[arg-type]
 
 
-def test_an_assertion_on_the_device_is_a_loss_only_where_that_was_noted() -> None:
-    error = RuntimeError("CUDA error: device-side assert triggered")
-    trainer = SimpleNamespace(not_finite=torch.tensor(-1))
-    assert meaning(error, trainer) == (FastaugError, 1)
-    trainer.not_finite = torch.tensor(17)
-    assert meaning(error, trainer) == (NonFiniteError, 4)
-    assert "in update 17;" in str(translated(error, Path("/runs/one"), trainer))
+def test_an_assertion_on_the_device_is_an_error_of_ours() -> None:
+    assert meaning(RuntimeError("CUDA error: device-side assert triggered")) == (FastaugError, 1)
 
 
 def opened(path: Path) -> RunFolder:

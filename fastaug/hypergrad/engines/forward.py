@@ -50,7 +50,8 @@ def forward(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
 def load_formulas() -> None:
     """Has torch load its forward-mode formulas, which it does at the first dual number, with a warning of its own."""
     with warnings.catch_warnings(), dual.dual_level():
-        warnings.simplefilter("ignore", FutureWarning)
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
         dual.make_dual(torch.zeros(1), torch.zeros(1))
 
 

@@ -5,9 +5,10 @@
     python docs/studies/policy_signals.py compare responses.jsonl signals-0.npz
 
 `responses` trains a small network once for each operation of a set, applied to half of the images, and once without:
-its test error is the truth that a learner of policies should find. `signals` trains it once under the uniform policy
-of all operations and notes of every sample in every third update what one step shows: its term of the hypergradient,
-<u, grad l_i>, for several directions u of the validation loss, in all weights or the last layer; and its loss.
+its test error is the truth that a learner of policies should find; with `--reaches` at shares of each one's reach.
+`signals` trains it once under the uniform policy of all operations and notes of every sample in every third update what
+one step shows: its term of the hypergradient, <u, grad l_i>, for several directions u of the validation loss, in all
+weights or the last layer; and its loss.
 `compare` prints the rank correlation of each signal's mean by operation with the response, over the training and its
 thirds. A plain loop of its own, for it has to look at more than a training does; operations and data are the project's.
 One core: a minute for a training of 20 epochs on letters.
@@ -66,12 +67,12 @@ def figures(network: nn.Module, split: Set) -> dict[str, float]:
     return {"error": wrong, "nll": F.cross_entropy(logits, split[1]).item()}
 
 
-def policy_of(names: list[str] | None, operations: str) -> SharedPolicy:
+def policy_of(names: list[str] | None, operations: str, reach: float = 1) -> SharedPolicy:
     """All operations equally often, nothing as often as each; or the ones named, to half of the images."""
-    found = read_operations(operations)
+    found, magnitude = read_operations(operations), 0.98 * reach
     if names is None:
-        return SharedPolicy(found, 1, magnitude=0.98, identity=1 / (len(found) + 1))
-    return SharedPolicy([t for t in found if t.name in names] or found[:1], 1, magnitude=0.98, identity=0.5)
+        return SharedPolicy(found, 1, magnitude=magnitude, identity=1 / (len(found) + 1))
+    return SharedPolicy([t for t in found if t.name in names] or found[:1], 1, magnitude=magnitude, identity=0.5)
 
 
 def drawn(policy: SharedPolicy, count: int, draw: np.random.Generator) -> Draws:
@@ -120,22 +121,29 @@ def train(splits: dict[str, Set], policy: SharedPolicy | None, epochs: int, seed
 
 
 def responses(splits: dict[str, Set], arguments: argparse.Namespace) -> None:
-    """A line for each training: operation, seed, figures on meta and test split."""
-    names = [t.name for t in read_operations(arguments.operations)]
-    done = set()
-    if arguments.out.exists():
-        lines = [json.loads(line) for line in arguments.out.read_text().splitlines()]
-        done = {(line["operation"], line["seed"]) for line in lines}
+    """A line for each training: operation, reach, seed, figures on meta and test split."""
+    lines = read_responses(arguments.out) if arguments.out.exists() else []
+    done = {(line["operation"], line["reach"], line["seed"]) for line in lines}
+    transforms = read_operations(arguments.operations)
+    chosen = [t for t in transforms if arguments.only is None or t.name in arguments.only]
+    asked: list[tuple[str, float]] = [("none", 1)]
+    asked += [(t.name, reach) for reach in arguments.reaches for t in chosen if reach == 1 or not t.fixed]
     for seed in arguments.seeds:
-        for name in ["none", *names][arguments.part :: arguments.parts]:
-            if (name, seed) in done:
+        for name, reach in asked[arguments.part :: arguments.parts]:
+            if (name, reach, seed) in done:
                 continue
-            policy = None if name == "none" else policy_of([name], arguments.operations)
+            policy = None if name == "none" else policy_of([name], arguments.operations, reach)
             network = train(splits, policy, arguments.epochs, seed, None)
             found = {split: figures(network, splits[split]) for split in ("meta", "test")}
+            line = {"operation": name, "reach": reach, "seed": seed, "epochs": arguments.epochs, **found}
             with arguments.out.open("a") as file:
-                file.write(json.dumps({"operation": name, "seed": seed, "epochs": arguments.epochs, **found}) + "\n")
-            print(f"seed {seed}  {name}: test error {found['test']['error']:.4f}", flush=True)
+                file.write(json.dumps(line) + "\n")
+            print(f"seed {seed}  {name} x {reach:g}: test error {found['test']['error']:.4f}", flush=True)
+
+
+def read_responses(file: Path) -> list[dict[str, Any]]:
+    """The lines that `responses` wrote."""
+    return [{"reach": 1} | json.loads(line) for line in file.read_text().splitlines()]
 
 
 # ---- what one step shows ----
@@ -234,11 +242,12 @@ def signals(splits: dict[str, Set], arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Rank correlations of each signal with the responses, by operation."""
-    lines = [json.loads(line) for line in arguments.files[0].read_text().splitlines()]
-    errors = {name: [x["test"]["error"] for x in lines if x["operation"] == name] for name in _names(lines)}
+    """Rank correlations of each signal with the responses at full reach, by operation."""
+    lines = read_responses(arguments.files[0])
+    errors = {name: found for name in _names(lines) if (found := errors_of(lines, name, 1))}
     for name in sorted(errors, key=lambda name: np.mean(errors[name])):
-        print(f"{name:14} {100 * np.mean(errors[name]):5.1f} % test error of {len(errors[name])} runs")
+        reaches = sorted({line["reach"] for line in lines if line["operation"] == name})
+        print(f"{name:14}", "   ".join(f"x {reach:g}: {_told(errors_of(lines, name, reach))}" for reach in reaches))
     for file in arguments.files[1:]:
         kept = np.load(file)
         names = [str(name) for name in kept["names"]]
@@ -254,6 +263,16 @@ def compare(arguments: argparse.Namespace) -> None:
                 means = [kept[signal][inside & (kept["op"] == names.index(name))].mean() for name in shared]
                 row.append(f"{spearmanr(means, truth).statistic:+.2f}")
             print(f"  {signal:36} {'  '.join(row)}   (harm by z: {_harmful(kept, names, signal)})")
+
+
+def errors_of(lines: list[dict[str, Any]], name: str, reach: float) -> list[float]:
+    """The test error of every training with an operation at a share of its reach."""
+    return [line["test"]["error"] for line in lines if (line["operation"], line["reach"]) == (name, reach)]
+
+
+def _told(errors: list[float]) -> str:
+    spread = f" ({100 * np.std(errors, ddof=1):.1f})" if len(errors) > 1 else ""
+    return f"{100 * np.mean(errors):.1f}{spread} % of {len(errors)} runs"
 
 
 def _names(lines: list[dict[str, Any]]) -> list[str]:
@@ -281,6 +300,8 @@ def main() -> int:
         command.add_argument("--operations", default="broad", help="packaged set or file (default broad)")
         command.add_argument("--epochs", type=int, default=20)
         command.add_argument("--seeds", type=int, nargs="+", default=[0])
+        command.add_argument("--reaches", type=float, nargs="+", default=[1.0], help="responses: shares (default 1)")
+        command.add_argument("--only", nargs="+", metavar="NAME", help="responses: these operations (default all)")
         command.add_argument("--part", type=int, default=0, help="responses: which share of the operations, from 0")
         command.add_argument("--parts", type=int, default=1, help="responses: of so many shares")
     commands.add_parser("compare").add_argument("files", type=Path, nargs="+", metavar="FILE")

@@ -8,7 +8,7 @@ import torch
 
 from fastaug.batch import Batch
 from fastaug.distributed import any_process, time_kernels
-from fastaug.errors import NoImageError, Stopped
+from fastaug.errors import FastaugError, NoImageError, Stopped
 from fastaug.nets.recomputing import backward_pass
 from fastaug.training.build import Trainer
 from fastaug.training.plain_step import plain_step
@@ -40,7 +40,11 @@ def fit(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
     with trainer.console.bar("training", total, progress.step) as bar:
         while not trainer.ended:
             # ---- one update ----
-            rate = train_step(trainer, batches)
+            try:
+                rate = train_step(trainer, batches)
+            except FastaugError:
+                trainer.finite.settle()  # a GPU's answers are late: what is wrong here may come of a loss then
+                raise
             bar.advance(f"epoch {(progress.step - 1) // order.steps_per_epoch + 1}/{trainer.recipe.train.epochs}")
 
             # ---- log, evaluate ----

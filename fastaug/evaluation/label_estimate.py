@@ -2,10 +2,12 @@
 
 Planted images are wrong for certain. The share R(t) of them that scores t or less is the recall of wrong labels at t,
 if those of the data are as hard to see. U(t) images of the data score t or less; with F(t) of them rightly labelled,
-the data hold W = (U(t) - F(t)) / R(t) wrong labels. Two things are not known and are drawn:
+the data hold W = (U(t) - F(t)) / R(t) wrong labels. Three things are not known and are drawn:
 
     F(t)    right labels become rarer towards low scores, F(t) ~ t^k with k >= 1. Their density f at t is that of the
             data less W times that of the planted images, so F(t) = f t / k; 1 / k is Beta(1, 5), a sixth on average.
+    S       a class of which more than half score t or less was not learned: of those its right labels may be any share,
+            which is Beta(1/2, 1/2), the same for all such classes, and they come on top of F(t).
     R(t)    wrong labels of the data may be easier or harder to see than planted ones: the odds of missing one are those
             of the planted images times a factor whose logarithm has the standard deviation `unlike`.
 
@@ -41,8 +43,23 @@ class Interval(NamedTuple):
     high: float
 
 
+class Unlearned(NamedTuple):
+    """Classes of which most images score low, the scores of these images in ascending order, draws of S [DRAWS]."""
+
+    labels: tuple[int, ...]
+    scores: Scores
+    right: npt.NDArray[np.float64]
+
+    def false(self, t: float, draw: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Draws of how many right labels they have up to a score of t: [DRAWS]."""
+        return draw.binomial(int(np.searchsorted(self.scores, t, side="right")), self.right)
+
+
 class Draws(NamedTuple):
-    """What is not known, drawn so many times: recall at the threshold, right labels up to it, k, wrong ones in all."""
+    """What is not known, drawn so many times: recall at the threshold, right labels up to it, k, wrong ones in all.
+
+    `false` are those of classes that were learned.
+    """
 
     recall: npt.NDArray[np.float64]
     false: npt.NDArray[np.int64]
@@ -57,6 +74,7 @@ class Estimate:
     scores: Scores
     planted: Scores
     threshold: float
+    unlearned: Unlearned
     draws: Draws
 
     @property
@@ -81,25 +99,49 @@ class Estimate:
     def precision(self, n: int) -> Interval:
         """The share of wrong labels among the first `n` of the data, n >= 1."""
         t, flagged = float(self.scores[n - 1]), int(np.searchsorted(self.scores, self.threshold, side="right"))
-        _, false, power, wrong = self.draws
+        _, learned, power, wrong = self.draws
         draw = np.random.default_rng(n)
         if n <= flagged:
-            return _interval(1 - np.minimum(draw.binomial(false, (t / self.threshold) ** power), n) / n)
+            false = draw.binomial(learned, (t / self.threshold) ** power) + self.unlearned.false(t, draw)
+            return _interval(1 - np.minimum(false, n) / n)
         beyond = self.planted[self.planted > self.threshold]
         k = int((beyond <= t).sum())
         seen = draw.beta(k + 0.5, len(beyond) - k + 0.5, DRAWS)
-        found = flagged - false
-        return _interval((found + np.minimum(draw.binomial(wrong - found, seen), n - flagged)) / n)
+        found = flagged - learned - self.unlearned.false(self.threshold, draw)
+        return _interval((found + np.minimum(draw.binomial(np.maximum(wrong - found, 0), seen), n - flagged)) / n)
 
 
-def estimate(scores: Scores, planted: Scores, *, unlike: float = UNLIKE, seed: int = 0) -> Estimate | None:
-    """The estimate from scores [n] of the data and [m] of planted images, low is bad; None of fewer than FEWEST."""
-    scores, planted = np.sort(scores), np.sort(planted)
+def estimate(
+    scores: Scores,
+    planted: Scores,
+    *,
+    labels: npt.NDArray[np.int64] | None = None,
+    unlike: float = UNLIKE,
+    seed: int = 0,
+) -> Estimate | None:
+    """The estimate from scores [n] of the data and [m] of planted images, low is bad; None of fewer than FEWEST.
+
+    `labels` [n]: the classes that the data say; without them all are of one class that was learned.
+    """
     if len(planted) < FEWEST or not len(scores):
         return None
+    order = np.argsort(scores, kind="stable")
+    scores, planted = scores[order], np.sort(planted)
     able = _thresholds(scores, planted)
     t = able[int(np.argmin([_error(scores, planted, at, unlike) for at in able]))]
-    return Estimate(scores, planted, t, _draws(scores, planted, t, unlike, seed))
+    unlearned = _unlearned(scores, None if labels is None else labels[order], t, seed)
+    return Estimate(scores, planted, t, unlearned, _draws(scores, planted, t, unlearned, unlike, seed))
+
+
+def _unlearned(scores: Scores, labels: npt.NDArray[np.int64] | None, t: float, seed: int) -> Unlearned:
+    """Classes of which more than half of the images score `t` or less; scores ascend."""
+    right = np.random.default_rng([seed, 1]).beta(0.5, 0.5, DRAWS)
+    if labels is None:
+        return Unlearned((), scores[:0], right)
+    low = scores <= t
+    counts = np.bincount(labels)
+    few = np.flatnonzero(2 * np.bincount(labels[low], minlength=len(counts)) > counts)
+    return Unlearned(tuple(few.tolist()), scores[low & np.isin(labels, few)], right)
 
 
 def _recall(planted: Scores, t: float) -> float:
@@ -149,18 +191,18 @@ def _error(scores: Scores, planted: Scores, t: float, unlike: float) -> float:
     return float(np.hypot(sampling, 2 * (1 - recall) * unlike) + right * t / (6 * flagged))
 
 
-def _draws(scores: Scores, planted: Scores, t: float, unlike: float, seed: int) -> Draws:
+def _draws(scores: Scores, planted: Scores, t: float, unlearned: Unlearned, unlike: float, seed: int) -> Draws:
     draw = np.random.default_rng(seed)
     k, m = int(np.searchsorted(planted, t, side="right")), len(planted)
     flagged = int(np.searchsorted(scores, t, side="right"))
     share = draw.beta(1, 5, DRAWS)
     _, right, error = _densities(scores, planted, t)
     density = np.maximum(right + error * draw.normal(size=DRAWS), 1.0)
-    false = np.minimum(draw.poisson(share * density * t), flagged)
+    false = np.minimum(draw.poisson(share * density * t), flagged - len(unlearned.scores))
     missing = 1 - draw.beta(k + 0.5, m - k + 0.5, DRAWS)
     odds = missing / (1 - missing) * np.exp(unlike * draw.normal(0.5, 1, DRAWS))
     recall = 1 / (1 + odds)
-    found = flagged - false
+    found = flagged - false - unlearned.false(t, np.random.default_rng([seed, 2]))
     missed = draw.negative_binomial(found + 0.5, recall)
     return Draws(recall, false, 1 / share, np.minimum(found + missed, len(scores)))
 

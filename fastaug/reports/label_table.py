@@ -72,7 +72,8 @@ def label_table(samples: Samples, split: str, *, unlike: float = UNLIKE, seed: i
     planted, scores = own["trained"] != own["given"], label_scores(own)
     known = ~planted & ~np.isnan(scores)
     flips = scores[planted & ~np.isnan(scores)]
-    told = estimate(scores[known], flips, unlike=unlike, seed=seed) if split == "train" else None
+    given = own["given"][known].astype(np.int64)
+    told = estimate(scores[known], flips, labels=given, unlike=unlike, seed=seed) if split == "train" else None
     order = np.lexsort((own["id"], np.where(known, scores, np.inf)))
     if told is not None:
         issue = np.arange(len(order)) < round(told.wrong.value)
@@ -123,6 +124,12 @@ def cautions(tables: list[LabelTable], parts: DataParts) -> list[str]:
         found.append(
             f"Of a class with a single training image nothing can be said: {some(names)}; add images, or look at them "
             "yourself."
+        )
+    doubtful = () if tables[0].estimate is None else tables[0].estimate.unlearned.labels
+    if names := [parts.classes[label] for label in doubtful if counts[label] > 1]:
+        found.append(
+            f"Most images of {some(names)} look like another class. How many of those are right cannot be told, and "
+            "the intervals allow for any share: add images, train longer, or look at them yourself."
         )
     for table in tables:
         if silent := len(parts.splits.of(table.split)) - int((table.samples["visits"] > 0).sum()):

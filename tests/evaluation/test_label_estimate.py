@@ -97,3 +97,33 @@ def test_images_that_look_like_another_class_beyond_the_number_are_told():
     for setting in SETTINGS:
         scores, _, planted = drawn(1, **setting)
         assert estimate(scores, planted).unexplained == 0
+
+
+@pytest.mark.parametrize("right_share", [0.1, 0.9])
+def test_of_classes_that_were_not_learned_any_share_may_be_right(right_share):
+    """Half of ten classes with 17 images each, all of which look like another class."""
+    wrong_held, first_held, blind_held = 0, 0, 0
+    for seed in range(20):
+        scores, is_wrong, planted = drawn(seed, 1300, 0.05, 27)
+        draw = np.random.default_rng([seed, 7])
+        labels = np.concatenate([draw.integers(5, size=1300), np.repeat(np.arange(5, 10), 17)])
+        scores = np.concatenate([scores, scores_of(draw, 85, -1.0, 1.0)])
+        is_wrong = np.concatenate([is_wrong, draw.random(85) >= right_share])
+        found, ordered = estimate(scores, planted, labels=labels, seed=seed), is_wrong[np.argsort(scores)]
+        assert found.unlearned.labels == (5, 6, 7, 8, 9)
+        wrong_held += found.wrong.low <= is_wrong.sum() <= found.wrong.high
+        told = found.precision(80)
+        first_held += told.low <= ordered[:80].mean() <= told.high
+        blind = estimate(scores, planted, seed=seed).precision(80)
+        blind_held += blind.low <= ordered[:80].mean() <= blind.high
+    assert wrong_held >= 18
+    assert first_held >= 18
+    assert right_share < 0.5 or blind_held < 10  # the intervals of who does not know of the classes
+
+
+def test_labels_of_classes_that_were_learned_change_nothing():
+    scores, _, planted = drawn(3, **SETTINGS[0])
+    labels = np.random.default_rng(3).integers(10, size=len(scores))
+    found, without = estimate(scores, planted, labels=labels), estimate(scores, planted)
+    assert found.unlearned.labels == ()
+    assert (found.wrong, found.precision(200)) == (without.wrong, without.precision(200))

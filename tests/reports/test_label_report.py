@@ -251,6 +251,23 @@ def test_a_class_with_one_image_is_named(run, capsys):
     assert "single training image nothing can be said: class9" in capsys.readouterr().out
 
 
+def test_a_class_that_was_not_learned_is_named_and_widens_the_intervals(run, tmp_path, capsys):
+    figures = tmp_path / "figures.json"
+    assert main([str(run), "--json", str(figures)]) == 0
+    before = json.loads(figures.read_text())["train"]["wrong"]
+    assert "look like another class. How many" not in capsys.readouterr().out
+    with np.load(run / FILE) as stored:
+        low = stored["given"] == 1
+        columns = {"probability": np.where(low, 0.1, stored["probability"]).astype(np.float32)}
+        columns |= {"other_probability": np.where(low, 0.8, stored["other_probability"]).astype(np.float32)}
+    altered(run, **columns)
+    assert main([str(run), "--json", str(figures)]) == 0
+    assert "Most images of class1 look like another class. How many of those are right" in capsys.readouterr().out
+    after = json.loads(figures.read_text())["train"]["wrong"]
+    assert after["low"] <= before["high"]  # all of class1 may be right
+    assert after["high"] > before["high"] + 10  # or wrong
+
+
 # ---- in a browser ----
 
 TICK = """(() => {

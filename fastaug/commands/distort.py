@@ -7,7 +7,7 @@ meta split in train: the fair control, which sees the same clean images. The ord
 docs/noisy_data.md. The same arguments write the same files.
 
 --human FILE --column NAME takes labels that people gave in place of drawn ones. --judge FOLDER draws nothing: it says
-how many wrong labels of that distortion the recipe's data.labels repairs, and how many right ones it spoils.
+how many wrong labels of that distortion the file data.labels repairs, and how many right ones it spoils.
 """
 
 import argparse
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from fastaug.data.distortion_files import Drawn
     from fastaug.data.splits import Splits
 
-# No part acts or learns while images are only listed, so that the meta split is what it is in training.
-UNLEARNED = ["meta.learn=[]", "meta.reuse=null", "meta.frozen=false"]
+# No part acts or learns while images are only listed, so that the meta split is what it is in training. What run.plant
+# flips is undone: the labels of the folders are the truth, and those of data.labels are what is judged.
+AS_LISTED = ["meta.learn=[]", "meta.reuse=null", "meta.frozen=false", "run.plant=0", "run.plant_like=null"]
 DRAWING = ("subsample", "imbalance", "noise", "kind", "confusion", "human", "overfit", "oversplit", "seed")
 SHOWN = ("training_images", "wrong_labels", "realised_noise", "realised_imbalance")
 
@@ -72,11 +73,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def found_data(arguments: argparse.Namespace) -> "DataParts":
     """Images, true labels and splits of the recipe."""
-    recipe = read_recipe(arguments.recipe, [*arguments.overrides, *UNLEARNED])
+    recipe = read_recipe(arguments.recipe, [*arguments.overrides, *AS_LISTED])
     if recipe.data.loader == "synthetic":
         raise RecipeError(["data.loader: synthetic has no labels to replace; name a data.root"])
     if arguments.judge is None and recipe.data.labels is not None:
         raise RecipeError(["data.labels: a distortion is drawn of the labels of the folders; set it to null"])
+    if arguments.judge is not None and recipe.data.labels is None:
+        raise RecipeError(
+            [
+                "data.labels: null leaves the labels of the folders, which are the truth: nothing is there to judge; "
+                "name the file of labels that --judge is to judge, or "
+                f"data.labels={arguments.judge}/labels.tsv for those of the distortion"
+            ]
+        )
     from fastaug.distributed import build_accelerator
     from fastaug.training.build_data import find_data
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastaug.atomic_files import open_regular
-from fastaug.data.class_names import some
+from fastaug.data.class_names import shown, some
 from fastaug.data.index import Index
 from fastaug.data.path_table import Places
 from fastaug.data.splits import BOM, Splits, ids_of, stretches
@@ -38,7 +38,7 @@ def with_labels(index: Index, splits: Splits, file: Path) -> Index:
                 continue
             where = f"data.labels: {file}, line {number}: "
             if not tab or label not in classes:
-                raise DataError(f"{where}{os.fsdecode(line)!r} must be an id or path, a tab and the name of a class")
+                raise DataError(f"{where}{os.fsdecode(line)!r} {_unlabelled(tab and label, index.classes)}")
             if sample < 0 or not train[sample] or seen[sample]:
                 twice = sample >= 0 and seen[sample]
                 reason = "names an image twice" if twice else "is not about an image of the training split"
@@ -48,6 +48,16 @@ def with_labels(index: Index, splits: Splits, file: Path) -> Index:
     except (OSError, ValueError) as error:
         raise DataError(f"data.labels: {file} cannot be read ({error}); repair or remove it") from error
     return replace(index, labels=labels)
+
+
+def _unlabelled(label: bytes, classes: Sequence[str]) -> str:
+    """What is wrong with a line whose `label`, b"" where none stands, is none of the classes, and the remedy."""
+    if not label:
+        return "must be an id or path, a tab and the name of a class; correct or remove the line"
+    return (
+        f"names the class {shown(os.fsdecode(label))}, and there is none of that name; the {len(classes)} classes are "
+        f"{some(classes)}; correct the line, or name the file of labels of these images"
+    )
 
 
 def _rows(

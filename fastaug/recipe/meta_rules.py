@@ -217,7 +217,7 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         ),
         "meta.engine: fused takes derivatives from the training pass: set meta.fraction to 1, learn no augmenter, "
         "sample_policy or optim, and of a policy its probabilities only (meta.magnitudes=false, probabilities score or "
-        "evidence)",
+        "evidence); or choose engine forward or implicit",
     ),
     (
         lambda r: r.meta.engine == "fused" and r.model.compile and not r.meta.by_evidence,

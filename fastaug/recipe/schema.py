@@ -156,7 +156,8 @@ class Run:
         "fastaug", "project under which trackers file the run; tensorboard: its folder in the run folder"
     )
     sample_record: bool = key(
-        True, "keep statistics of every image for samples.npz, which tools/label_report.py reads; 32 bytes an image"
+        True,
+        "keep statistics of every image for samples.npz, which tools/label_report.py reads; 32 bytes of memory each",
     )
     plant: Annotated[float, Field(ge=0, le=0.5)] = key(
         0.0, "share of the training images whose label is flipped on purpose, to calibrate tools/label_report.py"

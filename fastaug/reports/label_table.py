@@ -50,8 +50,10 @@ class LabelTable:
         if self.split != "train":
             return "flips are planted in train alone"
         if (share := 1.5 * FEWEST / max(len(self), 1)) > MOST_PLANTED:
-            return f"{len(self)} images are too few to plant wrong labels among them"
-        planted = f"{n} planted labels are too few; " if (n := int(self.planted.sum())) else ""
+            images = "1 image is" if len(self) == 1 else f"{len(self)} images are"
+            return f"{images} too few to plant wrong labels among them"
+        n = int(self.planted.sum())
+        planted = f"{n} planted {'label is' if n == 1 else 'labels are'} too few; " if n else ""
         return f"{planted}train with run.plant={max(share, 0.01):.2g} to know, in another run.dir"
 
     def pairs(self) -> list[tuple[int, int, int]]:
@@ -133,7 +135,8 @@ def cautions(tables: list[LabelTable], parts: DataParts) -> list[str]:
         )
     for table in tables:
         if silent := len(parts.splits.of(table.split)) - int((table.samples["visits"] > 0).sum()):
-            found.append(f"{silent} images of {table.split} have no statistics: not readable, or never counted.")
+            images = f"1 image of {table.split} has" if silent == 1 else f"{silent} images of {table.split} have"
+            found.append(f"{images} no statistics: not readable, or never counted.")
     if names := [name for name in parts.classes if _unwritable(name)]:
         found.append(f"A browser cannot write the class {some(names)} into a file of labels; rename the folder.")
     return found

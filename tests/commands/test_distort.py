@@ -95,6 +95,7 @@ def test_the_same_arguments_write_the_same_bytes_and_others_are_refused(recipe, 
         found = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         files.append([(path.relative_to(tmp_path / name), path.read_bytes()) for path in found])
     assert files[0] == files[1] == files[2]
+    assert run_tool(*words, tmp_path / "one", "run.plant=0.5")[0] == 0  # what training flips is not there yet
     code, _, errors = run_tool(recipe, "--noise", 0.2, "--out", tmp_path / "one")
     assert code == 3
     assert "is of another distortion, with another subsample" in errors
@@ -128,17 +129,31 @@ def test_repairs_are_judged_by_the_truth(recipe, tmp_path, run_tool):
     right = next(i for i in data(recipe).splits.train.tolist() if i not in wrong)
     spoiled = f"{right}\t{'dog' if data(recipe).index.labels[right] != 1 else 'cat'}"
     (tmp_path / "mended.tsv").write_text("\n".join([*lines[2:], spoiled]))
-    code, said, errors = run_tool(recipe, f"data.labels={tmp_path}/mended.tsv", "--judge", out)
+    judged = (recipe, f"data.labels={tmp_path}/mended.tsv", "--judge", out)
+    code, said, errors = run_tool(*judged)
     assert code == 0, errors
+    assert run_tool(*judged, "run.plant=0.5") == (code, said, errors)
     assert "wrong before: 6\nrepaired: 2\n" in said
     assert "still wrong: 4\nright ones spoiled: 1\n" in said
     code, _, errors = run_tool(recipe, "--judge", out, "--noise", 0.2)
     assert code == 2
     assert "--judge draws nothing: leave --noise out" in errors
     Image.new("RGB", (8, 8)).save(tmp_path / "images/train/cat/new.png")
-    code, _, errors = run_tool(recipe, "--judge", out)
+    code, _, errors = run_tool(recipe, f"data.labels={tmp_path}/mended.tsv", "--judge", out)
     assert code == 3
     assert f"{out}/truth.tsv: is about other images than data.root has now" in errors
+
+
+def test_labels_of_folders_are_the_truth_and_not_judged_by_it(recipe, tmp_path, run_tool):
+    out = tmp_path / "set"
+    assert run_tool(recipe, "--noise", 0.2, "--out", out)[0] == 0
+    code, said, errors = run_tool(recipe, "--judge", out)
+    assert (code, said) == (2, "")
+    assert "data.labels: null leaves the labels of the folders, which are the truth" in errors
+    assert f"data.labels={out}/labels.tsv" in errors
+    code, said, errors = run_tool(recipe, f"data.labels={out}/labels.tsv", "--judge", out)
+    assert code == 0, errors
+    assert "wrong before: 6\nrepaired: 0\nleft out of training: 0\nstill wrong: 6\n" in said
 
 
 @pytest.mark.parametrize(

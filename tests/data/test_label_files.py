@@ -45,11 +45,15 @@ def test_labels_of_odd_names(index: Index, tmp_path: Path) -> None:
         (b"#1/b.jpg\tcat", "line 1: '#1/b.jpg\\tcat' is not about an image of the training split"),
         (
             b"cat/c\x0bd.jpg\tdog",
-            "line 1: 'cat/c\\x0bd.jpg\\tdog' must be an id or path, a tab and the name of a class",
+            "line 1: 'cat/c\\x0bd.jpg\\tdog' names the class dog, and there is none of that name; the 4 classes are "
+            "#1, cat, 'cat ', '\\udce9'; correct the line, or name the file of labels of these images",
         ),
         (b"6\tcat", "is not about an image of the training split"),
         (b"0\tcat\n#1/a.jpg\tcat", "line 2: '#1/a.jpg\\tcat' names an image twice"),
-        (b"cat/ b.jpg", "must be an id or path, a tab"),
+        (b"0\tdog \r", "names the class dog, and"),
+        (b"cat/ b.jpg", "must be an id or path, a tab and the name of a class; correct or remove the line"),
+        (b"cat", "'cat' must be an id or path, a tab"),
+        (b"0\t", "'0\\t' must be an id or path, a tab"),
     ],
 )
 def test_wrong_lines_are_named(index: Index, tmp_path: Path, line: bytes, said: str) -> None:

@@ -1,5 +1,6 @@
 """Recipes by name: what is a file is that file, what is a name is the shipped one, and everything else is an error."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,26 @@ def test_odd_names_are_refused(given: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe(given)
     assert len(str(caught.value)) < 6000
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "autodo.md"
+TABLE = PAGE.read_text().partition("### The methods")[2].partition("### ")[0]
+METHODS = {row: found for row in re.findall(r"^\| .*", TABLE, re.M) if (found := re.findall(r"`([a-z.]+=[^`]+)`", row))}
+
+
+@pytest.mark.parametrize("recipe", ["mnist5k_autodo", "letters_autodo", "quickstart"])
+@pytest.mark.parametrize("row", METHODS)
+def test_methods_of_autodo_are_overrides_as_documented(recipe: str, row: str, here: Path) -> None:
+    (here / "PATH").write_text("- [[ShearX, 0.9, 0.5], [Invert, 0.2, 0.1]]")
+    for words in METHODS[row]:
+        read_recipe(recipe, words.split())
+
+
+@pytest.mark.parametrize("recipe", ["mnist5k_autodo", "letters_autodo"])
+@pytest.mark.parametrize("part", ["sample_policy", "sample_policy,weights,labels"])
+def test_what_is_said_of_an_engine_that_does_not_suffice_is_a_way_out(recipe: str, part: str) -> None:
+    words = [f"meta.learn=[{part}]"]
+    with pytest.raises(RecipeError, match="or choose engine forward or implicit"):
+        read_recipe(recipe, words)
+    for engine in ("forward", "implicit"):
+        assert read_recipe(recipe, [*words, f"meta.engine={engine}"]).meta.engine == engine

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from fastaug.data.index import load_index
 from fastaug.data.label_files import with_labels
 from fastaug.data.splits import make_splits
 from fastaug.errors import RecipeError
-from fastaug.evaluation.sample_file import FILE, archive
+from fastaug.evaluation.sample_file import FILE, Samples, archive, read_samples
 from fastaug.recipe.reading import read_recipe, to_yaml
+from fastaug.reports.label_table import cautions, label_table
 from fastaug.training.build_data import planted_parts
 
 IMAGES, CLASSES = 40, 3
@@ -112,11 +114,31 @@ def test_without_planted_labels_no_number_is_given(run, capsys):
     assert "run.plant=0.17" in (run / "labels.html").read_text()
 
 
-def test_too_few_planted_labels_are_told_with_how_many_would_do(run, capsys):
-    (run / "recipe.yaml").write_text(to_yaml(read_recipe(run / "recipe.yaml", ["run.plant=0.05"])))
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.05, "4 planted labels are too few"), (0.01, "1 planted label is too few")]
+)
+def test_too_few_planted_labels_are_told_with_how_many_would_do(run, capsys, share, said):
+    (run / "recipe.yaml").write_text(to_yaml(read_recipe(run / "recipe.yaml", [f"run.plant={share}"])))
     write_statistics(run, parts_of(read_recipe(run / "recipe.yaml")))
     assert main([str(run)]) == 0
-    assert "4 planted labels are too few; train with run.plant=0.17" in capsys.readouterr().out
+    assert f"{said}; train with run.plant=0.17" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kept", "few", "silent"),
+    [
+        (1, "1 image is too few to plant wrong labels", "1 image of train has no statistics"),
+        (2, "2 images are too few to plant wrong labels", "2 images of train have no statistics"),
+    ],
+)
+def test_one_image_is_told_as_one(run, kept, few, silent):
+    parts = parts_of(read_recipe(run / "recipe.yaml"))
+    first = label_table(read_samples(run), "train").samples
+    columns = {name: column[:kept] for name, column in first.columns.items()}
+    assert label_table(Samples(columns), "train").not_estimated().startswith(few)
+    never = replace(parts, splits=replace(parts.splits, train=parts.splits.train[:kept]))
+    columns["visits"] = columns["visits"] * 0
+    assert any(told.startswith(silent) for told in cautions([label_table(Samples(columns), "train")], never))
 
 
 def test_what_a_planted_image_looks_like_stands_with_its_own_probability(run):

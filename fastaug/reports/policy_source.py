@@ -230,15 +230,17 @@ def _unravelled(policy: SharedPolicy, kinds: int) -> str:
 
 
 def _table(policy: SharedPolicy, kept: Sequence[int], room: int) -> str:
-    """The probabilities, in `room` lines; these are long where thousands of sequences have to stand in them."""
+    """The probabilities, in `room` lines if they can be: long ones where thousands of sequences stand in them."""
     what = "of doing nothing and of each operation, a list for each slot"
     if isinstance(policy, SequencePolicy):
         what = "of each sequence: nothing or an operation in each slot, the last slot fastest"
     rows = [[f"{number:.4g}, " for number in row] for row in _probabilities(policy, kept)]
     room -= 1  # the first line
-    width = max(WIDTH, sum(len(piece) for row in rows for piece in row) // max(room, 1))
+    fits, width = len(rows) <= room, WIDTH
+    if fits:
+        width = max(WIDTH, sum(len(piece) for row in rows for piece in row) // room)
     lines = _rows(rows, width)
-    while len(rows) < room < len(lines):
+    while fits and len(lines) > room:
         width += width // 20
         lines = _rows(rows, width)
     return "\n".join([f"PROBABILITIES = [  # {what}", *lines]).removesuffix(",") + "]\n"

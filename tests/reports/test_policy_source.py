@@ -160,6 +160,12 @@ def test_it_is_short(name, slots):
         assert len(policy_source(policy, SIZE).text.splitlines()) <= 80
 
 
+def test_a_program_that_cannot_be_short_has_lines_of_the_usual_width(every):
+    lines = policy_source(every, SIZE).text.splitlines()
+    assert len(lines) > 80
+    assert max(map(len, lines)) <= 120
+
+
 @pytest.mark.parametrize("name", packaged_sets())
 def test_that_of_sequences_is_short_too(name):
     for slots in (1, 2, 3):

@@ -80,7 +80,7 @@ BAD = {
     "code as a part": (changed(["parts", "__import__('os')"], {}), "is no name of a learned part"),
     "no kind": (changed([*POLICY, "kind"], 7), "parts.policy.kind: must be a text, found 7"),
     "code as a kind": (changed([*POLICY, "kind"], "os:system"), "parts.policy.kind: 'os:system' is no kind of shared"),
-    "another kind": (changed([*POLICY, "kind"], "softness"), "kind: 'softness' is no kind of shared policy, 'policy' is"),
+    "another kind": (changed([*POLICY, "kind"], "softness"), "kind: 'softness' is no kind of shared policy, 'policy'"),
     "no values": (changed([*POLICY, "values"], []), "parts.policy.values: must be an object, found []"),
     "missing": (changed([*VALUES, "policy.strengths"], None), "parts.policy.values.policy.strengths: is missing"),
     "unknown": (

@@ -9,16 +9,15 @@ Every draw is a function of (seed, epoch, id), as in a run.
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastaug.augment.plain_values import load_plain_values
-from fastaug.augment.policy_settings import policy_of
+from fastaug.augment.policy_settings import filled_policy
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.errors import RecipeError
-from fastaug.recipe.policy_file import read_policy_file
+from fastaug.recipe.policy_file import AS_WRITTEN, read_policy_file
 from fastaug.seeding import Key, Stream
 
-PART = "policy"  # the name of the shared policy in a policy file
+PART = "policy"  # the name and the kind of the shared policy in a policy file
 
 
 class LearnedPolicy:
@@ -44,10 +43,11 @@ def read_learned_policy(path: str | Path, seed: int = 0) -> LearnedPolicy:
         raise RecipeError([f"{file.path}: parts.{PART}: is missing, {found} is there; learn with meta.learn=[policy]"])
     piece, mean = file.pieces[PART], file.data.get("mean")
     try:
+        if piece.kind != PART:
+            raise ValueError(f"kind: {piece.kind!r:.100} is no kind of shared policy, {PART!r} is; {AS_WRITTEN}")
         if not (isinstance(mean, list) and len(mean) == 3 and all(map(_is_colour, mean))):
             raise ValueError(f"data.mean: must be three numbers of -1000 to 1000, found {mean!r:.100}")
-        policy = policy_of(piece.settings, mean)
-        load_plain_values(nn.ModuleDict({PART: policy}), piece.values)
+        policy = filled_policy(piece.settings, piece.values, mean)
     except ValueError as error:
         where = "" if str(error).startswith("data.") else f"parts.{PART}."
         raise RecipeError([f"{file.path}: {where}{error}"]) from None

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastaug.augment.differentiable_ops import BLACK, Colour, Fill
 from fastaug.augment.operation_sets import transforms_of
+from fastaug.augment.plain_values import load_plain_values
 from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import Draws, SharedPolicy
 from fastaug.recipe.operation_files import FUNCTIONS, MOST_OPERATIONS, Operation, as_entry, as_operation
+from fastaug.recipe.policy_file import AS_WRITTEN, SOUND
 
 MOST_SLOTS = 8
 LARGEST_TAU = 1e30
@@ -70,7 +72,8 @@ def policy_of(settings: Mapping[str, Any], mean: Colour) -> SharedPolicy:
     """The policy of `settings`, for images of mean colour `mean`; ValueError names the key that is wrong."""
     if unknown := settings.keys() ^ _KEYS:
         key = min(unknown)
-        raise ValueError(f"settings.{key[:100]}: is {'missing' if key in _KEYS else 'no setting of a policy'}")
+        found = "is missing" if key in _KEYS else f"is no setting of a policy, which has {', '.join(sorted(_KEYS))}"
+        raise ValueError(f"settings.{key[:100]}: {found}; {AS_WRITTEN}")
     slots, padding = settings["slots"], settings["padding"]
     if type(slots) is not int or not 1 <= slots <= MOST_SLOTS:
         raise ValueError(f"settings.slots: {slots!r:.100} must be a whole number from 1 to {MOST_SLOTS}")
@@ -87,6 +90,23 @@ def policy_of(settings: Mapping[str, Any], mean: Colour) -> SharedPolicy:
         return kind(transforms_of(entries, fill), slots, fill=fill, shared_magnitude=shared, tau=tau, mix=mix)
     except ValueError as error:
         raise ValueError(f"settings: {error}") from None
+
+
+def filled_policy(settings: Mapping[str, Any], values: Mapping[str, Any], mean: Colour) -> SharedPolicy:
+    """The policy of `settings` with the numbers `values`, by their names in a policy file.
+
+    ValueError names the key that is wrong: also where the probabilities do not come out finite.
+    """
+    policy = policy_of(settings, mean)
+    load_plain_values(nn.ModuleDict({"policy": policy}), values)
+    with torch.no_grad():
+        finite, largest = policy.probabilities().isfinite().all(), float(policy.logits.abs().max())
+    if not finite:
+        raise ValueError(
+            f"settings.tau: {policy.tau:g} times values.policy.logits, of up to {largest:g}, gives no finite "
+            f"probabilities; {SOUND}"
+        )
+    return policy
 
 
 def fill_of(padding: str, mean: Colour) -> Fill:

@@ -32,7 +32,7 @@ class SequencePolicy(SharedPolicy):
     def probabilities(self) -> Tensor:
         """Probabilities of no operation and of each one in each slot, whatever the others draw: [slots, kinds]."""
         table = self.scores().softmax(1).view([self.kinds] * self.slots)
-        return torch.stack([table.transpose(0, s).flatten(1).sum(1) for s in range(self.slots)])
+        return torch.stack([table.transpose(0, s).reshape(self.kinds, -1).sum(1) for s in range(self.slots)])
 
     def untouched(self) -> Tensor:
         """The probability of the sequence that draws none in every slot."""

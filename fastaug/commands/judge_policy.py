@@ -26,6 +26,7 @@ from fastaug.errors import RecipeError, told
 from fastaug.provenance import commit, versions
 from fastaug.recipe.policy_file import FILE, PolicyFile, read_policy_file
 from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.shipped import find_recipe
 from fastaug.reports.run_tables import Runs, cell, differences
 
 NOTHING = ["meta.learn=[]", "meta.reuse=null", "meta.frozen=true"]  # train + meta, and nothing learned acts
@@ -75,18 +76,15 @@ def study_of(arguments: argparse.Namespace) -> Study:
     """What is trained; RecipeError where the policy or the recipe cannot be used."""
     given = arguments.policy or arguments.run
     file, name = read_policy_file(given), arguments.name or f"judge-{arguments.recipe.stem}"
-    arms = dict(FIXED)
-    arguments.runs.mkdir(parents=True, exist_ok=True)
+    arms, first = dict(FIXED), arguments.runs / f"{name}-{START}.json"
     if (start := start_of(file)) is None:
         print(f"{START}: left out, {file.path} does not say where its parts began: nothing learned in its run")
     else:
-        path = arguments.runs / f"{name}-{START}.json"
-        write_once(path, json.dumps(start))
-        arms[START] = ["meta.learn=[]", f"meta.reuse={path}", "augment.aa=null"]
+        arms[START] = ["meta.learn=[]", f"meta.reuse={first}", "augment.aa=null"]
     arms[LEARNED] = ["meta.learn=[]", f"meta.reuse={given}", "augment.aa=null"]
     study = Study(
         name=name,
-        recipe=arguments.recipe.resolve(),
+        recipe=find_recipe(arguments.recipe).resolve(),
         arms=arms,
         seeds=arguments.seeds,
         overrides=[],
@@ -95,11 +93,13 @@ def study_of(arguments: argparse.Namespace) -> Study:
         jobs=arguments.jobs,
         collect=arguments.collect,
     )
-    for overrides in arms.values():
-        read_recipe(study.recipe, [*overrides, *arguments.overrides])
+    for arm in arms.keys() - {START}:  # its file, not yet written, has the parts of the learned one
+        read_recipe(study.recipe, [*arms[arm], *arguments.overrides])
     check_same(study, LEARNED, {name: piece.values for name, piece in file.pieces.items()})
     if start is not None:
         check_same(study, START, {name: piece["values"] for name, piece in start["parts"].items()})
+        arguments.runs.mkdir(parents=True, exist_ok=True)
+        write_once(first, json.dumps(start))
     return study
 
 

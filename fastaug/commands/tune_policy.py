@@ -35,6 +35,7 @@ from fastaug.errors import RecipeError, told
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
+from fastaug.recipe.shipped import find_recipe
 from fastaug.reports.run_tables import Runs
 
 PART = "policy"
@@ -212,7 +213,7 @@ def trained(arguments: argparse.Namespace, name: str, files: dict[Variant, Path]
     short = [f"train.epochs={rung.epochs}", "eval.every=0", "run.keep=1"]
     study = Study(
         name=f"{name}-{rung.epochs}",
-        recipe=arguments.recipe.resolve(),
+        recipe=arguments.recipe,
         arms={variant.name: ["meta.learn=[]", f"meta.reuse={file}"] for variant, file in files.items()},
         seeds=arguments.seeds,
         overrides=[],
@@ -235,6 +236,7 @@ def table(rung: Rung, runs: Runs, order: list[str]) -> Table:
 
 def tune(arguments: argparse.Namespace) -> int:
     """Trains, tells and writes; the exit code."""
+    arguments.recipe = find_recipe(arguments.recipe).resolve()  # a name is none to what starts the trainings
     recipe = read_recipe(arguments.recipe, arguments.overrides)
     file = read_policy_file(arguments.policy or arguments.run)
     if PART not in file.pieces:

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from fastaug.errors import RecipeError
-from fastaug.meta.learned_part import LearnedPart, Setting
+from fastaug.meta.learned_part import Setting
 from fastaug.meta.parameters import PARTS, LearnedParts, build_parts
-from fastaug.recipe.policy_file import PolicyFile, read_policy_file
+from fastaug.recipe.policy_file import AS_WRITTEN, PolicyFile, read_policy_file
 from fastaug.recipe.reading import read_stored
 from fastaug.recipe.rules import validate
 from fastaug.recipe.schema import Meta
@@ -43,7 +43,7 @@ def reused_parts(setting: Setting, data: set[str], state_of: StateOf, say: Calla
         problems = problems or _tables_misfit(learned, Path(reuse), data, state_of)
         for name, part in learned.each().items():
             if part.export() is not None:
-                problems += _fill_part(name, part, file, given=bool(named))
+                problems += _fill_part(name, learned, file, given=bool(named))
         if problems:
             raise RecipeError(problems)
     except RecipeError as error:
@@ -76,12 +76,15 @@ def _with_parts_of(file: PolicyFile, setting: Setting) -> Any:
     return recipe
 
 
-def _fill_part(name: str, part: LearnedPart, file: PolicyFile, *, given: bool) -> list[str]:
+def _fill_part(name: str, learned: LearnedParts, file: PolicyFile, *, given: bool) -> list[str]:
     """Gives a part its values; what does not fit. `given`: the recipe has settings, which have to be the file's."""
     if name not in file.pieces:
         found = ", ".join((*file.pieces, *file.tables)) or "nothing"
         return [f"{file.path}: parts.{name}: is missing, {found} is there; take it out of meta.learn"]
-    piece = file.pieces[name]
+    piece, kind = file.pieces[name], learned.kinds[name]
+    if kind in PARTS and piece.kind != kind:
+        return [f"{file.path}: parts.{name}.kind: is {_short(piece.kind)}, and {_short(kind)} is needed; {AS_WRITTEN}"]
+    part = learned.each()[name]
     own = part.settings()
     apart = [key for key in own if given and piece.settings.get(key) != own[key]]
     if apart:

@@ -26,6 +26,7 @@ AS_WRITTEN, SOUND = "take the file as a run wrote it", "take the file of a run t
 LARGEST = 32 << 20  # bytes
 DEEPEST = 20  # lists and objects in each other
 LARGEST_NUMBER = 3e38  # float32's, about
+MOST_DIGITS = 1000  # of a whole number: Python reads longer ones as it is set to
 _NEEDED = ("parts", "data")
 _PIECE = {"kind": str, "settings": dict, "values": dict}
 
@@ -80,7 +81,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     if len(content) > LARGEST:
         raise _Refused(f"is larger than {LARGEST >> 20} MiB; this is no policy file of fastaug")
     try:
-        values = json.loads(content, parse_constant=_no_number, object_pairs_hook=_once)
+        values = json.loads(content, parse_constant=_no_number, parse_int=_whole, object_pairs_hook=_once)
     except _Refused:
         raise
     except (ValueError, RecursionError) as error:
@@ -93,6 +94,12 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 def _no_number(text: str) -> Any:
     raise _Refused(f"{text} stands in it, which is no number to augment by; {SOUND}")
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise _Refused(f"a number of {len(text):,} digits, {text[:20]}..., stands in it: it is out of range; {SOUND}")
+    return int(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

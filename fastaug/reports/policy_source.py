@@ -7,7 +7,7 @@ numbers and quoted names gets into the program.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,16 +21,18 @@ from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.recipe.operation_files import Operation
 
 WIDTH = 120  # columns
+MOST_LINES = 80  # of the packaged sets' programs, up to three slots
 TOLERANCE = 0.002  # of [0, 1]: how far pixels may be from ours at the same draws, half of a grey value
 NEVER = 1e-6  # a probability that needs no line
 PADDINGS = {"border": 1, "reflect": 2}  # of torch.grid_sampler; 0 is for a colour
+INDENT = " " * 4
 PIXELS = " (pixels)"  # behind the name of a function whose values are pixels
 
 # Where an output pixel of an image h x w is looked up, rows of a matrix as `warp` of differentiable_ops.py takes it.
 MATRICES: Mapping[str, str] = MappingProxyType(
     {
-        "flip_x": "h, w, a: [[-1, 0, 0], [0, 1, 0]]",
-        "flip_y": "h, w, a: [[1, 0, 0], [0, -1, 0]]",
+        "flip_x": "*_: [[-1, 0, 0], [0, 1, 0]]",
+        "flip_y": "*_: [[1, 0, 0], [0, -1, 0]]",
         "rotate": "h, w, a: [[cos(a), -sin(a) * h / w, 0], [sin(a) * w / h, cos(a), 0]]",
         "translate_x": "h, w, a: [[1, 0, -2 * a], [0, 1, 0]]",
         "translate_y": "h, w, a: [[1, 0, 0], [0, 1, -2 * a]]",
@@ -52,7 +54,7 @@ CHANGES: Mapping[str, str] = MappingProxyType(
         "saturation": "x, a: F.adjust_saturation(x, 1 + a)",
         "sharpness": "x, a: F.adjust_sharpness(x, 1 + a)",
         "hue": "x, a: F.adjust_hue(x, a)",
-        "posterize": "x, a: torch.lerp(coarse(x, abs(a) // 1), coarse(x, abs(a) // 1 + 1), abs(a) % 1)",
+        "posterize": "x, a: posterize(x, abs(a))",
         "solarize": "x, a: torch.where(x > 1 - abs(a), 1 - x, x)",
         "equalize": "x, a: x + a * (F.equalize(x) - x)",
         "autocontrast": "x, a: x + a * (F.autocontrast(x) - x)",
@@ -62,23 +64,21 @@ CHANGES: Mapping[str, str] = MappingProxyType(
         "blur": "x, a: blur(x, abs(a) * min(x.shape[1:]), {most} * min(x.shape[1:]))",
         "blur" + PIXELS: "x, a: blur(x, abs(a), {most})",
         "stroke": "x, a: stroke(x, a)",
-        "elastic": "x, *a: elastic(x, a)",
+        "elastic": "x, *a: elastic(x, torch.tensor(a))",
     }
 )
-# Functions that these call.
+# Functions that these call, without empty lines between them: a program has to stay within MOST_LINES.
 HELPERS: Mapping[str, str] = MappingProxyType(
     {
         "posterize": """
-def coarse(x, bits):
-    return x if bits == 0 else ((x * 255 + 1e-3) / 2**bits).floor() * 2**bits / 255
+coarse = lambda x, bits: x if bits == 0 else ((x * 255 + 1e-3) / 2**bits).floor() * 2**bits / 255
+posterize = lambda x, bits: torch.lerp(coarse(x, bits // 1), coarse(x, bits // 1 + 1), bits % 1)
 """,
         "cutout": """
 def cutout(x, side, across, down):
-    covers = []
-    for place, count in ((down, x.shape[1]), (across, x.shape[2])):
-        edges, middle = torch.arange(count, device=x.device), (place + 1) * count / 2
-        covers.append(((edges + 1).clamp(max=middle + side / 2) - edges.clamp(min=middle - side / 2)).clamp(0, 1))
-    return x + covers[0][:, None] * covers[1] * (fill_of(x) - x)
+    at = [torch.arange(n, device=x.device) - (place + 1) * n / 2 for place, n in zip((down, across), x.shape[1:])]
+    down, across = (((edge + 1).clamp(max=side / 2) - edge.clamp(min=-side / 2)).clamp(0, 1) for edge in at)
+    return x + down[:, None] * across * (fill_of(x) - x)
 """,
         "blur": """
 def blur(x, sigma, largest):
@@ -87,66 +87,54 @@ def blur(x, sigma, largest):
 """,
         "stroke": """
 def stroke(x, a):
-    sign = 1 if a > 0 else -1
     for step in range(ceil(abs(a))):
-        wider = sign * torch.nn.functional.max_pool2d(sign * x, 3, stride=1, padding=1)
-        x = x + min(abs(a) - step, 1) * (wider - x)
+        x = torch.lerp(x, copysign(1, a) * torch.max_pool2d(copysign(1, a) * x, 3, 1, 1), min(abs(a) - step, 1))
     return x
 """,
         "elastic": """
-def elastic(x, a):
-    knots = torch.tensor(a).view(1, 2, 4, 4)
-    moved = 2 * torch.nn.functional.interpolate(knots, x.shape[1:], mode="bicubic", align_corners=True)
-    return look_up(x, places(*x.shape[1:])[..., :2] + moved[0].permute(1, 2, 0))
+def elastic(x, knots):
+    moved = torch.nn.functional.interpolate(knots.view(1, 2, 4, 4), x.shape[1:], mode="bicubic", align_corners=True)
+    return look_up(x, places(x) + 2 * moved[0].permute(1, 2, 0))
 """,
     }
 )
 
 HEAD = '''"""A learned augmentation policy for torchvision, written by fastaug; needs torch and torchvision only.
 
-    image = LearnedPolicy()(image)      # a PIL image or a tensor [C,H,W], uint8 or float in [0, 1], one at a time
-
-Learned on cropped images of {height} x {width} pixels; flips, crops and mixing beside it are not in it.
-"""
+image = LearnedPolicy()(image)  # a PIL image or a tensor [C,H,W], uint8 or float in [0, 1], one at a time
+A PIL image of any mode comes out as RGB: L in three equal channels, RGBA without its transparency.
+Learned on cropped images of {height} x {width} pixels; flips, crops and mixing beside it are not in it."""
 '''
-IMPORTS = """from math import ceil, cos, exp, sin
+IMPORTS = """from math import ceil, copysign, cos, exp, sin
 import torch
 from torchvision.transforms.v2 import functional as F
 
 """
-PLACES = """
-def places(h, w):
-    down, across = ((2 * torch.arange(n) + 1) / n - 1 for n in (h, w))
-    return torch.stack([across.expand(h, w), down[:, None].expand(h, w), torch.ones(h, w)], -1)
-
-def fill_of(x):
-    return torch.tensor(FILL[: len(x)], device=x.device)[:, None, None]
-
-def look_up(x, grid):
-    return {look_up}
+PLACES = """def places(x):  # of the pixels of x, [H,W,2], from -1 to 1; the values look_up gives are bilinear
+    return torch.nn.functional.affine_grid(torch.eye(2, 3)[None], (1, *x.shape), align_corners=False)[0]
+fill_of = lambda x: torch.tensor(FILL[: len(x)], device=x.device)[:, None, None]
+look_up = lambda x, grid: {look_up}
 """
-FILLED = "torch.grid_sampler((x - fill_of(x))[None], grid.to(x)[None], 0, 0, False)[0] + fill_of(x)  # bilinear"
-PADDED = "torch.grid_sampler(x[None], grid.to(x)[None], 0, {padding}, False)[0]  # bilinear; 1: border, 2: reflection"
+FILLED = "torch.grid_sampler((x - fill_of(x))[None], grid.to(x)[None], 0, 0, False)[0] + fill_of(x)"
+PADDED = "torch.grid_sampler(x[None], grid.to(x)[None], 0, {padding}, False)[0]  # 1: border, 2: reflection"
 BODY = """
 class LearnedPolicy(torch.nn.Module):
     def draw(self):  # for each slot the number of an operation, or none, and its amounts
         picked = torch.multinomial(torch.tensor(PROBABILITIES), 1)[:, 0].tolist()
-{unravel}        uniform = lambda low, high: low + (high - low) * torch.rand(()).item()
-        return [(k - 1, [uniform(*each) for each in OPERATIONS[k - 1][1]]) for k in picked if k > 0]
-
+{unravel}\
+        return [(k - 1, [a + (b - a) * torch.rand(()).item() for a, b in OPERATIONS[k - 1][1]]) for k in picked if k]
     def forward(self, image, draws=None):
         x = image if isinstance(image, torch.Tensor) else F.to_image(image.convert("RGB"))
         kind, x = x.dtype, F.to_dtype(x, torch.float32, scale=True)
         drawn = [(*OPERATIONS[k][2:], amounts) for k, amounts in (self.draw() if draws is None else draws)]
         whole = torch.eye(3)
-        for matrix, _, amounts in drawn:  # what moves pixels acts first, and once
-            if matrix:
-                whole = whole @ torch.tensor([*matrix(*x.shape[1:], *amounts), [0, 0, 1]][:3]).float()
+        for matrix in [matrix(*x.shape[1:], *amounts) for matrix, *_, amounts in drawn if matrix]:
+            whole = whole @ torch.tensor([*matrix, [0, 0, 1]][:3]).float()  # what moves pixels acts first, and once
         if not whole.equal(torch.eye(3)):
-            at = places(*x.shape[1:]) @ whole.T
+            at = torch.nn.functional.pad(places(x), (0, 1), value=1) @ whole.T
             x = look_up(x, at[..., :2] / at[..., 2:])
-        for _, change, amounts in drawn:
-            x = change(x, *amounts).clamp(0, 1) if change else x
+        for _, *change, amounts in drawn:
+            x = change[0](x, *amounts).clamp(0, 1) if change else x
         x = F.to_dtype(x, kind, scale=True)
         return x if isinstance(image, torch.Tensor) else F.to_pil_image(x)
 """
@@ -165,33 +153,44 @@ def policy_source(policy: SharedPolicy, size: tuple[int, int]) -> Source:
     left = [entry.name for entry in entries if _label(entry) not in {*MATRICES, *CHANGES}]
     drawn = policy.probabilities().detach().max(0).values.tolist()
     kept = [k for k, entry in enumerate(entries) if entry.name not in left and drawn[k + 1] > NEVER]
-    functions = {entries[number].function for number in kept}
     padding = PADDINGS[policy.fill] if isinstance(policy.fill, str) else 0
-    text = [
+    functions = {entries[number].function for number in kept}
+    before = [
         HEAD.format(height=size[0], width=size[1]),
         *(f"# LEFT OUT, its probability goes to doing nothing: {name!a}\n" for name in left),
         IMPORTS,
         f"FILL = {_numbers(GREY if isinstance(policy.fill, str) else policy.fill)}\n",
-        "OPERATIONS = [  # name, ranges of its amounts, matrix, change\n",
-        *(_line(policy.transforms[number], magnitudes[number], entries[number]) for number in kept),
-        "]\nPROBABILITIES = [  # of doing nothing and of each operation, a list for each slot\n"
-        if not isinstance(policy, SequencePolicy)
-        else "]\nPROBABILITIES = [  # of each sequence: nothing or an operation in each slot, the last slot fastest\n",
-        *(_row(row) for row in _probabilities(policy, kept)),
-        "]\n",
-        *(helper for function, helper in HELPERS.items() if function in functions),
+        "OPERATIONS = [  # name, ranges of its amounts, matrix of what moves pixels, or None and what changes them\n",
+        _operations(_entry(policy.transforms[k], magnitudes[k], entries[k]) for k in kept),
+    ]
+    after = [
+        "\n",
+        *(helper.lstrip("\n") for function, helper in HELPERS.items() if function in functions),
         PLACES.format(look_up=FILLED if padding == 0 else PADDED.format(padding=padding)),
         BODY.replace("{unravel}", _unravelled(policy, 1 + len(kept))),
     ]
-    return Source("".join(text), left)
+    room = MOST_LINES - "".join([*before, *after]).count("\n")
+    return Source("".join([*before, _table(policy, kept, room), *after]), left)
 
 
 def _label(entry: Operation) -> str:
     return entry.function + (PIXELS if entry.absolute else "")
 
 
-def _line(transform: Transform, magnitude: float, entry: Operation) -> str:
-    """The line of an operation."""
+def _operations(entries: Iterable[tuple[str, str]]) -> str:
+    """The rest of the list of operations: several short ones in a line, and two lines for one that is too long."""
+    lines, line = [], INDENT
+    for start, rest in entries:
+        whole = f"{start} {rest}, "
+        if line != INDENT and len(line) + len(whole) > WIDTH + 1:
+            lines.append(line.rstrip())
+            line = INDENT
+        line += whole if len(INDENT + whole) <= WIDTH + 1 else f"{start}\n{INDENT} {rest}, "
+    return "\n".join([*lines, line.removesuffix(", ") + "]\n"])
+
+
+def _entry(transform: Transform, magnitude: float, entry: Operation) -> tuple[str, str]:
+    """The entry of an operation, in two pieces."""
     scaled = len(transform.reach) - transform.free
     low, high = transform.noise
     unit = math.pi / 180 if entry.function == "rotate" else 1.0  # what the program's matrix takes
@@ -199,14 +198,13 @@ def _line(transform: Transform, magnitude: float, entry: Operation) -> str:
         (each * magnitude * low * unit, each * magnitude * high * unit) if place < scaled else (-each, each)
         for place, each in enumerate(transform.reach)
     ]
-    same = len(ranges) > 3 and len(set(ranges)) == 1  # as of elastic distortion
+    same = len(ranges) > 1 and len(set(ranges)) == 1  # as of perspective
     shown = ", ".join(f"({least:.4g}, {most:.4g})" for least, most in (ranges[:1] if same else ranges))
     amounts, label = f"[{shown}] * {len(ranges)}" if same else f"[{shown}]", _label(entry)
-    matrix = f"lambda {MATRICES[label]}" if label in MATRICES else "None"
-    change = f"lambda {CHANGES[label]}".replace("{most}", f"{transform.reach[0]:.6g}") if label in CHANGES else "None"
-    start = f"    ({json.dumps(transform.name)}, {amounts}, "
-    whole = f"{start}{matrix}, {change}),\n"
-    return whole if len(whole) <= WIDTH + 1 else f"{start.rstrip()}\n     {matrix}, {change}),\n"
+    start = f"({json.dumps(transform.name)}, {amounts},"
+    if label in MATRICES:
+        return start, f"lambda {MATRICES[label]})"
+    return start, f"None, lambda {CHANGES[label]})".replace("{most}", f"{transform.reach[0]:.6g}")
 
 
 def _probabilities(policy: SharedPolicy, kept: Sequence[int]) -> list[list[float]]:
@@ -231,16 +229,35 @@ def _unravelled(policy: SharedPolicy, kinds: int) -> str:
     return f"        picked = [picked[0] // {kinds}**s % {kinds} for s in reversed(range({policy.slots}))]\n"
 
 
-def _row(numbers: Sequence[float]) -> str:
-    """A list of numbers, in lines of WIDTH columns."""
-    lines, line = [], "    ["
-    for number in numbers:
-        piece = f"{number:.4g}, "
-        if len(line) + len(piece) > WIDTH:
-            lines.append(line.rstrip())
-            line = "     "
-        line += piece
-    return "\n".join([*lines, line.removesuffix(", ") + "],"]) + "\n"
+def _table(policy: SharedPolicy, kept: Sequence[int], room: int) -> str:
+    """The probabilities, in `room` lines if they can be: long ones where thousands of sequences stand in them."""
+    what = "of doing nothing and of each operation, a list for each slot"
+    if isinstance(policy, SequencePolicy):
+        what = "of each sequence: nothing or an operation in each slot, the last slot fastest"
+    rows = [[f"{number:.4g}, " for number in row] for row in _probabilities(policy, kept)]
+    room -= 1  # the first line
+    fits, width = len(rows) <= room, WIDTH
+    if fits:
+        width = max(WIDTH, sum(len(piece) for row in rows for piece in row) // room)
+    lines = _rows(rows, width)
+    while fits and len(lines) > room:
+        width += width // 20
+        lines = _rows(rows, width)
+    return "\n".join([f"PROBABILITIES = [  # {what}", *lines]).removesuffix(",") + "]\n"
+
+
+def _rows(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Lists of pieces, in lines of `width` columns."""
+    lines = []
+    for pieces in rows:
+        line = f"{INDENT}["
+        for piece in pieces:
+            if len(line) + len(piece) > width:
+                lines.append(line.rstrip())
+                line = f"{INDENT} "
+            line += piece
+        lines.append(line.removesuffix(", ") + "],")
+    return lines
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -94,6 +94,21 @@ def test_a_file_that_is_none_or_another_is_refused(ended, judge):
     assert "fastaug_policy: is missing" in judge(folder, "--collect", code=2)
 
 
+def test_the_name_of_a_shipped_recipe_is_taken_for_it(ended, tool):
+    folder = ended({})
+    given = ("--policy", folder / "policy.json", "--runs", folder / "runs", "--collect")
+    assert "nothing to judge" in tool("judge_policy", "letters_policy", *given, code=1)
+    assert (folder / "runs/judge-letters_policy-start.json").exists()
+
+
+def test_what_is_refused_leaves_nothing_behind(ended, judge, tool):
+    folder = ended({})
+    given = ("--policy", folder / "policy.json", "--runs", folder / "runs")
+    assert "no such recipe" in tool("judge_policy", "letters_polices", *given, code=2)
+    assert "train.epochs" in judge(folder, "train.epochs=-1", code=2)
+    assert not (folder / "runs").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_real_judgement_goes_on_and_trains_nothing_twice(tmp_path, jpeg_folder, judge):

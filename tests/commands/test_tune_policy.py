@@ -150,6 +150,21 @@ def test_an_earlier_start_with_another_policy_is_not_taken_for_this_one(folder):
         write_variants(recipe, other, tried, folder / "runs", "tune")
 
 
+def test_the_name_of_a_shipped_recipe_is_what_variants_are_trained_by(folder, tool, monkeypatch):
+    commands = []
+
+    def start(command, **_):
+        commands.append(command)
+        raise OSError("not started")
+
+    monkeypatch.setattr("subprocess.run", start)
+    given = ("quickstart", f"data.root={folder / 'images'}", "data.img_size=16", "data.meta_fraction=0")
+    words = ("--policy", folder / "policy.json", "--runs", folder / "runs", "--out", folder / "tuned.json")
+    with pytest.raises(OSError, match="not started"):
+        tool("tune_policy", *given, *words, "--slots", "1", "2")
+    assert commands[0][3].endswith("recipes/quickstart.yaml")
+
+
 @pytest.mark.slow
 def test_tunes_for_real_and_goes_on_where_it_was_stopped(folder, tune):
     words = ("--policy", str(folder / "policy.json"), "--slots", "1", "2", "--keep", "hard", "all", "--share", "0.5")

@@ -40,6 +40,14 @@ def changed(path, value):
     return json.dumps(whole)
 
 
+def extreme(tau):
+    """GOOD as text with logits whose product with `tau` is more than float32 holds."""
+    whole = json.loads(json.dumps(GOOD))
+    whole["parts"]["policy"]["settings"]["tau"] = tau
+    whole["parts"]["policy"]["values"]["policy.logits"] = [[1e30, -1e30]]
+    return json.dumps(whole)
+
+
 POLICY, SETTINGS = ["parts", "policy"], ["parts", "policy", "settings"]
 VALUES = ["parts", "policy", "values"]
 OPERATION = [*SETTINGS, "operations", 0]
@@ -59,7 +67,7 @@ BAD = {
     "infinity": (changed([*VALUES, "policy.strengths"], [float("inf")]), "Infinity stands in it"),
     "overflow": (json.dumps(GOOD).replace("0.25", "1e999"), "values.policy.logits[0][1]: inf is out of range"),
     "huge": (json.dumps(GOOD).replace("0.25", "1e39"), "values.policy.logits[0][1]: 1e+39 is out of range"),
-    "digits": (json.dumps(GOOD).replace("0.25", 5000 * "1"), "is no JSON"),
+    "digits": (json.dumps(GOOD).replace("0.25", 5000 * "1"), "a number of 5,000 digits, 1111"),
     "300 digits": (json.dumps(GOOD).replace("0.25", 400 * "1"), "values.policy.logits[0][1]: 1111"),
     "text": (changed([*VALUES, "policy.strengths"], ["1"]), "values.policy.strengths[0]: '1' is no number"),
     "yes": (changed([*VALUES, "policy.strengths"], [True]), "values.policy.strengths[0]: True is no number"),
@@ -71,6 +79,8 @@ BAD = {
     "path as a part": (changed(["parts", "../../x"], {}), "parts: '../../x' is no name of a learned part"),
     "code as a part": (changed(["parts", "__import__('os')"], {}), "is no name of a learned part"),
     "no kind": (changed([*POLICY, "kind"], 7), "parts.policy.kind: must be a text, found 7"),
+    "code as a kind": (changed([*POLICY, "kind"], "os:system"), "parts.policy.kind: 'os:system' is no kind of shared"),
+    "another kind": (changed([*POLICY, "kind"], "softness"), "kind: 'softness' is no kind of shared policy, 'policy'"),
     "no values": (changed([*POLICY, "values"], []), "parts.policy.values: must be an object, found []"),
     "missing": (changed([*VALUES, "policy.strengths"], None), "parts.policy.values.policy.strengths: is missing"),
     "unknown": (
@@ -88,6 +98,8 @@ BAD = {
     "list as padding": (changed([*SETTINGS, "padding"], ["mean"]), "settings.padding: ['mean'] is not one of"),
     "sequence": (changed([*SETTINGS, "sequence"], 1), "settings.sequence: 1 must be true or false"),
     "tau": (changed([*SETTINGS, "tau"], -1), "settings.tau: -1 must be a number from 0 to 1e+30"),
+    "NaN by tau": (extreme(1e30), "settings.tau: 1e+30 times values.policy.logits, of up to 1e+30, gives no finite"),
+    "NaN by less": (extreme(1e10), "settings.tau: 1e+10 times values.policy.logits, of up to 1e+30, gives no finite"),
     "mix": (changed([*SETTINGS, "mix"], 1.5), "settings.mix: 1.5 must be a number from 0 to 1"),
     "both": (
         changed(SETTINGS, GOOD["parts"]["policy"]["settings"] | {"tau": 0.5, "mix": 0.5}),
@@ -132,6 +144,21 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path, name):
     assert problem.startswith(f"{path}: ")
     assert said in problem
     assert len(problem) < 600
+
+
+@pytest.mark.parametrize("name", ["missing", "unknown", "shape", "no setting", "setting", "digits", "NaN by tau"])
+def test_what_is_told_has_a_remedy(tmp_path, name):
+    (tmp_path / "policy.json").write_text(BAD[name][0])
+    with pytest.raises(RecipeError, match=r"; take the file [a-z]"):
+        load_policy(tmp_path)
+
+
+def test_large_logits_whose_probabilities_are_finite_load(tmp_path):
+    for values, tau in (([[3e38, -3e38]], 1.0), ([[1.0, -1.0]], 1e30)):
+        whole = json.loads(extreme(tau))
+        whole["parts"]["policy"]["values"]["policy.logits"] = values
+        (tmp_path / "policy.json").write_text(json.dumps(whole))
+        assert load_policy(tmp_path).policy.probabilities().tolist() == [[1.0, 0.0]]
 
 
 def test_a_good_one_loads(tmp_path):

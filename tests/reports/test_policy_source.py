@@ -146,14 +146,48 @@ def test_it_takes_pictures_and_bytes_and_draws_as_learned(every):
     assert (counts[0, 1:] / 2000 - shares).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("name", packaged_sets())
-def test_it_is_short(name):
-    policy = SharedPolicy(read_operations(name, FILL), 2, fill=FILL)
-    if name == "broad":  # to learn from: half of it is left when it has been
-        policy.logits.data[:, 1::2] = -40.0
+def test_it_is_short(name, slots):
+    policy = SharedPolicy(read_operations(name, FILL), slots, fill=FILL)
     lines = policy_source(policy, SIZE).text.splitlines()
     assert len(lines) <= 80
     assert max(map(len, lines)) <= 120
+    for logits, strength in ((0.5, 1.0), (3.0, -9.0)):  # of more digits
+        with torch.no_grad():
+            policy.logits.normal_(0, logits, generator=torch.Generator().manual_seed(slots))
+            policy.strengths.fill_(strength)
+        assert len(policy_source(policy, SIZE).text.splitlines()) <= 80
+
+
+def test_a_program_that_cannot_be_short_has_lines_of_the_usual_width(every):
+    lines = policy_source(every, SIZE).text.splitlines()
+    assert len(lines) > 80
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("name", packaged_sets())
+def test_that_of_sequences_is_short_too(name):
+    for slots in (1, 2, 3):
+        policy = SequencePolicy(read_operations(name, FILL), slots, fill=FILL)
+        text = policy_source(policy, SIZE).text
+        assert len(text.splitlines()) <= 80  # a table of thousands stands in long lines
+        space = {}
+        exec(compile(text, "policy.py", "exec"), space)
+        table = policy.scores().detach().softmax(1)
+        torch.testing.assert_close(torch.tensor(space["PROBABILITIES"]), table, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_a_picture_of_any_mode_comes_out_as_rgb_as_its_head_says(every, mode):
+    text, _ = policy_source(every, SIZE)
+    assert "comes out as RGB" in text.split('"""')[1]
+    space = {}
+    exec(compile(text, "policy.py", "exec"), space)
+    photo = Image.linear_gradient("L").resize((30, 20)).convert(mode)
+    out = space["LearnedPolicy"]()(photo, [])
+    assert out.mode == "RGB"
+    assert out.tobytes() == photo.convert("RGB").tobytes()
 
 
 def test_what_cannot_be_written_is_told_and_not_drawn(monkeypatch):

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastaug.augment.learned_effects import View
 from fastaug.augment.operation_sets import transforms_of
-from fastaug.augment.plain_values import load_plain_values
-from fastaug.augment.policy_settings import drawn_values, entries_of, fill_of, policy_of, settings_of
+from fastaug.augment.policy_settings import drawn_values, entries_of, fill_of, filled_policy, settings_of
 from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.errors import RecipeError
@@ -183,8 +182,7 @@ class SharedPolicyPart(PolicyPart):
 
     def load_export(self, piece: Mapping[str, Any]) -> None:
         """Takes the operations of `piece` with their probabilities and magnitudes."""
-        policy = policy_of(piece["settings"], self.mean)
-        load_plain_values(nn.ModuleDict({"policy": policy}), piece["values"])
+        policy = filled_policy(piece["settings"], piece["values"], self.mean)
         self.policy, self.padding = policy, piece["settings"]["padding"]
         self.operations = tuple(entries_of(policy))
 

@@ -1,16 +1,12 @@
 """What a meta step adds to an update: the arithmetic, and a real recipe measured."""
 
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.meta.stages import Stopwatch, Updates
-
-ROOT = Path(__file__).resolve().parents[3]
+from benchmarks.meta.stages import Stopwatch, Updates, main
 
 
 def test_the_cost_is_spread_over_the_updates_between_two_meta_steps() -> None:
@@ -42,10 +38,11 @@ def test_the_time_of_a_stage_inside_of_another_counts_once() -> None:
     assert 0 <= outer <= whole - inner
 
 
-def test_the_stages_of_a_recipe() -> None:
-    command = [sys.executable, "-m", "benchmarks.meta.stages", "recipes/mnist5k_policy.yaml", "--updates", "8"]
-    words = ["meta.every=4", "train.batch_size=16", "meta.batch_size=16"]
-    done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=250, check=True)
-    assert "at K = 10: " in done.stdout
+def test_the_stages_of_a_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["meta.every=2", "train.batch_size=16", "meta.batch_size=16", "data.img_size=16"]
+    monkeypatch.setattr(sys, "argv", ["stages", "mnist5k_policy", "--updates", "4", *words])
+    main()
+    told = capsys.readouterr().out
+    assert "at K = 10: " in told
     for stage in ("engine", "validation gradient", "evidence", "meta-optimizer"):
-        assert f"  {stage:<26}" in done.stdout
+        assert f"  {stage:<26}" in told

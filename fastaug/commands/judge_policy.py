@@ -93,8 +93,9 @@ def study_of(arguments: argparse.Namespace) -> Study:
         jobs=arguments.jobs,
         collect=arguments.collect,
     )
-    for arm in arms.keys() - {START}:  # its file, not yet written, has the parts of the learned one
-        read_recipe(study.recipe, [*arms[arm], *arguments.overrides])
+    for arm, overrides in arms.items():
+        if arm != START:  # its file, not yet written, has the parts of the learned one
+            read_recipe(study.recipe, [*overrides, *arguments.overrides])
     check_same(study, LEARNED, {name: piece.values for name, piece in file.pieces.items()})
     if start is not None:
         check_same(study, START, {name: piece["values"] for name, piece in start["parts"].items()})

@@ -24,10 +24,10 @@ def hypergradient(
 ) -> dict[str, Tensor]:
     """The hypergradient in `parameters`, by name: d <direction, grad_w L> / d parameters, this process's term.
 
-    `direction` is u = (dU/dg)^T grad L_val(w'), by the names of the weights; every result has the shape of its
-    parameter. `problem` is the training loss of the update, `engine` a name of `ENGINES`, `over_processes` sums a
-    tensor over all processes. Image gradients are computed only where the images depend on parameters. docs/meta.md
-    derives it. ValueError as `checked_cotangent`.
+    `direction` is u = (dU/dg)^T grad L_val(w'), by the names of the weights, 0 in those left out; every result has the
+    shape of its parameter. `problem` is the training loss of the update, `engine` a name of `ENGINES`, `over_processes`
+    sums a tensor over all processes. Image gradients are computed only where the images depend on parameters.
+    docs/meta.md derives it. ValueError as `checked_cotangent`.
     """
     return pull_back(problem.samples, checked_cotangent(problem, direction, engine), parameters, over_processes)
 
@@ -35,16 +35,18 @@ def hypergradient(
 def checked_cotangent(problem: Problem, direction: Weights, engine: str) -> Cotangent:
     """What an engine, by its name, says of the samples of `problem`: the first half of `hypergradient`.
 
-    ValueError for an engine that does not exist, a direction that does not fit the weights, or images that `difference`
-    is asked for.
+    ValueError for an engine that does not exist, a direction of other weights or shapes or of none, or images that
+    `difference` is asked for.
     """
     if engine not in ENGINES:
         raise ValueError(f"no engine is called {engine!r}; known: {', '.join(ENGINES)}")
     wrong = [
         name
-        for name in problem.weights.keys() | direction.keys()
-        if name not in direction or name not in problem.weights or direction[name].shape != problem.weights[name].shape
+        for name in direction
+        if name not in problem.weights or direction[name].shape != problem.weights[name].shape
     ]
     if wrong:
         raise ValueError(f"direction and weights differ in {len(wrong)} tensors, among them {min(wrong)}")
+    if not direction:
+        raise ValueError("the direction names no weights: it would be 0 everywhere")
     return ENGINES[engine](problem, direction, images=problem.samples.images.requires_grad)

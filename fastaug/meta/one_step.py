@@ -14,7 +14,7 @@ from fastaug.distributed import over_processes
 from fastaug.errors import RecipeError
 from fastaug.hypergrad import checked_cotangent
 from fastaug.hypergrad.engines.difference import difference
-from fastaug.hypergrad.engines.implicit import implicit_direction
+from fastaug.hypergrad.engines.implicit import implicit_direction, solved_names
 from fastaug.hypergrad.engines.unroll import present_settings
 from fastaug.hypergrad.optimizer_jacobians.recorded_step import RecordedStep, record_step, through_average
 from fastaug.hypergrad.problem import Cotangent, Problem, Weights, pull_back
@@ -28,6 +28,11 @@ class OneStep(MetaStep):
 
     recorded: RecordedStep | None = None  # the update that is differentiated next
     _harm: Tensor | None = None  # of the samples differentiated last
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.meta.engine == "implicit" and not self.learned.acts_on_updates:
+            self.names = self._solved()
 
     def before_update(self, step: int, norm: Tensor) -> None:
         """Keeps what is needed of the update that is about to happen, if a meta step belongs to it."""
@@ -115,6 +120,14 @@ class OneStep(MetaStep):
         )
         return dict(zip(parameters, found, strict=True))
 
+    def _solved(self) -> list[str]:
+        """The weights of the classifier or of meta.layers; RecipeError where there are none."""
+        patterns = [f"{layer}.*" for layer in self.meta.layers] or None
+        try:
+            return solved_names(self.network, self.weights(self.network), patterns)
+        except ValueError as error:
+            raise RecipeError([f"meta.engine: implicit: {error}"]) from error
+
     def _implicit(self, problem: Problem, v: Weights) -> Weights:
         """-H^-1 v on the classifier or meta.layers, in place of the optimizer's own step.
 
@@ -131,7 +144,7 @@ class OneStep(MetaStep):
                 alpha=meta.alpha,
                 terms=meta.terms,
                 damping=meta.damping,
-                parameters=[f"{layer}.*" for layer in meta.layers] or None,
+                parameters=self.names or self._solved(),
                 over_processes=over_processes,
             )
         except ValueError as error:

@@ -135,6 +135,7 @@ class ValidationGradient:
         if not finite:
             self._check_images()
         if finite and self._averaged() > 1:
+            self._average = {name: self._average[name] for name in fresh}  # earlier versions kept those of all weights
             torch._foreach_lerp_(list(self._average.values()), list(fresh.values()), 1 - self._decay)
         elif finite or not self._average:
             self._average = dict(zip(fresh, torch._foreach_mul(list(fresh.values()), 1 - self._decay), strict=True))

@@ -193,8 +193,10 @@ def test_an_unknown_engine_and_a_direction_that_does_not_fit():
     problem, u = some_problem()
     with pytest.raises(ValueError, match="known: forward, functional, reverse, difference"):
         hypergradient(problem, u, {}, "dual")
-    with pytest.raises(ValueError, match=r"1 tensors, among them 0\.bias"):
-        hypergradient(problem, {name: t for name, t in u.items() if name != "0.bias"}, {})
+    with pytest.raises(ValueError, match=r"1 tensors, among them 0\.biased"):
+        hypergradient(problem, {**u, "0.biased": u["0.bias"]}, {})
+    with pytest.raises(ValueError, match="names no weights"):
+        hypergradient(problem, {}, {})
     with pytest.raises(ValueError, match=r"1 tensors, among them 0\.bias"):
         hypergradient(problem, {**u, "0.bias": torch.zeros(1)}, {})
 

@@ -114,6 +114,16 @@ def test_a_gradient_that_is_not_finite_does_not_enter_the_average():
     assert (validation.renewals, validation.left_out) == (4, 2)
 
 
+def test_an_average_of_more_weights_is_continued_in_those_that_are_asked_for():
+    """Checkpoints of earlier versions have v in all weights where it is needed in the classifier's."""
+    validation = Scripted(decay=0.5)
+    script = iter([{"w": torch.tensor([2.0]), "other": torch.tensor([1.0])}, {"w": torch.tensor([4.0])}])
+    validation._gradient = lambda *_: next(script)
+    validation.renew({})
+    validation.renew({})
+    assert {name: v.item() for name, v in validation.value().items()} == pytest.approx({"w": (0.5 * 2 + 4) / 1.5})
+
+
 def test_weights_of_layers_come_in_the_network_s_order():
     """Processes sum them in this order; that of a set differs from one interpreter to the next."""
     network = timm.create_model("test_resnet")

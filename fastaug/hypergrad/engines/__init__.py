@@ -12,7 +12,10 @@ from fastaug.hypergrad.problem import Cotangent, Problem, Weights
 
 
 class Engine(Protocol):
-    """The derivative of <direction, grad_w L> in what a Problem's samples hold; in the images only if asked."""
+    """The derivative of <direction, grad_w L> in what a Problem's samples hold; in the images only if asked.
+
+    `direction` may leave out weights: it is 0 in those.
+    """
 
     def __call__(self, problem: Problem, direction: Weights, *, images: bool) -> Cotangent: ...
 

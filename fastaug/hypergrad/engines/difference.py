@@ -31,9 +31,9 @@ def difference(
     unit, length = normalised(direction)
 
     def derivatives(distance: float) -> list[Tensor]:
-        moved = {name: weight + distance * unit[name] for name, weight in problem.weights.items()}
+        moved = {name: problem.weights[name] + distance * along for name, along in unit.items()}
         with torch.no_grad():
-            z = network_logits(problem, moved, problem.samples.images.detach(), twice=False)
+            z = network_logits(problem, problem.weights | moved, problem.samples.images.detach(), twice=False)
         return loss_derivatives(problem, z)
 
     plus = derivatives(step)

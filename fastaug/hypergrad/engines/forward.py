@@ -29,11 +29,15 @@ class LossDerivatives(NamedTuple):
 
 
 def forward(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
-    """The cotangent in forward mode: one pass of dual numbers, no graph; with `images` also back to the images."""
+    """The cotangent in forward mode: one pass of dual numbers, no graph; with `images` also back to the images.
+
+    Layers before the first one that moves have no tangents, and cost what they cost in training.
+    """
     load_formulas()
     unit, length = normalised(direction)
     with dual.dual_level(), FusedBatchNorm(), torch.set_grad_enabled(images):
-        weights = {name: dual.make_dual(weight, unit[name]) for name, weight in problem.weights.items()}
+        moving = {name: dual.make_dual(problem.weights[name], along) for name, along in unit.items()}
+        weights = problem.weights | moving
         inputs = problem.samples.images.detach().requires_grad_(images)
         logits = network_logits(problem, weights, inputs)
         z, tangent = dual.unpack_dual(logits)

@@ -25,12 +25,13 @@ def functional(problem: Problem, direction: Weights, *, images: bool) -> Cotange
     load_formulas()
     unit, length = normalised(direction)
     inputs, target = problem.samples.images.detach(), detached(problem.samples.target)
+    start = {name: problem.weights[name] for name in unit}
 
     def logits_at(weights: Weights) -> Tensor:
-        return network_logits(problem, weights, inputs)
+        return network_logits(problem, problem.weights | weights, inputs)
 
     def loss_at(pixels: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        logits = network_logits(problem, weights, pixels)
+        logits = network_logits(problem, problem.weights | weights, pixels)
         return problem.losses(logits, target).sum() / problem.total, logits
 
     def image_gradient_at(weights: Weights) -> tuple[Tensor, Tensor]:
@@ -39,17 +40,17 @@ def functional(problem: Problem, direction: Weights, *, images: bool) -> Cotange
 
     def pulled_at(weights: Weights, gradient: Tensor) -> Tensor:
         pull: Callable[[Tensor], tuple[Tensor]]
-        _, pull = vjp(lambda pixels: network_logits(problem, weights, pixels), inputs)  # type: ignore[misc]
+        _, pull = vjp(lambda pixels: network_logits(problem, problem.weights | weights, pixels), inputs)  # type: ignore[misc]
         return pull(gradient)[0]
 
     image_tangent = None
     if images and not problem.one_sided:
-        (_, z), (image_tangent, tangent) = jvp(image_gradient_at, (problem.weights,), (unit,))  # type: ignore[misc]
+        (_, z), (image_tangent, tangent) = jvp(image_gradient_at, (start,), (unit,))  # type: ignore[misc]
         return rescaled(through_loss(problem, z, tangent), image_tangent, length)
     with torch.no_grad():
-        z, tangent = jvp(logits_at, (problem.weights,), (unit,))  # type: ignore[misc]
+        z, tangent = jvp(logits_at, (start,), (unit,))  # type: ignore[misc]
     found = through_loss(problem, z, tangent)
     if images:  # of the tangent alone, as the tangent of a gradient is not the gradient of the tangent here
         moves = (unit, found.gradient_tangent)
-        _, image_tangent = jvp(pulled_at, (problem.weights, found.gradient), moves)  # type: ignore[misc]
+        _, image_tangent = jvp(pulled_at, (start, found.gradient), moves)  # type: ignore[misc]
     return rescaled(found, image_tangent, length)

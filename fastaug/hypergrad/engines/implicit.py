@@ -5,7 +5,7 @@ Hessian of L (Lorraine, Vicol & Duvenaud 2020, equations 2 and 3). H^-1 v is app
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -32,7 +32,7 @@ def implicit_direction(
     probes: int = 10,
     over_processes: Callable[[Tensor], Tensor] = lambda local: local,
 ) -> Weights:
-    """u = -H^-1 v on the weights whose names match `parameters` (patterns; default the last linear layer), 0 elsewhere.
+    """u = -H^-1 v on the weights of `solved_names`, by name; the others' is 0 and left out, as it may be in `v`.
 
     `neumann`: -alpha sum_{j<=terms} (1 - alpha H)^j v; `identity`: its first term, -alpha v; `cg`: at most `terms`
     steps of conjugate gradients. `damping` is added to H's diagonal: a coupled weight decay belongs here. `probes`:
@@ -41,9 +41,9 @@ def implicit_direction(
     diverges (a short one on negative curvature passes, see _refuse_divergence).
     """
     _check(solver, alpha, terms, damping)
-    names = _chosen(problem, parameters)
+    names = solved_names(problem.network, problem.weights, parameters)
     if solver == "identity":
-        return _spread(problem, {name: -alpha * v[name] for name in names}, v)
+        return {name: -alpha * v[name] for name in names}
     flat = torch.cat([v[name].flatten() for name in names])
     if not flat.isfinite().all():
         raise ValueError("the validation gradient is not finite")
@@ -55,7 +55,7 @@ def implicit_direction(
             _refuse_divergence(product, flat, alpha, terms, damping, probes)
         solution = alpha * _neumann_sum(product, flat, alpha, terms)
     pieces = solution.neg().split([v[name].numel() for name in names])
-    return _spread(problem, {name: p.view_as(v[name]) for name, p in zip(names, pieces, strict=True)}, v)
+    return {name: p.view_as(v[name]) for name, p in zip(names, pieces, strict=True)}
 
 
 def _check(solver: str, alpha: float, terms: int, damping: float) -> None:
@@ -67,28 +67,27 @@ def _check(solver: str, alpha: float, terms: int, damping: float) -> None:
         raise ValueError("cg needs damping > 0: the Hessian of a softmax layer is singular")
 
 
-def _chosen(problem: Problem, patterns: Sequence[str] | None) -> list[str]:
-    """The names of the weights that are solved for, in their order in the problem."""
+def solved_names(network: nn.Module, trained: Collection[str], patterns: Sequence[str] | None = None) -> list[str]:
+    """The names among `trained` that match `patterns`, by default those of the last linear layer; in their order.
+
+    ValueError where there are none.
+    """
     if patterns is None:
-        linear = [name for name, module in problem.network.named_modules() if isinstance(module, nn.Linear)]
-        layers = [layer for layer in linear if _within(layer, "weight") in problem.weights]
+        linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+        layers = [layer for layer in linear if _within(layer, "weight") in trained]
         if not layers:
             raise ValueError("the network has no trained linear layer; name the weights by patterns in `parameters`")
         patterns = [_within(layers[-1], leaf) for leaf in ("weight", "bias")]
-        return [name for name in problem.weights if name in patterns]
-    found = [name for name in problem.weights if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        return [name for name in trained if name in patterns]
+    found = [name for name in trained if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not found:
-        last = list(problem.weights)[-3:]
+        last = list(trained)[-3:]
         raise ValueError(f"no trained weight matches {list(patterns)}; their names end with {', '.join(last)}")
     return found
 
 
 def _within(module: str, leaf: str) -> str:
     return f"{module}.{leaf}" if module else leaf
-
-
-def _spread(problem: Problem, solved: Weights, v: Weights) -> Weights:
-    return {name: solved[name] if name in solved else torch.zeros_like(v[name]) for name in problem.weights}
 
 
 def _hessian_product(

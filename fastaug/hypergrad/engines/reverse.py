@@ -8,7 +8,7 @@ from fastaug.hypergrad.problem import Cotangent, Problem, Weights, network_logit
 def reverse(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
     """The cotangent by double backward of <direction, grad_w L>; keeps the graph of the first pass meanwhile."""
     samples, target = problem.samples, problem.samples.target
-    weights = {name: weight.detach().requires_grad_() for name, weight in problem.weights.items()}
+    weights = {name: problem.weights[name].detach().requires_grad_() for name in direction}
     parts = {"images": samples.images, "mass": target.mass, "weight": target.weight, "rows": target.rows}
     leaves = {
         name: part.detach().requires_grad_()
@@ -16,7 +16,7 @@ def reverse(problem: Problem, direction: Weights, *, images: bool) -> Cotangent:
         if part is not None and (images or name != "images")
     }
     with torch.enable_grad():
-        logits = network_logits(problem, weights, leaves.get("images", samples.images.detach()))
+        logits = network_logits(problem, problem.weights | weights, leaves.get("images", samples.images.detach()))
         target = target._replace(**{name: leaf for name, leaf in leaves.items() if name != "images"})
         loss = problem.losses(logits, target).sum() / problem.total
         gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True, materialize_grads=True)

@@ -157,7 +157,20 @@ def test_one_frozen_half_of_batch_norm(frozen):
     problem, u = some_problem()
     trained = [name for name in problem.weights if name != f"1.{frozen}"]
     problem = replace(problem, weights={name: problem.weights[name] for name in trained})
+    u = {name: u[name] for name in trained}
     assert_agree(forward(problem, u, images=True), reverse(problem, u, images=True))
+
+
+@pytest.mark.parametrize(
+    ("engine", "images"), [*((engine, True) for engine in EXACT), *((engine, False) for engine in ENGINES)]
+)
+def test_a_direction_that_leaves_out_weights_is_0_in_them(engine, images):
+    problem, u = some_problem()
+    last = list(u)[-2:]
+    zeros = {name: t if name in last else torch.zeros_like(t) for name, t in u.items()}
+    found = ENGINES[engine](problem, {name: u[name] for name in last}, images=images)
+    assert found.mass.abs().max() > 1e-6
+    assert_agree(found, ENGINES[engine](problem, zeros, images=images))
 
 
 def test_batch_norm_of_vectors_with_a_scale_of_zero():

@@ -129,10 +129,13 @@ class SharedPolicy(nn.Module):
         """Which operations have a magnitude that is not learned, on the host: [operations] bool."""
         return torch.tensor([t.fixed for t in self.transforms])
 
-    def sample(self, key: Key, ids: IdArray) -> Draws:
-        """Draws of each id by the current probabilities (inverse CDF): a function of (seed, epoch, id) and of them."""
+    def sample(self, key: Key, ids: IdArray, logits: Tensor | None = None) -> Draws:
+        """Draws of each id by the current probabilities (inverse CDF): a function of (seed, epoch, id) and of them.
+
+        `logits`: others to draw by, of the same shape.
+        """
         u = uniform(key.on(Stream.LEARNED), ids, self.slots * (1 + self.numbers))
-        bounds = self.scores(self._host_logits()).softmax(1).cumsum(1)[:, :-1].numpy()
+        bounds = self.scores(self._host_logits(logits)).softmax(1).cumsum(1)[:, :-1].numpy()
         return Draws(torch.from_numpy(self._chosen(u[:, : self.slots], bounds)), self._noise(u))
 
     def _chosen(self, u: npt.NDArray[np.float64], bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -227,9 +230,9 @@ class SharedPolicy(nn.Module):
             found[f"magnitude/{transform.name}"] = float(magnitudes[k])
         return found
 
-    def _host_logits(self) -> Tensor:
-        """The logits in float64 on the host; NonFiniteError where one is not finite."""
-        logits = self.logits.detach().cpu().double()
+    def _host_logits(self, logits: Tensor | None = None) -> Tensor:
+        """The logits, our own unless given, in float64 on the host; NonFiniteError where one is not finite."""
+        logits = (self.logits if logits is None else logits).detach().cpu().double()
         if not logits.isfinite().all():
             raise NonFiniteError(f"the logits of the learned policy are not finite: {logits.tolist()}")
         return logits

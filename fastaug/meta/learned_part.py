@@ -82,6 +82,9 @@ class LearnedPart(LearnedEffects, nn.Module):
 
     # ---- effect on the update and in the training pass; that on the batch is in LearnedEffects ----
 
+    def begin(self, *, looked_at: bool) -> None:
+        """Told before every update, and after it with False, whether a meta step looks at its samples."""
+
     def set_rates(self, optimizer: torch.optim.Optimizer) -> None:
         """Changes the optimizer's settings, whose "lr" was just set by the schedule."""
 

@@ -89,6 +89,11 @@ class LearnedParts(LearnedEffects, nn.Module):
 
     # ---- effect on a batch ----
 
+    def begin(self, *, looked_at: bool) -> None:
+        """Tells each part before an update whether a meta step looks at its samples, and after it that none does."""
+        for part in self.each().values():
+            part.begin(looked_at=looked_at)
+
     def rows(self, ids: Tensor) -> dict[str, Tensor]:
         """The rows [n, ...] of `ids` [n] in the tables of all parts, by table name."""
         return {name: row for part in self.each().values() for name, row in part.rows(ids).items()}

@@ -85,6 +85,9 @@ class NoMetaStep:
         """Whether the meta step has any work in update `step` (from 0)."""
         return False
 
+    def begin(self, step: int) -> None:
+        """Hook before the images of update `step` (from 0) are augmented."""
+
     def before_forward(
         self, images: Tensor, target: SoftTarget, step: int, seed: int
     ) -> tuple[Tensor | None, SoftTarget]:
@@ -172,9 +175,14 @@ class MetaStep(NoMetaStep):
             return None
         return found
 
+    def begin(self, step: int) -> None:
+        """Tells what is learned whether this update is looked at."""
+        self.learned.begin(looked_at=self.due(step))
+
     def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
         """Learns from the update; after the last one that does, shared values settle if meta.settle_epochs says so."""
         self.learn_from(batch, logits, step, seed)
+        self.learned.begin(looked_at=False)
         self.settling.after(step, self.learned.shared())
 
     def learn_from(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:

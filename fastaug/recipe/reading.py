@@ -35,6 +35,7 @@ LONGEST_SHOWN = 200  # characters of a value in a message
 MOST_TOLD = 30  # problems of one section
 PREFIX_SINCE = 3  # the schema that has optim.warmup_prefix; before, cosine began with the training
 EVIDENCE_SINCE = 4  # the schema in which a policy learns from evidence by default; before, by score function
+EXPLORE_SINCE = 5  # the schema that has meta.explore; before, all updates drew from the policy as it had become
 # Overrides under which a recipe is built whole, without the weights that it begins with, and sends nothing.
 UNTRAINED = (
     *("model.pretrained=false", "model.initial_checkpoint=null", "model.checkpoint_keys=null"),
@@ -255,13 +256,24 @@ def _in_this_schema(values: Any, number: int) -> None:
     meta = values.get("meta") if isinstance(values, dict) else None
     if number < EVIDENCE_SINCE and isinstance(meta, dict):
         _by_score(meta)
+    if number < EXPLORE_SINCE and isinstance(meta, dict) and _by_evidence(meta):
+        meta.setdefault("explore", False)
+
+
+def _by_evidence(meta: dict[str, Any]) -> bool:
+    return _moves(meta) and bool(meta.get("probabilities", "evidence") == "evidence")
+
+
+def _moves(meta: dict[str, Any]) -> bool:
+    """Whether the probabilities of a policy learn under the section `meta`."""
+    moves = not meta.get("frozen") and meta.get("reuse") is None and meta.get("learn_probabilities", True)
+    learn = meta.get("learn")
+    return moves and isinstance(learn, list) and "policy" in learn
 
 
 def _by_score(meta: dict[str, Any]) -> None:
     """Writes the default `score` of then into the section `meta`, or takes it out where probabilities do not learn."""
-    learn = meta.get("learn")
-    moves = not meta.get("frozen") and meta.get("reuse") is None and meta.get("learn_probabilities", True)
-    if moves and isinstance(learn, list) and "policy" in learn:
+    if _moves(meta):
         meta.setdefault("probabilities", "score")
     elif meta.get("probabilities") == "score":
         del meta["probabilities"]
@@ -322,6 +334,9 @@ def _leave_as_begun(meta: dict[str, Any], folder: Path) -> None:
         for key in ("probabilities", *FOLLOWING):
             meta.setdefault(key, getattr(before.meta, key))
         auto_values.tell(f"meta.probabilities: {before.meta.probabilities}, as the run in {folder} was begun")
+    if begun and same and before.meta.by_evidence and not before.meta.explore and "explore" not in meta:
+        meta["explore"] = False
+        auto_values.tell(f"meta.explore: false, as the run in {folder} was begun")
 
 
 def _read(

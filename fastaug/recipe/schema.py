@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from fastaug.recipe.policy_names import parse_policy
 
-SCHEMA = 4  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
+SCHEMA = 5  # of stored recipes; raise it when a key is renamed or removed, or changes its meaning. 0.1.0 wrote none
 # Keys of meta that may be left open, and how; what they are then where a policy learns by evidence, and elsewhere.
 FOLLOWING: dict[str, tuple[Any, Any, Any]] = {
     "engine": ("auto", "fused", "auto"),
@@ -564,6 +564,10 @@ class Meta:
         "evidence",
         "how operations' probabilities learn. evidence: down where harm is shown; score: score function, exact in the "
         "mean; gumbel: straight-through; weight: as factors on the loss of who drew them (smart_augmentation)",
+    )
+    explore: bool = key(
+        True,
+        "evidence: updates that a meta step looks at draw from the policy as it began, the others as it has become",
     )
     temperature: Positive = key(0.5, "gumbel: lower is nearer to the hard choice")
     magnitudes: Annotated[bool, OPEN] = key(

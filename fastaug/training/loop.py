@@ -116,6 +116,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     epoch, images = step // order.steps_per_epoch, order.size(step)
     rate = trainer.set_rate(step)
     trainer.freezing.begin(step)
+    meta.begin(step)
     total = torch.zeros((), device=accelerator.device)
     ids = []
     if trainer.record is not None:

@@ -290,6 +290,7 @@ class Replay:
         self._check_files(batch.ids)
         if trainer.record is not None:
             trainer.record.begin(epoch)
+        trainer.meta.begin(place.step)
         inputs, target = trainer.augment.training(batch, epoch)
         each, total = self._losses(place, inputs, target) if losses else (None, None)
         params = trainer.augment.sample(batch, epoch)

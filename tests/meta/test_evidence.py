@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.meta.build import faint_probabilities
 from fastaug.meta.evidence import FLAT, Evidence, Observation, observed
 from fastaug.meta.learned_part import Setting
@@ -138,6 +139,8 @@ def test_a_run_gathers_evidence_and_tells_it(train, capsys):
     gathered = train("gathered", *KEYS, "run.log_every=3")
     said = capsys.readouterr().out.replace("\n", " ")
     assert "meta step: the policy learns by evidence of harm, in 72% of the weights, from layer4" in said
+    assert "what is found does not change the images of this run, as each update is looked at (meta.explore)" in said
+    assert "too few" not in said  # meta.every cannot be lower
     stored = read_recipe(gathered / "recipe.yaml").meta
     assert (stored.engine, stored.fraction, stored.magnitudes, stored.layers) == ("fused", 1.0, False, "auto")
     state = last(gathered)[1]["meta"]["learned"]
@@ -149,6 +152,29 @@ def test_a_run_gathers_evidence_and_tells_it(train, capsys):
     assert piece["start"]["policy.logits"][0][1:] == pytest.approx([math.log(0.1)] * 8)
     summary = piece["summary"]
     assert summary["policy_harm/rotate"] == pytest.approx(told["policy_harm/rotate"])
+
+
+@pytest.mark.parametrize("explore", [True, False])
+def test_what_is_looked_at_is_drawn_from_the_policy_as_it_began(train, monkeypatch, explore):
+    """Whatever has been found harmful is drawn no more, but where the next evidence is gathered."""
+    gathered, acted = [], []
+    add, apply = Evidence.add, SharedPolicy.apply
+    monkeypatch.setattr(Evidence, "falls", lambda self: torch.full((len(self.count) - 1,), 100.0, dtype=torch.float64))
+    monkeypatch.setattr(Evidence, "add", lambda self, op, *args: [gathered.append(op), add(self, op, *args)][-1])
+    monkeypatch.setattr(
+        SharedPolicy, "apply", lambda self, images, draws: [acted.append(draws.op), apply(self, images, draws)][-1]
+    )
+    folder = train("explored", *KEYS[:-2], "meta.every=2", "augment.cutmix=0", f"meta.explore={explore}".lower())
+    looked_at = [line["step"] - 1 for line in lines(folder, "meta")]
+    assert len(looked_at) > 2
+    shown = [bool(op.any()) for op in acted]
+    assert [bool(op.any()) for op in gathered] == [shown[step] for step in looked_at]
+    first = looked_at[0]
+    assert all(shown[: first + 1])
+    later = [step for step in range(first + 1, len(shown)) if shown[step]]
+    assert later == (looked_at[1:] if explore else [])
+    summary = json.loads((folder / "policy.json").read_text())["parts"]["policy"]["summary"]
+    assert summary["policy_identity"] == pytest.approx(1)
 
 
 def test_a_continued_run_gathers_the_same(train):
@@ -182,6 +208,13 @@ def test_too_few_samples_for_the_score_function_are_told_with_what_learns_instea
         recipe = Recipe(data=Data(root="photos"), augment=Augment(shift=0.2), meta=followed)
         assert validate(recipe) == []
         assert faint_probabilities(followed) is None
+
+
+def test_few_meta_steps_are_told_with_the_remedy(train, capsys):
+    train("few", *KEYS[:-2], "meta.every=6", "augment.cutmix=0", "train.epochs=1")
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "meta steps, too few to find all that harms (docs/policies.md): set meta.every to 1" in said
+    assert "does not change the images" not in said
 
 
 def test_a_run_says_so(train, capsys):

@@ -219,6 +219,10 @@ REFUSED = {
         ["meta.learn=[policy]", "meta.policy_lr=0.1"],
         "meta.policy_lr: 0.1 does nothing unless meta.probabilities is score, gumbel or weight",
     ),
+    "exploring for other evidence": (
+        [*BY_SCORE, "meta.explore=false"],
+        "meta.explore: False does nothing unless probabilities learn from evidence",
+    ),
     "one row of probabilities shared": (
         [*BY_SCORE, "meta.slots=1", "meta.shared_probabilities=true"],
         "meta.shared_probabilities: with meta.slots = 1 or meta.sequence there is only one row",

@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from fastaug.errors import DataError, FastaugError, RecipeError, StorageError
+from fastaug.meta.evidence import Evidence
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import SCHEMA
 from fastaug.training.borrowed_process import borrowed_process
@@ -181,6 +182,21 @@ def test_what_is_learned_is_that_of_the_nearest_checkpoint(tmp_path: Path, root:
     assert known.checkpoint == last - 1
     assert known.inputs == f"what is learned is as of update {last - 1}, no checkpoint is nearer"
     assert known.losses == f"by the weights of update {last - 1}"
+
+
+@pytest.mark.slow
+def test_updates_that_a_meta_step_looks_at(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They draw from the policy as it began, the others from what it has become."""
+    monkeypatch.setattr(Evidence, "falls", lambda self: torch.full((len(self.count) - 1,), 9.0, dtype=torch.float64))
+    words = ["meta.learn=[policy]", "data.meta_fraction=0.25", "meta.batch_size=4", "train.batch_size=8"]
+    words += ["meta.every=2", "train.accumulate=1", "train.epochs=2", "augment.aa=null"]
+    run, passes = train(tmp_path, root, *words, *UNMIXED)
+    with borrowed_process():
+        replay = Replay(run)
+        for step in range(replay.trainer.last_step):
+            assert replay.go_to(step).inputs == "exact"
+            (piece,) = replay.pieces(step)
+            check(piece, passes[step])
 
 
 @pytest.mark.slow

@@ -336,10 +336,10 @@ def test_a_run_begun_before_warm_up_was_a_prefix_goes_on_without(tmp_path: Path,
     assert now.optim.warmup_prefix
 
 
-def begun_earlier(folder: Path, meta: str, *words: str) -> tuple[Recipe, Recipe]:
-    """What a run of schema 3 with this section began with, and today's recipe of its section `words` in its folder."""
+def begun_earlier(folder: Path, meta: str, *words: str, schema: int = 3) -> tuple[Recipe, Recipe]:
+    """What a run of `schema` with this section began with, and today's recipe of its section `words` in its folder."""
     stored, today = folder / "recipe.yaml", folder / "today.yaml"
-    stored.write_text(f"schema: 3\ndata: {{root: x}}\nrun: {{dir: {folder}}}\nmeta: {{{meta}}}\n")
+    stored.write_text(f"schema: {schema}\ndata: {{root: x}}\nrun: {{dir: {folder}}}\nmeta: {{{meta}}}\n")
     today.write_text("data: {root: x}\n")
     return read_stored(stored)[0], read_recipe(today, [f"run.dir={folder}", *words])
 
@@ -370,6 +370,22 @@ def test_a_run_begun_when_policies_learned_by_score_goes_on_so(tmp_path: Path, s
     with pytest.raises(RecipeError, match=r"meta\.every: is 4 but"):
         folder.open(begun_earlier(tmp_path, f"{section}, every: 5{more}", *words, "meta.every=4")[1])
     folder.close()
+
+
+def test_a_run_begun_before_evidence_explored_goes_on_so(tmp_path: Path) -> None:
+    finish(tmp_path)
+    before, now = begun_earlier(tmp_path, "learn: [policy]", "meta.learn=[policy]", schema=4)
+    assert (before.meta.explore, before.meta.every, now.meta.explore) == (False, 6, False)
+    folder = RunFolder(tmp_path)
+    folder.open(now)
+    folder.close()
+    assert not read_recipe(tmp_path / "recipe.yaml").meta.explore
+    words = ["meta.learn=[policy]", "meta.explore=true"]
+    with pytest.raises(RecipeError, match=r"meta\.explore: is True but this run was started with False"):
+        folder.open(begun_earlier(tmp_path, "learn: [policy]", *words, schema=4)[1])
+    folder.close()
+    for meta in ("learn: [weights]", "learn: [policy], frozen: true", "learn: [policy], probabilities: score"):
+        assert begun_earlier(tmp_path, meta, schema=4)[0].meta.explore
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ class SharedPolicyPart(PolicyPart):
         self.first_logits = self.policy.logits.detach().clone()
         self.evidence = Evidence(len(self.operations)) if self.probabilities == "evidence" else None
         self.observes = self.evidence is not None
+        self.explores, self.exploring = meta.explore and self.observes, False
         self._keep_fingerprint(meta.operations)
         self.policy.logits.requires_grad_(meta.learn_probabilities and self.evidence is None)
         self.policy.strengths.requires_grad_(meta.magnitudes)
@@ -110,9 +111,16 @@ class SharedPolicyPart(PolicyPart):
 
         self.register_load_state_dict_pre_hook(check)
 
+    def begin(self, *, looked_at: bool) -> None:
+        """Evidence is of operations as often as at the start, whatever has been found so far.
+
+        What is hardly drawn any more would hardly be seen, and a network that forgets it answers to it otherwise.
+        """
+        self.exploring = self.explores and looked_at
+
     def draw(self, view: View) -> Any:
         """Operations and noise."""
-        return self.policy.sample(view.key, view.batch.draws)
+        return self.policy.sample(view.key, view.batch.draws, self.first_logits if self.exploring else None)
 
     def augmented(self, images: Tensor, draws: Any) -> Tensor:
         """The drawn operations."""

@@ -24,7 +24,7 @@ from fastaug.meta.unrolled import UnrolledSteps
 from fastaug.meta.validation_gradient import ValidationGradient, meta_requests, validated_names
 from fastaug.recipe.schema import SMALLEST_BATCH, Meta, Recipe
 
-FEW = 300  # meta steps that evidence needs to find harmful operations: 117 missed four of ten, 352 none
+FEW = 300  # meta steps that evidence needs to find harmful operations: 117 missed five of ten, 352 none
 FAINT = 0.25 / 10  # share of the samples of training that K = 10 and f = 1/4 differentiate
 
 
@@ -186,12 +186,11 @@ def gathering(training: Training) -> str | None:
     )
     learning = training.recipe.train.epochs - meta.start_epochs - meta.settle_epochs
     updates = round(learning * training.steps_per_epoch)
-    if meta.every > 1 and updates < FEW * meta.every:
-        said += (
-            f"; these are {updates // meta.every} meta steps, too few to find all that harms (docs/policies.md): set "
-            f"meta.every to {max(1, updates // FEW)}"
-        )
-    if meta.every == 1 and meta.explore:
+    if updates < FEW * meta.every:
+        remedy = "raise train.epochs" if meta.every == 1 else f"set meta.every to {max(1, updates // FEW)}"
+        few = f"these are {updates // meta.every} meta steps, too few to find all that harms (docs/policies.md)"
+        said += f"; {few}: {remedy}"
+    if meta.every == 1 and meta.explore and not meta.settle_epochs:
         said += "; what is found does not change the images of this run, as each update is looked at (meta.explore)"
     return said
 

@@ -108,7 +108,7 @@ class InstantStep(PassStep):
         self.log.add(step, {}, {"weight": cotangent.weight}, revised.weights)
         return logits, revised.target
 
-    def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
+    def learn_from(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:  # noqa: ARG002
         """Tells the harm of the last micro-batch's samples."""
         harm, self._harm = self._harm, None
         if harm is not None:

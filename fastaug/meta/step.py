@@ -177,7 +177,7 @@ class MetaStep(NoMetaStep):
 
     def begin(self, step: int) -> None:
         """Tells what is learned whether this update is looked at."""
-        self.learned.begin(looked_at=self.due(step))
+        self.learned.begin(looked_at=self.acts(step))
 
     def after_update(self, batch: Batch, logits: Tensor, step: int, seed: int) -> None:
         """Learns from the update; after the last one that does, shared values settle if meta.settle_epochs says so."""

@@ -402,7 +402,11 @@ META_NEEDS: list[Need] = [
     ),
     (lambda r: r.meta.probabilities == "gumbel", "meta.probabilities is gumbel", ["temperature"]),
     (lambda r: not r.meta.by_evidence, "meta.probabilities is score, gumbel or weight", ["policy_lr"]),
-    (lambda r: r.meta.by_evidence, "probabilities learn from evidence", ["explore"]),
+    (
+        lambda r: r.meta.learn_probabilities and r.meta.probabilities == "evidence",
+        "meta.probabilities is evidence",
+        ["explore"],
+    ),
     (lambda r: _learns(r, "softness"), "softness is in meta.learn", ["softness_lr"]),
     (lambda r: _learns(r, "smoothing"), "smoothing is in meta.learn", ["smoothing_lr"]),
     (lambda r: _learns(r, "optim"), "optim is in meta.learn", ["optim_lr"]),

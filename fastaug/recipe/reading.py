@@ -256,12 +256,15 @@ def _in_this_schema(values: Any, number: int) -> None:
     meta = values.get("meta") if isinstance(values, dict) else None
     if number < EVIDENCE_SINCE and isinstance(meta, dict):
         _by_score(meta)
-    if number < EXPLORE_SINCE and isinstance(meta, dict) and _by_evidence(meta):
+
+
+def _leave_unexplored(values: Any, number: int) -> None:
+    """Writes the `explore` of then into the section `meta` of schema `number`, once overrides have said what learns."""
+    meta = values.get("meta") if isinstance(values, dict) else None
+    if number >= EXPLORE_SINCE or not isinstance(meta, dict):
+        return
+    if _moves(meta) and meta.get("probabilities", "evidence") == "evidence":
         meta.setdefault("explore", False)
-
-
-def _by_evidence(meta: dict[str, Any]) -> bool:
-    return _moves(meta) and bool(meta.get("probabilities", "evidence") == "evidence")
 
 
 def _moves(meta: dict[str, Any]) -> bool:
@@ -334,7 +337,7 @@ def _leave_as_begun(meta: dict[str, Any], folder: Path) -> None:
         for key in ("probabilities", *FOLLOWING):
             meta.setdefault(key, getattr(before.meta, key))
         auto_values.tell(f"meta.probabilities: {before.meta.probabilities}, as the run in {folder} was begun")
-    if begun and same and before.meta.by_evidence and not before.meta.explore and "explore" not in meta:
+    if begun and same and schema < EXPLORE_SINCE and before.meta.by_evidence and "explore" not in meta:
         meta["explore"] = False
         auto_values.tell(f"meta.explore: false, as the run in {folder} was begun")
 
@@ -354,6 +357,7 @@ def _read(
             _with_override(values, override, problems)
         else:
             _with_setting(values, *override, problems)
+    _leave_unexplored(values, number)
     said, unresolved = auto_values.resolve(values, _network_name(values))
     problems += unresolved
     if said is not None:

@@ -527,7 +527,8 @@ class Meta:
     )
     layers: Literal["auto"] | Annotated[list[Text], Field(max_length=256)] = key(
         "auto",
-        "fused, implicit: modules whose weights the validation gradient is in; empty: all; auto: with probabilities "
+        "fused, implicit: modules whose weights the validation gradient is in; empty: all (implicit: the last linear "
+        "layer); auto: with probabilities "
         "evidence the network's last stage and classifier, which are nearly all of some networks, and all where timm "
         "has no order of layers; or empty",
     )

@@ -221,7 +221,7 @@ REFUSED = {
     ),
     "exploring for other evidence": (
         [*BY_SCORE, "meta.explore=false"],
-        "meta.explore: False does nothing unless probabilities learn from evidence",
+        "meta.explore: False does nothing unless meta.probabilities is evidence",
     ),
     "one row of probabilities shared": (
         [*BY_SCORE, "meta.slots=1", "meta.shared_probabilities=true"],

@@ -386,6 +386,13 @@ def test_a_run_begun_before_evidence_explored_goes_on_so(tmp_path: Path) -> None
     folder.close()
     for meta in ("learn: [weights]", "learn: [policy], frozen: true", "learn: [policy], probabilities: score"):
         assert begun_earlier(tmp_path, meta, schema=4)[0].meta.explore
+    begun_earlier(tmp_path, "learn: [policy]", schema=4)
+    stored = tmp_path / "recipe.yaml"
+    assert not read_recipe(stored).meta.explore
+    for word in ("meta.frozen=true", "meta.probabilities=score", "meta.learn=[]"):
+        assert read_recipe(stored, [word, f"run.dir={tmp_path / 'other'}"]).meta.explore
+    now = read_recipe(tmp_path / "today.yaml", ["meta.learn=[policy]", "meta.explore=false", "meta.frozen=true"])
+    assert not now.meta.explore
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cleanlab-python", required=True, metavar="PYTHON", help="one that can import cleanlab")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--noises", nargs="+", choices=NOISES, default=list(NOISES), metavar="NOISE")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--runs", type=Path, default=Path("runs/find_wrong_labels"))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
@@ -77,12 +78,6 @@ def trained(folder: Path, overrides: list[str]) -> float:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         note.write_text(str(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
     return float(note.read_text())
-
-
-def distorted(folder: Path, seed: int, words: list[str]) -> None:
-    """Draws the wrong labels of one kind and seed."""
-    command = [sys.executable, str(REPO / "tools/distort.py"), str(RECIPE), "data.select_fraction=0"]
-    subprocess.run([*command, f"data.split_seed={seed}", *words, "--seed", str(seed), "--out", str(folder)], check=True)
 
 
 @torch.no_grad()
@@ -185,9 +180,9 @@ def main() -> int:
     for seed in arguments.seeds:
         clean = (arguments.runs / f"clean-{seed}").absolute()
         trained(clean, [f"run.seed={seed}", f"data.split_seed={seed}", f"train.epochs={arguments.epochs}"])
-        for kind, words in NOISES.items():
+        for kind in arguments.noises:
             work = (arguments.runs / f"{kind.replace(' %', '').replace(' ', '_')}-{seed}").absolute()
-            for row in compared(work, [word.format(clean=clean) for word in words], seed, arguments):
+            for row in compared(work, [word.format(clean=clean) for word in NOISES[kind]], seed, arguments):
                 rows.append({"noise": kind, "seed": seed, **row})
                 print(json.dumps(rows[-1]), flush=True)
             if arguments.json:

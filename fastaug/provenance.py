@@ -1,28 +1,24 @@
 """Provenance of a run: versions of libraries and the commit of the code."""
 
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+LIBRARIES = "fastaug", "torch", "torchvision", "timm", "accelerate", "nvidia-dali-cuda120", "nvidia-dali-cuda130"
 
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    found: dict[str, Any] = {}
-    for name in (
-        "fastaug",
-        "torch",
-        "torchvision",
-        "timm",
-        "accelerate",
-        "nvidia-dali-cuda120",
-        "nvidia-dali-cuda130",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in LIBRARIES if (found := _version(name))}
+
+
+@cache  # reading one takes milliseconds, and a run says them with every file it writes
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:

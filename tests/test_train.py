@@ -187,6 +187,7 @@ def test_a_signal_saves_and_the_same_command_continues(recipe, tmp_path):
     assert [line["step"] for line in lines(folder / "ids-0.jsonl")] == list(range(1, status(folder)["step"] + 1))
 
 
+@pytest.mark.slow  # tests of signals see what a process does whose launcher is gone
 def test_a_worker_whose_launcher_is_killed_saves_and_ends(recipe, tmp_path):
     folder = tmp_path / "run"
     launcher = start([*torchrun(1), *TRAIN[1:], *recipe, "train.epochs=500", "eval.every=0", f"run.dir={folder}"])

@@ -5,6 +5,8 @@
 
 import io
 import re
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -23,6 +25,7 @@ _PLAIN = {  # what an unquoted scalar is, the first that fits; everything else i
     "int": re.compile("[-+]?[0-9]+"),
     "float": re.compile(rf"{_NUMBER}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
 }
+_TAGS = {kind: Tag(suffix=f"tag:yaml.org,2002:{kind}") for kind in _PLAIN}  # each finds out its own text once
 
 
 class _Resolver(VersionedResolver):
@@ -32,7 +35,7 @@ class _Resolver(VersionedResolver):
         if kind is ScalarNode and implicit[0]:
             for name, pattern in _PLAIN.items():
                 if pattern.fullmatch(value):
-                    return Tag(suffix=f"tag:yaml.org,2002:{name}")
+                    return _TAGS[name]
             if self.processing_version != (1, 1):
                 return self.DEFAULT_SCALAR_TAG
         return super().resolve(kind, value, implicit)
@@ -50,7 +53,13 @@ def _forbidden(event: Event) -> str:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; YAMLError when it is not strict YAML."""
+    """The value of a YAML text, the caller's own; YAMLError when it is not strict YAML."""
+    return deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=128)  # recipes have their bases in common, and overrides their values
+def _parsed(text: str) -> Any:
+    """The same, in common with other callers."""
     reader = YAML(typ="safe", pure=True)
     reader.Resolver = _Resolver
     try:

@@ -38,6 +38,7 @@ def test_the_time_of_a_stage_inside_of_another_counts_once() -> None:
     assert 0 <= outer <= whole - inner
 
 
+@pytest.mark.slow
 def test_the_stages_of_a_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["meta.every=2", "train.batch_size=16", "meta.batch_size=16", "data.img_size=16"]
     monkeypatch.setattr(sys, "argv", ["stages", "mnist5k_policy", "--updates", "4", *words])

@@ -1,6 +1,6 @@
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def root(cache: Path) -> Path:
+def root(cache: Path, in_processes: Callable[..., str]) -> Path:
     """Written by two processes at once."""
-    code = "import sys, pathlib, fastaug.data.sources.embedded as e\n"
-    code += "print(e.materialize('mnist5k', pathlib.Path(sys.argv[1])))"
-    command = [sys.executable, "-W", "error", "-c", code, str(cache)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate()[0].strip() for process in running]
-    assert told == [str(cache / "mnist5k")] * 2
+    code = "from pathlib import Path\nimport fastaug.data.sources.embedded as e\n"
+    code += f"print(e.materialize('mnist5k', Path({str(cache)!r})))"
+    assert in_processes(2, "-c", code).strip() == str(cache / "mnist5k")
     return cache / "mnist5k"
 
 

@@ -1,6 +1,7 @@
-"""Run by test_crop_mix_kernel in a process of its own: the Triton kernels, interpreted on CPU tensors.
+"""Run by test_triton_kernel in a process of its own: the Triton kernels, interpreted on CPU tensors.
 
-Prints JSON: what is wrong with each named case (nothing: an empty text), and the bytes moved.
+Its arguments are the KINDS that every named case is tried with. Prints JSON: what is wrong with each named case
+(nothing: an empty text), and the bytes moved.
 
 Interpreting is decided where a kernel is decorated, so TRITON_INTERPRET has to be set before the import.
 """
@@ -177,7 +178,8 @@ def wrong(run: Callable[[], None]) -> str:
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # new memory is NaN
     torch.manual_seed(0)
-    runs = {f"{name}, {kind}": partial(named_case, name, kind) for name, kind in itertools.product(CASES, KINDS)}
+    named = itertools.product(CASES, sys.argv[1:])
+    runs = {f"{name}, {kind}": partial(named_case, name, kind) for name, kind in named}
     shapes = [(1, 9, 5, 3), (5, 7, 11, 3), (4, 33, 50, 3), (3, 9, 13, 1), (2, 5, 100, 3)]
     kinds = [*(types[:2] for types in KINDS.values()), (torch.uint8, torch.float64), (torch.float32, torch.float16)]
     for seed, types in enumerate(itertools.islice(itertools.product(shapes, kinds), 0, None, 4)):

@@ -1,6 +1,6 @@
 """The op on a CPU: a row program compiled by numba; slices in torch without it, for float64 and n channels.
 
-The program is compiled for each number of channels, which takes half a minute: for those of most images, 1 and 3.
+The program is compiled for each number of channels, which takes some seconds: for those of most images, 1 and 3.
 
 What the op calls is here, and nothing else of this folder is for others. numba is imported when it is first needed.
 """

@@ -180,7 +180,7 @@ def _pasted_row(row, place, y, own, other, box, frame, table, like, channels):  
     """Row y of a sample without a blend, normalised; returns the blocks that are left in `row`."""
     top, bottom, left, right = box
     a, b = (left, right) if top <= y < bottom else (0, 0)
-    cut = _view_span(row, place, 0, a, y, own, frame, table, like, channels)
+    cut = _view_span(row, place, np.int64(0), a, y, own, frame, table, like, channels)
     cut |= _view_span(row, place, a, b, y, other, frame, table, like, channels)
     return cut | _view_span(row, place, b, frame[1], y, own, frame, table, like, channels)
 
@@ -191,20 +191,23 @@ def forward(images, geometry, colour, tables, channels, out, stream, work, start
 
     tables: normalising and neutral. work: two rows float32, two blocks of fill, a row uint16; all belong to the
     caller, because numba frees an array of its own after the last line that names it, addresses or not.
+    Addresses and columns are made int64, for numba compiles a function once more for every other type that it gets.
     """
     height, width, count = images.shape[1:]
     frame, like, size = (height, width, images.itemsize), images[0, 0, 0, 0], width * count * out.itemsize
     row, second, fill, other_fill, half = work
-    to, norm, plain = row.ctypes.data, tables[0].ctypes.data, tables[1].ctypes.data
-    source = half.ctypes.data if out.itemsize == 2 else to
+    to, under = np.int64(row.ctypes.data), np.int64(second.ctypes.data)
+    norm, plain = np.int64(tables[0].ctypes.data), np.int64(tables[1].ctypes.data)
+    source = np.int64(half.ctypes.data) if out.itemsize == 2 else to
+    first, unflipped, wide = np.int64(0), np.int64(0), np.int64(4)
     aligned = out.ctypes.data % LINE == 0 and width % PIXELS == 0 and width <= 64 * PIXELS  # bits of a word
     for n in range(start, stop):
         share = colour[n, count]
         own = _view(images, n, geometry, colour, tables[int(share != 1)], fill)
-        other = _view(images, geometry[n, 3], geometry, colour, tables[int(share != 1)], other_fill)
+        other = _view(images, np.int64(geometry[n, 3]), geometry, colour, tables[int(share != 1)], other_fill)
         box = (geometry[n, 4], geometry[n, 5], geometry[n, 6], geometry[n, 7])
         for y in range(height):
-            place = out.ctypes.data + (n * height + y) * size
+            place = np.int64(out.ctypes.data) + (n * height + y) * size
             if share == 1 and out.itemsize == 4 and not stream:
                 _pasted_row(place, 0, y, own, other, box, frame, norm, like, channels)
                 continue
@@ -215,10 +218,10 @@ def forward(images, geometry, colour, tables, channels, out, stream, work, start
             if share == 1:
                 _pasted_row(to, 0, y, own, other, box, frame, norm, like, channels)
             else:
-                _view_span(to, 0, 0, width, y, own, frame, plain, like, channels)
-                _view_span(second.ctypes.data, 0, 0, width, y, other, frame, plain, like, channels)
+                _view_span(to, 0, first, width, y, own, frame, plain, like, channels)
+                _view_span(under, 0, first, width, y, other, frame, plain, like, channels)
                 _blend(row, second, share)
-                _affine_span(to, 0, 0, width, second.ctypes.data, norm, 4, share, channels, False)
+                _affine_span(to, 0, first, width, under, norm, wide, share, channels, unflipped)
             if out.itemsize == 2:
                 _bfloat16(half, row.view(np.uint32))
             _write_row(place, source, size, stream)

@@ -5,7 +5,8 @@
 
 Writes labels.html, one page with pictures, and labels.csv, all images with cleanlab's column names, into the run
 folder. Ticked rows of the page are saved as a file for data.labels. How many labels are wrong is estimated where
-run.plant has flipped some on purpose; they are not listed. --truth compares with a file of true labels, which is not
+run.plant has flipped some on purpose; they are not listed. --correct writes such a file of all training images whose
+label is next to impossible, where they are too many to tick. --truth compares with a file of true labels, which is not
 looked at otherwise. docs/label_doctor.md explains the figures.
 """
 
@@ -14,12 +15,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 
 if TYPE_CHECKING:
+    from fastaug.data.build import DataParts
     from fastaug.reports.label_table import LabelTable
 
 QUIET = [*UNTRAINED, "train.precision=no"]
@@ -34,11 +36,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of its recipe")
     parser.add_argument("--pictures", type=int, default=200, metavar="N", help="rows of a split shown (default 200)")
     parser.add_argument("--duplicates", action="store_true", help="look for images that are nearly the same, too")
+    parser.add_argument("--correct", type=Path, metavar="FILE.tsv", help="write labels for data.labels here")
+    below = "score below which --correct replaces a label (default 0.05)"
+    parser.add_argument("--below", type=float, default=0.05, metavar="SCORE", help=below)
     parser.add_argument("--truth", type=Path, metavar="FILE.tsv", help="true labels, to judge the report itself")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     found = parser.parse_intermixed_args(argv)
     if found.pictures < 0:
         parser.error("--pictures must be at least 0")
+    if not 0 < found.below <= 0.5:
+        parser.error("--below must be above 0, and 0.5 at most, where another class is as probable")
     return found
 
 
@@ -59,7 +66,6 @@ def report(arguments: argparse.Namespace) -> int:
     from fastaug.evaluation.label_truth import judged, read_truth
     from fastaug.reports.label_page import page, result
     from fastaug.reports.label_table import cautions, check_fits, csv_text, label_table
-    from fastaug.reports.near_duplicates import near_duplicates
     from fastaug.training.build_data import find_data
 
     parts = find_data(recipe, build_accelerator(recipe))
@@ -76,23 +82,24 @@ def report(arguments: argparse.Namespace) -> int:
         wrong = (truth[own["id"]] != own["given"])[listed]
         figures["truth"] = judged(tables[0].scores[listed], wrong, tables[0].estimate)
     keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
-    settings = [*arguments.overrides, *keys, "data.labels=corrected.tsv", f"run.dir={run}-corrected"]
+    labels = arguments.correct or "corrected.tsv"
+    settings = [*arguments.overrides, *keys, f"data.labels={labels}", f"run.dir={run}-corrected"]
     command = shlex.join(["accelerate", "launch", "-m", "fastaug", "train", str(run / "recipe.yaml"), *settings])
-    notes, pairs = cautions(tables, parts), []
+    notes = cautions(tables, parts)
+    pairs: list[Any] = []
     if recipe.run.plant_like is not None:
         notes.append(f"Labels were planted as {recipe.run.plant_like} confuses the classes.")
     if arguments.duplicates:
-        try:
-            pairs = near_duplicates(parts)
-            notes.append(f"{len(pairs)} pairs of images are nearly the same but labelled differently, or in two splits")
-        except ValueError as error:
-            notes.append(str(error))
+        said, pairs = _duplicates(parts)
+        notes.append(said)
         figures["duplicates"] = [pair._asdict() for pair in pairs]
     text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, notes, pairs)
     written = {"labels.html": text, "labels.csv": csv_text(tables, parts)}
     for name, data in written.items():
         write_atomically(run / name, data)
         print(run / name)
+    if arguments.correct is not None:
+        print(f"{_correct(arguments, tables[0], parts)}; train with it:\n  {command}")
     print(*notes, sep="\n", end="\n" if notes else "")
     for table in tables:
         print(line(table))
@@ -101,6 +108,30 @@ def report(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
+
+
+def _duplicates(parts: "DataParts") -> tuple[str, list[Any]]:
+    """What is said of images that are nearly the same, and the pairs; or why they cannot be looked for."""
+    from fastaug.reports.near_duplicates import near_duplicates
+
+    try:
+        pairs = near_duplicates(parts)
+    except ValueError as error:
+        return str(error), []
+    return f"{len(pairs)} pairs of images are nearly the same but labelled differently, or in two splits", pairs
+
+
+def _correct(arguments: argparse.Namespace, table: "LabelTable", parts: "DataParts") -> str:
+    """Writes the file of --correct and says what is in it."""
+    from fastaug.atomic_files import write_atomically
+    from fastaug.reports.label_table import corrected
+
+    lines, count = corrected(table, parts, arguments.below)
+    write_atomically(arguments.correct, lines)
+    said = f"{arguments.correct}: {count} labels that score below {arguments.below:g} replaced"
+    if table.estimate is None or not count:
+        return said
+    return said + ", of which {1:.1%} to {2:.1%} were wrong".format(*table.estimate.precision(count))
 
 
 def line(table: "LabelTable") -> str:

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastaug.data.build import DataParts
 from fastaug.data.splits import ROLES
 from fastaug.evaluation.label_estimate import UNEXPLAINED
 from fastaug.reports.html_page import rendered
-from fastaug.reports.label_table import LabelTable
+from fastaug.reports.label_table import LabelTable, replaced
 from fastaug.reports.thumbnails import thumbnail
 
 PAIRS, SHARES = 30, (0.1, 0.25, 0.5, 1.0, 1.5)  # pairs of classes shown; rows of the precision, of the wrong labels
@@ -59,7 +57,7 @@ def page(
         thumbnail=partial(thumbnail, parts.index),
         name_of=parts.name_of,
         command=command,
-        stored={"classes": list(parts.classes), "replaced": _replaced(parts)},
+        stored={"classes": list(parts.classes), "replaced": list(replaced(parts).items())},
     )
 
 
@@ -75,16 +73,6 @@ def _row(table: LabelTable, i: int) -> Row:
     own = table.samples
     numbers = float(own["other_probability"][i]), float(table.scores[i])
     return Row(table.split, int(own["id"][i]), int(own["given"][i]), int(table.predicted[i]), *numbers)
-
-
-def _replaced(parts: DataParts) -> list[tuple[int, str]]:
-    """What data.labels has replaced already: a new file has to say it again."""
-    assert parts.index is not None
-    if parts.folder_labels is None:
-        return []
-    given = parts.given_labels()
-    changed = np.flatnonzero(given != parts.folder_labels)
-    return [(int(i), parts.classes[given[i]]) for i in changed]
 
 
 def result(tables: Sequence[LabelTable]) -> dict[str, Any]:

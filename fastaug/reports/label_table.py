@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fastaug.data.build import DataParts
 from fastaug.data.class_names import some
+from fastaug.data.label_files import label_lines
 from fastaug.errors import StorageError
 from fastaug.evaluation.label_estimate import FEWEST, UNLIKE, Estimate, estimate
 from fastaug.evaluation.label_scores import confident, label_scores, predicted, suspected
@@ -140,6 +141,25 @@ def cautions(tables: list[LabelTable], parts: DataParts) -> list[str]:
     if names := [name for name in parts.classes if _unwritable(name)]:
         found.append(f"A browser cannot write the class {some(names)} into a file of labels; rename the folder.")
     return found
+
+
+def replaced(parts: DataParts) -> dict[int, str]:
+    """The labels that data.labels has replaced already, by image: a new file has to say them again."""
+    if parts.folder_labels is None:
+        return {}
+    given = parts.given_labels()
+    return {int(i): parts.classes[given[i]] for i in np.flatnonzero(given != parts.folder_labels)}
+
+
+def corrected(table: LabelTable, parts: DataParts, below: float) -> tuple[bytes, int]:
+    """A file for data.labels, and of how many images: those that score less than `below` get the class they look like.
+
+    DataError for a class whose name no such file can hold.
+    """
+    wrong = table.scores < below
+    new = zip(table.samples["id"][wrong].tolist(), table.predicted[wrong].tolist(), strict=True)
+    labels = replaced(parts) | {i: parts.classes[label] for i, label in new}
+    return label_lines(np.array(list(labels), dtype=np.int64), list(labels.values())), int(wrong.sum())
 
 
 def _unwritable(name: str) -> bool:

@@ -158,6 +158,39 @@ def test_the_page_is_whole(run):
     assert "run.plant=0" in text
 
 
+def test_labels_that_are_next_to_impossible_become_a_file_that_training_reads(run, tmp_path, capsys):
+    recipe, earlier, file = read_recipe(run / "recipe.yaml"), tmp_path / "earlier.tsv", tmp_path / "new.tsv"
+    earlier.write_text("5\tclass2\n")
+    with np.load(run / FILE) as stored:
+        kept = dict(stored)
+    listed = [i for i in WRONG if i in kept["id"][kept["split"] == 0] and i not in parts_of(recipe).planted.ids]
+    sure = np.isin(kept["id"], listed[:1])  # the others score .06 and more
+    altered(
+        run,
+        probability=np.where(sure, 0.01, kept["probability"]),
+        given=np.where(kept["id"] == 5, 2, kept["given"]),
+        trained=np.where((kept["id"] == 5) & (kept["trained"] == kept["given"]), 2, kept["trained"]),
+    )
+    assert main([str(run), f"data.labels={earlier}", "--correct", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert f"{file}: 1 labels that score below 0.05 replaced, of which" in said
+    assert f"data.labels={file}" in said
+    parts = parts_of(recipe)
+    index = with_labels(parts.index, parts.splits, file)
+    changed = np.flatnonzero(index.labels != parts.index.labels)
+    assert changed.tolist() == sorted([5, listed[0]])
+    assert index.labels[listed[0]] == (parts.index.labels[listed[0]] + 1) % CLASSES
+    assert main([str(run), f"data.labels={earlier}", "--correct", str(file), "--below", "0.5"]) == 0
+    assert {int(line.split("\t")[0]) for line in file.read_text().splitlines()} == {5, *listed}
+
+
+@pytest.mark.parametrize("below", ["0", "0.51", "nan"])
+def test_a_score_that_says_nothing_replaces_no_label(run, tmp_path, capsys, below):
+    with pytest.raises(SystemExit):
+        main([str(run), "--correct", str(tmp_path / "new.tsv"), "--below", below])
+    assert "--below must be above 0, and 0.5 at most" in capsys.readouterr().err
+
+
 def test_a_class_name_does_nothing_to_the_page(run):
     recipe = read_recipe(run / "recipe.yaml")
     Path(recipe.data.root, "class2").rename(Path(recipe.data.root, "class2<script>&\"'"))

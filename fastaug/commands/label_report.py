@@ -62,7 +62,6 @@ def report(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
     from fastaug.atomic_files import write_atomically
     from fastaug.distributed import build_accelerator
-    from fastaug.evaluation.label_estimate import ALIKE, UNLIKE
     from fastaug.evaluation.label_truth import judged, read_truth
     from fastaug.reports.label_page import page, result
     from fastaug.reports.label_table import cautions, check_fits, csv_text, label_table
@@ -71,10 +70,7 @@ def report(arguments: argparse.Namespace) -> int:
     parts = find_data(recipe, build_accelerator(recipe))
     check_fits(samples, parts, str(run))
     truth = None if arguments.truth is None else read_truth(arguments.truth, parts)
-    unlike = UNLIKE if recipe.run.plant_like is None else ALIKE
-    tables = [
-        label_table(samples, split, unlike=unlike, seed=recipe.run.seed) for split in ("train", *parts.held_out())
-    ]
+    tables = [label_table(samples, split, recipe) for split in ("train", *parts.held_out())]
     figures = result(tables)
     if truth is not None:
         listed = ~np.isnan(tables[0].scores)

@@ -160,7 +160,9 @@ class Run:
         "keep statistics of every image for samples.npz, which tools/label_report.py reads; 32 bytes of memory each",
     )
     plant: Annotated[float, Field(ge=0, le=0.5)] = key(
-        0.0, "share of the training images whose label is flipped on purpose, to calibrate tools/label_report.py"
+        0.0,
+        "share of the training images whose label is flipped on purpose, to calibrate tools/label_report.py; not with "
+        "augment.trust and what else keeps wrong labels from being learned",
     )
     plant_like: Text | None = key(
         None, "folder of an earlier run on these images, whose confusion of classes the flips of run.plant follow"

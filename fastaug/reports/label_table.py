@@ -12,9 +12,10 @@ from fastaug.data.build import DataParts
 from fastaug.data.class_names import some
 from fastaug.data.label_files import label_lines
 from fastaug.errors import StorageError
-from fastaug.evaluation.label_estimate import FEWEST, UNLIKE, Estimate, estimate
+from fastaug.evaluation.label_estimate import ALIKE, FEWEST, UNLIKE, Estimate, estimate
 from fastaug.evaluation.label_scores import confident, label_scores, predicted, suspected
 from fastaug.evaluation.sample_file import SPLITS, Samples
+from fastaug.recipe.schema import INSTANT_PARTS, Recipe
 
 HEAD = ("id", "path", "split", "given_label", "predicted_label", "label_score", "is_label_issue")
 NUMBERS = ("predicted_probability", "probability", "other_probability", "margin", "cross_entropy", "harm")
@@ -27,7 +28,7 @@ class LabelTable:
     """The rows of one split, the most suspicious first; those without a score, and planted ones, are behind all others.
 
     `samples`: their statistics; `scores`, `predicted` (classes), `issue`, `planted`: [N] each. `estimate`: what planted
-    flips tell of the split, if there are enough.
+    flips tell of the split, if there are enough. `guard`: the key that kept training from learning what looked wrong.
     """
 
     split: str
@@ -37,6 +38,7 @@ class LabelTable:
     issue: npt.NDArray[np.bool_]
     planted: npt.NDArray[np.bool_]
     estimate: Estimate | None
+    guard: str = ""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -50,6 +52,11 @@ class LabelTable:
         """Why there is no estimate, and the remedy."""
         if self.split != "train":
             return "flips are planted in train alone"
+        if self.guard:
+            return (
+                f"{self.guard} keeps what looks wrong from being learned, right labels too, so that these score as low "
+                "as wrong ones; train without it to know, in another run.dir"
+            )
         if (share := 1.5 * FEWEST / max(len(self), 1)) > MOST_PLANTED:
             images = "1 image is" if len(self) == 1 else f"{len(self)} images are"
             return f"{images} too few to plant wrong labels among them"
@@ -65,18 +72,34 @@ class LabelTable:
         return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs[order], counts[order], strict=True)]
 
 
-def label_table(samples: Samples, split: str, *, unlike: float = UNLIKE, seed: int = 0) -> LabelTable:
+def guard_of(recipe: Recipe) -> str:
+    """The key by which training keeps from learning images that look wrongly labelled; "" where there is none."""
+    learned = {"weights", "labels", *INSTANT_PARTS} & {*recipe.meta.learn}
+    guards = {
+        "augment.trust": recipe.augment.trust > 0,
+        "augment.trim": recipe.augment.trim > 0,
+        "augment.loss=gce": recipe.augment.loss == "gce",
+        f"meta.learn=[{','.join(sorted(learned))}]": bool(learned),
+    }
+    return next((key for key, acts in guards.items() if acts), "")
+
+
+def label_table(samples: Samples, split: str, recipe: Recipe | None = None) -> LabelTable:
     """The table of a split. With enough planted flips as many images are flagged as labels are estimated to be wrong.
 
-    Without them, those that look more like another class; of held-out images, those that do so confidently. `unlike`:
-    see fastaug/evaluation/label_estimate.py.
+    Without them, or where the training of `recipe` guarded itself from wrong labels, those that look more like another
+    class; of held-out images, those that do so confidently.
     """
+    guard = "" if recipe is None else guard_of(recipe)
+    unlike = UNLIKE if recipe is None or recipe.run.plant_like is None else ALIKE
     own = samples.of(split)
     planted, scores = own["trained"] != own["given"], label_scores(own)
     known = ~planted & ~np.isnan(scores)
     flips = scores[planted & ~np.isnan(scores)]
-    given = own["given"][known].astype(np.int64)
-    told = estimate(scores[known], flips, labels=given, unlike=unlike, seed=seed) if split == "train" else None
+    told = None
+    if split == "train" and not guard:
+        given, seed = own["given"][known].astype(np.int64), 0 if recipe is None else recipe.run.seed
+        told = estimate(scores[known], flips, labels=given, unlike=unlike, seed=seed)
     order = np.lexsort((own["id"], np.where(known, scores, np.inf)))
     if told is not None:
         issue = np.arange(len(order)) < round(told.wrong.value)
@@ -87,7 +110,7 @@ def label_table(samples: Samples, split: str, *, unlike: float = UNLIKE, seed: i
     found = np.where(known, scores[order], np.nan)
     issue &= known
     looks = np.where(issue, own["other"], predicted(own))
-    return LabelTable(split, own, found, looks, issue, planted[order], told)
+    return LabelTable(split, own, found, looks, issue, planted[order], told, guard)
 
 
 def check_fits(samples: Samples, parts: DataParts, run: str) -> None:

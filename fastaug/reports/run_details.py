@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastaug.data.build import DataParts
-from fastaug.evaluation.label_estimate import ALIKE, UNLIKE
 from fastaug.evaluation.sample_file import FILE, Samples
 from fastaug.reports import svg
 from fastaug.reports.html_page import as_number, as_percent, as_seconds, finite
@@ -191,8 +190,7 @@ def labels(run: RunFiles, data: RunData) -> Part:
     """The training images whose label looks most wrong, and how many do."""
     if run.samples is None:
         return Part(why=why_not(run, FILE))
-    plant = None if run.recipe is None else run.recipe.run.plant_like
-    table = label_table(run.samples, "train", unlike=UNLIKE if plant is None else ALIKE, seed=run.seed or 0)
+    table = label_table(run.samples, "train", run.recipe)
     if not table.flagged:
         return Part(why=f"Not one label of {len(table):,} training images looks wrong.")
     shown = range(min(LABELS, table.flagged))

@@ -184,6 +184,22 @@ def test_labels_that_are_next_to_impossible_become_a_file_that_training_reads(ru
     assert {int(line.split("\t")[0]) for line in file.read_text().splitlines()} == {5, *listed}
 
 
+@pytest.mark.parametrize(
+    "guard",
+    ["augment.trust=4", "augment.trim=0.1", "augment.loss=gce", "meta.learn=[weights] data.meta_fraction=0.1"],
+)
+def test_training_that_guards_itself_from_wrong_labels_gives_no_number(run, guard):
+    """Right labels that it doubts score as low as wrong ones then; on real runs the intervals held in few."""
+    recipe = read_recipe(run / "recipe.yaml")
+    samples = read_samples(run)
+    assert label_table(samples, "train", recipe).estimate is not None
+    guarded = label_table(samples, "train", read_recipe(run / "recipe.yaml", guard.split()))
+    assert guarded.estimate is None
+    assert guarded.not_estimated().split()[0] in guard
+    own = guarded.samples
+    assert guarded.flagged == ((own["probability"] < own["other_probability"]) & ~guarded.planted).sum()
+
+
 @pytest.mark.parametrize("below", ["0", "0.51", "nan"])
 def test_a_score_that_says_nothing_replaces_no_label(run, tmp_path, capsys, below):
     with pytest.raises(SystemExit):

@@ -85,6 +85,8 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "number_in_interval": sum(truth["wrong_in_interval"] for truth in told),
         "precision_in_interval_at_the_number": sum(truth["first"][-1]["in_interval"] for truth in told),
         "precision_in_interval_at_half_of_it": sum(truth["first"][0]["in_interval"] for truth in told),
+        "precision_in_interval_from_half_to_all_of_it": sum(sum(f["in_interval"] for f in t["first"]) for t in told),
+        "lengths_from_half_to_all_of_it": sum(len(truth["first"]) for truth in told),
     }
 
 

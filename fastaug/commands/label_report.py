@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastaug.reports.label_table import LabelTable
 
 QUIET = [*UNTRAINED, "train.precision=no"]
+SURE, SURE_GUARDED = 0.3, 0.05  # scores below which nearly all labels are wrong, docs/label_doctor.md
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -37,14 +38,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=200, metavar="N", help="rows of a split shown (default 200)")
     parser.add_argument("--duplicates", action="store_true", help="look for images that are nearly the same, too")
     parser.add_argument("--correct", type=Path, metavar="FILE.tsv", help="write labels for data.labels here")
-    below = "score below which --correct replaces a label (default 0.05)"
-    parser.add_argument("--below", type=float, default=0.05, metavar="SCORE", help=below)
+    below = (
+        f"score below which --correct replaces a label (default {SURE}, with augment.trust and its like {SURE_GUARDED})"
+    )
+    parser.add_argument("--below", type=float, metavar="SCORE", help=below)
     parser.add_argument("--truth", type=Path, metavar="FILE.tsv", help="true labels, to judge the report itself")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     found = parser.parse_intermixed_args(argv)
     if found.pictures < 0:
         parser.error("--pictures must be at least 0")
-    if not 0 < found.below <= 0.5:
+    if found.below is not None and not 0 < found.below <= 0.5:
         parser.error("--below must be above 0, and 0.5 at most, where another class is as probable")
     return found
 
@@ -122,9 +125,10 @@ def _correct(arguments: argparse.Namespace, table: "LabelTable", parts: "DataPar
     from fastaug.atomic_files import write_atomically
     from fastaug.reports.label_table import corrected
 
-    lines, count = corrected(table, parts, arguments.below)
+    below = arguments.below or (SURE_GUARDED if table.guard else SURE)
+    lines, count = corrected(table, parts, below)
     write_atomically(arguments.correct, lines)
-    said = f"{arguments.correct}: {count} labels that score below {arguments.below:g} replaced"
+    said = f"{arguments.correct}: {count} labels that score below {below:g} replaced"
     if table.estimate is None or not count:
         return said
     return said + ", of which {1:.1%} to {2:.1%} were wrong".format(*table.estimate.precision(count))

@@ -48,8 +48,8 @@ def judged(scores: Scores, wrong: npt.NDArray[np.bool_], told: Estimate | None) 
     """What the truth says: `scores` [n] in ascending order, whether each label is `wrong`, what was estimated of them.
 
     "missed": share of the wrong labels behind the first as many as there are wrong ones, when exactly so many are
-    flagged. "first": of the first n, n the estimated number and half of it, the share wrong and whether it is in the
-    interval.
+    flagged. "first": of the first n, n from half of the estimated number to all of it, the share wrong and whether it
+    is in the interval.
     """
     count = int(wrong.sum())
     found: dict[str, Any] = {"wrong": count}
@@ -61,7 +61,7 @@ def judged(scores: Scores, wrong: npt.NDArray[np.bool_], told: Estimate | None) 
         number = told.wrong
         found["wrong_in_interval"] = number.low <= count <= number.high
         found["wrong_error"] = number.value / count - 1 if count else None
-        first = sorted({max(1, round(number.value * part)) for part in (0.5, 1)})
+        first = sorted({max(1, round(number.value * part)) for part in (0.5, 0.75, 0.9, 1)})
         found["first"] = [_first(n, float(wrong[:n].mean()), told.precision(n)) for n in first if n <= len(scores)]
     return found
 

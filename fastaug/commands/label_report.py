@@ -49,6 +49,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--pictures must be at least 0")
     if found.below is not None and not 0 < found.below <= 0.5:
         parser.error("--below must be above 0, and 0.5 at most, where another class is as probable")
+    if found.below is not None and found.correct is None:
+        parser.error("--below says what --correct replaces; name its file too")
     return found
 
 

@@ -210,6 +210,9 @@ def test_a_score_that_says_nothing_replaces_no_label(run, tmp_path, capsys, belo
     with pytest.raises(SystemExit):
         main([str(run), "--correct", str(tmp_path / "new.tsv"), "--below", below])
     assert "--below must be above 0, and 0.5 at most" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(run), "--below", "0.2"])
+    assert "--below says what --correct replaces; name its file too" in capsys.readouterr().err
 
 
 def test_a_class_name_does_nothing_to_the_page(run):

@@ -53,6 +53,11 @@ def test_what_is_not_plain_is_refused_with_its_line(text, message):
         parse_yaml(text)
 
 
+def test_a_value_is_the_caller_s_own():
+    parse_yaml("a: [1]")["a"].append(2)
+    assert parse_yaml("a: [1]") == {"a": [1]}
+
+
 TEXTS = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"))),
     st.from_regex(r"[-+]?[0-9._eExob:]{1,6}", fullmatch=True),

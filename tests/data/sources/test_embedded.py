@@ -21,9 +21,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def root(cache: Path, in_processes: Callable[..., str]) -> Path:
     """Written by two processes at once."""
-    code = "from pathlib import Path\nimport fastaug.data.sources.embedded as e\n"
-    code += f"print(e.materialize('mnist5k', Path({str(cache)!r})))"
-    assert in_processes(2, "-c", code).strip() == str(cache / "mnist5k")
+    code = "import warnings\nfrom pathlib import Path\nimport fastaug.data.sources.embedded as e\n"
+    code += f"warnings.simplefilter('error')\ncache = Path({str(cache)!r})\n"
+    in_processes(2, "-c", code + "assert e.materialize('mnist5k', cache) == cache / 'mnist5k'")
     return cache / "mnist5k"
 
 

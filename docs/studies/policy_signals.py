@@ -1,11 +1,14 @@
 """What predicts what an operation does for a network? Trainings with each operation alone, and signals of one training.
 
     python docs/studies/policy_signals.py responses data/letters --out responses.jsonl
+    python docs/studies/policy_signals.py shares data/letters --out shares.jsonl --only rotate scale stroke flip_x
     python docs/studies/policy_signals.py signals data/letters --out signals-0.npz
     python docs/studies/policy_signals.py compare responses.jsonl signals-0.npz
 
 `responses` trains a small network once for each operation of a set, applied to half of the images, and once without:
 its test error is the truth that a learner of policies should find; with `--reaches` at shares of each one's reach.
+`shares` trains it under a policy of all the operations, drawn equally often, and again with each of them half and twice
+as often.
 `signals` trains it once under the uniform policy of all operations and notes of every sample in every third update what
 one step shows: its term of the hypergradient, <u, grad l_i>, for several directions u of the validation loss, in all
 weights or the last layer; and its loss.
@@ -32,12 +35,14 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
+from fastaug.augment.differentiable_ops import Transform
 from fastaug.augment.operation_sets import read_operations
 from fastaug.augment.shared_policy import Draws, SharedPolicy
 
 Set = tuple[Tensor, Tensor]  # images [N,1,S,S] in [0, 1], labels [N]
 Hook = Callable[[nn.Module, torch.optim.Optimizer, int, float, Tensor, Tensor, Draws, Tensor], None]
 PEAK, DECAY, BATCH = 3e-3, 0.05, 64  # of the learning rate, of the weights, images
+Asked = tuple[dict[str, Any], SharedPolicy | None]  # what a training is, the policy of its images
 MEAN, STD = 0.179, 0.356
 WINDOWS = {"whole": (0.0, 1.0), "first third": (0.0, 1 / 3), "second": (1 / 3, 2 / 3), "last": (2 / 3, 1.0)}
 
@@ -73,6 +78,15 @@ def policy_of(names: list[str] | None, operations: str, reach: float = 1) -> Sha
     if names is None:
         return SharedPolicy(found, 1, magnitude=magnitude, identity=1 / (len(found) + 1))
     return SharedPolicy([t for t in found if t.name in names] or found[:1], 1, magnitude=magnitude, identity=0.5)
+
+
+def uneven(transforms: list[Transform], name: str = "", times: float = 1) -> SharedPolicy:
+    """Nothing and each operation equally often, but the one named `times` as often."""
+    policy = SharedPolicy(transforms, 1, magnitude=0.98, identity=1 / (len(transforms) + 1))
+    names = [t.name for t in transforms]
+    if name in names:
+        policy.logits.data[0, 1 + names.index(name)] += math.log(times)
+    return policy
 
 
 def drawn(policy: SharedPolicy, count: int, draw: np.random.Generator) -> Draws:
@@ -121,24 +135,44 @@ def train(splits: dict[str, Set], policy: SharedPolicy | None, epochs: int, seed
 
 
 def responses(splits: dict[str, Set], arguments: argparse.Namespace) -> None:
-    """A line for each training: operation, reach, seed, figures on meta and test split."""
+    """Trainings with nothing and with each operation alone at shares of its reach."""
+    transforms = chosen(arguments)
+    asked: list[Asked] = [({"operation": "none", "reach": 1}, None)]
+    for reach in arguments.reaches:
+        for t in transforms:
+            if reach == 1 or not t.fixed:
+                policy = policy_of([t.name], arguments.operations, reach)
+                asked.append(({"operation": t.name, "reach": reach}, policy))
+    train_each(splits, asked, arguments)
+
+
+def shares(splits: dict[str, Set], arguments: argparse.Namespace) -> None:
+    """Trainings with all operations equally often, and with each of them in turn `times` as often."""
+    transforms = chosen(arguments)
+    asked: list[Asked] = [({"operation": "none", "times": 1}, uneven(transforms))]
+    for times in arguments.times:
+        asked += [({"operation": t.name, "times": times}, uneven(transforms, t.name, times)) for t in transforms]
+    train_each(splits, asked, arguments)
+
+
+def chosen(arguments: argparse.Namespace) -> list[Transform]:
+    """The operations asked for."""
+    return [t for t in read_operations(arguments.operations) if arguments.only is None or t.name in arguments.only]
+
+
+def train_each(splits: dict[str, Set], asked: list[Asked], arguments: argparse.Namespace) -> None:
+    """Adds a line for each training that the file lacks: what it was, its seed, figures on meta and test split."""
     lines = read_responses(arguments.out) if arguments.out.exists() else []
-    done = {(line["operation"], line["reach"], line["seed"]) for line in lines}
-    transforms = read_operations(arguments.operations)
-    chosen = [t for t in transforms if arguments.only is None or t.name in arguments.only]
-    asked: list[tuple[str, float]] = [("none", 1)]
-    asked += [(t.name, reach) for reach in arguments.reaches for t in chosen if reach == 1 or not t.fixed]
     for seed in arguments.seeds:
-        for name, reach in asked[arguments.part :: arguments.parts]:
-            if (name, reach, seed) in done:
+        for what, policy in asked[arguments.part :: arguments.parts]:
+            line = what | {"seed": seed, "epochs": arguments.epochs}
+            if any(line.items() <= old.items() for old in lines):
                 continue
-            policy = None if name == "none" else policy_of([name], arguments.operations, reach)
             network = train(splits, policy, arguments.epochs, seed, None)
             found = {split: figures(network, splits[split]) for split in ("meta", "test")}
-            line = {"operation": name, "reach": reach, "seed": seed, "epochs": arguments.epochs, **found}
             with arguments.out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(f"seed {seed}  {name} x {reach:g}: test error {found['test']['error']:.4f}", flush=True)
+                file.write(json.dumps(line | found) + "\n")
+            print(*(f"{key} {value}" for key, value in line.items()), f"test error {found['test']['error']:.4f}", flush=True)
 
 
 def read_responses(file: Path) -> list[dict[str, Any]]:
@@ -293,17 +327,22 @@ def main() -> int:
     """The exit code: 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("responses", "signals"):
+    for name in ("responses", "shares", "signals"):
         command = commands.add_parser(name)
         command.add_argument("root", type=Path, help="folder with train, meta and test of class folders")
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--operations", default="broad", help="packaged set or file (default broad)")
         command.add_argument("--epochs", type=int, default=20)
         command.add_argument("--seeds", type=int, nargs="+", default=[0])
-        command.add_argument("--reaches", type=float, nargs="+", default=[1.0], help="responses: shares (default 1)")
-        command.add_argument("--only", nargs="+", metavar="NAME", help="responses: these operations (default all)")
-        command.add_argument("--part", type=int, default=0, help="responses: which share of the operations, from 0")
-        command.add_argument("--parts", type=int, default=1, help="responses: of so many shares")
+        if name == "signals":
+            continue
+        command.add_argument("--only", nargs="+", metavar="NAME", help="these operations (default all)")
+        command.add_argument("--part", type=int, default=0, help="which share of the trainings, from 0")
+        command.add_argument("--parts", type=int, default=1, help="of so many shares")
+        if name == "responses":
+            command.add_argument("--reaches", type=float, nargs="+", default=[1.0], help="shares of it (default 1)")
+        else:
+            command.add_argument("--times", type=float, nargs="+", default=[0.5, 2.0], help="default .5 2")
     commands.add_parser("compare").add_argument("files", type=Path, nargs="+", metavar="FILE")
     arguments = parser.parse_args()
     if arguments.command == "compare":
@@ -311,7 +350,7 @@ def main() -> int:
         return 0
     torch.set_num_threads(1)
     splits = {split: read_split(arguments.root / split) for split in ("train", "meta", "test")}
-    (responses if arguments.command == "responses" else signals)(splits, arguments)
+    {"responses": responses, "shares": shares, "signals": signals}[arguments.command](splits, arguments)
     return 0
 
 

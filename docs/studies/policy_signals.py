@@ -172,7 +172,11 @@ def train_each(splits: dict[str, Set], asked: list[Asked], arguments: argparse.N
             found = {split: figures(network, splits[split]) for split in ("meta", "test")}
             with arguments.out.open("a") as file:
                 file.write(json.dumps(line | found) + "\n")
-            print(*(f"{key} {value}" for key, value in line.items()), f"test error {found['test']['error']:.4f}", flush=True)
+            print(
+                *(f"{key} {value}" for key, value in line.items()),
+                f"test error {found['test']['error']:.4f}",
+                flush=True,
+            )
 
 
 def read_responses(file: Path) -> list[dict[str, Any]]:

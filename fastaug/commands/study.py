@@ -14,8 +14,9 @@ Standard deviations then hold all that was drawn. Differences to the first arm (
 with the p of a paired t-test, uncorrected for the number of arms. --layout FIGURE prints methods by cells, in Markdown.
 
 The same command goes on after a kill: runs that have ended are not trained again. A run that fails is told, the others
-are trained, and the exit code is 1. --jobs N trains N runs at a time, of one thread each. Several processes can share a
-study, `--seeds 0 1` and `--seeds 2 3`; `--collect` then reads all results there are, and says which are missing.
+are trained, and the exit code is 1. SIGTERM and Ctrl-C reach the runs, which save and stop; the exit code is 75. --jobs
+N trains N runs at a time, of one thread each. Several processes can share a study, `--seeds 0 1` and `--seeds 2 3`;
+`--collect` then reads all results there are, and says which are missing.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from ruamel.yaml.error import YAMLError
 
+from fastaug.commands._child_processes import ChildProcesses
 from fastaug.errors import EXIT_DONE, RecipeError, Stopped, told
 from fastaug.recipe import reading
 from fastaug.recipe.reading import as_begun, read_recipe, read_stored
@@ -202,7 +204,7 @@ def _filled(setting: str, names: dict[str, str]) -> str:
     return setting
 
 
-def draw_labels(study: Study, seed: int) -> None:
+def draw_labels(study: Study, seed: int, children: ChildProcesses) -> None:
     """The distortion of one seed, and the lists of its fair control; drawn again, it is the same."""
     assert study.labels is not None
     common = [_filled(s, {"seed": str(seed)}) for s in [*study.overrides, *study.last]]
@@ -211,7 +213,7 @@ def draw_labels(study: Study, seed: int) -> None:
     for name, value in study.labels.items():
         command += ([f"--{name}"] if value else []) if isinstance(value, bool) else [f"--{name}", str(value)]
     command += ["--seed", str(seed), "--out", str(study.drawn(seed))]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    children.run(command)
 
 
 def has_ended(study: Study, arm: str, seed: int) -> bool:
@@ -232,7 +234,7 @@ def has_ended(study: Study, arm: str, seed: int) -> bool:
     return not reading.differences(before, now).keys() - RESUMABLE
 
 
-def train(study: Study, arm: str, seed: int) -> None:
+def train(study: Study, arm: str, seed: int, children: ChildProcesses) -> None:
     """One run, from its last checkpoint on; nothing to do for one that has ended."""
     if has_ended(study, arm, seed):
         return
@@ -241,7 +243,7 @@ def train(study: Study, arm: str, seed: int) -> None:
         environment["OMP_NUM_THREADS"] = "1"
         settings.append("data.threads=1")
     command = [sys.executable, str(PACKAGE), "train", str(study.recipe), *settings]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    children.run(command, environment)
 
 
 def figures_of(folder: Path) -> dict[str, Any] | None:
@@ -257,23 +259,26 @@ def figures_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _ends_all(error: subprocess.CalledProcessError, go_on: bool) -> bool:
-    """Whether a study ends with this run: it was stopped or killed, or without `go_on` failed in any way."""
-    return not go_on or error.returncode == Stopped.code or error.returncode < 0
+    """Whether a study ends with a run that failed: it was killed, or without `go_on` in any case."""
+    return not go_on or error.returncode < 0
 
 
-def _train_next(study: Study, run: tuple[str, int], go_on: bool, over: Event) -> None:
+def _train_next(study: Study, run: tuple[str, int], go_on: bool, over: Event, children: ChildProcesses) -> None:
     """Trains a run, unless one before it ended the study; the run itself says so, before its thread takes the next."""
     if over.is_set():
         return
     try:
-        train(study, *run)
+        train(study, *run, children)
+    except Stopped:
+        over.set()
+        raise
     except subprocess.CalledProcessError as error:
         if _ends_all(error, go_on):
             over.set()
         raise
 
 
-def trained(study: Study, go_on: bool) -> Iterator[tuple[str, int]]:
+def trained(study: Study, go_on: bool, children: ChildProcesses) -> Iterator[tuple[str, int]]:
     """Arm and seed of each run, once it has ended: seed by seed, so that a study cut short still compares all arms.
 
     With `go_on` a run that fails is told and left out; one that was stopped or killed ends the study.
@@ -284,10 +289,10 @@ def trained(study: Study, go_on: bool) -> Iterator[tuple[str, int]]:
         return
     if study.labels is not None:
         for seed in study.seeds:
-            draw_labels(study, seed)
+            draw_labels(study, seed, children)
     over = Event()
     with ThreadPoolExecutor(study.jobs) as pool:
-        started = [(run, pool.submit(_train_next, study, run, go_on, over)) for run in each]
+        started = [(run, pool.submit(_train_next, study, run, go_on, over, children)) for run in each]
         try:
             for (arm, seed), training in started:
                 try:
@@ -307,16 +312,17 @@ def trained(study: Study, go_on: bool) -> Iterator[tuple[str, int]]:
 def collect(study: Study, go_on: bool = False) -> Runs:
     """Trains what is to be trained and gives the figures of all runs; those that are missing are named.
 
-    CalledProcessError where a run fails, or with `go_on` only where one was stopped or killed.
+    Stopped where a run was, or a signal came; CalledProcessError where a run fails, with `go_on` where one was killed.
     """
     runs: Runs = {arm: {} for arm in study.arms}
-    for arm, seed in trained(study, go_on):
-        folder = study.folder(arm, seed)
-        if (figures := figures_of(folder)) is None:
-            print(f"seed {seed}  {arm}: missing, {folder} has no result.json of a run that has ended", flush=True)
-            continue
-        runs[arm][seed] = figures
-        print(f"seed {seed}  {arm}: error {figures['error']:.4f}", flush=True)
+    with ChildProcesses() as children:
+        for arm, seed in trained(study, go_on, children):
+            folder = study.folder(arm, seed)
+            if (figures := figures_of(folder)) is None:
+                print(f"seed {seed}  {arm}: missing, {folder} has no result.json of a run that has ended", flush=True)
+                continue
+            runs[arm][seed] = figures
+            print(f"seed {seed}  {arm}: error {figures['error']:.4f}", flush=True)
     return runs
 
 
@@ -335,7 +341,7 @@ def write_once(path: Path, text: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0, 1 when a run failed, 2 for a study that cannot be."""
+    """The exit code: 0, 1 when a run failed, 2 for a study that cannot be, 75 when it was stopped."""
     arguments = parse(argv)
     try:
         values = checked(parse_yaml(arguments.study.read_text()))

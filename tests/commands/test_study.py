@@ -1,6 +1,7 @@
 """The tool as a person starts it: what it draws for a seed, what it says of runs that are missing, its tables."""
 
 import json
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -224,13 +225,34 @@ def test_a_run_that_wrote_no_errors_names_no_file_of_them(tmp_path, monkeypatch)
     assert (tmp_path / "started-d").exists()
 
 
-@pytest.mark.parametrize("end", ["sys.exit(75)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["stopped", "killed"])
-def test_a_run_that_was_stopped_or_killed_ends_the_study(tmp_path, monkeypatch, end):
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        ("sys.exit(75)", 75, "a run was stopped; the same command goes on"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 1, "a run ended with code -9; the same command goes on"),
+    ],
+    ids=["stopped", "killed"],
+)
+def test_a_run_that_was_stopped_or_killed_ends_the_study(tmp_path, monkeypatch, end, code, words):
     ending_with(end, tmp_path, monkeypatch)
     done = study(tmp_path)
-    assert done.returncode == 1
-    assert f"a run ended with code {'75' if 'exit' in end else '-9'}; the same command goes on" in done.stderr
+    assert done.returncode == code
+    assert words in done.stderr
     assert sorted(path.name for path in tmp_path.glob("started-*")) == ["started-a", "started-b"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_to_the_study_reaches_its_runs_and_starts_no_other(tmp_path, monkeypatch, name, jobs):
+    """Each program sends its parent, the study, the signal, and ends as a training does, when that signal is back."""
+    lines = [f"signal.signal(signal.{name}, lambda *_: os._exit(75))", f"os.kill(os.getppid(), signal.{name})"]
+    ending_with("; ".join([*lines, "import time", "time.sleep(60)"]), tmp_path, monkeypatch)
+    before = signal.getsignal(getattr(signal, name))
+    done = study(tmp_path, "--jobs", str(jobs))
+    assert done.returncode == 75
+    assert f"signal {name}; the same command goes on" in done.stderr
+    assert not (tmp_path / "started-d").exists()
+    assert signal.getsignal(getattr(signal, name)) is before
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_trained(tmp_path):

@@ -230,5 +230,5 @@ def judge(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0, 1 when a run failed, 2 for a policy or recipe that cannot be used."""
+    """The exit code: 0, 1 when a run failed, 2 for a policy or recipe that cannot be used, 75 when it was stopped."""
     return told(lambda: judge(parse(argv)))

@@ -130,7 +130,8 @@ def _correct(arguments: argparse.Namespace, table: "LabelTable", parts: "DataPar
     below = arguments.below or (SURE_GUARDED if table.guard else SURE)
     lines, count = corrected(table, parts, below)
     write_atomically(arguments.correct, lines)
-    said = f"{arguments.correct}: {count} labels that score below {below:g} replaced"
+    replaced = "1 label that scores" if count == 1 else f"{count} labels that score"
+    said = f"{arguments.correct}: {replaced} below {below:g} replaced"
     if table.estimate is None or not count:
         return said
     return said + ", of which {1:.1%} to {2:.1%} were wrong".format(*table.estimate.precision(count))

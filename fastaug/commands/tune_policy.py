@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastaug.augment import load_policy
+from fastaug.augment.policy_settings import MOST_SLOTS
 from fastaug.commands.study import WIDE, Study, collect, write_once
 from fastaug.errors import RecipeError, told
 from fastaug.recipe.policy_file import read_policy_file
@@ -90,8 +91,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(argv)
     if not 0 < arguments.share <= 1:
         parser.error(f"--share must be above 0 and at most 1, found {arguments.share}")
-    if (arguments.slots and min(arguments.slots) < 1) or not min(arguments.strengths) > 0:
-        parser.error("--slots must be 1 or more, and --strengths above 0")
+    if not all(1 <= slots <= MOST_SLOTS for slots in arguments.slots or ()):
+        parser.error(f"--slots must be from 1 to {MOST_SLOTS}, found {' '.join(map(str, arguments.slots))}")
+    if not min(arguments.strengths) > 0:
+        parser.error("--strengths must be above 0")
     return arguments
 
 
@@ -269,5 +272,5 @@ def tune(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0, 1 when a run failed, 2 for a policy or recipe that cannot be used."""
+    """The exit code: 0, 1 when a run failed, 2 for a policy or recipe that cannot be used, 75 when it was stopped."""
     return told(lambda: tune(parse(argv)))

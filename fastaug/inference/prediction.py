@@ -159,7 +159,8 @@ def _for_prediction(path: Path, facts: ModelFacts, copies: int, batch_size: int 
         meta=meta,
     )
     if copies and (problems := [problem for problem in validate(recipe) if problem.startswith("eval.tta")]):
-        raise RecipeError(problems)
+        said = [problem.removeprefix("eval.tta: ").partition("; ")[0] for problem in problems]
+        raise RecipeError([f"--tta: {problem}; leave it out" for problem in said])
     return recipe
 
 

@@ -14,6 +14,7 @@ from fastaug.commands.tune_policy import (
     Variant,
     hard_half,
     logit,
+    main,
     rungs,
     softmax,
     varied,
@@ -157,12 +158,22 @@ def test_the_name_of_a_shipped_recipe_is_what_variants_are_trained_by(folder, to
         commands.append(command)
         raise OSError("not started")
 
-    monkeypatch.setattr("subprocess.run", start)
+    monkeypatch.setattr("subprocess.Popen", start)
     given = ("quickstart", f"data.root={folder / 'images'}", "data.img_size=16", "data.meta_fraction=0")
     words = ("--policy", folder / "policy.json", "--runs", folder / "runs", "--out", folder / "tuned.json")
     with pytest.raises(OSError, match="not started"):
         tool("tune_policy", *given, *words, "--slots", "1", "2")
     assert commands[0][3].endswith("recipes/quickstart.yaml")
+
+
+@pytest.mark.parametrize("slots", [["0"], ["2", "9"]])
+def test_more_operations_an_image_than_a_policy_can_have_are_refused_before_anything_is_written(folder, slots, capsys):
+    words = ["tiny.yaml", "--policy", str(folder / "policy.json"), "--out", str(folder / "tuned.json")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--runs", str(folder / "runs"), "--slots", *slots])
+    assert ended.value.code == 2
+    assert f"--slots must be from 1 to 8, found {' '.join(slots)}" in capsys.readouterr().err
+    assert not (folder / "runs").exists()
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_copies_under_the_policy_are_those_of_evaluation(train_tiny: Callable[..
 
 
 def test_copies_without_a_policy_are_refused(tiny_run: Path) -> None:
-    with pytest.raises(RecipeError, match=r"eval\.tta: 2 copies would all be the image itself"):
+    with pytest.raises(RecipeError, match="--tta: 2 copies would all be the image itself; leave it out"):
         build_predictor(tiny_run, copies=2)
 
 

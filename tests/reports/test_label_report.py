@@ -173,7 +173,7 @@ def test_labels_that_are_next_to_impossible_become_a_file_that_training_reads(ru
     )
     assert main([str(run), f"data.labels={earlier}", "augment.trust=4", "--correct", str(file)]) == 0
     said = capsys.readouterr().out
-    assert f"{file}: 1 labels that score below 0.05 replaced; train with it" in said
+    assert f"{file}: 1 label that scores below 0.05 replaced; train with it" in said
     assert f"data.labels={file}" in said
     parts = parts_of(recipe)
     index = with_labels(parts.index, parts.splits, file)
@@ -183,10 +183,8 @@ def test_labels_that_are_next_to_impossible_become_a_file_that_training_reads(ru
     for below, found in (([], listed), (["--below", "0.02"], listed[:1])):
         assert main([str(run), f"data.labels={earlier}", "--correct", str(file), *below]) == 0
         assert {int(line.split("\t")[0]) for line in file.read_text().splitlines()} == {5, *found}
-        assert (
-            f"{len(found)} labels that score below {'0.02' if below else '0.3'} replaced, of which"
-            in capsys.readouterr().out
-        )
+        said = f"{len(found)} label{'s that score' if len(found) > 1 else ' that scores'} below"
+        assert f"{said} {'0.02' if below else '0.3'} replaced, of which" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ as often.
 `signals` trains it once under the uniform policy of all operations and notes of every sample in every third update what
 one step shows: its term of the hypergradient, <u, grad l_i>, for several directions u of the validation loss, in all
 weights or the last layer; and its loss.
-`compare` prints the rank correlation of each signal's mean by operation with the response, over the training and its
-thirds. A plain loop of its own, for it has to look at more than a training does; operations and data are the project's.
+`compare` prints the errors that `responses` or `shares` found, and the rank correlation of each signal's mean by
+operation with the response at full reach, over the training and its thirds. A plain loop of its own, for it has to look
+at more than a training does; operations and data are the project's.
 One core: a minute for a training of 20 epochs on letters.
 """
 
@@ -180,8 +181,9 @@ def train_each(splits: dict[str, Set], asked: list[Asked], arguments: argparse.N
 
 
 def read_responses(file: Path) -> list[dict[str, Any]]:
-    """The lines that `responses` wrote."""
-    return [{"reach": 1} | json.loads(line) for line in file.read_text().splitlines()]
+    """The lines that `responses` or `shares` wrote, each with its `amount`: of the reach, or times as often."""
+    lines = [{"reach": 1} | json.loads(line) for line in file.read_text().splitlines()]
+    return [line | {"amount": line.get("times", line["reach"])} for line in lines]
 
 
 # ---- what one step shows ----
@@ -283,9 +285,9 @@ def compare(arguments: argparse.Namespace) -> None:
     """Rank correlations of each signal with the responses at full reach, by operation."""
     lines = read_responses(arguments.files[0])
     errors = {name: found for name in _names(lines) if (found := errors_of(lines, name, 1))}
-    for name in sorted(errors, key=lambda name: np.mean(errors[name])):
-        reaches = sorted({line["reach"] for line in lines if line["operation"] == name})
-        print(f"{name:14}", "   ".join(f"x {reach:g}: {_told(errors_of(lines, name, reach))}" for reach in reaches))
+    for name in _names(lines):
+        amounts = sorted({line["amount"] for line in lines if line["operation"] == name})
+        print(f"{name:14}", "   ".join(f"x {amount:g}: {_told(errors_of(lines, name, amount))}" for amount in amounts))
     for file in arguments.files[1:]:
         kept = np.load(file)
         names = [str(name) for name in kept["names"]]
@@ -303,9 +305,9 @@ def compare(arguments: argparse.Namespace) -> None:
             print(f"  {signal:36} {'  '.join(row)}   (harm by z: {_harmful(kept, names, signal)})")
 
 
-def errors_of(lines: list[dict[str, Any]], name: str, reach: float) -> list[float]:
-    """The test error of every training with an operation at a share of its reach."""
-    return [line["test"]["error"] for line in lines if (line["operation"], line["reach"]) == (name, reach)]
+def errors_of(lines: list[dict[str, Any]], name: str, amount: float) -> list[float]:
+    """The test error of every training with so much of an operation."""
+    return [line["test"]["error"] for line in lines if (line["operation"], line["amount"]) == (name, amount)]
 
 
 def _told(errors: list[float]) -> str:
@@ -314,7 +316,11 @@ def _told(errors: list[float]) -> str:
 
 
 def _names(lines: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(line["operation"] for line in lines))
+    """The operations, the best first."""
+    errors: dict[str, list[float]] = {}
+    for line in lines:
+        errors.setdefault(line["operation"], []).append(line["test"]["error"])
+    return sorted(errors, key=lambda name: np.mean(errors[name]))
 
 
 def _harmful(kept: Any, names: list[str], signal: str) -> str:

@@ -218,10 +218,16 @@ def ending_with(end, folder, monkeypatch):
     monkeypatch.setattr("fastaug.commands.study.PACKAGE", folder / "program.py")
 
 
-def test_a_run_that_wrote_no_errors_names_no_file_of_them(tmp_path, monkeypatch):
+@pytest.mark.parametrize("wrote", [False, True])
+def test_a_run_that_fails_is_told_with_what_it_wrote_and_the_others_are_started(tmp_path, monkeypatch, wrote):
     ending_with("sys.exit(3)", tmp_path, monkeypatch)
+    log = tmp_path / "runs/tiny-b-0/errors.log"
+    log.parent.mkdir(parents=True)
+    if wrote:
+        log.touch()
     done = study(tmp_path)
-    assert "seed 0  b: a run ended with code 3\n" in done.stderr
+    assert done.returncode == 1
+    assert f"seed 0  b: a run ended with code 3{f', see {log}' if wrote else ''}\n" in done.stderr
     assert (tmp_path / "started-d").exists()
 
 
@@ -255,6 +261,7 @@ def test_a_signal_to_the_study_reaches_its_runs_and_starts_no_other(tmp_path, mo
     assert signal.getsignal(getattr(signal, name)) is before
 
 
+@pytest.mark.slow  # two trainings in processes of their own
 def test_a_run_that_fails_is_told_and_the_others_are_trained(tmp_path):
     tiny(tmp_path, "arms: {bad: [model.name=no_such_network], good: []}")
     stale = tmp_path / "runs/tiny-bad-0"  # of other settings: its figures are not this arm's

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 MakeFolder = Callable[..., Path]
 ROOT = Path(__file__).resolve().parents[1]
+settings.register_profile("any speed", deadline=None)  # how long an example takes is the machine's, not the code's
+settings.load_profile("any speed")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -43,7 +43,7 @@ def definition(name, logits, t):
 
 @pytest.mark.parametrize("name", LOSSES)
 @given(seed=st.integers(0, 2**32), rows=st.booleans(), num_classes=st.integers(2, 30))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_each_loss_equals_its_dense_definition(name, seed, rows, num_classes):
     logits, target = problem(seed, num_classes=num_classes, rows=rows)
     expected = definition(name, logits, T.dense(target, num_classes)) * target.weight

@@ -12,7 +12,7 @@ from fastaug.targets import soft_cross_entropy, softness
 
 # torch's first forward-mode derivative warns about torch's own use of torch.jit.script
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
-examples = settings(deadline=None, max_examples=60)  # a busy machine is not a failure
+examples = settings(max_examples=60)  # a busy machine is not a failure
 EXPONENTS = [0.3, 1.0, 2.0, 4.5]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastaug.commands._output_file import output_file
 from fastaug.commands.same_run import TIMES, lines_difference, weights_difference
 from fastaug.errors import told
 
@@ -46,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run_a", type=Path, metavar="RUN_A", help="the folder of a run, ended or not")
     parser.add_argument("run_b", type=Path, metavar="RUN_B", help="that of the other")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="of both: where the images are now")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the findings here")
     found = parser.parse_intermixed_args(argv)
     for run in (found.run_a, found.run_b):
         if not (run / "recipe.yaml").is_file():

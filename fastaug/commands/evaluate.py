@@ -8,13 +8,13 @@ Under torchrun with as many processes as wanted, with the same figures.
 import argparse
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastaug.atomic_files import write_atomically
-from fastaug.errors import RecipeError, StorageError, remedy_of, told
+from fastaug.commands._output_file import output_file
+from fastaug.errors import StorageError, remedy_of, told
 
 if TYPE_CHECKING:
     from fastaug.training.evaluate_run import Evaluated
@@ -48,7 +48,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="RUNS",
         help="time the network on one image alone too, the median of so many passes (default 50)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here too")
     add_checks(parser)
     arguments = parser.parse_intermixed_args(argv)
     for word in () if arguments.severities is None else arguments.overrides:
@@ -88,7 +88,7 @@ def add_checks(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--label-map", type=Path, metavar="FILE", help="accuracy by several accepted labels, or over a part of classes"
     )
-    group.add_argument("--charts", type=Path, metavar="FILE.html", help="draw what was measured as one page here")
+    group.add_argument("--charts", type=_page, metavar="FILE.html", help="draw what was measured as one page here")
 
 
 def severities(text: str) -> tuple[int, ...]:
@@ -116,17 +116,12 @@ def wanted_checks(arguments: argparse.Namespace) -> "Checks":
     )
 
 
-def check_outputs(arguments: argparse.Namespace) -> None:
-    """RecipeError where --json or --charts cannot be written, before any work."""
-    problems = []
-    for name, place in (("--json", arguments.json), ("--charts", arguments.charts)):
-        if place is not None and (place.is_dir() or not os.access(place.absolute().parent, os.W_OK)):
-            reason = "is a folder" if place.is_dir() else "is in no folder that can be written to"
-            problems.append(f"{name}: {place} {reason}; name a file in one")
-    if arguments.charts is not None and arguments.charts.suffix.lower() not in (".html", ".htm"):
-        problems.append(f"--charts: {arguments.charts} is to be one HTML page; name it {arguments.charts.name}.html")
-    if problems:
-        raise RecipeError(problems)
+def _page(text: str) -> Path:
+    """The file of --charts."""
+    path = output_file(text)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise argparse.ArgumentTypeError(f"{path} is to be one HTML page; name it {path.name}.html")
+    return path
 
 
 def _runs(text: str) -> int:
@@ -165,7 +160,6 @@ def evaluate_path(arguments: argparse.Namespace) -> None:
     from fastaug.reports.check_report import check_lines
     from fastaug.training.evaluate_run import Wanted, evaluate_run
 
-    check_outputs(arguments)
     words = {name: getattr(arguments, name) for name in ("path", "overrides", "split", "weights", "tta", "latency")}
     found = evaluate_run(Wanted(**words, checks=wanted_checks(arguments)))
     for name, reason in found.skipped.items():

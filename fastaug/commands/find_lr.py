@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastaug.commands._output_file import output_file
 from fastaug.errors import DataError, told
 from fastaug.recipe.reading import read_recipe
 
@@ -37,16 +38,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--low", type=float, default=1e-7, help="first learning rate (default 1e-7)")
     parser.add_argument("--high", type=float, default=10.0, help="last learning rate (default 10)")
     parser.add_argument("--updates", type=int, default=100, metavar="N", help="updates of the sweep (default 100)")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="write the curve as a picture")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write rates, losses and the suggestion")
+    parser.add_argument("--png", type=output_file, metavar="FILE", help="write the curve as a picture")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write rates, losses and the suggestion")
     arguments = parser.parse_intermixed_args(argv)
     if not 0 < arguments.low < arguments.high < math.inf:
         parser.error(f"--low must be above 0 and below --high, found {arguments.low} and {arguments.high}")
     if arguments.updates < 20:
         parser.error(f"--updates must be 20 or more, found {arguments.updates}")
-    for file in (arguments.png, arguments.json):
-        if file is not None and not file.parent.is_dir():
-            parser.error(f"there is no folder {file.parent}")
     return arguments
 
 

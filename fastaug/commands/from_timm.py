@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastaug.commands._output_file import output_file
 from fastaug.errors import RecipeError, told
 
 if TYPE_CHECKING:
@@ -31,15 +32,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "given", nargs="?", metavar="COMMAND|FILE", help="a command in quotes, an args.yaml, or - to read one"
     )
     parser.add_argument("--processes", type=int, metavar="N", help="how many trained, if the command does not say")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the recipe there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write keys and arguments")
+    parser.add_argument("--out", type=output_file, metavar="FILE", help="write the recipe there")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write keys and arguments")
     parser.add_argument("--table", action="store_true", help="print every argument of timm's, and what it is here")
     arguments = parser.parse_args(argv)
     if arguments.table == (arguments.given is not None):
         parser.error("give one command in quotes, one args.yaml, - for standard input, or --table")
-    for file in (arguments.out, arguments.json):
-        if file is not None and not file.parent.is_dir():
-            parser.error(f"there is no folder {file.parent}")
     if arguments.out is not None and arguments.out.exists():
         parser.error(f"{arguments.out} is there already; name another file")
     return arguments

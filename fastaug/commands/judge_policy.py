@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from fastaug.commands._output_file import output_file
 from fastaug.commands.study import WIDE, Study, collect, write_once
 from fastaug.errors import RecipeError, told
 from fastaug.provenance import commit, versions
@@ -65,7 +66,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", help="what their names begin with (default judge-RECIPE)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
     parser.add_argument("--collect", action="store_true", help="train nothing: judge by the runs that have ended")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every repetition here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write every repetition here")
     return parser.parse_intermixed_args(argv)
 
 

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastaug.commands._output_file import output_file
 from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 
@@ -37,13 +38,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of its recipe")
     parser.add_argument("--pictures", type=int, default=200, metavar="N", help="rows of a split shown (default 200)")
     parser.add_argument("--duplicates", action="store_true", help="look for images that are nearly the same, too")
-    parser.add_argument("--correct", type=Path, metavar="FILE.tsv", help="write labels for data.labels here")
+    parser.add_argument("--correct", type=output_file, metavar="FILE.tsv", help="write labels for data.labels here")
     below = (
         f"score below which --correct replaces a label (default {SURE}, with augment.trust and its like {SURE_GUARDED})"
     )
     parser.add_argument("--below", type=float, metavar="SCORE", help=below)
     parser.add_argument("--truth", type=Path, metavar="FILE.tsv", help="true labels, to judge the report itself")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures here")
     found = parser.parse_intermixed_args(argv)
     if found.pictures < 0:
         parser.error("--pictures must be at least 0")

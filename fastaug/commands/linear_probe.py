@@ -9,9 +9,9 @@ of evaluation images. The strength of regularisation is chosen on the select spl
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastaug.commands._output_file import output_file
 from fastaug.errors import DataError, RecipeError, told
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
@@ -30,11 +30,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("recipe", help="YAML file; recipes/ has examples")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replaces one value of the recipe")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    arguments = parser.parse_intermixed_args(argv)
-    if arguments.json is not None and not arguments.json.parent.is_dir():
-        parser.error(f"there is no folder {arguments.json.parent}")
-    return arguments
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures")
+    return parser.parse_intermixed_args(argv)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastaug.atomic_files import write_atomically
+from fastaug.commands._output_file import output_file
 from fastaug.errors import FastaugError, RecipeError, StorageError, remedy_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at a time (eval.batch_size)")
     for form in _FORMS:
-        parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"write the predictions as {form} here")
+        parser.add_argument(f"--{form}", type=output_file, metavar="FILE", help=f"write the predictions as {form} here")
     arguments = parser.parse_args(argv)
     for name, lowest in (("top_k", 1), ("batch_size", 1), ("tta", 0)):
         if (value := getattr(arguments, name)) is not None and value < lowest:
@@ -71,14 +72,15 @@ def main(argv: list[str] | None = None) -> int:
 def predict_files(arguments: argparse.Namespace) -> None:
     """Finds the images, classifies them, tells and writes; what can be refused is, before the first is read."""
     from fastaug.inference.prediction import build_predictor, predict
-    from fastaug.inference.prediction_files import FORMS
+    from fastaug.inference.prediction_files import FORMS, check_parquet
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError(
             ["predict runs as one process; start it without a launcher, and share the files out yourself"]
         )
     wanted = {form: file for form in _FORMS if (file := getattr(arguments, form)) is not None}
-    check_outputs(wanted)
+    if "parquet" in wanted:
+        check_parquet()
     predictor = build_predictor(
         arguments.path,
         weights=arguments.weights,
@@ -117,21 +119,6 @@ def find(arguments: argparse.Namespace, channels: int) -> "list[bytes] | PackedS
     if images.others:
         print(f"left out, for images have other endings: {told(images.others)}", file=sys.stderr)
     return images.paths
-
-
-def check_outputs(wanted: dict[str, Path]) -> None:
-    """RecipeError where a file cannot be written as asked, before any work."""
-    from fastaug.inference.prediction_files import check_parquet
-
-    problems = []
-    for form, file in wanted.items():
-        if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
-            reason = "is a folder" if file.is_dir() else "is in no folder that can be written to"
-            problems.append(f"--{form}: {file} {reason}; name a file in one that is there")
-    if problems:
-        raise RecipeError(problems)
-    if "parquet" in wanted:
-        check_parquet()
 
 
 def tell(found: "Predictions", quiet: bool) -> None:

@@ -13,6 +13,7 @@ import platform
 import tempfile
 from pathlib import Path
 
+from fastaug.commands._output_file import output_file
 from fastaug.errors import told
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 
@@ -25,15 +26,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("recipe", help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
     parser.add_argument("--steps", type=int, default=30, metavar="N", help="timed steps of each pass (default 30)")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Chrome trace of a few more steps")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="write the bars as a picture")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--trace", type=output_file, metavar="FILE", help="write a Chrome trace of a few more steps")
+    parser.add_argument("--png", type=output_file, metavar="FILE", help="write the bars as a picture")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write everything that was measured")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.steps < 1:
         parser.error(f"--steps must be at least 1, found {arguments.steps}")
-    for file in (arguments.trace, arguments.png, arguments.json):
-        if file is not None and not file.parent.is_dir():
-            parser.error(f"there is no folder {file.parent}")
     return arguments
 
 

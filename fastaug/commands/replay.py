@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastaug.commands._output_file import output_file
 from fastaug.errors import DataError, told
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epoch", type=int, metavar="E", help="the epoch in which it is shown, from 0")
     parser.add_argument("--step", type=int, metavar="S", help="instead: the batch of this update, from 1")
     parser.add_argument("--processes", type=int, metavar="P", help="of the training, where the run does not know it")
-    parser.add_argument("--out", type=Path, metavar="FILE.png", help="the picture (default: in the present folder)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
+    parser.add_argument(
+        "--out", type=output_file, metavar="FILE.png", help="the picture (default: in the present folder)"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all numbers here")
     found = parser.parse_intermixed_args(argv)
     if (found.step is None) == (found.id is None and found.epoch is None):
         parser.error("give --id and --epoch, or --step alone")
@@ -43,9 +46,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--processes must be at least 1, found {found.processes}")
     what = f"step-{found.step}" if found.step is not None else f"id-{found.id}-epoch-{found.epoch}"
     found.out = found.out or Path(f"replay-{what}.png")
-    for name, file in (("--out", found.out), ("--json", found.json)):
-        if file is not None and not file.parent.is_dir():
-            parser.error(f"{name}: there is no folder {file.parent}")
     return found
 
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastaug.errors import FastaugError, RecipeError
+from fastaug.commands._output_file import output_file
+from fastaug.errors import FastaugError
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; they are only read")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.html", help="the page (default RUN/report.html, report.html here for several)"
+        "--out",
+        type=output_file,
+        metavar="FILE.html",
+        help="the page (default RUN/report.html, report.html here for several)",
     )
     parser.add_argument("--images", type=int, default=4, metavar="N", help="rows of a grid of a batch (default 4)")
     arguments = parser.parse_args(argv)
@@ -52,8 +56,6 @@ def report(arguments: argparse.Namespace) -> int:
     from fastaug.reports.run_report import page
 
     runs = read_runs(arguments.runs)
-    if not arguments.out.parent.is_dir():
-        raise RecipeError([f"--out: there is no folder {arguments.out.parent}"])
     groups = grouped(runs)
     names = [group.name for group in groups]
     more = [f"and {len(names) - TITLED} more"] if len(names) > TITLED else []

@@ -8,9 +8,9 @@ A row per sample.
 """
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastaug.commands._output_file import output_file
 from fastaug.errors import told
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 
@@ -29,7 +29,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("recipe", help="YAML file, or the name of one that `fastaug recipes` lists")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="replaces one value of the recipe")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
+    parser.add_argument("--out", type=output_file, required=True, metavar="FILE.png", help="the picture")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="rows (default 8)")
     parser.add_argument(
         "--curve", action="store_true", help="instead: the first image shifted, with s(v) for k = 1 to 4 below"
@@ -37,8 +37,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.images < 1:
         parser.error(f"--images must be at least 1, found {arguments.images}")
-    if not arguments.out.parent.is_dir():
-        parser.error(f"--out: there is no folder {arguments.out.parent}")
     return arguments
 
 

@@ -36,6 +36,7 @@ from rich.console import Console
 from ruamel.yaml.error import YAMLError
 
 from fastaug.commands._child_processes import ChildProcesses
+from fastaug.commands._output_file import output_file
 from fastaug.errors import EXIT_DONE, RecipeError, Stopped, told
 from fastaug.recipe import reading
 from fastaug.recipe.reading import as_begun, read_recipe, read_stored
@@ -88,7 +89,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--against", metavar="ARM", help="what the others' differences are to (default: the first arm)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
     parser.add_argument("--collect", action="store_true", help="train nothing: the results of the runs that have ended")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every repetition here")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write every repetition here")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.jobs < 1:
         parser.error(f"--jobs must be at least 1, found {arguments.jobs}")

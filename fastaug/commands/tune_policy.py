@@ -31,6 +31,7 @@ from rich.table import Table
 
 from fastaug.augment import load_policy
 from fastaug.augment.policy_settings import MOST_SLOTS
+from fastaug.commands._output_file import output_file
 from fastaug.commands.study import WIDE, Study, collect, write_once
 from fastaug.errors import RecipeError, told
 from fastaug.recipe.policy_file import read_policy_file
@@ -86,8 +87,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
     parser.add_argument("--name", help="what their names begin with (default tune-RECIPE)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the policy file of the best variant")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every repetition here")
+    parser.add_argument(
+        "--out", type=output_file, required=True, metavar="FILE", help="the policy file of the best variant"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write every repetition here")
     arguments = parser.parse_intermixed_args(argv)
     if not 0 < arguments.share <= 1:
         parser.error(f"--share must be above 0 and at most 1, found {arguments.share}")

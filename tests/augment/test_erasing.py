@@ -19,7 +19,7 @@ def images(n, dtype=torch.float32):
     return torch.full((n, 3, *SIZE), 5.0, dtype=dtype)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(4, 64), st.integers(4, 64), st.integers(1, 3), st.integers(0, 2**63))
 def test_boxes_lie_inside_and_are_smaller_than_the_image(height, width, recount, seed):
     params = RandomErasing(1.0, (height, width), recount=recount).sample(KEY._replace(seed=seed), np.arange(50))
@@ -155,7 +155,7 @@ def test_images_that_do_not_fit_are_named():
         policy.apply(images(3), params)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(4, 64), st.integers(4, 64), st.floats(0.05, 1.0))
 def test_cutout_blanks_the_part_of_one_square_that_lies_inside(height, width, length):
     cutout = Cutout(length, (height, width))

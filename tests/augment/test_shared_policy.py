@@ -66,7 +66,7 @@ def joint(policy):
 # ---- drawing ----
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=30, unique=True), st.integers(0, 2**31), st.integers(1, 3))
 def test_draws_do_not_depend_on_the_batch_or_its_order(ids, seed, slots):
     policy, key = uneven(slots), KEY._replace(seed=seed)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastaug.data.class_sampling import ClassDraws, class_shares, earlier_of
@@ -33,7 +33,6 @@ def test_shares_are_those_of_their_definitions() -> None:
     assert class_shares(counts, "sqrt").tolist() == pytest.approx([10 / 16, 5 / 16, 1 / 16])
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.sampled_from(["balanced", "sqrt"]))
 def test_epochs_have_the_size_of_the_split_and_classes_their_shares_to_one_image(
     counts: list[int], sampling: str
@@ -45,7 +44,6 @@ def test_epochs_have_the_size_of_the_split_and_classes_their_shares_to_one_image
     assert ahead.max() < 1 + 1e-6  # over all epochs, not only in each: nothing adds up
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 15), min_size=2, max_size=6), st.sampled_from(["balanced", "sqrt"]))
 def test_no_image_comes_again_before_all_of_its_class_have_come(counts: list[int], sampling: str) -> None:
     draws = drawn(counts, sampling)
@@ -72,7 +70,6 @@ def test_copies_number_the_images_of_an_epoch() -> None:
         assert sorted(copies[ids == sample].tolist()) == list(range(times))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=30))
 def test_earlier_ones_are_counted(values: list[int]) -> None:
     found = earlier_of(np.array(values, dtype=np.int64))

@@ -12,7 +12,7 @@ from fastaug.data.distortion import KINDS, Distortion, class_rates, distorted
 counts = st.lists(st.integers(0, 40), min_size=2, max_size=7).filter(lambda sizes: sum(sizes) > 0)
 shares = st.integers(0, 20).map(lambda n: n / 20)
 seeds = st.integers(0, 2**32)
-quick = settings(deadline=None, max_examples=40)
+quick = settings(max_examples=40)
 
 
 def labelled(sizes):

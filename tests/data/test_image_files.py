@@ -155,7 +155,7 @@ def test_dali_is_not_given_what_it_does_not_survive(kind: str) -> None:
     st.binary(max_size=5),
     st.integers(0, 9),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_header_ends_the_process_or_gets_a_size_that_pillow_does_not_see(
     kind: str, place: int, new: bytes, gone: int
 ) -> None:

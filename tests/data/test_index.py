@@ -259,7 +259,7 @@ def test_broken_exif_is_no_damage(tmp_path):
     assert screened(put(tmp_path / "x.jpg", content), "apply") == (30, 40, "")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM"]),
     places=st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), min_size=1, max_size=8),

@@ -196,7 +196,7 @@ def test_check_passes_exactly_when_every_piece_has_two_images(order: Order) -> N
             order.check(2)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(2, 4), st.integers(4, 60), st.integers(1, 3), st.integers(1, 2))
 def test_repeated_augmentation_puts_all_copies_of_an_image_into_one_update(repeats, images, world, accumulate):
     batch = repeats * 4

@@ -49,7 +49,7 @@ percent = st.integers(10, 20).map(lambda n: n / 100)
 seeds = st.integers(0, 2**64 - 1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(counts, percent, percent, percent, seeds)
 def test_fractions_are_a_stratified_partition(sizes, meta, select, test, seed):
     index = table({Folder.ALL: [n + 3 for n in sizes]})
@@ -66,7 +66,7 @@ def test_fractions_are_a_stratified_partition(sizes, meta, select, test, seed):
     assert (np.bincount(index.labels[splits.train], minlength=len(sizes)) >= 1).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(counts, percent, percent, percent, seeds)
 def test_one_fraction_leaves_those_before_it_alone(sizes, meta, select, test, seed):
     index = table({Folder.ALL: [n + 3 for n in sizes]})
@@ -81,7 +81,7 @@ def test_one_fraction_leaves_those_before_it_alone(sizes, meta, select, test, se
     assert not len(only.meta)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(counts, percent, percent, seeds, st.data())
 def test_files_added_to_a_class_leave_the_others_alone(sizes, meta, test, seed, data):
     grown = list(sizes)

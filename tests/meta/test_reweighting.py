@@ -17,7 +17,7 @@ def alone(tensor):
     return tensor
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=20))
 def test_weights_are_the_positive_help_with_mean_one(harm):
     harm = torch.tensor(harm, dtype=torch.float64)

@@ -76,7 +76,7 @@ def test_samples_whose_gradient_is_not_finite_stay_and_do_not_disturb_the_others
 # ---- RMSprop of rows ----
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     visits=st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=1, max_size=40),
     scale=st.sampled_from([1e-6, 1e-2, 1e2]),

@@ -18,7 +18,7 @@ def taken(count, **kwargs):
     return [next(requests) for _ in range(count)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(size=st.integers(2, 40), batch=st.integers(2, 40), seed=st.integers(0, 9))
 def test_every_image_comes_once_a_cycle(size, batch, seed):
     ids = np.arange(100, 100 + size)

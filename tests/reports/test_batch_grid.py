@@ -107,7 +107,7 @@ def test_text_stays_in_its_cell_and_there_is_some_below_every_image(photographs)
 
 
 @given(epoch=st.integers(0, 1000), prob=st.sampled_from([0.0, 0.5, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_visibility_is_what_counting_pixels_gives(epoch, prob):
     sampling = Sampling(sigma=0.3, cutmix=1.0, mixup_prob=prob, mixup_mode="elem", fill="constant", fill_value=0.0)
     params = params_of(sampling, epoch=epoch)

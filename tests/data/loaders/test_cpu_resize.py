@@ -160,7 +160,7 @@ extents = st.integers(1, 3000)
 
 
 @given(extents, extents, st.integers(1, 400), st.floats(0.2, 1), st.sampled_from(list(MODES)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_narrowed_window_holds_all_that_the_cut_depends_on(height, width, side, crop_pct, interpolation):
     given_ = center(np.array([height]), np.array([width]), side, crop_pct)
     found = needed(given_, side, interpolation)

@@ -236,7 +236,7 @@ def test_lamb_with_its_options(kwargs: dict[str, Any]) -> None:
         assert relative_error(step(make, gradients, 2, max_norm)[1].direction(v), truth) < 1e-7
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     lr=st.floats(1e-4, 1),
     momentum=st.sampled_from([0.0, 0.5, 0.99]),
@@ -259,7 +259,7 @@ def test_sgd_is_linear_in_its_gradient(
     assert dot(recorded.direction(v), d) == pytest.approx(change, rel=1e-9, abs=1e-13)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(max_norm=st.floats(0.1, 20), seed=st.integers(0, 99))
 def test_a_clipped_gradient_loses_its_length(max_norm: float, seed: int) -> None:
     """Along g itself an active clip leaves only its margin 1e-6; u is linear in v in any case."""

@@ -98,7 +98,7 @@ def test_reference_is_what_the_words_say() -> None:
                     assert abs(got[i, c, y, col].item() - want) < 1e-12
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_parameters(data: st.DataObject) -> None:
     """Shifts out of view, empty boxes, whole boxes, partners that repeat, blends of 0."""
@@ -154,7 +154,7 @@ def test_streamed_and_cached_stores_agree_at_any_alignment(
 
 
 @pytest.mark.parametrize("stream_bytes", [0, 1 << 40])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_blocks_that_edges_cut(stream_bytes: int, data: st.DataObject) -> None:
     """Every way in which views and boxes begin and end within blocks of 16 pixels."""

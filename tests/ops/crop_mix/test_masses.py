@@ -62,20 +62,20 @@ def agrees(case: tuple[CropMixParams, int, int]) -> None:
     np.testing.assert_allclose(weight.numpy(), total + (1 - total) / CLASSES, atol=1e-6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cases())
 def test_closed_form_equals_counting(case: tuple[CropMixParams, int, int]) -> None:
     agrees(case)
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=10_000)
 @given(cases())
 def test_closed_form_equals_counting_often(case: tuple[CropMixParams, int, int]) -> None:
     agrees(case)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     cases(),
     st.floats(0.01, 8) | st.sampled_from([1, 2, 2.0, 0.5]),

@@ -30,7 +30,7 @@ def without(params: CropMixParams) -> CropMixParams:
     return dataclasses.replace(params, noise=None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 20))
 def test_noise_is_where_no_image_leaves_a_mark(seed: int, h: int, w: int) -> None:
     """White images on black fill: what stays black after the pass shows no image; nothing else changes."""

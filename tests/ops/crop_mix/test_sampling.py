@@ -51,7 +51,7 @@ def test_partners_depend_on_their_block_alone(mode: str) -> None:
         assert (part.box == part.box[0]).all() == (mode == "batch")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 70), st.one_of(st.none(), st.integers(1, 20)))
 def test_partners_are_a_permutation_inside_blocks(n: int, group: int | None) -> None:
     partner = sample_crop_mix(KEY, range(n), (8, 8), Sampling(mix_group=group)).partner.numpy()

@@ -84,5 +84,6 @@ def told(work: Callable[[], int | None]) -> int:
         print(error, file=sys.stderr)
         return error.code
     except subprocess.CalledProcessError as error:
-        print(f"a run ended with code {error.returncode}; the same command goes on: {error}", file=sys.stderr)
+        goes_on = "" if error.returncode == RecipeError.code else "; the same command goes on"
+        print(f"a run ended with code {error.returncode}{goes_on}: {error}", file=sys.stderr)
         return 1

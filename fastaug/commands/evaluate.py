@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastaug.atomic_files import write_atomically
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import output_file
 from fastaug.errors import StorageError, remedy_of, told
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import output_file
 from fastaug.errors import DataError, told
 from fastaug.recipe.reading import read_recipe
 

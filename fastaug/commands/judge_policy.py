@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import one_or_more, output_file, zero_or_more
 from fastaug.commands.study import WIDE, Study, collect, write_once
 from fastaug.errors import RecipeError, told
 from fastaug.provenance import commit, versions
 from fastaug.recipe.policy_file import FILE, PolicyFile, read_policy_file
 from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import Recipe
 from fastaug.recipe.shipped import find_recipe
 from fastaug.reports.run_tables import Runs, cell, differences
 
@@ -37,6 +38,7 @@ FIXED = {
     "trivialaugment": [*NOTHING, "augment.aa=ta_wide"],
 }
 LEARNED, START = "learned", "start"
+NO_SELECT = "--on: there is no select split; set data.select_fraction, or judge --on test"
 FIGURES = {"test": "error", "select": "select_error"}
 
 
@@ -60,11 +62,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--policy", type=Path, metavar="FILE", help="the policy.json to judge")
     which.add_argument("--run", type=Path, help="or the run folder that holds it")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="N", help="default 0 1 2 3 4")
+    parser.add_argument(
+        "--seeds", type=zero_or_more, nargs="+", default=[0, 1, 2, 3, 4], metavar="N", help="default 0 1 2 3 4"
+    )
     parser.add_argument("--on", choices=FIGURES, help="the split that decides (default select where there is one)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
     parser.add_argument("--name", help="what their names begin with (default judge-RECIPE)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
+    parser.add_argument("--jobs", type=one_or_more, default=1, metavar="N", help="runs at a time, of one thread each")
     parser.add_argument("--collect", action="store_true", help="train nothing: judge by the runs that have ended")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write every repetition here")
     return parser.parse_intermixed_args(argv)
@@ -77,12 +81,17 @@ def study_of(arguments: argparse.Namespace) -> Study:
     """What is trained; RecipeError where the policy or the recipe cannot be used."""
     given = arguments.policy or arguments.run
     file, name = read_policy_file(given), arguments.name or f"judge-{arguments.recipe.stem}"
-    arms, first = dict(FIXED), arguments.runs / f"{name}-{START}.json"
+    first = arguments.runs / f"{name}-{START}.json"
+    # Those first that say of a file whether it can be used.
+    arms = {LEARNED: ["meta.learn=[]", f"meta.reuse={given}", "augment.aa=null"]}
     if (start := start_of(file)) is None:
-        print(f"{START}: left out, {file.path} does not say where its parts began: nothing learned in its run")
+        print(
+            f"{START}: left out, {file.path} does not say where its parts began: nothing learned in its run, or its "
+            "slots were changed since"
+        )
     else:
         arms[START] = ["meta.learn=[]", f"meta.reuse={first}", "augment.aa=null"]
-    arms[LEARNED] = ["meta.learn=[]", f"meta.reuse={given}", "augment.aa=null"]
+    arms |= FIXED
     study = Study(
         name=name,
         recipe=find_recipe(arguments.recipe).resolve(),
@@ -93,6 +102,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
         runs=arguments.runs,
         jobs=arguments.jobs,
         collect=arguments.collect,
+        figure=FIGURES[arguments.on or "test"],
     )
     for arm, overrides in arms.items():
         if arm != START:  # its file, not yet written, has the parts of the learned one
@@ -103,6 +113,15 @@ def study_of(arguments: argparse.Namespace) -> Study:
         arguments.runs.mkdir(parents=True, exist_ok=True)
         write_once(first, json.dumps(start))
     return study
+
+
+def check_select(recipe: Recipe) -> None:
+    """RecipeError without a select split: before anything is trained."""
+    from fastaug.distributed import build_accelerator
+    from fastaug.training.build_data import find_data
+
+    if not len(find_data(recipe, build_accelerator(recipe)).splits.select):
+        raise RecipeError([NO_SELECT])
 
 
 def check_same(study: Study, arm: str, values: dict[str, Any]) -> None:
@@ -143,7 +162,7 @@ def split_of(runs: Runs, wanted: str | None) -> str:
     known = [result for results in runs.values() for result in results.values()]
     selects = bool(known) and all("select_error" in result for result in known)
     if wanted == "select" and not selects:
-        raise RecipeError(["--on: there is no select split; set data.select_fraction, or judge --on test"])
+        raise RecipeError([NO_SELECT])
     return wanted or ("select" if selects else "test")
 
 
@@ -215,6 +234,8 @@ def report(study: Study, runs: Runs, gained: dict[str, Difference], best: str, s
 def judge(arguments: argparse.Namespace) -> int:
     """Trains, tells and writes; the exit code."""
     study = study_of(arguments)
+    if arguments.on == "select" and not study.collect:
+        check_select(read_recipe(study.recipe, [*study.arms[LEARNED], *study.last]))
     runs = collect(study)
     if not (runs[LEARNED] and any(runs[arm] for arm in FIXED)):
         print("nothing to judge: no run of the learned policy, or none of a fixed one, has ended")

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import output_file
 from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 

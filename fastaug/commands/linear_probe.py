@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import output_file
 from fastaug.errors import DataError, RecipeError, told
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe

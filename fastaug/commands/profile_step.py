@@ -13,7 +13,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import output_file
 from fastaug.errors import told
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 

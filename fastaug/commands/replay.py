@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import output_file
 from fastaug.errors import DataError, told
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import output_file
 from fastaug.errors import FastaugError
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 

@@ -10,7 +10,7 @@ A row per sample.
 import argparse
 from typing import TYPE_CHECKING
 
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import output_file
 from fastaug.errors import told
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 

@@ -22,6 +22,7 @@ N trains N runs at a time, of one thread each. Several processes can share a stu
 import argparse
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -35,12 +36,12 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from ruamel.yaml.error import YAMLError
 
+from fastaug.commands._argument_types import one_or_more, output_file, zero_or_more
 from fastaug.commands._child_processes import ChildProcesses
-from fastaug.commands._output_file import output_file
 from fastaug.errors import EXIT_DONE, RecipeError, Stopped, told
 from fastaug.recipe import reading
 from fastaug.recipe.reading import as_begun, read_recipe, read_stored
-from fastaug.recipe.schema import RESUMABLE
+from fastaug.recipe.schema import RESUMABLE, Recipe
 from fastaug.recipe.strict_yaml import parse_yaml
 from fastaug.reports.run_tables import SHARES, Runs, compared, figures_of_result, layout, tables
 
@@ -65,6 +66,7 @@ class Study(NamedTuple):
     labels: dict[str, Any] | None = None  # arguments of the distortion
     jobs: int = 1
     collect: bool = False  # only read results
+    figure: str = "error"  # told of each run as it ends
 
     def folder(self, arm: str, seed: int) -> Path:
         """The folder of one run."""
@@ -83,17 +85,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("study", type=Path, help="YAML file; docs/studies has examples")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every arm")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these of the study's seeds")
+    parser.add_argument("--seeds", type=zero_or_more, nargs="+", metavar="N", help="in place of the study's")
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these of the study's cells")
     parser.add_argument("--layout", choices=SHARES, metavar="FIGURE", help=f"methods by cells: {', '.join(SHARES)}")
     parser.add_argument("--against", metavar="ARM", help="what the others' differences are to (default: the first arm)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
+    parser.add_argument("--jobs", type=one_or_more, default=1, metavar="N", help="runs at a time, of one thread each")
     parser.add_argument("--collect", action="store_true", help="train nothing: the results of the runs that have ended")
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write every repetition here")
-    arguments = parser.parse_intermixed_args(argv)
-    if arguments.jobs < 1:
-        parser.error(f"--jobs must be at least 1, found {arguments.jobs}")
-    return arguments
+    return parser.parse_intermixed_args(argv)
 
 
 def checked(values: Any) -> dict[str, Any]:
@@ -224,15 +223,26 @@ def has_ended(study: Study, arm: str, seed: int) -> bool:
         status = json.loads((folder / "status.json").read_text())
         if status["code"] != EXIT_DONE or not (folder / "result.json").exists():
             return False
-        before, schema = read_stored(folder / "recipe.yaml")
-        now = as_begun(read_recipe(study.recipe, settings_of(study, arm, seed)), schema)
+        now = read_recipe(study.recipe, settings_of(study, arm, seed))
         ended = (folder / "status.json").stat().st_mtime
         files = [now.meta.reuse, now.meta.operations]
         if any(Path(file).exists() and Path(file).stat().st_mtime > ended for file in files if file is not None):
             return False  # the run itself says whether it still is what it was
+        return not _differences(folder, now)
     except (OSError, ValueError, LookupError, TypeError, RecipeError):
         return False  # the run itself says what is wrong
-    return not reading.differences(before, now).keys() - RESUMABLE
+
+
+def _differences(folder: Path, now: Recipe) -> list[str]:
+    """The keys in which a run's recipe is another than `now`, those that may change in a run aside."""
+    before, schema = read_stored(folder / "recipe.yaml")
+    return sorted(reading.differences(before, as_begun(now, schema)).keys() - RESUMABLE)
+
+
+def other_settings(study: Study, arm: str, seed: int) -> list[str]:
+    """The keys that a finished run has other values of than the study; none where it has left no recipe."""
+    folder, now = study.folder(arm, seed), read_recipe(study.recipe, settings_of(study, arm, seed))
+    return _differences(folder, now) if (folder / "recipe.yaml").exists() else []
 
 
 def train(study: Study, arm: str, seed: int, children: ChildProcesses) -> None:
@@ -321,9 +331,12 @@ def collect(study: Study, go_on: bool = False) -> Runs:
             folder = study.folder(arm, seed)
             if (figures := figures_of(folder)) is None:
                 print(f"seed {seed}  {arm}: missing, {folder} has no result.json of a run that has ended", flush=True)
-                continue
-            runs[arm][seed] = figures
-            print(f"seed {seed}  {arm}: error {figures['error']:.4f}", flush=True)
+            elif study.collect and (other := other_settings(study, arm, seed)):
+                print(f"seed {seed}  {arm}: left out, {folder} was trained with another {', '.join(other)}", flush=True)
+            else:
+                runs[arm][seed] = figures
+                shown = study.figure.replace("_", " ")
+                print(f"seed {seed}  {arm}: {shown} {figures.get(study.figure, math.nan):.4f}", flush=True)
     return runs
 
 

@@ -29,9 +29,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from fastaug.atomic_files import write_atomically
 from fastaug.augment import load_policy
 from fastaug.augment.policy_settings import MOST_SLOTS
-from fastaug.commands._output_file import output_file
+from fastaug.commands._argument_types import one_or_more, output_file, zero_or_more
 from fastaug.commands.study import WIDE, Study, collect, write_once
 from fastaug.errors import RecipeError, told
 from fastaug.recipe.policy_file import read_policy_file
@@ -83,10 +84,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--strengths", type=float, nargs="+", default=[1.0], metavar="F", help="default 1")
     parser.add_argument("--keep", choices=("hard", "all"), nargs="+", default=["hard"], help="default hard")
     parser.add_argument("--share", type=float, default=0.2, help="of train.epochs in the first rung (default .2)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of every training (default 0)")
+    parser.add_argument(
+        "--seeds", type=zero_or_more, nargs="+", default=[0], metavar="N", help="of every training (default 0)"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
     parser.add_argument("--name", help="what their names begin with (default tune-RECIPE)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each")
+    parser.add_argument("--jobs", type=one_or_more, default=1, metavar="N", help="runs at a time, of one thread each")
     parser.add_argument(
         "--out", type=output_file, required=True, metavar="FILE", help="the policy file of the best variant"
     )
@@ -117,7 +120,7 @@ def varied(whole: dict[str, Any], variant: Variant) -> dict[str, Any]:
     piece["settings"]["slots"] = variant.slots
     piece["values"][LOGITS] = [[math.log(max(share, LEAST)) for share in shares]] * variant.slots
     if variant.strength != 1:
-        magnitudes = [variant.strength / (1 + math.exp(-raw)) for raw in piece["values"][STRENGTHS]]
+        magnitudes = [variant.strength * (1 + math.tanh(raw / 2)) / 2 for raw in piece["values"][STRENGTHS]]
         piece["values"][STRENGTHS] = [logit(min(max(m, WEAKEST), STRONGEST)) for m in magnitudes]
     piece.pop("summary", None)
     if variant.slots != len(rows):
@@ -226,6 +229,7 @@ def trained(arguments: argparse.Namespace, name: str, files: dict[Variant, Path]
         last=[*arguments.overrides, *held_out, *short],
         runs=arguments.runs,
         jobs=arguments.jobs,
+        figure="select_error",  # test images play no part
     )
     return collect(study)
 
@@ -266,7 +270,7 @@ def tune(arguments: argparse.Namespace) -> int:
         rows.append({"epochs": rung.epochs, "runs": runs})
         files = {variant: path for variant, path in files.items() if variant.name in order[: rung.kept]}
     best, price = next(iter(files or tried)), spent / recipe.train.epochs
-    arguments.out.write_text(json.dumps(varied(whole, best)))
+    write_atomically(arguments.out, json.dumps(varied(whole, best)).encode())
     print(f"{arguments.out}: {best.name}, at the price of {price:.1f} trainings")
     if arguments.json:
         figures = {"slots": best.slots, "strength": best.strength, "trainings": price}

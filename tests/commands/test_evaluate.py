@@ -278,7 +278,7 @@ def test_words_that_stand_alone_are_overrides_where_no_severities_are_given() ->
         (["--temperature", "2"], 2, "'2' is neither select nor meta, nor a share between 0 and 1"),
         (["--occlusion", "101"], 2, "101 is no number of points"),
         (["--label-map", "nothing.json"], 3, "nothing.json cannot be read"),
-        (["--charts", "nowhere/a.html"], 2, "--charts: nowhere/a.html is in no folder"),
+        (["--charts", "nowhere/a.html"], 2, "--charts: there is no folder nowhere; make it"),
         (["--charts", "charts"], 2, "--charts: charts is to be one HTML page; name it charts.html"),
         (["--temperature", "select", "data.select_fraction=0.5"], 2, "the run was trained on other splits"),
     ],

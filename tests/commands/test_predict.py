@@ -75,8 +75,6 @@ def test_packed_sets_are_classified_as_their_files_are(tiny_run: Path, tmp_path:
         (["RUN", "RUN"], 3, "no image below this folder"),
         (["IMAGES", "IMAGES"], 5, "neither a run folder nor a checkpoint"),
         (["RUN", "IMAGES", "--tta", "2"], 2, "--tta: 2 copies would all be the image itself; leave it out$"),
-        (["RUN", "IMAGES", "--json", "GONE/a.json"], 2, "--json: .*is in no folder that can be written to"),
-        (["RUN", "IMAGES", "--json", "IMAGES"], 2, "--json: .* is a folder"),
         (["RUN", "wds:GONE"], 3, "^wds:.*gone does not exist or cannot be reached"),
         (["RUN", "wds:GONE", "IMAGES"], 2, "a packed set is classified alone"),
         (["RUN", "IMAGES", "--input-key", "jpg"], 2, "--input-key: names a part of the records of a packed set"),

@@ -22,6 +22,8 @@ from fastaug.recipe.reading import read_stored
 
 def learned_augmenter(folder: Path) -> Augmenter:
     """The augmenter of a run, as its last checkpoint has it."""
+    if not (folder / "recipe.yaml").exists():
+        raise StorageError(f"{folder}: is no run folder, it has no recipe.yaml; name the run.dir of a training")
     recipe, _ = read_stored(folder / "recipe.yaml")
     if "augmenter" not in recipe.meta.learn or recipe.meta.conditioned:
         raise StorageError(

@@ -61,7 +61,8 @@ def check_meta_split(recipe: Recipe, accelerator: Accelerator, parts: DataParts)
     if available < recipe.meta.batch_size:
         raise DataError(
             f"meta.learn: {recipe.meta.learn} needs a meta split of meta.batch_size = {recipe.meta.batch_size} images "
-            f"or more, found {available}; set data.meta_fraction, or add a meta/ folder or list"
+            f"or more, found {available}; set meta.batch_size lower, or give it more images: by data.meta_fraction, or "
+            "in a meta/ folder or list"
         )
     least = SMALLEST_BATCH * accelerator.num_processes
     if recipe.meta.batch_size < least:
@@ -187,7 +188,7 @@ def gathering(training: Training) -> str | None:
     learning = training.recipe.train.epochs - meta.start_epochs - meta.settle_epochs
     updates = round(learning * training.steps_per_epoch)
     if updates < FEW * meta.every:
-        remedy = "raise train.epochs" if meta.every == 1 else f"set meta.every to {max(1, updates // FEW)}"
+        remedy = f"set meta.every to {updates // FEW}" if updates >= FEW else "raise train.epochs"
         few = f"these are {updates // meta.every} meta steps, too few to find all that harms (docs/policies.md)"
         said += f"; {few}: {remedy}"
     if meta.every == 1 and meta.explore and not meta.settle_epochs:

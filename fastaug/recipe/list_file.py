@@ -23,7 +23,7 @@ def read_list(path: Path, where: str, *, most: int, of: str, largest: int) -> li
         if len(content) > largest:
             raise RecipeError([f"{where}: larger than {largest:,} bytes; leave out what is none of the {of}"])
         text = content.decode("utf-8")
-        values = json.loads(text) if path.suffix == ".json" else parse_yaml(text)
+        values = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else parse_yaml(text)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -34,3 +34,11 @@ def read_list(path: Path, where: str, *, most: int, of: str, largest: int) -> li
         found = f"{len(values)} entries" if isinstance(values, list) else type(values).__name__
         raise RecipeError([f"{where}: must be a list of 1 to {most:,} {of}, found {found}"])
     return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys may stand only once, as those of a YAML mapping."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the key {twice[0]!r:.100} stands twice")
+    return dict(pairs)

@@ -173,7 +173,7 @@ def _operation(entry: Any) -> Operation:
 
 
 def _range(entry: dict[str, Any], name: str, function: str, absolute: bool) -> tuple[float, float]:
-    """The two ends of an entry's values; without `min` they are equally far from what changes nothing."""
+    """The two ends of an entry's values; without `min` both are equally far from what changes nothing, or one is it."""
     kind = FUNCTIONS[function]
     assert kind.neutral is not None
     if absolute and not kind.largest_pixels:
@@ -183,9 +183,15 @@ def _range(entry: dict[str, Any], name: str, function: str, absolute: bool) -> t
     high = _number(entry, "max", name)
     if "min" in entry:
         low = _number(entry, "min", name)
+    elif high <= kind.neutral:
+        raise ValueError(
+            f"{name}: without min the values go from what changes nothing, {kind.neutral:g}, up to max, found "
+            f"{high:g} ({function}); write min and max"
+        )
+    elif least == kind.neutral:
+        low = least
     else:
-        low = kind.neutral**2 / high if kind.log and high > 0 else 2 * kind.neutral - high
-        low = max(low, least)
+        low = kind.neutral**2 / high if kind.log else 2 * kind.neutral - high
     if low > high:
         raise ValueError(f"{name}: min {low:g} is above max {high:g}; exchange them")
     if not least <= low <= high <= most:

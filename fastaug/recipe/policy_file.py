@@ -136,7 +136,9 @@ def _piece(name: str, piece: Any) -> Piece:
         if not isinstance(found, kind):
             wanted = {str: "a text", dict: "an object"}[kind]
             raise _Refused(f"parts.{name}.{key}: must be {wanted}, found {_short(found)}; {AS_WRITTEN}")
-    given = ((key, piece.get(key, {})) for key in ("settings", "values", "start"))
+    if not isinstance(piece.get("summary", {}), dict):
+        raise _Refused(f"parts.{name}.summary: must be an object, found {_short(piece['summary'])}; {AS_WRITTEN}")
+    given = ((key, piece.get(key, {})) for key in ("settings", "values", "start", "summary"))
     for key, value in (pair for where, inner in given for pair in _numbers(where, inner)):
         if isinstance(value, (int, float)) and not abs(value) <= LARGEST_NUMBER:
             raise _Refused(f"parts.{name}.{key}: {_short(value)} is out of range; {SOUND}")

@@ -64,7 +64,7 @@ CHANGES: Mapping[str, str] = MappingProxyType(
         "blur": "x, a: blur(x, abs(a) * min(x.shape[1:]), {most} * min(x.shape[1:]))",
         "blur" + PIXELS: "x, a: blur(x, abs(a), {most})",
         "stroke": "x, a: stroke(x, a)",
-        "elastic": "x, *a: elastic(x, torch.tensor(a))",
+        "elastic": "x, *a: elastic(x, torch.tensor(a).float())",
     }
 )
 # Functions that these call, without empty lines between them: a program has to stay within MOST_LINES.
@@ -101,8 +101,7 @@ def elastic(x, knots):
 
 HEAD = '''"""A learned augmentation policy for torchvision, written by fastaug; needs torch and torchvision only.
 
-image = LearnedPolicy()(image)  # a PIL image or a tensor [C,H,W], uint8 or float in [0, 1], one at a time
-A PIL image of any mode comes out as RGB: L in three equal channels, RGBA without its transparency.
+image = LearnedPolicy()(image)  # a PIL image, which comes out as RGB, or a tensor [C,H,W], uint8 or float in [0, 1]
 Learned on cropped images of {height} x {width} pixels; flips, crops and mixing beside it are not in it."""
 '''
 IMPORTS = """from math import ceil, copysign, cos, exp, sin
@@ -111,8 +110,8 @@ from torchvision.transforms.v2 import functional as F
 
 """
 PLACES = """def places(x):  # of the pixels of x, [H,W,2], from -1 to 1; the values look_up gives are bilinear
-    return torch.nn.functional.affine_grid(torch.eye(2, 3)[None], (1, *x.shape), align_corners=False)[0]
-fill_of = lambda x: torch.tensor(FILL[: len(x)], device=x.device)[:, None, None]
+    return torch.nn.functional.affine_grid(torch.eye(2, 3).float()[None], (1, *x.shape), align_corners=False)[0]
+fill_of = lambda x: torch.tensor(FILL[: len(x)]).to(x)[:, None, None]
 look_up = lambda x, grid: {look_up}
 """
 FILLED = "torch.grid_sampler((x - fill_of(x))[None], grid.to(x)[None], 0, 0, False)[0] + fill_of(x)"
@@ -124,13 +123,14 @@ class LearnedPolicy(torch.nn.Module):
 {unravel}\
         return [(k - 1, [a + (b - a) * torch.rand(()).item() for a, b in OPERATIONS[k - 1][1]]) for k in picked if k]
     def forward(self, image, draws=None):
+        assert isinstance(image, torch.Tensor) or image.mode[0] not in "IF", f"{image.mode}: not 8 bits; give a tensor"
         x = image if isinstance(image, torch.Tensor) else F.to_image(image.convert("RGB"))
         kind, x = x.dtype, F.to_dtype(x, torch.float32, scale=True)
         drawn = [(*OPERATIONS[k][2:], amounts) for k, amounts in (self.draw() if draws is None else draws)]
-        whole = torch.eye(3)
+        whole = torch.eye(3).float()
         for matrix in [matrix(*x.shape[1:], *amounts) for matrix, *_, amounts in drawn if matrix]:
             whole = whole @ torch.tensor([*matrix, [0, 0, 1]][:3]).float()  # what moves pixels acts first, and once
-        if not whole.equal(torch.eye(3)):
+        if not whole.equal(torch.eye(3).float()):
             at = torch.nn.functional.pad(places(x), (0, 1), value=1) @ whole.T
             x = look_up(x, at[..., :2] / at[..., 2:])
         for _, *change, amounts in drawn:

@@ -47,7 +47,7 @@ def checkpoint_and_recipe(wanted: Wanted) -> tuple[Path, Recipe]:
     run = wanted.path if is_run else wanted.path.resolve().parent.parent
     path = checkpoint.latest(run / "checkpoints")[0] if is_run else wanted.path
     if path is None or not (run / "recipe.yaml").is_file():
-        raise StorageError(f"{wanted.path}: neither a run folder with a checkpoint nor a checkpoint of a run")
+        raise StorageError(f"{wanted.path}: neither a run folder with a checkpoint nor a checkpoint of a run; name one")
     weights = [f"eval.weights={wanted.weights}"] if wanted.weights else []
     copies = [] if wanted.tta is None else [f"eval.tta={wanted.tta}"]
     untrained = [*UNTRAINED, "augment.start_epochs=0"]

@@ -24,11 +24,17 @@ WRONG = [
     ("- {function: rotate, max: true}", "entry 1: rotate: max must be a finite number, found True"),
     ("- {function: rotate, max: '30'}", "entry 1: rotate: max must be a finite number, found '30'"),
     ("- {function: rotate, min: 40, max: 30}", "entry 1: rotate: min 40 is above max 30; exchange them"),
-    ("- {function: rotate, max: -30}", "entry 1: rotate: min 30 is above max -30; exchange them"),
+    (
+        "- {function: rotate, max: -30}",
+        "entry 1: rotate: without min the values go from what changes nothing, 0, up to max, found -30 (rotate); write",
+    ),
+    ("- {function: posterize, max: 4}", "entry 1: posterize: without min the values go from what changes nothing, 8,"),
+    ("- {function: scale, max: 0.5}", "entry 1: scale: without min the values go from what changes nothing, 1, up"),
     (
         "- {function: rotate, max: 1000}",
-        "entry 1: rotate: -180 to 1000 is outside of -180 to 180 (rotate, degrees); narrow it",
+        "entry 1: rotate: -1000 to 1000 is outside of -180 to 180 (rotate, degrees); narrow it",
     ),
+    ("- {function: brightness, max: 5}", "entry 1: brightness: -3 to 5 is outside of 0 to 10 (brightness, factor);"),
     ("- {function: contrast, min: -1, max: 1}", "entry 1: contrast: -1 to 1 is outside of 0 to 10 (contrast, factor)"),
     (
         "- {function: scale, min: 0, max: 1}",
@@ -80,6 +86,18 @@ def test_json_may_not_hold_what_is_no_number(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeError, match="cannot be read"):
         read_entries(str(path))
+
+
+def test_a_key_that_stands_twice_is_refused_in_json_as_in_yaml(tmp_path):
+    for name, text in (("a.json", '[{"function": "rotate", "max": 3, "max": 4}]'), ("a.yaml", "- {max: 3, max: 4}")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(RecipeError, match=r"key ['\"]max['\"] stands twice"):
+            read_entries(str(tmp_path / name))
+
+
+def test_values_that_go_one_way_only_begin_at_what_changes_nothing(tmp_path):
+    (tmp_path / "a.yaml").write_text("- {function: cutout, max: 0.5}\n- {function: scale, max: 2}")
+    assert [(found.low, found.high) for found in read_entries(str(tmp_path / "a.yaml"))] == [(0, 0.5), (0.5, 2)]
 
 
 def test_huge_files_folders_and_missing_ones(tmp_path):

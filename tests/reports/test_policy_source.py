@@ -190,6 +190,30 @@ def test_a_picture_of_any_mode_comes_out_as_rgb_as_its_head_says(every, mode):
     assert out.tobytes() == photo.convert("RGB").tobytes()
 
 
+@pytest.mark.parametrize("mode", ["I", "I;16", "F"])
+def test_a_picture_of_more_than_8_bits_is_refused(every, mode):
+    space = {}
+    exec(compile(policy_source(every, SIZE).text, "policy.py", "exec"), space)
+    with pytest.raises(AssertionError, match=f"{mode}: not 8 bits; give a tensor"):
+        space["LearnedPolicy"]()(Image.new(mode, (30, 20)), [])
+
+
+def test_it_works_where_numbers_are_float64(every):
+    space = {}
+    exec(compile(policy_source(every, SIZE).text, "policy.py", "exec"), space)
+    image, policy = torch.rand(3, 24, 20), space["LearnedPolicy"]()
+    draws = [[(k, [(a + 3 * b) / 4 for a, b in ranges])] for k, (_, ranges, *_) in enumerate(space["OPERATIONS"])]
+    expected = [policy(image, each) for each in draws]
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [policy(image, each) for each in draws]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for (name, *_), got, wanted in zip(space["OPERATIONS"], found, expected, strict=True):
+        assert got.dtype == torch.float32, name
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5, msg=name)
+
+
 def test_what_cannot_be_written_is_told_and_not_drawn(monkeypatch):
     policy = SharedPolicy(read_operations("eight"), 1)
     monkeypatch.setattr(source, "MATRICES", {k: v for k, v in source.MATRICES.items() if k != "rotate"})

@@ -11,6 +11,7 @@ looked at otherwise. docs/label_doctor.md explains the figures.
 """
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastaug.commands._argument_types import output_file
-from fastaug.errors import FastaugError, StorageError
+from fastaug.errors import FastaugError, RecipeError, StorageError
 from fastaug.recipe.reading import UNTRAINED, read_recipe
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def report(arguments: argparse.Namespace) -> int:
 
     samples = read_samples(run)
     recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
+    check_another_file(arguments.correct, recipe.data.labels)
     from fastaug.atomic_files import write_atomically
     from fastaug.distributed import build_accelerator
     from fastaug.evaluation.label_truth import judged, read_truth
@@ -84,8 +86,9 @@ def report(arguments: argparse.Namespace) -> int:
         wrong = (truth[own["id"]] != own["given"])[listed]
         figures["truth"] = judged(tables[0].scores[listed], wrong, tables[0].estimate)
     keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
-    labels = arguments.correct or "corrected.tsv"
-    settings = [*arguments.overrides, *keys, f"data.labels={labels}", f"run.dir={run}-corrected"]
+    ticked = _new_file(recipe.data.labels)
+    labels = arguments.correct or ticked
+    settings = [*arguments.overrides, *keys, f"data.labels={labels}", f"run.dir={_new_folder(run)}"]
     command = shlex.join(["accelerate", "launch", "-m", "fastaug", "train", str(run / "recipe.yaml"), *settings])
     notes = cautions(tables, parts)
     pairs: list[Any] = []
@@ -95,7 +98,7 @@ def report(arguments: argparse.Namespace) -> int:
         said, pairs = _duplicates(parts)
         notes.append(said)
         figures["duplicates"] = [pair._asdict() for pair in pairs]
-    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, notes, pairs)
+    text = page(f"Labels of {run.name}", tables, parts, arguments.pictures, command, ticked, notes, pairs)
     written = {"labels.html": text, "labels.csv": csv_text(tables, parts)}
     for name, data in written.items():
         write_atomically(run / name, data)
@@ -110,6 +113,23 @@ def report(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
+
+
+def check_another_file(wanted: Path | None, trained: str | None) -> None:
+    """RecipeError where --correct names the file that the run was trained with: its labels would be gone."""
+    if wanted is not None and trained is not None and wanted.resolve() == Path(trained).resolve():
+        raise RecipeError([f"--correct: {wanted} holds the labels that the run was trained with; name another file"])
+
+
+def _new_file(trained: str | None) -> str:
+    """A name for the file of the ticked rows, another than that of the labels trained with."""
+    return "corrected.tsv" if trained is None else f"{Path(trained).stem}-again.tsv"
+
+
+def _new_folder(run: Path) -> Path:
+    """A run folder that is not there, for the next training."""
+    names = itertools.chain([f"{run}-corrected"], (f"{run}-corrected-{number}" for number in itertools.count(2)))
+    return next(folder for folder in map(Path, names) if not folder.exists())
 
 
 def _duplicates(parts: "DataParts") -> tuple[str, list[Any]]:

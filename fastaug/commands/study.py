@@ -280,7 +280,7 @@ def _train_next(study: Study, run: tuple[str, int], go_on: bool, over: Event, ch
         return
     try:
         train(study, *run, children)
-    except Stopped:
+    except (Stopped, OSError):  # OSError: it could not be started
         over.set()
         raise
     except subprocess.CalledProcessError as error:

@@ -40,8 +40,11 @@ def with_labels(index: Index, splits: Splits, file: Path) -> Index:
             if not tab or label not in classes:
                 raise DataError(f"{where}{os.fsdecode(line)!r} {_unlabelled(tab and label, index.classes)}")
             if sample < 0 or not train[sample] or seen[sample]:
-                twice = sample >= 0 and seen[sample]
-                reason = "names an image twice" if twice else "is not about an image of the training split"
+                reason = "is not about an image of the training split"
+                if sample < 0:
+                    reason = "names no image of these data by its id, or its path relative to data.root"
+                elif seen[sample]:
+                    reason = "names an image twice"
                 raise DataError(f"{where}{os.fsdecode(line)!r} {reason}; correct or remove the line")
             seen[sample] = True
             labels[sample] = classes[label]

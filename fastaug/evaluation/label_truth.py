@@ -29,7 +29,7 @@ def read_truth(file: Path, parts: DataParts) -> npt.NDArray[np.int64]:
         raise DataError(f"--truth: {file} cannot be read ({error}); name a file of true labels") from error
     ids = {path: i for i, path in enumerate(parts.index.paths)}
     classes = {os.fsencode(name): label for label, name in enumerate(parts.classes)}
-    truth = parts.folder_labels.copy()
+    truth, seen = parts.folder_labels.copy(), set()
     for number, line in enumerate(lines, start=1):
         name, tab, label = split_line(line, classes)
         if not line.strip() or (line.startswith(b"#") and not (tab and label in classes)):
@@ -40,6 +40,9 @@ def read_truth(file: Path, parts: DataParts) -> npt.NDArray[np.int64]:
                 f"--truth: {file}, line {number}: {os.fsdecode(line)!r} is not an image of these data, a tab and one "
                 "of their classes; it is the truth of other data"
             )
+        if image in seen:
+            raise DataError(f"--truth: {file}, line {number}: {os.fsdecode(line)!r} names an image twice; remove one")
+        seen.add(image)
         truth[image] = classes[label]
     return truth
 

@@ -188,7 +188,8 @@ def gathering(training: Training) -> str | None:
     learning = training.recipe.train.epochs - meta.start_epochs - meta.settle_epochs
     updates = round(learning * training.steps_per_epoch)
     if updates < FEW * meta.every:
-        remedy = f"set meta.every to {updates // FEW}" if updates >= FEW else "raise train.epochs"
+        often = f"set meta.every to {max(1, updates // FEW)}" if meta.every > 1 else ""
+        remedy = " and ".join(filter(None, [often, "raise train.epochs" if updates < FEW else ""]))
         few = f"these are {updates // meta.every} meta steps, too few to find all that harms (docs/policies.md)"
         said += f"; {few}: {remedy}"
     if meta.every == 1 and meta.explore and not meta.settle_epochs:

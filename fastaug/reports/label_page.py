@@ -31,11 +31,13 @@ def page(
     parts: DataParts,
     pictures: int,
     command: str,
+    file: str,
     notes: Sequence[str],
     twins: Sequence[tuple[int, int, float]] = (),
 ) -> bytes:
     """The page: of each table its first `pictures` suspicious rows, and what is known of all of them.
 
+    Ticked rows are saved as `file`; `command` trains with them.
     `twins`: images (one, two, how alike) that are nearly the same, of which as many are shown.
     """
     assert parts.index is not None
@@ -46,8 +48,8 @@ def page(
         tables=tables,
         names=parts.classes,
         notes=notes,
-        rows=[_row(table, i) for table in tables for i in range(min(pictures, table.flagged))],
-        cut=[f"{pictures} of {t.flagged} of {t.split}" for t in tables if t.flagged > pictures],
+        rows=[_row(table, i) for table in tables for i in range(min(pictures, table.shown))],
+        cut=[f"{pictures} of {t.shown} of {t.split}" for t in tables if t.shown > pictures],
         most_pairs=PAIRS,
         firsts=_firsts,
         unexplained=UNEXPLAINED,
@@ -57,7 +59,8 @@ def page(
         thumbnail=partial(thumbnail, parts.index),
         name_of=parts.name_of,
         command=command,
-        stored={"classes": list(parts.classes), "replaced": list(replaced(parts).items())},
+        file=file,
+        stored={"file": file, "classes": list(parts.classes), "replaced": list(replaced(parts).items())},
     )
 
 

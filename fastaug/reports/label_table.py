@@ -21,6 +21,7 @@ HEAD = ("id", "path", "split", "given_label", "predicted_label", "label_score", 
 NUMBERS = ("predicted_probability", "probability", "other_probability", "margin", "cross_entropy", "harm")
 COUNTS = ("forgotten", "visits")
 MOST_PLANTED = 0.5  # of run.plant
+UNLIKELY = 0.5  # a score below which another class is the likelier one
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class LabelTable:
     def flagged(self) -> int:
         """Images whose label looks wrong."""
         return int(self.issue.sum())
+
+    @property
+    def shown(self) -> int:
+        """Images worth a look, the first of the table: also those that an estimate takes for hard, not for wrong."""
+        return self.flagged if self.estimate is None else max(self.flagged, int((self.scores < UNLIKELY).sum()))
 
     def not_estimated(self) -> str:
         """Why there is no estimate, and the remedy."""
@@ -177,9 +183,11 @@ def replaced(parts: DataParts) -> dict[int, str]:
 def corrected(table: LabelTable, parts: DataParts, below: float) -> tuple[bytes, int]:
     """A file for data.labels, and of how many images: those that score less than `below` get the class they look like.
 
-    DataError for a class whose name no such file can hold.
+    The only image of its class keeps its label, as nothing can be said of it. DataError for a class whose name no such
+    file can hold.
     """
-    wrong = table.scores < below
+    given = table.samples["given"].astype(np.int64)
+    wrong = (table.scores < below) & (np.bincount(given)[given] > 1)
     new = zip(table.samples["id"][wrong].tolist(), table.predicted[wrong].tolist(), strict=True)
     labels = replaced(parts) | {i: parts.classes[label] for i, label in new}
     return label_lines(np.array(list(labels), dtype=np.int64), list(labels.values())), int(wrong.sum())

@@ -1,7 +1,7 @@
 """A run or one of its checkpoints put back from its files, and its figures on a split of this or of other data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,11 @@ def checkpoint_and_recipe(wanted: Wanted) -> tuple[Path, Recipe]:
     copies = [] if wanted.tta is None else [f"eval.tta={wanted.tta}"]
     untrained = [*UNTRAINED, "augment.start_epochs=0"]
     untrained += parts_that_act(wanted, run) + shift_of(wanted, run)
-    return path, read_recipe(run / "recipe.yaml", [*wanted.overrides, *weights, *copies, *untrained])
+    recipe = read_recipe(run / "recipe.yaml", [*wanted.overrides, *weights, *copies, *untrained])
+    data = read_stored(run / "recipe.yaml")[0].data
+    if recipe.data.root != data.root and recipe.data.labels == data.labels:  # these name images of the run's own root
+        recipe = replace(recipe, data=replace(recipe.data, labels=None))
+    return path, recipe
 
 
 def parts_that_act(wanted: Wanted, run: Path) -> list[str]:

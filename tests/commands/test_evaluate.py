@@ -83,6 +83,19 @@ def test_classes_of_another_root_are_matched_by_name(trained: Path, tmp_path: Pa
     assert (figures["top1"], figures["images"]) == (1.0, 10)
 
 
+def test_labels_that_were_replaced_in_training_are_not_sought_in_another_root(
+    trained: Path, tmp_path: Path, evaluate: Evaluate
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "mine.tsv").write_text("train/sky/0.png\tsea\n")
+    text = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(text.replace("labels: null", f"labels: {tmp_path}/mine.tsv"))
+    some = images(tmp_path / "some", {"sea": "sea", "leaf": "leaf"}, 5)
+    code, figures = evaluate(run, some)
+    assert (code, figures.get("top1")) == (0, 1.0)
+    assert evaluate(run, some, f"data.labels={tmp_path}/other.tsv")[0] == 3  # asked for, and read
+
+
 def test_the_table_of_classes_and_the_cost_of_the_network(
     trained: Path, tmp_path: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:

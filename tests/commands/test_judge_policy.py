@@ -109,6 +109,26 @@ def test_what_is_refused_leaves_nothing_behind(ended, judge, tool):
     assert not (folder / "runs").exists()
 
 
+def test_arms_that_say_whether_the_file_can_be_used_are_trained_first(ended, judge, monkeypatch):
+    folder, commands = ended({}), []
+
+    def start(command, **_):
+        commands.append(command)
+        raise OSError("not started")
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    with pytest.raises(OSError, match="not started"):
+        judge(folder)
+    assert [f"meta.reuse={folder}/policy.json" in command for command in commands] == [True]
+
+
+def test_a_split_that_is_not_there_is_told_before_anything_is_trained(tmp_path, jpeg_folder, judge):
+    (tmp_path / "policy.json").write_text(json.dumps(FILE))
+    (tmp_path / "tiny.yaml").write_text(f"data: {{root: {jpeg_folder(images=4)}, img_size: 16, test_fraction: 0.2}}\n")
+    assert "--on: there is no select split" in judge(tmp_path, "--on", "select", code=2)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["judge-tiny-start.json"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_real_judgement_goes_on_and_trains_nothing_twice(tmp_path, jpeg_folder, judge):

@@ -188,6 +188,10 @@ def test_what_has_ended_under_the_same_settings_is_not_started_again(tmp_path):
     before = written(tmp_path)
     assert study(tmp_path, "--jobs", "2").returncode == 0
     assert written(tmp_path) == before
+    done = study(tmp_path, "--collect", "optim.lr=0.01")
+    assert f"seed 0  a: left out, {whole.folder('a', 0)} was trained with another optim.lr\n" in done.stdout
+    assert "seed 0  b: error 0.5000\n" in done.stdout
+    assert study(tmp_path, "--collect", "optim.rate=0.01").returncode == 2
     assert has_ended(whole, "a", 0)
     assert not has_ended(whole._replace(last=["optim.lr=0.3"]), "a", 0)
     assert has_ended(whole._replace(last=["data.threads=2"]), "a", 0)  # changes no number

@@ -56,6 +56,9 @@ def test_a_variant_has_the_mean_probabilities_and_stronger_magnitudes():
         assert softmax(row) == pytest.approx([0.2, 0.3, 0.2, 0.25, 0.05])
     magnitudes = [1 / (1 + math.exp(-raw)) for raw in piece["values"][STRENGTHS]]
     assert magnitudes == pytest.approx([0.75, 0.75, 0.98, 0.75])  # never beyond the range
+    far = PIECE["values"] | {STRENGTHS: [-800.0, 800.0, 0.0, 0.0]}
+    piece = varied(WHOLE | {"parts": {"policy": PIECE | {"values": far}}}, Variant(1, 1.5))["parts"]["policy"]
+    assert [1 / (1 + math.exp(-raw)) for raw in piece["values"][STRENGTHS]][:2] == pytest.approx([0.02, 0.98])
 
 
 def test_the_harder_half_is_of_what_learning_left():

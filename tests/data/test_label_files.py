@@ -42,7 +42,7 @@ def test_labels_of_odd_names(index: Index, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b"#1/b.jpg\tcat", "line 1: '#1/b.jpg\\tcat' is not about an image of the training split"),
+        (b"#1/b.jpg\tcat", "line 1: '#1/b.jpg\\tcat' names no image of these data by its id, or its path relative to"),
         (
             b"cat/c\x0bd.jpg\tdog",
             "line 1: 'cat/c\\x0bd.jpg\\tdog' names the class dog, and there is none of that name; the 4 classes are "

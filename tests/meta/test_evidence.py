@@ -215,7 +215,10 @@ def test_too_few_samples_for_the_score_function_are_told_with_what_learns_instea
 def test_few_meta_steps_are_told_with_the_remedy(train, capsys):
     train("few", *KEYS[:-2], "meta.every=6", "augment.cutmix=0", "train.epochs=1")
     said = capsys.readouterr().out.replace("\n", " ")
-    assert "meta steps, too few to find all that harms (docs/policies.md): set meta.every to 1" in said
+    assert (
+        "meta steps, too few to find all that harms (docs/policies.md): set meta.every to 1 and raise train.epochs"
+        in said
+    )
     assert "does not change the images" not in said
 
 

@@ -19,7 +19,7 @@ from fastaug.data.splits import make_splits
 from fastaug.errors import RecipeError
 from fastaug.evaluation.sample_file import FILE, Samples, archive, read_samples
 from fastaug.recipe.reading import read_recipe, to_yaml
-from fastaug.reports.label_table import cautions, label_table
+from fastaug.reports.label_table import cautions, corrected, label_table
 from fastaug.training.build_data import planted_parts
 
 IMAGES, CLASSES = 40, 3
@@ -187,6 +187,55 @@ def test_labels_that_are_next_to_impossible_become_a_file_that_training_reads(ru
         assert f"{said} {'0.02' if below else '0.3'} replaced, of which" in capsys.readouterr().out
 
 
+def test_the_labels_trained_with_are_not_written_over(run, tmp_path, capsys):
+    trained = tmp_path / "mine.tsv"
+    trained.write_text("5\tclass2\n")
+    (run / "recipe.yaml").write_text(to_yaml(read_recipe(run / "recipe.yaml", [f"data.labels={trained}"])))
+    assert "--correct: " in refused(run, capsys, "--correct", str(tmp_path / "." / "mine.tsv"), code=2)
+    assert trained.read_text() == "5\tclass2\n"
+    assert not (run / "labels.html").exists()
+
+
+def test_the_next_training_has_a_folder_and_a_file_of_its_own(run, tmp_path, capsys):
+    (tmp_path / "run-corrected").mkdir()
+    main([str(run), "--correct", str(tmp_path / "c.tsv")])
+    assert f"data.labels={tmp_path}/c.tsv run.dir={run}-corrected-2" in capsys.readouterr().out
+    (tmp_path / "mine.tsv").touch()
+    main([str(run), f"data.labels={tmp_path / 'mine.tsv'}"])
+    page = (run / "labels.html").read_text()
+    assert "data.labels=mine-again.tsv" in page
+    assert "ticked as mine-again.tsv" in page
+
+
+def test_rows_that_an_estimate_takes_for_hard_are_shown_too(run):
+    samples = read_samples(run)
+    columns = samples.columns
+    planted = columns["trained"] != columns["given"]
+    doubted = (columns["id"] % 2 == 0) & (columns["split"] == 0) & ~planted
+    easy = np.where(planted, 1e-4, np.where(doubted, 0.4, 0.9))  # planted flips are seen at once, the others hardly
+    other = np.where(planted, 0.99, np.where(doubted, 0.45, 0.05))
+    table = label_table(
+        Samples(columns | {"probability": easy, "other_probability": other, "margin": easy - other}), "train"
+    )
+    assert table.estimate is not None
+    assert table.flagged < table.shown == doubted.sum()
+    assert (table.scores[: table.shown] < 0.5).all()
+
+
+def test_the_only_image_of_a_class_keeps_its_label(run):
+    samples, recipe = read_samples(run), read_recipe(run / "recipe.yaml")
+    parts, columns = parts_of(recipe), samples.columns
+    before, count = corrected(label_table(samples, "train", recipe), parts, 0.5)
+    sole = int(before.split(b"\t")[0])
+    given = np.where(columns["id"] == sole, CLASSES, columns["given"])  # a class of its own
+    parts = replace(parts, classes=(*parts.classes, "rare"))
+    trained = np.where(columns["id"] == sole, CLASSES, columns["trained"])
+    alone = label_table(Samples(columns | {"given": given, "trained": trained}), "train", recipe)
+    after, fewer = corrected(alone, parts, 0.5)
+    assert fewer == count - 1
+    assert b"%d\t" % sole not in after.splitlines(keepends=True)
+
+
 @pytest.mark.parametrize(
     "guard",
     ["augment.trust=4", "augment.trim=0.1", "augment.loss=gce", "meta.learn=[weights] data.meta_fraction=0.1"],
@@ -283,6 +332,8 @@ def test_a_truth_of_other_data(run, capsys, tmp_path):
         truth.write_text(line)
         assert "line 1" in refused(run, capsys, "--truth", str(truth), code=3)
     assert "cannot be read" in refused(run, capsys, "--truth", str(tmp_path / "none"), code=3)
+    truth.write_text("5\tclass1\n5\tclass2\n")
+    assert "line 2: '5\\tclass2' names an image twice" in refused(run, capsys, "--truth", str(truth), code=3)
 
 
 def test_a_truth_judges_the_report(run, tmp_path):

@@ -28,7 +28,7 @@ function check() {
 function save() {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([lines()], {type: 'text/tab-separated-values'}));
-  link.download = 'corrected.tsv';
+  link.download = data.file;
   link.click();
 }
 for (const name of ['given', 'looks', 'split']) pick(name).addEventListener('change', show);

@@ -101,6 +101,16 @@ def test_parts_act_as_they_were_learned_and_nothing_learns(train):
     assert "meta.reuse: has other values than when this run began" in reason(other)
 
 
+def test_what_reaches_pixels_is_told_on_images_of_another_size(train, tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text("[{function: stroke, max: 1}, {function: rotate, max: 9}]")
+    of = ["meta.learn=[policy]", "meta.probabilities=score", f"meta.operations={tmp_path}/own.yaml", "train.epochs=1"]
+    learned = train("pixels", *of)
+    for size, told in ((20, False), (24, True)):
+        train(f"at {size}", "meta.learn=[]", f"meta.reuse={learned}", "train.epochs=1", f"data.img_size={size}")
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("meta.reuse: stroke: reach as many pixels as on images of 20; here they are of 24" in said) == told
+
+
 def test_the_rest_of_a_frozen_run_is_a_plain_run_on_train_and_meta(train, tmp_path):
     keys = ["run.log_ids=true", "train.epochs=1"]
     frozen = train("frozen", f"meta.learn=['{__name__}:Idle']", "meta.frozen=true", *keys)

@@ -17,6 +17,7 @@ from fastaug.errors import RecipeError
 from fastaug.recipe.policy_file import AS_WRITTEN, read_policy_file
 from fastaug.seeding import Key, Stream
 
+OVERSHOOT = 0.5  # of an interpolation, beyond [0, 1]
 PART = "policy"  # the name and the kind of the shared policy in a policy file
 
 
@@ -25,11 +26,26 @@ class LearnedPolicy:
 
     def __init__(self, policy: SharedPolicy, seed: int = 0) -> None:
         self.policy, self.seed = policy.requires_grad_(False), seed
+        self._looked = False  # at the range of the first images
 
     @torch.no_grad()
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        """Augmented float images [N,3,S,S] in [0, 1]; `ids` [N]: the images' numbers in their set, on the host."""
+        """Augmented float images [N,3,S,S] in [0, 1]; `ids` [N]: the images' numbers in their set, on the host.
+
+        ValueError where the first images given lie far outside of [0, 1]: some operations would clamp them, some not.
+        """
+        if not self._looked:
+            _check_range(images)
+            self._looked = True
         return self.policy.apply(images, self.policy.sample(Key(self.seed, epoch, Stream.LEARNED), ids))
+
+
+def _check_range(images: Tensor) -> None:
+    low, high = images.min().item(), images.max().item()
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        raise ValueError(
+            f"images: must lie in [0, 1], found {low:.3g} to {high:.3g}; give them before normalisation, divided by 255"
+        )
 
 
 def read_learned_policy(path: str | Path, seed: int = 0) -> LearnedPolicy:

@@ -67,6 +67,7 @@ def report(arguments: argparse.Namespace) -> int:
 
     samples = read_samples(run)
     recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
+    trained = read_recipe(run / "recipe.yaml", QUIET)  # what overrides change is where the data are, and the next run
     check_another_file(arguments.correct, recipe.data.labels)
     from fastaug.atomic_files import write_atomically
     from fastaug.distributed import build_accelerator
@@ -78,22 +79,22 @@ def report(arguments: argparse.Namespace) -> int:
     parts = find_data(recipe, build_accelerator(recipe))
     check_fits(samples, parts, str(run))
     truth = None if arguments.truth is None else read_truth(arguments.truth, parts)
-    tables = [label_table(samples, split, recipe) for split in ("train", *parts.held_out())]
+    tables = [label_table(samples, split, trained) for split in ("train", *parts.held_out())]
     figures = result(tables)
     if truth is not None:
         listed = ~np.isnan(tables[0].scores)
         own = tables[0].samples
         wrong = (truth[own["id"]] != own["given"])[listed]
         figures["truth"] = judged(tables[0].scores[listed], wrong, tables[0].estimate)
-    keys = ["run.plant=0", "run.plant_like=null"] if recipe.run.plant else []
+    keys = ["run.plant=0", "run.plant_like=null"] if trained.run.plant else []
     ticked = _new_file(recipe.data.labels)
     labels = arguments.correct or ticked
     settings = [*arguments.overrides, *keys, f"data.labels={labels}", f"run.dir={_new_folder(run)}"]
     command = shlex.join(["accelerate", "launch", "-m", "fastaug", "train", str(run / "recipe.yaml"), *settings])
     notes = cautions(tables, parts)
     pairs: list[Any] = []
-    if recipe.run.plant_like is not None:
-        notes.append(f"Labels were planted as {recipe.run.plant_like} confuses the classes.")
+    if trained.run.plant_like is not None:
+        notes.append(f"Labels were planted as {trained.run.plant_like} confuses the classes.")
     if arguments.duplicates:
         said, pairs = _duplicates(parts)
         notes.append(said)

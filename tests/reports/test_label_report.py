@@ -171,7 +171,9 @@ def test_labels_that_are_next_to_impossible_become_a_file_that_training_reads(ru
         given=np.where(kept["id"] == 5, 2, kept["given"]),
         trained=np.where((kept["id"] == 5) & (kept["trained"] == kept["given"]), 2, kept["trained"]),
     )
-    assert main([str(run), f"data.labels={earlier}", "augment.trust=4", "--correct", str(file)]) == 0
+    trusting = shutil.copytree(run, tmp_path / "trusting")
+    (trusting / "recipe.yaml").write_text(to_yaml(read_recipe(run / "recipe.yaml", ["augment.trust=4"])))
+    assert main([str(trusting), f"data.labels={earlier}", "--correct", str(file)]) == 0
     said = capsys.readouterr().out
     assert f"{file}: 1 label that scores below 0.05 replaced; train with it" in said
     assert f"data.labels={file}" in said
@@ -180,8 +182,8 @@ def test_labels_that_are_next_to_impossible_become_a_file_that_training_reads(ru
     changed = np.flatnonzero(index.labels != parts.index.labels)
     assert changed.tolist() == sorted([5, listed[0]])
     assert index.labels[listed[0]] == (parts.index.labels[listed[0]] + 1) % CLASSES
-    for below, found in (([], listed), (["--below", "0.02"], listed[:1])):
-        assert main([str(run), f"data.labels={earlier}", "--correct", str(file), *below]) == 0
+    for below, found in (([], listed), (["--below", "0.02"], listed[:1])):  # the next training may trust, this did not
+        assert main([str(run), f"data.labels={earlier}", "augment.trust=4", "--correct", str(file), *below]) == 0
         assert {int(line.split("\t")[0]) for line in file.read_text().splitlines()} == {5, *found}
         said = f"{len(found)} label{'s that score' if len(found) > 1 else ' that scores'} below"
         assert f"{said} {'0.02' if below else '0.3'} replaced, of which" in capsys.readouterr().out

@@ -84,12 +84,14 @@ def whereabouts(run: Path, keeps_samples: bool) -> list[str]:
     """Lines that say where the files of an ended run are, and the commands that go on from it, ready to be copied."""
     name = shlex.quote(str(run))
     labels = [f"  fastaug label-report {name}"] if keeps_samples else []
+    learned = [f"  fastaug show-policy {name}"] if (run / "policy.json").exists() else []
     return [
         f"figures: {run / 'result.json'}; weights: {run / 'checkpoints'}",
         "next:",
         f"  fastaug report {name}",
         f"  fastaug predict {name} FILE|FOLDER",
         *labels,
+        *learned,
     ]
 
 

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 from fastaug.commands.train import main
+from fastaug.training.result import whereabouts
 
 RECIPE = """
 data: {loader: synthetic, synthetic_images: 16, synthetic_classes: 2, img_size: 20}
@@ -46,6 +47,12 @@ def test_a_training_ends_with_where_things_are_and_commands_that_can_be_copied(
         _, name, *given = shlex.split(line)
         assert import_module(f"fastaug.commands.{name}").parse(given)
         assert given[0] == str(tmp_path / "a run")
+
+
+def test_what_a_run_has_learned_can_be_shown(tmp_path: Path) -> None:
+    assert not any("show-policy" in line for line in whereabouts(tmp_path, keeps_samples=True))
+    (tmp_path / "policy.json").touch()
+    assert f"  fastaug show-policy {tmp_path}" in whereabouts(tmp_path, keeps_samples=True)
 
 
 def test_a_quiet_training_says_nothing_unless_it_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

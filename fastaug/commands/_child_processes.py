@@ -41,15 +41,17 @@ class ChildProcesses:
 
         Stopped where it saved and stopped, or a signal came; CalledProcessError where it failed otherwise.
         """
-        if self._reason is None:
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
-                self._running.add(process)
-                if self._reason is not None:  # between the question above and the line before
-                    process.terminate()
-                code = process.wait()
-                self._running.discard(process)
-            if code and code != Stopped.code and self._reason is None:
-                raise subprocess.CalledProcessError(code, command)
-            if not code:
-                return
-        raise Stopped(f"{self._reason or 'a run was stopped'}; the same command goes on")
+        code = self._code_of(command, environment) if self._reason is None else Stopped.code
+        if code == Stopped.code or (code and self._reason is not None):
+            raise Stopped(f"{self._reason or 'a run was stopped'}; the same command goes on")
+        if code:
+            raise subprocess.CalledProcessError(code, command)
+
+    def _code_of(self, command: Sequence[str], environment: Mapping[str, str] | None) -> int:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+            self._running.add(process)
+            if self._reason is not None:  # a signal came before the process was among those running
+                process.terminate()
+            code = process.wait()
+            self._running.discard(process)
+        return code

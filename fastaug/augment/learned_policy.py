@@ -34,7 +34,7 @@ class LearnedPolicy:
 
         ValueError where the first images given lie far outside of [0, 1]: some operations would clamp them, some not.
         """
-        if not self._looked:
+        if not self._looked and images.numel():
             _check_range(images)
             self._looked = True
         return self.policy.apply(images, self.policy.sample(Key(self.seed, epoch, Stream.LEARNED), ids))

@@ -15,10 +15,9 @@ from fastaug.augment.operation_sets import transforms_of
 from fastaug.augment.plain_values import load_plain_values
 from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import Draws, SharedPolicy
-from fastaug.recipe.operation_files import FUNCTIONS, MOST_OPERATIONS, Operation, as_entry, as_operation
+from fastaug.recipe.operation_files import FUNCTIONS, MOST_OPERATIONS, MOST_SLOTS, Operation, as_entry, as_operation
 from fastaug.recipe.policy_file import AS_WRITTEN, SOUND
 
-MOST_SLOTS = 8
 LARGEST_TAU = 1e30
 PADDINGS = ("mean", "black", "white", "border", "reflect")
 WHITE: Colour = (1.0, 1.0, 1.0)

@@ -14,7 +14,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class ChildProcesses:
     """Context manager; inside it signals are passed on to what `run` has started, and nothing more is started.
 
-    In another thread than the main one, where Python sets no handlers, signals stay what they were.
+    Where one came, it ends with Stopped, also if what was running ended all the same. In another thread than the main
+    one, where Python sets no handlers, signals stay what they were.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,8 @@ class ChildProcesses:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+        if self._reason is not None and kind is None:
+            raise self._stopped()
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -43,9 +46,12 @@ class ChildProcesses:
         """
         code = self._code_of(command, environment) if self._reason is None else Stopped.code
         if code == Stopped.code or (code and self._reason is not None):
-            raise Stopped(f"{self._reason or 'a run was stopped'}; the same command goes on")
+            raise self._stopped()
         if code:
             raise subprocess.CalledProcessError(code, command)
+
+    def _stopped(self) -> Stopped:
+        return Stopped(f"{self._reason or 'a run was stopped'}; the same command goes on")
 
     def _code_of(self, command: Sequence[str], environment: Mapping[str, str] | None) -> int:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:

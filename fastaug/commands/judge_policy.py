@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastaug.commands._argument_types import one_or_more, output_file, zero_or_more
-from fastaug.commands.study import WIDE, Study, collect, write_once
+from fastaug.commands.study import WIDE, Study, collect, has_ended, write_once
 from fastaug.errors import RecipeError, told
 from fastaug.provenance import commit, versions
 from fastaug.recipe.policy_file import FILE, PolicyFile, read_policy_file
@@ -102,7 +102,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
         runs=arguments.runs,
         jobs=arguments.jobs,
         collect=arguments.collect,
-        figure=FIGURES[arguments.on or "test"],
+        figure=FIGURES[arguments.on or "select"],
     )
     for arm, overrides in arms.items():
         if arm != START:  # its file, not yet written, has the parts of the learned one
@@ -234,7 +234,7 @@ def report(study: Study, runs: Runs, gained: dict[str, Difference], best: str, s
 def judge(arguments: argparse.Namespace) -> int:
     """Trains, tells and writes; the exit code."""
     study = study_of(arguments)
-    if arguments.on == "select" and not study.collect:
+    if arguments.on == "select" and not (study.collect or has_ended(study, LEARNED, study.seeds[0])):
         check_select(read_recipe(study.recipe, [*study.arms[LEARNED], *study.last]))
     runs = collect(study)
     if not (runs[LEARNED] and any(runs[arm] for arm in FIXED)):

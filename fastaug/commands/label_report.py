@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastaug.commands._argument_types import output_file
 from fastaug.errors import FastaugError, RecipeError, StorageError
-from fastaug.recipe.reading import UNTRAINED, read_recipe
+from fastaug.recipe.reading import UNTRAINED, read_recipe, read_stored
 
 if TYPE_CHECKING:
     from fastaug.data.build import DataParts
@@ -67,8 +67,8 @@ def report(arguments: argparse.Namespace) -> int:
 
     samples = read_samples(run)
     recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
-    trained = read_recipe(run / "recipe.yaml", QUIET)  # what overrides change is where the data are, and the next run
-    check_another_file(arguments.correct, recipe.data.labels)
+    trained = read_stored(run / "recipe.yaml")[0]  # what overrides change is where the data are, and the next run
+    check_another_file(arguments.correct, [recipe.data.labels, trained.data.labels])
     from fastaug.atomic_files import write_atomically
     from fastaug.distributed import build_accelerator
     from fastaug.evaluation.label_truth import judged, read_truth
@@ -87,9 +87,9 @@ def report(arguments: argparse.Namespace) -> int:
         wrong = (truth[own["id"]] != own["given"])[listed]
         figures["truth"] = judged(tables[0].scores[listed], wrong, tables[0].estimate)
     keys = ["run.plant=0", "run.plant_like=null"] if trained.run.plant else []
-    ticked = _new_file(recipe.data.labels)
+    ticked, folder = _new_names(run, recipe.data.labels)
     labels = arguments.correct or ticked
-    settings = [*arguments.overrides, *keys, f"data.labels={labels}", f"run.dir={_new_folder(run)}"]
+    settings = [*arguments.overrides, *keys, f"data.labels={labels}", f"run.dir={folder}"]
     command = shlex.join(["accelerate", "launch", "-m", "fastaug", "train", str(run / "recipe.yaml"), *settings])
     notes = cautions(tables, parts)
     pairs: list[Any] = []
@@ -116,21 +116,20 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_another_file(wanted: Path | None, trained: str | None) -> None:
-    """RecipeError where --correct names the file that the run was trained with: its labels would be gone."""
-    if wanted is not None and trained is not None and wanted.resolve() == Path(trained).resolve():
+def check_another_file(wanted: Path | None, trained: list[str | None]) -> None:
+    """RecipeError where --correct names a file that the run was trained with: its labels would be gone."""
+    if wanted is not None and wanted.resolve() in [Path(file).resolve() for file in trained if file is not None]:
         raise RecipeError([f"--correct: {wanted} holds the labels that the run was trained with; name another file"])
 
 
-def _new_file(trained: str | None) -> str:
-    """A name for the file of the ticked rows, another than that of the labels trained with."""
-    return "corrected.tsv" if trained is None else f"{Path(trained).stem}-again.tsv"
-
-
-def _new_folder(run: Path) -> Path:
-    """A run folder that is not there, for the next training."""
-    names = itertools.chain([f"{run}-corrected"], (f"{run}-corrected-{number}" for number in itertools.count(2)))
-    return next(folder for folder in map(Path, names) if not folder.exists())
+def _new_names(run: Path, trained: str | None) -> tuple[str, Path]:
+    """A file for the ticked rows and a folder for the next run, not those of this or an earlier one."""
+    for number in itertools.count(1):
+        tail = "corrected" if number == 1 else f"corrected-{number}"
+        file, folder = f"{tail}.tsv", Path(f"{run}-{tail}")
+        if not folder.exists() and file != Path(trained or "").name:
+            return file, folder
+    raise AssertionError
 
 
 def _duplicates(parts: "DataParts") -> tuple[str, list[Any]]:

@@ -22,13 +22,13 @@ N trains N runs at a time, of one thread each. Several processes can share a stu
 import argparse
 import itertools
 import json
-import math
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
@@ -49,6 +49,7 @@ PACKAGE = Path(__file__).resolve().parents[1]  # run by its files, so that it ne
 WIDE = 1000  # columns of what is no terminal: there a table is as wide as it has to be
 LISTS = ("{splits}", "{with_meta}", "{clean}")  # in an override: lists in place of fractions
 DRAWN = ("{labels}", *LISTS)
+PLACES = ("data.root", "data.table", "data.class_map", "data.splits", "data.labels", "meta.reuse")  # of one machine
 DISTORTION = ("subsample", "imbalance", "noise", "kind", "confusion", "human", "column", "overfit", "oversplit")
 NO_FRACTIONS = [f"data.{name}_fraction=0" for name in ("meta", "select", "test")]
 
@@ -66,7 +67,7 @@ class Study(NamedTuple):
     labels: dict[str, Any] | None = None  # arguments of the distortion
     jobs: int = 1
     collect: bool = False  # only read results
-    figure: str = "error"  # told of each run as it ends
+    figure: str = "error"  # told of each run as it ends, where it has it
 
     def folder(self, arm: str, seed: int) -> Path:
         """The folder of one run."""
@@ -85,7 +86,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("study", type=Path, help="YAML file; docs/studies has examples")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="for every arm")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds the run folders")
-    parser.add_argument("--seeds", type=zero_or_more, nargs="+", metavar="N", help="in place of the study's")
+    parser.add_argument("--seeds", type=zero_or_more, nargs="+", metavar="N", help="instead of the study's: 0, 1, ...")
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these of the study's cells")
     parser.add_argument("--layout", choices=SHARES, metavar="FIGURE", help=f"methods by cells: {', '.join(SHARES)}")
     parser.add_argument("--against", metavar="ARM", help="what the others' differences are to (default: the first arm)")
@@ -239,10 +240,17 @@ def _differences(folder: Path, now: Recipe) -> list[str]:
     return sorted(reading.differences(before, as_begun(now, schema)).keys() - RESUMABLE)
 
 
-def other_settings(study: Study, arm: str, seed: int) -> list[str]:
-    """The keys that a finished run has other values of than the study; none where it has left no recipe."""
-    folder, now = study.folder(arm, seed), read_recipe(study.recipe, settings_of(study, arm, seed))
-    return _differences(folder, now) if (folder / "recipe.yaml").exists() else []
+def left_out(study: Study, arm: str, seed: int) -> str | None:
+    """Why a finished run is none of the study; None where it is, or has left no recipe. Its folder may have moved."""
+    folder = study.folder(arm, seed)
+    if not (folder / "recipe.yaml").exists():
+        return None
+    try:
+        other = [key for key in _differences(folder, read_recipe(study.recipe, settings_of(study, arm, seed)))
+                 if key not in PLACES]  # fmt: skip
+    except RecipeError as error:
+        return f"its settings cannot be compared: {error.problems[0]}"
+    return f"was trained with another {', '.join(other)}" if other else None
 
 
 def train(study: Study, arm: str, seed: int, children: ChildProcesses) -> None:
@@ -289,13 +297,14 @@ def _train_next(study: Study, run: tuple[str, int], go_on: bool, over: Event, ch
         raise
 
 
-def trained(study: Study, go_on: bool, children: ChildProcesses) -> Iterator[tuple[str, int]]:
+def trained(study: Study, go_on: bool, children: ChildProcesses | None) -> Iterator[tuple[str, int]]:
     """Arm and seed of each run, once it has ended: seed by seed, so that a study cut short still compares all arms.
 
-    With `go_on` a run that fails is told and left out; one that was stopped or killed ends the study.
+    Without `children` nothing is trained. With `go_on` a run that fails is told and left out; one that was stopped or
+    killed ends the study.
     """
     each = [(arm, seed) for seed in study.seeds for arm in study.arms]
-    if study.collect:
+    if children is None:
         yield from each
         return
     if study.labels is not None:
@@ -326,17 +335,17 @@ def collect(study: Study, go_on: bool = False) -> Runs:
     Stopped where a run was, or a signal came; CalledProcessError where a run fails, with `go_on` where one was killed.
     """
     runs: Runs = {arm: {} for arm in study.arms}
-    with ChildProcesses() as children:
+    with ChildProcesses() if not study.collect else nullcontext() as children:
         for arm, seed in trained(study, go_on, children):
             folder = study.folder(arm, seed)
             if (figures := figures_of(folder)) is None:
                 print(f"seed {seed}  {arm}: missing, {folder} has no result.json of a run that has ended", flush=True)
-            elif study.collect and (other := other_settings(study, arm, seed)):
-                print(f"seed {seed}  {arm}: left out, {folder} was trained with another {', '.join(other)}", flush=True)
+            elif study.collect and (reason := left_out(study, arm, seed)):
+                print(f"seed {seed}  {arm}: left out, {folder}: {reason}", flush=True)
             else:
                 runs[arm][seed] = figures
-                shown = study.figure.replace("_", " ")
-                print(f"seed {seed}  {arm}: {shown} {figures.get(study.figure, math.nan):.4f}", flush=True)
+                shown = study.figure if study.figure in figures else "error"
+                print(f"seed {seed}  {arm}: {shown.replace('_', ' ')} {figures[shown]:.4f}", flush=True)
     return runs
 
 

@@ -31,10 +31,10 @@ from rich.table import Table
 
 from fastaug.atomic_files import write_atomically
 from fastaug.augment import load_policy
-from fastaug.augment.policy_settings import MOST_SLOTS
 from fastaug.commands._argument_types import one_or_more, output_file, zero_or_more
 from fastaug.commands.study import WIDE, Study, collect, write_once
 from fastaug.errors import RecipeError, told
+from fastaug.recipe.operation_files import MOST_SLOTS
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe

@@ -58,13 +58,13 @@ def build_learned(
 def check_meta_split(recipe: Recipe, accelerator: Accelerator, parts: DataParts) -> None:
     """DataError or RecipeError unless there are meta images enough to learn from, of two classes or more."""
     available = len(parts.splits.meta)
+    least = SMALLEST_BATCH * accelerator.num_processes
     if available < recipe.meta.batch_size:
         raise DataError(
             f"meta.learn: {recipe.meta.learn} needs a meta split of meta.batch_size = {recipe.meta.batch_size} images "
-            f"or more, found {available}; set meta.batch_size lower, or give it more images: by data.meta_fraction, or "
-            "in a meta/ folder or list"
+            f"or more, found {available}; give it more by data.meta_fraction or in a meta/ folder or list"
+            + (f", or set meta.batch_size to {available}" if available >= least else "")
         )
-    least = SMALLEST_BATCH * accelerator.num_processes
     if recipe.meta.batch_size < least:
         raise RecipeError(
             [

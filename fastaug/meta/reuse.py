@@ -10,6 +10,7 @@ from typing import Any
 from fastaug.errors import RecipeError
 from fastaug.meta.learned_part import Setting
 from fastaug.meta.parameters import PARTS, LearnedParts, build_parts
+from fastaug.meta.parts.policy import SharedPolicyPart
 from fastaug.recipe.operation_files import FUNCTIONS
 from fastaug.recipe.policy_file import AS_WRITTEN, PolicyFile, read_policy_file
 from fastaug.recipe.reading import read_stored
@@ -54,8 +55,8 @@ def reused_parts(setting: Setting, data: set[str], state_of: StateOf, say: Calla
         say(f"meta.reuse: {', '.join(left)} of {file.path} is not in meta.learn and does not act here")
     say(f"meta.reuse: {', '.join(learned.each())} as learned in {file.path}; nothing learns in this run")
     before, now = file.data.get("img_size"), setting.recipe.data.img_size
-    if before != now and (names := _in_pixels(file)):
-        say(f"meta.reuse: {', '.join(names)}: reach as many pixels as on images of {before}; here they are of {now}")
+    if isinstance(before, int) and before != now and (names := _in_pixels(learned)):
+        say(f"meta.reuse: {', '.join(names)} act by pixels: learned on images of {before}, here they are of {now}")
     return learned
 
 
@@ -104,10 +105,10 @@ def _fill_part(name: str, learned: LearnedParts, file: PolicyFile, *, given: boo
     return []
 
 
-def _in_pixels(file: PolicyFile) -> list[str]:
-    """The operations of a policy file whose values are pixels, so that they do more on smaller images."""
-    operations = [entry for piece in file.pieces.values() for entry in piece.settings.get("operations", [])]
-    return [e["name"] for e in operations if e.get("absolute") or FUNCTIONS[e["function"]].unit == "pixels"]
+def _in_pixels(learned: LearnedParts) -> list[str]:
+    """The operations of shared policies whose values are pixels, so that they do more on smaller images."""
+    operations = [e for part in learned.each().values() if isinstance(part, SharedPolicyPart) for e in part.operations]
+    return [e.name for e in operations if e.absolute or FUNCTIONS[e.function].unit == "pixels"]
 
 
 def _short(value: Any) -> str:

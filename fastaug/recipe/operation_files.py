@@ -24,6 +24,7 @@ from fastaug.recipe.schema import Meta
 SETS = Path(__file__).parents[1] / "augment" / "sets"  # the packaged ones
 LARGEST_TABLE = 20_000  # sequences whose probabilities a policy may learn one by one
 SMALLEST = 1e-9  # distance from what changes nothing that still counts as one
+MOST_SLOTS = 8  # operations of a policy one after the other
 LARGEST_FILE, MOST_OPERATIONS, LONGEST_NAME = 2**16, 200, 60
 _KEYS = ("name", "function", "min", "max", "absolute", "fixed")
 
@@ -185,13 +186,11 @@ def _range(entry: dict[str, Any], name: str, function: str, absolute: bool) -> t
         low = _number(entry, "min", name)
     elif high <= kind.neutral:
         raise ValueError(
-            f"{name}: without min the values go from what changes nothing, {kind.neutral:g}, up to max, found "
-            f"{high:g} ({function}); write min and max"
+            f"{name}: without min, max has to be above {kind.neutral:g}, which changes nothing ({function}), found "
+            f"{high:g}; write min and max"
         )
-    elif least == kind.neutral:
-        low = least
     else:
-        low = kind.neutral**2 / high if kind.log else 2 * kind.neutral - high
+        low = max(least, kind.neutral**2 / high if kind.log else 2 * kind.neutral - high)
     if low > high:
         raise ValueError(f"{name}: min {low:g} is above max {high:g}; exchange them")
     if not least <= low <= high <= most:

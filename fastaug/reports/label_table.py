@@ -51,8 +51,9 @@ class LabelTable:
 
     @property
     def shown(self) -> int:
-        """Images worth a look, the first of the table: also those that an estimate takes for hard, not for wrong."""
-        return self.flagged if self.estimate is None else max(self.flagged, int((self.scores < UNLIKELY).sum()))
+        """Images worth a look, the first of the table: those flagged, and those that an estimate does not explain."""
+        unexplained = self.estimate is not None and self.estimate.unexplained
+        return max(self.flagged, int((self.scores < UNLIKELY).sum())) if unexplained else self.flagged
 
     def not_estimated(self) -> str:
         """Why there is no estimate, and the remedy."""

@@ -53,10 +53,16 @@ def checkpoint_and_recipe(wanted: Wanted) -> tuple[Path, Recipe]:
     untrained = [*UNTRAINED, "augment.start_epochs=0"]
     untrained += parts_that_act(wanted, run) + shift_of(wanted, run)
     recipe = read_recipe(run / "recipe.yaml", [*wanted.overrides, *weights, *copies, *untrained])
-    data = read_stored(run / "recipe.yaml")[0].data
-    if recipe.data.root != data.root and recipe.data.labels == data.labels:  # these name images of the run's own root
-        recipe = replace(recipe, data=replace(recipe.data, labels=None))
-    return path, recipe
+    return path, without_labels_of_another_root(recipe, read_stored(run / "recipe.yaml")[0], wanted)
+
+
+def without_labels_of_another_root(recipe: Recipe, trained: Recipe, wanted: Wanted) -> Recipe:
+    """data.labels names training images of the run's own root: left out where others are held out, unless asked for."""
+    words = [word if isinstance(word, str) else f"{word[0]}=" for word in wanted.overrides]
+    asked = any(word.startswith("data.labels=") for word in words)
+    if asked or wanted.split == "train" or Path(recipe.data.root).resolve() == Path(trained.data.root).resolve():
+        return recipe
+    return replace(recipe, data=replace(recipe.data, labels=None))
 
 
 def parts_that_act(wanted: Wanted, run: Path) -> list[str]:

@@ -19,7 +19,8 @@ def test_files_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
         (Path(), "is a folder; name a file in it"),
         (tmp_path / "none" / "x.json", f"there is no folder {tmp_path}/none; make it"),
         (tmp_path / "old.json" / "x.json", f"there is no folder {tmp_path}/old.json"),
-        (Path("/dev/null"), "/dev/null is no regular file"),
+        (tmp_path / ("x" * 300), "cannot be written: File name too long; name another file"),
+        (Path("/dev/null"), "/dev/null is a device or a pipe; name a file"),
     ):
         with pytest.raises(argparse.ArgumentTypeError, match=words):
             output_file(str(place))

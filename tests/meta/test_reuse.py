@@ -108,7 +108,7 @@ def test_what_reaches_pixels_is_told_on_images_of_another_size(train, tmp_path, 
     for size, told in ((20, False), (24, True)):
         train(f"at {size}", "meta.learn=[]", f"meta.reuse={learned}", "train.epochs=1", f"data.img_size={size}")
         said = " ".join(capsys.readouterr().out.split())
-        assert ("meta.reuse: stroke: reach as many pixels as on images of 20; here they are of 24" in said) == told
+        assert ("meta.reuse: stroke act by pixels: learned on images of 20, here they are of 24" in said) == told
 
 
 def test_the_rest_of_a_frozen_run_is_a_plain_run_on_train_and_meta(train, tmp_path):

@@ -26,15 +26,14 @@ WRONG = [
     ("- {function: rotate, min: 40, max: 30}", "entry 1: rotate: min 40 is above max 30; exchange them"),
     (
         "- {function: rotate, max: -30}",
-        "entry 1: rotate: without min the values go from what changes nothing, 0, up to max, found -30 (rotate); write",
+        "entry 1: rotate: without min, max has to be above 0, which changes nothing (rotate), found -30; write min and",
     ),
-    ("- {function: posterize, max: 4}", "entry 1: posterize: without min the values go from what changes nothing, 8,"),
-    ("- {function: scale, max: 0.5}", "entry 1: scale: without min the values go from what changes nothing, 1, up"),
+    ("- {function: posterize, max: 4}", "entry 1: posterize: without min, max has to be above 8, which"),
+    ("- {function: scale, max: 0.5}", "entry 1: scale: without min, max has to be above 1, which"),
     (
         "- {function: rotate, max: 1000}",
-        "entry 1: rotate: -1000 to 1000 is outside of -180 to 180 (rotate, degrees); narrow it",
+        "entry 1: rotate: -180 to 1000 is outside of -180 to 180 (rotate, degrees); narrow it",
     ),
-    ("- {function: brightness, max: 5}", "entry 1: brightness: -3 to 5 is outside of 0 to 10 (brightness, factor);"),
     ("- {function: contrast, min: -1, max: 1}", "entry 1: contrast: -1 to 1 is outside of 0 to 10 (contrast, factor)"),
     (
         "- {function: scale, min: 0, max: 1}",
@@ -95,9 +94,10 @@ def test_a_key_that_stands_twice_is_refused_in_json_as_in_yaml(tmp_path):
             read_entries(str(tmp_path / name))
 
 
-def test_values_that_go_one_way_only_begin_at_what_changes_nothing(tmp_path):
-    (tmp_path / "a.yaml").write_text("- {function: cutout, max: 0.5}\n- {function: scale, max: 2}")
-    assert [(found.low, found.high) for found in read_entries(str(tmp_path / "a.yaml"))] == [(0, 0.5), (0.5, 2)]
+def test_without_min_values_go_as_far_the_other_way_as_there_are_any(tmp_path):
+    entries = "[{function: cutout, max: 0.5}, {function: scale, max: 2}, {function: hue, max: 0.1}]"
+    (tmp_path / "a.yaml").write_text(entries)
+    assert [(e.low, e.high) for e in read_entries(str(tmp_path / "a.yaml"))] == [(0, 0.5), (0.5, 2), (-0.1, 0.1)]
 
 
 def test_huge_files_folders_and_missing_ones(tmp_path):

@@ -194,6 +194,9 @@ def test_the_labels_trained_with_are_not_written_over(run, tmp_path, capsys):
     trained.write_text("5\tclass2\n")
     (run / "recipe.yaml").write_text(to_yaml(read_recipe(run / "recipe.yaml", [f"data.labels={trained}"])))
     assert "--correct: " in refused(run, capsys, "--correct", str(tmp_path / "." / "mine.tsv"), code=2)
+    (tmp_path / "copy.tsv").write_text(trained.read_text())
+    words = ("--correct", str(trained), f"data.labels={tmp_path / 'copy.tsv'}")
+    assert "holds the labels that the run was trained with" in refused(run, capsys, *words, code=2)
     assert trained.read_text() == "5\tclass2\n"
     assert not (run / "labels.html").exists()
 
@@ -202,11 +205,11 @@ def test_the_next_training_has_a_folder_and_a_file_of_its_own(run, tmp_path, cap
     (tmp_path / "run-corrected").mkdir()
     main([str(run), "--correct", str(tmp_path / "c.tsv")])
     assert f"data.labels={tmp_path}/c.tsv run.dir={run}-corrected-2" in capsys.readouterr().out
-    (tmp_path / "mine.tsv").touch()
-    main([str(run), f"data.labels={tmp_path / 'mine.tsv'}"])
+    (tmp_path / "corrected-2.tsv").touch()
+    main([str(run), f"data.labels={tmp_path / 'corrected-2.tsv'}"])
     page = (run / "labels.html").read_text()
-    assert "data.labels=mine-again.tsv" in page
-    assert "ticked as mine-again.tsv" in page
+    assert f"data.labels=corrected-3.tsv run.dir={run}-corrected-3" in page
+    assert "ticked as corrected-3.tsv" in page
 
 
 def test_rows_that_an_estimate_takes_for_hard_are_shown_too(run):

@@ -84,11 +84,7 @@ def told(work: Callable[[], int | None]) -> int:
         print(error, file=sys.stderr)
         return error.code
     except subprocess.CalledProcessError as error:
-        refused = error.returncode in (
-            RecipeError.code,
-            DataError.code,
-            StorageError.code,
-        )  # the run has said what to do
-        goes_on = "" if refused else "; the same command goes on"
+        said = (RecipeError.code, DataError.code, StorageError.code)  # of runs that were refused: they say what to do
+        goes_on = "" if error.returncode in said else "; the same command goes on"
         print(f"a run ended with code {error.returncode}{goes_on}: {error}", file=sys.stderr)
         return 1

@@ -23,7 +23,7 @@ def read_list(path: Path, where: str, *, most: int, of: str, largest: int) -> li
         if len(content) > largest:
             raise RecipeError([f"{where}: larger than {largest:,} bytes; leave out what is none of the {of}"])
         text = content.decode("utf-8")
-        values = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else parse_yaml(text)
+        values = json.loads(text, object_pairs_hook=json_object) if path.suffix == ".json" else parse_yaml(text)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -36,11 +36,11 @@ def read_list(path: Path, where: str, *, most: int, of: str, largest: int) -> li
     return values
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose keys may stand only once, as those of a YAML mapping."""
+def json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys may stand only once, as those of a YAML mapping; ValueError names one that does not."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r:.100} stands twice")
+        raise ValueError(f"key {twice!r:.100} stands twice")
     return found

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from fastaug.atomic_files import open_regular
 from fastaug.errors import RecipeError
+from fastaug.recipe.list_file import json_object
 
 FILE = "policy.json"
 VERSION = 1  # raise it when what is written means something else
@@ -103,12 +104,10 @@ def _whole(text: str) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Refused(f"key {_short(twice)} stands twice; {AS_WRITTEN}")
-    return found
+    try:
+        return json_object(pairs)
+    except ValueError as error:
+        raise _Refused(f"{error}; {AS_WRITTEN}") from None
 
 
 def _checked(path: Path, values: dict[str, Any]) -> PolicyFile:

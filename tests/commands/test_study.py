@@ -268,12 +268,14 @@ def signal_name(request):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_signal_to_the_study_reaches_its_runs_and_starts_no_other(tmp_path, monkeypatch, signal_name, jobs):
     """The program sends its parent, the study, the signal, and ends as a training does, when that signal is back."""
-    lines = [f"signal.signal(signal.{signal_name}, lambda *_: os._exit(75))"]
+    reached = f"(Path({str(tmp_path)!r}) / 'reached').touch()"
+    lines = [f"signal.signal(signal.{signal_name}, lambda *_: ({reached}, os._exit(75)))"]
     lines += [f"os.kill(os.getppid(), signal.{signal_name})", "import time", "time.sleep(20)"]
     ending_with("; ".join(lines), tmp_path, monkeypatch)
     done = study(tmp_path, "--jobs", str(jobs))
     assert done.returncode == 75
     assert f"signal {signal_name}; the same command goes on" in done.stderr
+    assert (tmp_path / "reached").exists()
     assert jobs == 2 or not (tmp_path / "started-c").exists()  # of two at a time the other may have ended before
 
 

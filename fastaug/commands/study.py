@@ -16,7 +16,7 @@ with the p of a paired t-test, uncorrected for the number of arms. --layout FIGU
 The same command goes on after a kill: runs that have ended are not trained again. A run that fails is told, the others
 are trained, and the exit code is 1. SIGTERM and Ctrl-C reach the runs, which save and stop; the exit code is 75. --jobs
 N trains N runs at a time, of one thread each. Several processes can share a study, `--seeds 0 1` and `--seeds 2 3`;
-`--collect` then reads all results there are, and says which are missing.
+`--collect` then reads all results there are, and says which are missing or of other settings.
 """
 
 import argparse
@@ -246,10 +246,10 @@ def left_out(study: Study, arm: str, seed: int) -> str | None:
     if not (folder / "recipe.yaml").exists():
         return None
     try:
-        other = [key for key in _differences(folder, read_recipe(study.recipe, settings_of(study, arm, seed)))
-                 if key not in PLACES]  # fmt: skip
+        apart = _differences(folder, read_recipe(study.recipe, settings_of(study, arm, seed)))
     except RecipeError as error:
         return f"its settings cannot be compared: {error.problems[0]}"
+    other = [key for key in apart if key not in PLACES]
     return f"was trained with another {', '.join(other)}" if other else None
 
 

@@ -91,6 +91,16 @@ def test_what_cannot_be_is_refused_and_nothing_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_cannot_be_written_is_refused_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, said in ((tmp_path / "gone" / "a.json", "--json: there is no folder"), (tmp_path, "is a folder")):
+        with pytest.raises(SystemExit) as end:
+            main(["run", "images", "--json", str(place)])
+        assert end.value.code == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["--top-k", "0"], ["--batch-size", "0"], ["--tta", "-1"]])
 def test_numbers_that_mean_nothing_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

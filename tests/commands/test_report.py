@@ -58,7 +58,10 @@ def test_what_cannot_be_made_is_told(run, tmp_path, capsys):
     for words in (["--images", "-1"], ["--out", str(tmp_path / "none" / "x.html")]):
         with pytest.raises(SystemExit):
             main([str(run), *words])
+    assert "--out: there is no folder" in capsys.readouterr().err
     assert not (run / "report.html").exists()
+    (run / "report.html").mkdir()
+    assert "choose another one" in refused(run, "--images", "0", code=5)
 
 
 def test_weights_that_the_run_began_with_are_not_asked_for(run, tmp_path):

@@ -64,14 +64,12 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_nothing_imports_the_script(file: Path) -> None:
-    assert not {"fastaug.train", ".train"} & set(imports(file))
+def test_nothing_imports_the_script() -> None:
+    assert [file for file in FILES if {"fastaug.train", ".train"} & set(imports(file))] == []
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_files_speak_of_the_project_alone(file: Path) -> None:
-    assert not re.search(r"/(work|opt|tmp|home|root)/", file.read_text())
+def test_files_speak_of_the_project_alone() -> None:
+    assert [file for file in FILES if re.search(r"/(work|opt|tmp|home|root)/", file.read_text())] == []
 
 
 def best_of_three(*command: str) -> float:

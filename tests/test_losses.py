@@ -204,7 +204,9 @@ def test_half_precision_logits_are_evaluated_in_float32(name):
     torch.testing.assert_close(got.double(), exact, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", ["ce", *(pytest.param(name, marks=pytest.mark.slow) for name in LOSSES if name != "ce")]
+)
 def test_one_graph_under_compile_with_gradients(name):
     logits, target = problem(3)
     logits.requires_grad_()

@@ -50,7 +50,7 @@ def files(short: bool) -> Score:
 
 def kills(short: bool) -> Score:
     """Kills in a tight loop of updates and saves, which wait for each other or do not; in full, of divided networks."""
-    waiting, asynchronous, divided = (45, 15, 0) if short else (500, 200, 40)
+    waiting, asynchronous, divided = (15, 5, 0) if short else (500, 200, 40)
     attacks = [["attacks.kills", str(waiting)], ["attacks.kills", str(asynchronous), "--async"]]
     attacks += [["attacks.sharded_kills", str(divided)]] if divided else []
     lost = []
@@ -66,7 +66,7 @@ def folders(short: bool) -> Score:
     """Starts in damaged run folders."""
     from attacks.run_folders import attack, kinds, make_whole
 
-    chosen = kinds()[::8] if short else kinds()
+    chosen = kinds()[::16] if short else kinds()
     with tempfile.TemporaryDirectory() as made:
         whole = make_whole(Path(made))
         return Score("damaged run folders", len(chosen), _each(chosen, lambda kind, path: attack(kind, whole, path)))
@@ -77,7 +77,7 @@ def recipes(short: bool) -> Score:
     from attacks.bad_starts import attack
     from attacks.recipes import bad_recipes
 
-    chosen = {recipe.name: recipe for recipe in (bad_recipes()[::16] if short else bad_recipes())}
+    chosen = {recipe.name: recipe for recipe in (bad_recipes()[::32] if short else bad_recipes())}
     return Score("bad recipes", len(chosen), _each(chosen, lambda name, path: attack(chosen[name], path)))
 
 

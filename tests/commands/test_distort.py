@@ -181,6 +181,7 @@ def test_a_class_left_with_no_image_is_named(recipe, tmp_path, run_tool):
     )
 
 
+@pytest.mark.slow
 def test_it_starts_as_a_person_starts_it(recipe, tmp_path):
     command = [sys.executable, str(REPO / "tools/distort.py"), str(recipe), "--noise", "0.4", "--out", "set"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)

@@ -37,6 +37,7 @@ def test_a_folder_that_holds_something_is_left_alone(
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_a_stem_that_timm_has_not_is_refused_for_timm_alone(
     odd_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,14 +40,17 @@ def refused(root: Path, *parts: str) -> None:
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("train", ["train", "Train", "TRAIN", "training", "Training_Set", "train2017", "train-images"])
+TRAIN_NAMES = ["train", "Train", "TRAIN", "training", "Training_Set", "train2017", "train-images"]
+OTHER_NAMES = [
+    *((name, Folder.TEST) for name in ("dev", "Val", "validation", "VALID", "val2017", "dev_set", "development")),
+    *((name, Folder.TEST) for name in ("Test", "testing", "tests", "eval", "Evaluation", "test set")),
+    *(("META", Folder.META), ("Select", Folder.SELECT)),
+]
+
+
 @pytest.mark.parametrize(
-    ("other", "role"),
-    [
-        *((name, Folder.TEST) for name in ("dev", "Val", "validation", "VALID", "val2017", "dev_set", "development")),
-        *((name, Folder.TEST) for name in ("Test", "testing", "tests", "eval", "Evaluation", "test set")),
-        *(("META", Folder.META), ("Select", Folder.SELECT)),
-    ],
+    ("train", "other", "role"),
+    [*(("train", *other) for other in OTHER_NAMES), *((train, *OTHER_NAMES[0]) for train in TRAIN_NAMES[1:])],
 )
 def test_splits_are_known_by_their_names(tmp_path: Path, train: str, other: str, role: Folder) -> None:
     found = rows(splits(tmp_path, train, other))

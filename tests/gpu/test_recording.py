@@ -81,7 +81,8 @@ def test_another_result_than_the_computed_one_is_refused() -> None:
             check_same([want, got], [want, want])
 
 
-@pytest.mark.parametrize("learn", ["softness", pytest.param("softness,policy", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("learn", ["softness", "softness,policy"])
 def test_a_recorded_meta_step_learns_the_same(
     device: torch.device,
     make_trainer: Callable[..., Trainer],

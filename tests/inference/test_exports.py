@@ -179,6 +179,7 @@ def test_the_card_has_result_names_and_recipe_without_paths(tiny_run: Path) -> N
     assert recipe["data"] == {"img_size": 32, "crop_pct": 0.8, "threads": 1, "select_fraction": 0.25}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forms", [["hub", "torch"], pytest.param(["onnx"], marks=pytest.mark.slow)])
 def test_a_network_that_timm_does_not_have(
     train_tiny: Callable[..., Path], tmp_path: Path, images: torch.Tensor, forms: list[str]

@@ -49,6 +49,7 @@ def test_sgd_steps_by_rate_times_hypergradient_and_the_others_do_not(train, move
         moves.clear()
 
 
+@pytest.mark.slow
 def test_rates_follow_the_schedule_and_not_what_is_learned_of_the_networks_rate(train, moves):
     keys = ["meta.learn=[policy,optim]", *LEARN[1:], "meta.optimizer=sgd", "meta.policy_lr=0.5", "meta.optim_lr=1e3"]
     rate = [line["lr"] / 0.02 for line in lines(train("still", *keys, "meta.optim_lr=0"), "train")]
@@ -75,7 +76,9 @@ def test_momentum_decay_and_rates_that_follow_the_networks(train, moves):
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("start", lambda p, begin: {name: 2 * (p[name] - begin[name]) for name in p}),
+        pytest.param(
+            "start", lambda p, begin: {name: 2 * (p[name] - begin[name]) for name in p}, marks=pytest.mark.slow
+        ),
         ("magnitude", lambda p, _: {"policy.policy.strengths": slope_of_magnitudes(p["policy.policy.strengths"])}),
     ],
 )
@@ -96,6 +99,7 @@ def slope_of_magnitudes(strengths):
     return slope
 
 
+@pytest.mark.slow
 def test_a_strong_regulariser_spreads_the_probabilities_again(train):
     """Its start is uneven by the identity's share."""
     keys = ["meta.policy_lr=0.5", "meta.regulariser=entropy", "train.epochs=2"]
@@ -108,6 +112,7 @@ def test_a_strong_regulariser_spreads_the_probabilities_again(train):
     assert spread[1] > spread[0]
 
 
+@pytest.mark.slow
 def test_another_validation_loss_gives_another_hypergradient(train, moves):
     norms = {}
     for loss in ("ce", "gce"):
@@ -117,6 +122,7 @@ def test_another_validation_loss_gives_another_hypergradient(train, moves):
     assert norms["ce"] != norms["gce"]
 
 
+@pytest.mark.slow
 def test_an_average_is_led_back_by_the_factor_it_was_made_with(train, monkeypatch):
     """With a warm-up of the average the factor changes from update to update."""
     led_back, made = [], []

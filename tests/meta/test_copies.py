@@ -1,5 +1,6 @@
 """Copies of an image beside itself in real runs: what trains, and that the meta step repeats it."""
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -46,6 +47,7 @@ def test_a_meta_step_makes_the_copies_again(train, monkeypatch):
     assert all(line["hypergradient"] > 0 for line in lines(folder, "meta"))
 
 
+@pytest.mark.slow
 def test_at_rate_zero_training_goes_on_as_without(train):
     """With a fixed policy in the loader's threads too, and over two updates."""
     still = [*COPIES, *POLICY, "meta.policy_lr=0", "augment.aa=ra-n2-m9", "meta.fraction=1", "meta.engine=auto"]

@@ -154,7 +154,7 @@ def test_a_run_gathers_evidence_and_tells_it(train, capsys):
     assert summary["policy_harm/rotate"] == pytest.approx(told["policy_harm/rotate"])
 
 
-@pytest.mark.parametrize("explore", [True, False])
+@pytest.mark.parametrize("explore", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_is_looked_at_is_drawn_from_the_policy_as_it_began(train, monkeypatch, explore):
     """Whatever has been found harmful is drawn no more, but where the next evidence is gathered."""
     gathered, acted = [], []
@@ -177,6 +177,7 @@ def test_what_is_looked_at_is_drawn_from_the_policy_as_it_began(train, monkeypat
     assert summary["policy_identity"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_continued_run_gathers_the_same(train, monkeypatch):
     monkeypatch.setattr(Evidence, "falls", lambda self: self.count[1:].log1p() / 2)  # it acts where nothing is gathered
     every = [*KEYS, "meta.every=2", "run.checkpoint_every=3"]
@@ -234,6 +235,7 @@ def test_a_run_says_so(train, capsys):
     assert "meta step: meta.probabilities: score with meta.every = 10" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_beside_copies_are_left_out(train):
     gathered = train("copies", *KEYS, "augment.copies=1", "train.epochs=1")
     evidence = last(gathered)[1]["meta"]["learned"]

@@ -61,7 +61,13 @@ def spoil(monkeypatch, *renewals: int):
     monkeypatch.setattr(ValidationGradient, "_gradient", spoilt)
 
 
-@pytest.mark.parametrize("learn", [INSTANT, ["meta.learn=[instant_weights,instant_labels]", "meta.engine=fused"]])
+@pytest.mark.parametrize(
+    "learn",
+    [
+        INSTANT,
+        pytest.param(["meta.learn=[instant_weights,instant_labels]", "meta.engine=fused"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_validation_gradient_that_is_not_finite_leaves_an_instant_run_to_train_on(start, monkeypatch, learn):
     spoil(monkeypatch, 0, 2)
     folder = start(*learn, "meta.half_life=4")
@@ -85,7 +91,7 @@ def test_samples_whose_instant_weight_is_zero_are_counted(start):
     assert any(share > 0 for share in found)
 
 
-@pytest.mark.parametrize("engine", ["fused", "forward"])
+@pytest.mark.parametrize("engine", ["fused", pytest.param("forward", marks=pytest.mark.slow)])
 def test_instant_parts_are_those_of_the_hypergradient_in_reverse_mode(start, monkeypatch, engine):
     compared = []
     before_forward = InstantStep.before_forward
@@ -112,6 +118,7 @@ def test_instant_parts_are_those_of_the_hypergradient_in_reverse_mode(start, mon
     assert compared == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_v_is_renewed_once_an_update_and_not_by_every_micro_batch(start, monkeypatch):
     counts = []
     renew = ValidationGradient.renew
@@ -123,6 +130,7 @@ def test_v_is_renewed_once_an_update_and_not_by_every_micro_batch(start, monkeyp
     assert counts == [1, 2]  # updates 0 and 3
 
 
+@pytest.mark.slow
 def test_differences_reuse_training_logits_with_the_dropout_masks_of_their_own_micro_batch(start, monkeypatch):
     seen = []
     gradients = OneStep.gradients
@@ -154,6 +162,7 @@ def test_an_engine_that_is_named_is_tested_like_any_other(start):
     assert "native_group_norm_backward" in reason
 
 
+@pytest.mark.slow
 def test_an_implicit_direction_that_fails_ends_the_first_meta_step_and_leaves_out_later_ones(start, monkeypatch):
     settings = ["meta.learn=[weights]", "meta.engine=implicit", "meta.layers=[fc]"]
     folder = start(*settings, "meta.alpha=1e6", code=2)
@@ -172,6 +181,7 @@ def test_an_implicit_direction_that_fails_ends_the_first_meta_step_and_leaves_ou
     assert calls[0] == ["fc.weight", "fc.bias"]
 
 
+@pytest.mark.slow
 def test_an_implicit_direction_waits_for_a_finite_validation_gradient(start, monkeypatch):
     spoil(monkeypatch, 0)
     folder = start("meta.learn=[weights]", "meta.engine=implicit")
@@ -189,10 +199,10 @@ def test_damaged_meta_images_are_named(start, tmp_path):
     ("keys", "steps"),
     [
         (["optim.opt=adamw"], [3, 4]),
-        (["optim.opt=adamw", "meta.engine=fused"], [3, 4]),
-        (["optim.opt=adamw", "meta.start_epochs=1.5"], [4]),
-        (["optim.opt=adamw", "meta.learn=[instant_weights]"], [1, 2, 3, 4]),
         (["optim.opt=sgd"], [1, 2, 3, 4]),
+        pytest.param(["optim.opt=adamw", "meta.engine=fused"], [3, 4], marks=pytest.mark.slow),
+        pytest.param(["optim.opt=adamw", "meta.start_epochs=1.5"], [4], marks=pytest.mark.slow),
+        pytest.param(["optim.opt=adamw", "meta.learn=[instant_weights]"], [1, 2, 3, 4], marks=pytest.mark.slow),
     ],
 )
 def test_where_gradients_are_divided_by_second_moments_exact_steps_wait_for_some(start, keys, steps):
@@ -201,6 +211,7 @@ def test_where_gradients_are_divided_by_second_moments_exact_steps_wait_for_some
     assert not any(line.get("skipped") for line in lines(folder, "meta"))
 
 
+@pytest.mark.slow
 def test_a_run_continues_when_images_to_evaluate_were_added_behind_those_to_train_on(tmp_path, jpeg_folder):
     root = jpeg_folder(splits=("train", "meta", "val"))
     (tmp_path / "recipe.yaml").write_text(RECIPE)

@@ -17,9 +17,12 @@ def last(folder):
 @pytest.mark.parametrize(
     "keys",
     [
-        ["meta.learn=[weights]"],
+        pytest.param(["meta.learn=[weights]"], marks=pytest.mark.slow),
         ["meta.learn=[weights]", "meta.engine=fused", "meta.fraction=1"],
-        ["meta.learn=[instant_weights]", "meta.every=1", "meta.engine=fused", "meta.fraction=1"],
+        pytest.param(
+            ["meta.learn=[instant_weights]", "meta.every=1", "meta.engine=fused", "meta.fraction=1"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["one step", "fused", "instant"],
 )
@@ -57,6 +60,7 @@ def test_planted_labels_are_trained_on_and_remembered(train):
     assert np.array_equal(again["given"], found["given"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_statistics_goes_on(train):
     folder = train("run", NOTHING)
     path, _ = checkpoint.latest(folder / "checkpoints")

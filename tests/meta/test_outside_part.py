@@ -158,6 +158,7 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
     return last(folder)[1]["meta"]["learned"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("others")
 def test_parts_on_the_optimizer_on_images_and_with_tables_learn_from_outside_too(train):
     """And are continued: the values are those of a run without a break."""

@@ -101,6 +101,7 @@ def test_parts_act_as_they_were_learned_and_nothing_learns(train):
     assert "meta.reuse: has other values than when this run began" in reason(other)
 
 
+@pytest.mark.slow
 def test_what_reaches_pixels_is_told_on_images_of_another_size(train, tmp_path, capsys):
     (tmp_path / "own.yaml").write_text("[{function: stroke, max: 1}, {function: rotate, max: 9}]")
     of = ["meta.learn=[policy]", "meta.probabilities=score", f"meta.operations={tmp_path}/own.yaml", "train.epochs=1"]
@@ -128,6 +129,7 @@ def test_the_rest_of_a_frozen_run_is_a_plain_run_on_train_and_meta(train, tmp_pa
         assert_same(last(frozen)[0], last(other)[0])
 
 
+@pytest.mark.slow
 def test_weights_of_single_images_come_from_a_run_on_the_same_images(train):
     learned = train("learned", "meta.learn=[weights]", "train.epochs=1")
     weights = last(learned)[1]["meta"]["learned"]["parts.weights.table.weight"]
@@ -142,6 +144,7 @@ def test_weights_of_single_images_come_from_a_run_on_the_same_images(train):
     assert "numbers of single images are in no policy file" in reason(other)
 
 
+@pytest.mark.slow
 def test_tables_act_in_the_form_in_which_they_were_learned(train):
     """Softplus numbers of 0 are weights of 1, and no weight as bounded ones; RMSprop's own rows belong to the state."""
     keys = ["meta.weights_form=softplus", "meta.table_optimizer=rmsprop"]

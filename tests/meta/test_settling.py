@@ -43,6 +43,7 @@ def test_the_last_epoch_acts_by_the_mean_over_the_one_before_it(train, values):
         assert_same(last(folder)[1]["meta"]["learned"][f"parts.{name}"], settled)
 
 
+@pytest.mark.slow
 def test_a_run_cut_while_it_averages_settles_on_the_same_values(train):
     settings = [*LEARN, *SETTLE, "run.checkpoint_every=1", "run.keep=20"]
     whole = train("whole", *settings)
@@ -57,6 +58,7 @@ def test_a_run_cut_while_it_averages_settles_on_the_same_values(train):
         assert_same({**a, "progress": None}, {**b, "progress": None})
 
 
+@pytest.mark.slow
 def test_windows_of_several_updates_end_before_values_settle(train):
     folder = train("run", "meta.learn=[policy]", "meta.steps=2", "meta.engine=auto", *LEARN[1:], *SETTLE)
     assert [line["step"] for line in lines(folder, "meta")] == [2, 4, 6, 8]  # one of updates 8 and 9 would be cut

@@ -36,7 +36,12 @@ VISION_TRANSFORMER = [
 
 
 @pytest.mark.parametrize(
-    "parts", [[*EVERYTHING, *STILL], ["meta.learn=[weights,softness]", *FUSED, *STILL_TOO]], ids=["all", "fused"]
+    "parts",
+    [
+        [*EVERYTHING, *STILL],
+        pytest.param(["meta.learn=[weights,softness]", *FUSED, *STILL_TOO], marks=pytest.mark.slow),
+    ],
+    ids=["all", "fused"],
 )
 @pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_at_rate_zero_the_training_trajectory_is_that_without_meta_steps(train, precision, parts):
@@ -97,10 +102,21 @@ def test_a_meta_step_leaves_everything_but_what_it_learns_alone(train, monkeypat
             ["meta.learn=[instant_weights]", "meta.every=1", "meta.fraction=1", "meta.renew=2"], marks=pytest.mark.slow
         ),
         ["meta.learn=[instant_weights,instant_labels]", "meta.every=1", *FUSED, "meta.layers=[layer4,fc]"],
-        ["meta.learn=[softness]", "meta.weights=ema", "model.ema=true", "model.ema_decay=0.9", "meta.half_life=4"],
         ["meta.learn=[weights]", "meta.engine=auto", "optim.opt=adamw", "train.accumulate=2", "meta.fraction=1"],
-        ["meta.learn=[weights,softness]", "meta.engine=reverse", "augment.aa=rand-m9-mstd0.5", "augment.reprob=0.5"],
-        VISION_TRANSFORMER,
+        pytest.param(
+            ["meta.learn=[softness]", "meta.weights=ema", "model.ema=true", "model.ema_decay=0.9", "meta.half_life=4"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            [
+                "meta.learn=[weights,softness]",
+                "meta.engine=reverse",
+                "augment.aa=rand-m9-mstd0.5",
+                "augment.reprob=0.5",
+            ],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(VISION_TRANSFORMER, marks=pytest.mark.slow),
         pytest.param(
             ["meta.learn=[policy,softness]", "meta.probabilities=score", "meta.engine=implicit"], marks=pytest.mark.slow
         ),
@@ -130,7 +146,9 @@ def test_every_part_trains_to_a_result(train, settings):
 
 
 @pytest.mark.parametrize(
-    "learned", [EVERYTHING, ["meta.learn=[augmenter]", "train.plain_step=true"]], ids=["everything", "plain step"]
+    "learned",
+    [EVERYTHING, pytest.param(["meta.learn=[augmenter]", "train.plain_step=true"], marks=pytest.mark.slow)],
+    ids=["everything", "plain step"],
 )
 def test_a_continued_run_ends_as_the_uninterrupted_one(train, learned):
     settings = [*learned, "meta.half_life=3", "meta.renew=2", "meta.every=1", "meta.engine=auto"]
@@ -147,6 +165,7 @@ def test_a_continued_run_ends_as_the_uninterrupted_one(train, learned):
     assert lines(whole, "meta") == lines(cut, "meta")
 
 
+@pytest.mark.slow
 def test_frozen_layers_and_factors_on_rates_go_with_meta_steps(train):
     """Their derivatives are by group, of what is trained: continued as any other run, and with the full v."""
     settings = ["meta.learn=[weights,softness]", "meta.every=1", "model.freeze=[conv1.*,bn1.*,layer1.*]"]
@@ -180,6 +199,7 @@ def test_a_hypergradient_that_is_not_finite_is_left_out_and_counted(train, monke
     assert learned["optim_lr"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_fused_and_forward_move_probabilities_alike_in_the_first_update(train):
     """By the score function: what fused has not made twice, the images, does not matter."""
     settings = [

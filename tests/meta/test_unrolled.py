@@ -23,7 +23,11 @@ EVERYTHING = ["meta.learn=[policy,softness,smoothing,weights,optim]", "meta.prob
 
 @pytest.mark.parametrize(
     ("opt", "most"),
-    [("sgd", 1e-5), ("adamw", 1e-2), pytest.param("lamb", 1e-2, marks=pytest.mark.slow)],
+    [
+        ("sgd", 1e-5),
+        pytest.param("adamw", 1e-2, marks=pytest.mark.slow),
+        pytest.param("lamb", 1e-2, marks=pytest.mark.slow),
+    ],
     ids=["sgd", "adamw", "lamb"],
 )
 def test_the_replay_ends_at_the_weights_of_training_and_learns_everything(train, monkeypatch, opt, most):
@@ -74,6 +78,7 @@ def test_the_replay_ends_at_the_weights_of_training_and_learns_everything(train,
         assert learned[f"parts.{name}"].abs() > 0
 
 
+@pytest.mark.slow
 def test_at_rate_zero_training_goes_on_as_without(train):
     still = [f"meta.{name}=0" for name in ("policy_lr", "softness_lr", "smoothing_lr", "weights_lr", "optim_lr")]
     ran = train("ran", *EVERYTHING, *UNROLLED, *still)

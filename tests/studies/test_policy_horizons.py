@@ -23,6 +23,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_horizons_of_one_update_agree_and_longer_ones_note_all_of_their_windows(study: Any) -> None:
     """`Ahead` over no time is one step through Adam's D; the exact one has momentum's share and v after the update."""
     draw = torch.Generator().manual_seed(0)

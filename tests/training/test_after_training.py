@@ -194,8 +194,8 @@ META = ["data.meta_fraction=0.3", "meta.batch_size=4", "meta.every=1", "meta.fra
 @pytest.mark.parametrize(
     "learn",
     [
-        ["meta.learn=[weights]", "meta.engine=reverse"],
-        ["meta.learn=[instant_weights]", "meta.engine=reverse"],
+        pytest.param(["meta.learn=[weights]", "meta.engine=reverse"], marks=pytest.mark.slow),
+        pytest.param(["meta.learn=[instant_weights]", "meta.engine=reverse"], marks=pytest.mark.slow),
         ["meta.learn=[weights]", "meta.engine=fused"],
         ["meta.learn=[weights]", "meta.steps=2", "meta.every=2"],
     ],

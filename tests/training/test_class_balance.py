@@ -170,9 +170,12 @@ def test_mixed_samples_weigh_both_classes_by_their_masses(tmp_path, uneven):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["data.sampling=balanced"],
         ["data.sampling=sqrt", "augment.logit_adjustment=1", "augment.cutmix=1"],
-        ["augment.class_weight=effective", "augment.logit_adjustment=1", "augment.loss=gce"],
+        pytest.param(["data.sampling=balanced"], marks=pytest.mark.slow),
+        pytest.param(
+            ["augment.class_weight=effective", "augment.logit_adjustment=1", "augment.loss=gce"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_cut_short_goes_on_as_if_it_was_not(tmp_path, uneven, monkeypatch, overrides):

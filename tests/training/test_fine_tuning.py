@@ -93,7 +93,7 @@ def test_another_network_s_weights_end_the_run_with_code_2(train: Train) -> None
     assert not list((folder / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("kept", [1, 4])
+@pytest.mark.parametrize("kept", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_cut_before_or_after_the_head_learned_alone_continues_exactly(train: Train, kept: int) -> None:
     keys = ["model.head_first_epochs=1", "optim.layer_decay=0.7", "optim.lr_scale={head: 2}", "run.checkpoint_every=1"]
     keys += ["model.ema=true", "model.ema_decay=0.5"]
@@ -123,6 +123,7 @@ def rates(folder: Path) -> list[float]:
     return [steps[step] for step in sorted(steps)][2::3]
 
 
+@pytest.mark.slow
 def test_the_plateau_schedule_follows_select_and_continues(train: Train) -> None:
     whole = train("whole", *PLATEAU)
     found = rates(whole)
@@ -159,6 +160,7 @@ def test_sizes_rise_and_a_cut_run_continues(train: Train, monkeypatch: pytest.Mo
     assert differing(weights_of(whole), weights_of(again)) == set()
 
 
+@pytest.mark.slow
 def test_one_size_written_as_a_stage_changes_nothing(train: Train) -> None:
     """Windows and draws do not know of stages."""
     keys = ["data.loader=dali", "data.crop=rrc", "augment.cutmix=1", "train.epochs=2"]
@@ -166,6 +168,7 @@ def test_one_size_written_as_a_stage_changes_nothing(train: Train) -> None:
     assert differing(weights_of(one), weights_of(staged)) == set()
 
 
+@pytest.mark.slow
 def test_checkpointing_of_activations_changes_no_bit_of_a_run(train: Train) -> None:
     keys = ["model.drop_path=0.3", "train.epochs=2", "train.plain_step=true"]
     kept, again = train("kept", *keys), train("again", *keys, "model.grad_checkpointing=true")

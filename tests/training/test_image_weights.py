@@ -108,6 +108,7 @@ def test_a_mixed_sample_weighs_the_mean_of_both_images_by_their_masses(jpeg_fold
     assert ((later > 0) & (later < 1)).any()
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_epochs_before_wherever_checkpoints_are(jpeg_folder, tmp_path):
     root = jpeg_folder(images=20)
     assert trained(tmp_path / "often", root) == 0

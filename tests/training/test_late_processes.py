@@ -164,6 +164,7 @@ eval: {every: 0}
 """
 
 
+@pytest.mark.slow
 def test_of_processes_that_wait_in_the_forward_pass_of_a_run_for_one_that_loads_that_one_is_named(
     tmp_path: Path, jpeg_folder: Callable[..., Path], in_processes: Callable[..., str]
 ) -> None:

@@ -99,7 +99,7 @@ def test_without_patience_all_epochs_are_trained_and_the_best_is_by_the_metric(t
     assert result["best"]["step"] == read(folder, "status.json")["step"]
 
 
-@pytest.mark.parametrize("epochs", [4, 5])
+@pytest.mark.parametrize("epochs", [4, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_cut_short_stops_where_it_would_have_stopped(train, monkeypatch, epochs):
     """Cut in the epoch behind the first evaluation without a gain, and between the last one and the result."""
     whole = train("whole")

@@ -27,9 +27,9 @@ META = ["data.meta_fraction=0.3", "meta.batch_size=8", "meta.every=1", "meta.fra
 @pytest.mark.parametrize(
     "words",
     [
-        [],
-        [*META, "meta.learn=[policy,softness]", "meta.probabilities=score"],
-        [*META, "meta.learn=[instant_weights]"],
+        pytest.param([], marks=pytest.mark.slow),
+        pytest.param([*META, "meta.learn=[policy,softness]", "meta.probabilities=score"], marks=pytest.mark.slow),
+        pytest.param([*META, "meta.learn=[instant_weights]"], marks=pytest.mark.slow),
         [*META, "meta.learn=[softness]", "meta.engine=fused"],
     ],
     ids=["plain", "after", "instant", "fused"],

@@ -192,6 +192,7 @@ def test_damaged_images_are_skipped_named_and_counted(train):
     assert len(used) == len(set(used)) == 40 - (4 - result["test"]["skipped"])
 
 
+@pytest.mark.slow
 def test_damaged_images_are_counted_once_where_images_to_evaluate_came_and_moved_their_numbers(train):
     """Images behind those of training, as test/ is behind train/, may come while a run is stopped."""
     for name in ("train", "val"):
@@ -301,6 +302,10 @@ def test_compiled_training_gives_the_losses_of_eager_training(train):
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+ALWAYS = {  # trained whenever tests run: each has what no other of them has
+    *("imagenet_sa", "imagenet_a1", "imagenet_sa_meta", "imagenet_bilevel", "fine_tune", "mnist5k_policy"),
+    *("mnist5k_smart", "svhn_autodo", "cifar10n", "cifar100_cutmix_shakedrop"),
+}
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 SHRUNK = [
     *("data.test_fraction=0.3", "data.threads=1", "data.img_size=20", "model.name=test_resnet"),
@@ -337,7 +342,11 @@ def few_images(tmp_path_factory, jpegs):
     return jpegs(tmp_path_factory.mktemp("few") / "images", classes=2, images=12)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path if path.stem in ALWAYS else pytest.param(path, marks=pytest.mark.slow) for path in RECIPES],
+    ids=lambda path: path.stem,
+)
 def test_every_recipe_trains_on_a_small_folder(path, few_images, tmp_path):
     """A few updates of a small network: that the keys go together, not that the claim at the recipe's head holds."""
     given = read_recipe(path)

@@ -46,7 +46,7 @@ def worst(found: Tensor, truth: Tensor, task: Any) -> float:
 
 
 @pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("part", ["weights", "all"])
+@pytest.mark.parametrize("part", [pytest.param("weights", marks=pytest.mark.slow), "all"])
 def test_exact_methods_agree_with_float64(part: str, name: str, setting: Any) -> None:
     task = new_task(setting, part)
     truth = reference(task)
@@ -57,6 +57,7 @@ def test_exact_methods_agree_with_float64(part: str, name: str, setting: Any) ->
     assert worst(double, truth, task) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UPDATES)
 def test_several_updates_agree_with_float64(name: str, setting: Any) -> None:
     task = new_task(setting, "all").cast(torch.float64)
@@ -79,6 +80,7 @@ def test_differences_have_their_known_error_and_refuse_magnitudes(name: str, set
         steps(name, new_task(setting, "all"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*EXACT, "ours difference"])
 def test_every_method_takes_the_real_step(name: str, setting: Any) -> None:
     """Three steps on, the hypergradient is that of a method that trains as torch does."""

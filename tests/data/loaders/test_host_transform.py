@@ -93,7 +93,10 @@ def test_each_image_is_changed_as_its_own_draw_says_and_nothing_else(make_loader
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("size", "threads", "prefetch"), [(16, 1, 2), (5, 4, 1), (1, 2, 4), (8, 3, 3)])
+@pytest.mark.parametrize(
+    ("size", "threads", "prefetch"),
+    [(5, 4, 1), *(pytest.param(*other, marks=pytest.mark.slow) for other in ((16, 1, 2), (1, 2, 4), (8, 3, 3)))],
+)
 def test_pixels_do_not_depend_on_batch_threads_or_prefetch(
     make_loader: MakeLoader, kind: str, size: int, threads: int, prefetch: int
 ) -> None:

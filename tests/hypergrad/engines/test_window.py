@@ -155,7 +155,7 @@ def test_one_update_is_the_one_step_hypergradient(kind: str, earlier: int, max_n
         assert relative(slope, expected[name]) <= 1e-10, name
 
 
-@pytest.mark.parametrize("max_norm", [None, 0.3], ids=["no clip", "clipped"])
+@pytest.mark.parametrize("max_norm", [pytest.param(None, marks=pytest.mark.slow), 0.3], ids=["no clip", "clipped"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_updates_against_really_training_again(kind: str, max_norm: float | None) -> None:
     """By differences of whole retrainings with the real optimizer: an image parameter, a loss weight, the rate."""

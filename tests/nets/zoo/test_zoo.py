@@ -46,7 +46,9 @@ def count(network: nn.Module) -> int:
     return sum(weight.numel() for weight in network.parameters())
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("pyramid") else name for name in ZOO]
+)
 def test_weights_are_as_many_as_in_the_papers(name: str) -> None:
     offer_to_timm()
     with torch.device("meta"):

@@ -79,7 +79,7 @@ def report(arguments: argparse.Namespace) -> int:
     parts = find_data(recipe, build_accelerator(recipe))
     check_fits(samples, parts, str(run))
     truth = None if arguments.truth is None else read_truth(arguments.truth, parts)
-    tables = [label_table(samples, split, trained) for split in ("train", *parts.held_out())]
+    tables = [label_table(samples, split, trained, run) for split in ("train", *parts.held_out())]
     figures = result(tables)
     if truth is not None:
         listed = ~np.isnan(tables[0].scores)

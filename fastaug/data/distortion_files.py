@@ -131,6 +131,8 @@ def read_truth(folder: Path, index: Index) -> tuple[Ids, Ids]:
 
     DataError when they were drawn of other images than those of `index`, whose labels are those of the folders.
     """
+    if not (folder / "distortion.json").exists():
+        raise DataError(f"{folder}: holds no distortion, it has no distortion.json; name a folder that was drawn into")
     record, file = _read_record(folder / "distortion.json"), folder / "truth.tsv"
     if record.get("images") != images_fingerprint(index):
         text = f"{file}: is about other images than data.root has now ({index.root}): a path or a class has changed"

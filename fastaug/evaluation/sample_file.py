@@ -125,4 +125,6 @@ def read_samples(run: Path) -> Samples:
     if version != FORMAT or missing or len(lengths) != 1 or -1 in lengths:
         found = f"format {version}, without {', '.join(missing) or 'nothing'}, columns of {len(lengths)} lengths"
         raise StorageError(f"{path}: is not a file of this version ({found}); run the training command again")
+    if len(np.unique(columns["id"])) < len(columns["id"]):
+        raise StorageError(f"{path}: has an image twice, so it was changed; run the training command again")
     return Samples(columns)

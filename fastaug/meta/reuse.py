@@ -93,10 +93,11 @@ def _fill_part(name: str, learned: LearnedParts, file: PolicyFile, *, given: boo
     own = part.settings()
     apart = [key for key in own if given and piece.settings.get(key) != own[key]]
     if apart:
+        places = [_first_difference(key, piece.settings.get(key), own[key]) for key in apart]
         return [
-            f"{file.path}: parts.{name}.settings.{key}: is {_short(piece.settings.get(key))}, and the recipe makes it "
-            f"{_short(own[key])}; set the recipe's key to it, or meta.learn to [] to take all from the file"
-            for key in apart
+            f"{file.path}: parts.{name}.settings.{place}: is {_short(found)}, and the recipe makes it {_short(wanted)}; "
+            "set the recipe's key to it, or meta.learn to [] to take all from the file"
+            for place, found, wanted in places
         ]
     try:
         part.load_export({"settings": piece.settings, "values": piece.values})
@@ -109,6 +110,19 @@ def _in_pixels(learned: LearnedParts) -> list[str]:
     """The operations of shared policies whose values are pixels, so that they do more on smaller images."""
     operations = [e for part in learned.each().values() if isinstance(part, SharedPolicyPart) for e in part.operations]
     return [e.name for e in operations if e.absolute or FUNCTIONS[e.function].unit == "pixels"]
+
+
+def _first_difference(place: str, found: Any, wanted: Any) -> tuple[str, Any, Any]:
+    """Where two values first differ, through lists and objects, and what stands there in each."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        key = next(key for key in {**wanted, **found} if found.get(key) != wanted.get(key))
+        return _first_difference(f"{place}.{key}", found.get(key), wanted.get(key))
+    if isinstance(found, list) and isinstance(wanted, list):
+        if len(found) != len(wanted):
+            return f"{place} (how many)", len(found), len(wanted)
+        row = next(row for row, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
+        return _first_difference(f"{place}[{row}]", found[row], wanted[row])
+    return place, found, wanted
 
 
 def _short(value: Any) -> str:

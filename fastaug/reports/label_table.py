@@ -3,6 +3,7 @@
 import csv
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastaug.errors import StorageError
 from fastaug.evaluation.label_estimate import ALIKE, FEWEST, UNLIKE, Estimate, estimate
 from fastaug.evaluation.label_scores import confident, label_scores, predicted, suspected
 from fastaug.evaluation.sample_file import SPLITS, Samples
+from fastaug.recipe.policy_file import FILE, read_policy_file
 from fastaug.recipe.schema import INSTANT_PARTS, Recipe
 
 HEAD = ("id", "path", "split", "given_label", "predicted_label", "label_score", "is_label_issue")
@@ -79,33 +81,41 @@ class LabelTable:
         return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs[order], counts[order], strict=True)]
 
 
-def guard_of(recipe: Recipe) -> str:
-    """The key by which training keeps from learning images that look wrongly labelled; "" where there is none."""
-    learned = {"weights", "labels", *INSTANT_PARTS} & {*recipe.meta.learn}
+def guard_of(recipe: Recipe, run: Path) -> str:
+    """The key by which training keeps from learning images that look wrongly labelled; "" where there is none.
+
+    What a run reuses is in its policy file.
+    """
+    doubts = {"weights", "labels", *INSTANT_PARTS}
+    learned, reused = doubts & {*recipe.meta.learn}, set[str]()
+    if recipe.meta.reuse is not None and (run / FILE).exists():
+        file = read_policy_file(run)
+        reused = doubts & {*(piece.kind for piece in file.pieces.values()), *file.tables}
     guards = {
         "augment.trust": recipe.augment.trust > 0,
         "augment.trim": recipe.augment.trim > 0,
         "augment.loss=gce": recipe.augment.loss == "gce",
         f"meta.learn=[{','.join(sorted(learned))}]": bool(learned),
+        f"meta.reuse with {', '.join(sorted(reused))}": bool(reused),
     }
     return next((key for key, acts in guards.items() if acts), "")
 
 
-def label_table(samples: Samples, split: str, recipe: Recipe | None = None) -> LabelTable:
+def label_table(samples: Samples, split: str, recipe: Recipe, run: Path) -> LabelTable:
     """The table of a split. With enough planted flips as many images are flagged as labels are estimated to be wrong.
 
-    Without them, or where the training of `recipe` guarded itself from wrong labels, those that look more like another
-    class; of held-out images, those that do so confidently.
+    Without them, or where the training of `recipe` into the folder `run` guarded itself from wrong labels, those that
+    look more like another class; of held-out images, those that do so confidently.
     """
-    guard = "" if recipe is None else guard_of(recipe)
-    unlike = UNLIKE if recipe is None or recipe.run.plant_like is None else ALIKE
+    guard = guard_of(recipe, run)
+    unlike = UNLIKE if recipe.run.plant_like is None else ALIKE
     own = samples.of(split)
     planted, scores = own["trained"] != own["given"], label_scores(own)
     known = ~planted & ~np.isnan(scores)
     flips = scores[planted & ~np.isnan(scores)]
     told = None
     if split == "train" and not guard:
-        given, seed = own["given"][known].astype(np.int64), 0 if recipe is None else recipe.run.seed
+        given, seed = own["given"][known].astype(np.int64), recipe.run.seed
         told = estimate(scores[known], flips, labels=given, unlike=unlike, seed=seed)
     order = np.lexsort((own["id"], np.where(known, scores, np.inf)))
     if told is not None:

@@ -190,7 +190,7 @@ def labels(run: RunFiles, data: RunData) -> Part:
     """The training images whose label looks most wrong, and how many do."""
     if run.samples is None:
         return Part(why=why_not(run, FILE))
-    table = label_table(run.samples, "train", run.recipe)
+    table = label_table(run.samples, "train", run.recipe, run.path)
     if not table.flagged:
         return Part(why=f"Not one label of {len(table):,} training images looks wrong.")
     shown = range(min(LABELS, table.flagged))

@@ -133,6 +133,9 @@ def test_repairs_are_judged_by_the_truth(recipe, tmp_path, run_tool):
     code, said, errors = run_tool(*judged)
     assert code == 0, errors
     assert run_tool(*judged, "run.plant=0.5") == (code, said, errors)
+    code, _, errors = run_tool(*judged[:-1], tmp_path / "nowhere")
+    assert code == 3
+    assert f"{tmp_path / 'nowhere'}: holds no distortion" in errors
     assert "wrong before: 6\nrepaired: 2\n" in said
     assert "still wrong: 4\nright ones spoiled: 1\n" in said
     code, _, errors = run_tool(recipe, "--judge", out, "--noise", 0.2)

@@ -20,7 +20,7 @@ LEARN = [PARTS, "meta.probabilities=score", "meta.policy_lr=0.3", "meta.softness
 MISFITS = [
     (["meta.learn=[policy]", "meta.sequence=true"], "parts.policy.settings.sequence: is false, and the recipe makes"),
     (["meta.learn=[policy]", "meta.slots=3"], "parts.policy.settings.slots: is 2, and the recipe makes it 3"),
-    (["meta.learn=[policy]", "meta.operations=base"], "parts.policy.settings.operations: is [{"),
+    (["meta.learn=[policy]", "meta.operations=base"], "parts.policy.settings.operations (how many): is "),
     (["meta.learn=[policy,weights]"], "weights: numbers of single images are in no policy file"),
     (["meta.learn=[augmenter]"], "parts.augmenter: is missing, policy, softness, smoothing, optim is there; take it"),
     (["meta.learn=[optim]", "optim.opt=adamw"], "parts.optim.values.rates.momentum.raw: is no parameter of this"),
@@ -43,6 +43,15 @@ def reason(folder):
 def parts_of(folder):
     found = json.loads((folder / "policy.json").read_text())["parts"]
     return {name: {key: part[key] for key in ("kind", "settings", "values", "summary")} for name, part in found.items()}
+
+
+def wider(file):
+    """The policy's operations as a file, the second of them with a wider range."""
+    operations = json.loads(file.read_text())["parts"]["policy"]["settings"]["operations"]
+    operations[1]["max"] = 0.4
+    path = file.parent / "wider.yaml"
+    path.write_text("\n".join(f"- {json.dumps(operation)}" for operation in operations))
+    return path
 
 
 def without_checkpoints_behind(folder, kept):
@@ -88,6 +97,8 @@ def test_parts_act_as_they_were_learned_and_nothing_learns(train):
     for number, (overrides, said) in enumerate(MISFITS):
         other = train(f"other{number}", *overrides, f"meta.reuse={file}", code=2)
         assert f"meta.reuse: {file}: {said}" in reason(other).replace(f"{file} holds", f"{file}: holds")
+    other = train("ranges", "meta.learn=[policy]", f"meta.operations={wider(file)}", f"meta.reuse={file}", code=2)
+    assert "settings.operations[1].max: is 0.33, and the recipe makes it 0.4; set the recipe's key" in reason(other)
     content = file.read_text()
     file.write_text(content.replace('"kind": "optim"', f'"kind": "{__name__}:Idle"'))
     other = train("hostile", "meta.learn=[]", f"meta.reuse={file}", code=2)

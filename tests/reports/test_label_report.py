@@ -132,13 +132,15 @@ def test_too_few_planted_labels_are_told_with_how_many_would_do(run, capsys, sha
     ],
 )
 def test_one_image_is_told_as_one(run, kept, few, silent):
-    parts = parts_of(read_recipe(run / "recipe.yaml"))
-    first = label_table(read_samples(run), "train").samples
+    recipe = read_recipe(run / "recipe.yaml")
+    parts, first = parts_of(recipe), label_table(read_samples(run), "train", recipe, run).samples
     columns = {name: column[:kept] for name, column in first.columns.items()}
-    assert label_table(Samples(columns), "train").not_estimated().startswith(few)
+    assert label_table(Samples(columns), "train", recipe, run).not_estimated().startswith(few)
     never = replace(parts, splits=replace(parts.splits, train=parts.splits.train[:kept]))
     columns["visits"] = columns["visits"] * 0
-    assert any(told.startswith(silent) for told in cautions([label_table(Samples(columns), "train")], never))
+    assert any(
+        told.startswith(silent) for told in cautions([label_table(Samples(columns), "train", recipe, run)], never)
+    )
 
 
 def test_what_a_planted_image_looks_like_stands_with_its_own_probability(run):
@@ -219,9 +221,8 @@ def test_rows_that_an_estimate_takes_for_hard_are_shown_too(run):
     doubted = (columns["id"] % 2 == 0) & (columns["split"] == 0) & ~planted
     easy = np.where(planted, 1e-4, np.where(doubted, 0.4, 0.9))  # planted flips are seen at once, the others hardly
     other = np.where(planted, 0.99, np.where(doubted, 0.45, 0.05))
-    table = label_table(
-        Samples(columns | {"probability": easy, "other_probability": other, "margin": easy - other}), "train"
-    )
+    seen = Samples(columns | {"probability": easy, "other_probability": other, "margin": easy - other})
+    table = label_table(seen, "train", read_recipe(run / "recipe.yaml"), run)
     assert table.estimate is not None
     assert table.flagged < table.shown == doubted.sum()
     assert (table.scores[: table.shown] < 0.5).all()
@@ -230,12 +231,12 @@ def test_rows_that_an_estimate_takes_for_hard_are_shown_too(run):
 def test_the_only_image_of_a_class_keeps_its_label(run):
     samples, recipe = read_samples(run), read_recipe(run / "recipe.yaml")
     parts, columns = parts_of(recipe), samples.columns
-    before, count = corrected(label_table(samples, "train", recipe), parts, 0.5)
+    before, count = corrected(label_table(samples, "train", recipe, run), parts, 0.5)
     sole = int(before.split(b"\t")[0])
     given = np.where(columns["id"] == sole, CLASSES, columns["given"])  # a class of its own
     parts = replace(parts, classes=(*parts.classes, "rare"))
     trained = np.where(columns["id"] == sole, CLASSES, columns["trained"])
-    alone = label_table(Samples(columns | {"given": given, "trained": trained}), "train", recipe)
+    alone = label_table(Samples(columns | {"given": given, "trained": trained}), "train", recipe, run)
     after, fewer = corrected(alone, parts, 0.5)
     assert fewer == count - 1
     assert b"%d\t" % sole not in after.splitlines(keepends=True)
@@ -249,12 +250,33 @@ def test_training_that_guards_itself_from_wrong_labels_gives_no_number(run, guar
     """Right labels that it doubts score as low as wrong ones then; on real runs the intervals held in few."""
     recipe = read_recipe(run / "recipe.yaml")
     samples = read_samples(run)
-    assert label_table(samples, "train", recipe).estimate is not None
-    guarded = label_table(samples, "train", read_recipe(run / "recipe.yaml", guard.split()))
+    assert label_table(samples, "train", recipe, run).estimate is not None
+    guarded = label_table(samples, "train", read_recipe(run / "recipe.yaml", guard.split()), run)
     assert guarded.estimate is None
     assert guarded.not_estimated().split()[0] in guard
     own = guarded.samples
     assert guarded.flagged == ((own["probability"] < own["other_probability"]) & ~guarded.planted).sum()
+
+
+def test_statistics_with_an_image_twice_are_refused(run, capsys):
+    ids = read_samples(run)["id"].copy()
+    ids[1] = ids[0]
+    altered(run, id=ids)
+    assert main([str(run)]) == 5
+    assert "has an image twice, so it was changed; run the training command again" in capsys.readouterr().err
+
+
+def test_weights_that_a_run_reuses_guard_it_too(run):
+    recipe = read_recipe(run / "recipe.yaml")
+    recipe = replace(recipe, meta=replace(recipe.meta, reuse="learned"))
+    parts = {"softness": {"kind": "softness", "settings": {}, "values": {}, "start": {}, "summary": {}}}
+    content = {"fastaug_policy": 1, "version": "0.1.0", "commit": None, "step": 1, "data": {}, "parts": parts}
+    (run / "policy.json").write_text(json.dumps(content))
+    assert label_table(read_samples(run), "train", recipe, run).estimate is not None  # softness doubts no image
+    (run / "policy.json").write_text(json.dumps(content | {"tables": ["weights"]}))
+    guarded = label_table(read_samples(run), "train", recipe, run)
+    assert guarded.estimate is None
+    assert guarded.not_estimated().startswith("meta.reuse with weights keeps what looks wrong")
 
 
 @pytest.mark.parametrize("below", ["0", "0.51", "nan"])

@@ -91,6 +91,7 @@ def test_a_divided_run_goes_on_to_the_bit(train: Train) -> None:
     assert fastaug.evaluate(stopped)["nll"] == pytest.approx(result(stopped)["nll"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_table_of_single_images_beside_the_shares_is_no_weight(train: Train) -> None:
     keys = ["train.parallel=fsdp2", "meta.learn=[weights]", "meta.frozen=true", "data.meta_fraction=0.2"]
     keys += ["train.epochs=1", "optim.warmup_epochs=0"]

@@ -95,8 +95,8 @@ def _fill_part(name: str, learned: LearnedParts, file: PolicyFile, *, given: boo
     if apart:
         places = [_first_difference(key, piece.settings.get(key), own[key]) for key in apart]
         return [
-            f"{file.path}: parts.{name}.settings.{place}: is {_short(found)}, and the recipe makes it {_short(wanted)}; "
-            "set the recipe's key to it, or meta.learn to [] to take all from the file"
+            f"{file.path}: parts.{name}.settings.{place}: is {_short(found)}, and the recipe makes it "
+            f"{_short(wanted)}; set the recipe's key to it, or meta.learn to [] to take all from the file"
             for place, found, wanted in places
         ]
     try:

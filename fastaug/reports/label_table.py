@@ -101,21 +101,21 @@ def guard_of(recipe: Recipe, run: Path) -> str:
     return next((key for key, acts in guards.items() if acts), "")
 
 
-def label_table(samples: Samples, split: str, recipe: Recipe, run: Path) -> LabelTable:
+def label_table(samples: Samples, split: str, recipe: Recipe | None, run: Path) -> LabelTable:
     """The table of a split. With enough planted flips as many images are flagged as labels are estimated to be wrong.
 
     Without them, or where the training of `recipe` into the folder `run` guarded itself from wrong labels, those that
     look more like another class; of held-out images, those that do so confidently.
     """
-    guard = guard_of(recipe, run)
-    unlike = UNLIKE if recipe.run.plant_like is None else ALIKE
+    guard = "" if recipe is None else guard_of(recipe, run)
+    unlike = UNLIKE if recipe is None or recipe.run.plant_like is None else ALIKE
     own = samples.of(split)
     planted, scores = own["trained"] != own["given"], label_scores(own)
     known = ~planted & ~np.isnan(scores)
     flips = scores[planted & ~np.isnan(scores)]
     told = None
     if split == "train" and not guard:
-        given, seed = own["given"][known].astype(np.int64), recipe.run.seed
+        given, seed = own["given"][known].astype(np.int64), 0 if recipe is None else recipe.run.seed
         told = estimate(scores[known], flips, labels=given, unlike=unlike, seed=seed)
     order = np.lexsort((own["id"], np.where(known, scores, np.inf)))
     if told is not None:

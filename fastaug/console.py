@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -41,9 +42,9 @@ class Console:
 
     def summary(self, title: str, rows: dict[str, str]) -> None:
         """A table of two columns."""
-        table = Table(title=title, show_header=False)
+        table = Table(title=escape(title), show_header=False)
         for name, value in rows.items():
-            table.add_row(name, value)
+            table.add_row(escape(name), escape(value))
         self._console.print(table)
 
 

@@ -76,6 +76,8 @@ def found_data(arguments: argparse.Namespace) -> "DataParts":
     recipe = read_recipe(arguments.recipe, [*arguments.overrides, *AS_LISTED])
     if recipe.data.loader == "synthetic":
         raise RecipeError(["data.loader: synthetic has no labels to replace; name a data.root"])
+    if recipe.data.multi_label != "off":
+        raise RecipeError(["data.multi_label: a distortion replaces the one label of an image; leave it out"])
     if arguments.judge is None and recipe.data.labels is not None:
         raise RecipeError(["data.labels: a distortion is drawn of the labels of the folders; set it to null"])
     if arguments.judge is not None and recipe.data.labels is None:

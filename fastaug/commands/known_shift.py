@@ -18,6 +18,7 @@ from torch import Tensor
 from fastaug.augment.augmenter import Augmenter, matrix
 from fastaug.errors import StorageError, told
 from fastaug.recipe.reading import read_stored
+from fastaug.training import checkpoint
 
 
 def learned_augmenter(folder: Path) -> Augmenter:
@@ -29,10 +30,12 @@ def learned_augmenter(folder: Path) -> Augmenter:
         raise StorageError(
             f"{folder}: has no augmenter of noise alone; name runs with meta.learn=[augmenter], not conditioned"
         )
-    if not list((folder / "checkpoints").glob("step-*")):
-        raise StorageError(f"{folder}: has no checkpoint yet; wait for the run's first one")
-    checkpoint = max((folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    state = torch.load(checkpoint / "state.pt", weights_only=True)["meta"]["learned"]
+    path, passed_over = checkpoint.latest(folder / "checkpoints")
+    if path is None:
+        raise StorageError(
+            "; ".join([f"{folder}: has no sound checkpoint; wait for the run's first one", *passed_over])
+        )
+    state = checkpoint.load(path, whole=False).state["meta"]["learned"]
     net, before = Augmenter(recipe.meta.augmenter), "parts.augmenter.net."
     net.load_state_dict({n.removeprefix(before): value for n, value in state.items() if n.startswith(before)})
     return net

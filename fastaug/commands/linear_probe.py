@@ -70,6 +70,8 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(["model.initial_checkpoint: the features of random weights say nothing; set it"])
     if recipe.data.loader == "synthetic":
         raise RecipeError(["data.loader: synthetic images show nothing to tell apart; set dali"])
+    if recipe.data.multi_label != "off":
+        raise RecipeError(["data.multi_label: a probe tells one class of an image; leave it out, with one label each"])
 
 
 def every_split(

@@ -8,7 +8,6 @@ confusion.csv, which `fastaug distort` --confusion reads. t-SNE is scikit-learn'
 """
 
 import argparse
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,16 +43,20 @@ def seen_by(run: Path, split: str) -> "tuple[Seen, tuple[str, ...]]":
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.data.sampler import evaluation_requests
     from fastaug.evaluation.confusion import look
+    from fastaug.training.borrowed_process import borrowed_process
     from fastaug.training.build_data import evaluation_loader
     from fastaug.training.evaluate_run import Wanted, checkpoint_and_recipe, restored
 
     path, recipe = checkpoint_and_recipe(Wanted(run, split or "test", tta=0))
-    found = restored(path, recipe)
-    ids = found.parts.splits.of(split or found.parts.held_out()[0])
-    loader = evaluation_loader(recipe, found.accelerator, found.parts, ids)
-    batches = loader.batches(evaluation_requests(ids, recipe.eval.batch_size, 1, 0))
-    classes = found.parts.classes
-    return look(found.network, batches, BatchAugment(recipe, len(classes)), len(classes)), classes
+    if recipe.data.multi_label != "off":
+        raise RecipeError([f"{run}: data.multi_label: images of several classes have no confusions; name another run"])
+    with borrowed_process():  # another run may be of another precision
+        found = restored(path, recipe)
+        ids = found.parts.splits.of(split or found.parts.held_out()[0])
+        loader = evaluation_loader(recipe, found.accelerator, found.parts, ids)
+        batches = loader.batches(evaluation_requests(ids, recipe.eval.batch_size, 1, 0))
+        classes = found.parts.classes
+        return look(found.network, batches, BatchAugment(recipe, len(classes)), len(classes)), classes
 
 
 def run_confusion(run: Path, names: tuple[str, ...]) -> "Matrix":
@@ -87,6 +90,7 @@ def show(run: Path, arguments: argparse.Namespace) -> list[Path]:
     from fastaug.atomic_files import write_atomically
     from fastaug.evaluation.confusion import confusion_csv, confusion_matrix
     from fastaug.reports.feature_map import confusion_picture
+    from fastaug.reports.thumbnails import png
 
     seen, classes = seen_by(run, arguments.split)
     matrix = confusion_matrix(seen, len(classes))
@@ -96,13 +100,6 @@ def show(run: Path, arguments: argparse.Namespace) -> list[Path]:
     for name, content in files.items():
         write_atomically(run / name, content)
     return [run / name for name in files]
-
-
-def png(picture: "Image.Image") -> bytes:
-    """The bytes of a PNG file."""
-    out = io.BytesIO()
-    picture.save(out, "PNG")
-    return out.getvalue()
 
 
 def main(argv: list[str] | None = None) -> int:

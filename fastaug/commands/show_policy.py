@@ -7,7 +7,6 @@ loader gives them, before and after, with what was drawn for them. They are writ
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,19 +44,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def learned_lines(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl about what is learned; a last one that a kill cut off does not count."""
-    found = []
+    from fastaug.training.run_folder import read_log
+
+    log = run / "metrics.jsonl"
     try:
-        text = (run / "metrics.jsonl").read_text()
+        return [line for line in read_log(log) if line["event"] == "learned"]
     except OSError as error:
-        raise StorageError(f"{run / 'metrics.jsonl'}: cannot be read: {error}; name a run folder") from error
-    for line in text.splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and values.get("event") == "learned":
-            found.append(values)
-    return found
+        raise StorageError(f"{log}: cannot be read: {error}; name a run folder") from error
+    except (ValueError, TypeError, LookupError) as error:
+        raise StorageError(f"{log}: is no log of a run: {error!r:.200}; name a run folder") from error
 
 
 def frozen_trainer(arguments: argparse.Namespace) -> "Trainer":
@@ -79,7 +74,7 @@ def pictures_of_draws(trainer: "Trainer", images: int, draws: int) -> dict[str, 
     """Distributions of what is drawn, and the grid of images; none where nothing acts on images."""
     import torch
 
-    from fastaug.reports import policy_page
+    from fastaug.reports import policy_page, thumbnails
 
     learned = trainer.meta.learned
     assert learned is not None
@@ -104,8 +99,8 @@ def pictures_of_draws(trainer: "Trainer", images: int, draws: int) -> dict[str, 
                 texts.append([policy_page.sample_texts(drawn, i) for i in range(min(images, len(batch.ids)))])
         chart = policy_page.parameters({name: torch.cat(values) for name, values in every.items()})
     if chart is not None:
-        found["parameters"] = policy_page.png(chart)
-    found["images"] = policy_page.png(policy_page.before_and_after(batch.images.cpu()[:images], after, texts))
+        found["parameters"] = thumbnails.png(chart)
+    found["images"] = thumbnails.png(policy_page.before_and_after(batch.images.cpu()[:images], after, texts))
     return found
 
 
@@ -125,11 +120,11 @@ def show(arguments: argparse.Namespace) -> list[Path]:
     lines = learned_lines(arguments.run)
     trainer = frozen_trainer(arguments)
     from fastaug.atomic_files import write_atomically
-    from fastaug.reports import policy_page
+    from fastaug.reports import policy_page, thumbnails
 
     learned = trainer.meta.learned
     assert learned is not None
-    pictures = {name: policy_page.png(chart) for name, chart in policy_page.history(lines).items()}
+    pictures = {name: thumbnails.png(chart) for name, chart in policy_page.history(lines).items()}
     pictures |= pictures_of_draws(trainer, arguments.images, arguments.draws)
     notes = [] if lines else ["Nothing was learned in this run, its parts were frozen: there is no history."]
     notes += _left_out(arguments.run)

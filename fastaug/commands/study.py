@@ -43,7 +43,7 @@ from fastaug.recipe import reading
 from fastaug.recipe.reading import as_begun, read_recipe, read_stored
 from fastaug.recipe.schema import RESUMABLE, Recipe
 from fastaug.recipe.strict_yaml import parse_yaml
-from fastaug.reports.run_tables import SHARES, Runs, compared, figures_of_result, layout, tables
+from fastaug.reports.run_tables import FIGURES, SHARES, Runs, compared, figures_of_result, layout, tables
 
 PACKAGE = Path(__file__).resolve().parents[1]  # run by its files, so that it need not be installed
 WIDE = 1000  # columns of what is no terminal: there a table is as wide as it has to be
@@ -109,16 +109,25 @@ def checked(values: Any) -> dict[str, Any]:
     for name, (kind, means) in kinds.items():
         if name in values and not isinstance(values[name], kind):
             raise ValueError(f"{name}: must be {means}, found {values[name]!r:.100}")
-    for name in ("arms", "grid"):
-        for key, found in values.get(name, {}).items():
-            if not isinstance(found, list):
-                raise ValueError(f"{name}: {key}: must be a list, found {found!r:.100}")
+    _check_arms(values)
     _check_distortions(values)
     if missing := {"recipe", "seeds"} - values.keys():
         raise ValueError(f"{min(missing)}: is missing")
     if not (values.get("arms") or values.get("grid")):
         raise ValueError("arms: there is none, and no grid")
     return values
+
+
+def _check_arms(values: dict[str, Any]) -> None:
+    for name in ("arms", "grid"):
+        for key, found in values.get(name, {}).items():
+            if not isinstance(key, str):
+                raise ValueError(f"{name}: {key!r:.100}: must be a text; put it in quotes")
+            if not isinstance(found, list):
+                raise ValueError(f"{name}: {key}: must be a list, found {found!r:.100}")
+    for name, found in {"overrides": values.get("overrides", []), **values.get("arms", {})}.items():
+        if wrong := [override for override in found if not isinstance(override, str)]:
+            raise ValueError(f"{name}: {wrong[0]!r:.100}: is no override; write it as key.path=value")
 
 
 def _check_distortions(values: dict[str, Any]) -> None:
@@ -344,7 +353,7 @@ def collect(study: Study, go_on: bool = False) -> Runs:
                 print(f"seed {seed}  {arm}: left out, {folder}: {reason}", flush=True)
             else:
                 runs[arm][seed] = figures
-                shown = study.figure if study.figure in figures else "error"
+                shown = next(figure for figure in (study.figure, *FIGURES) if figure in figures)
                 print(f"seed {seed}  {arm}: {shown.replace('_', ' ')} {figures[shown]:.4f}", flush=True)
     return runs
 

@@ -1,14 +1,15 @@
 """Linear probe: multinomial logistic regression on the features of a network that is not trained."""
 
 import hashlib
-import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fastaug.atomic_files import write_atomically
@@ -70,21 +71,25 @@ def cached_path(key: str) -> Path:
 
 
 def load(key: str) -> Features | None:
-    """The features kept under a fingerprint, None without."""
+    """The features kept under a fingerprint; None without, and where their file is broken, which is told."""
     path = cached_path(key)
-    return Features(**load_file(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return Features(**load_file(path))
+    except (OSError, SafetensorError, TypeError) as error:
+        warnings.warn(f"{path}: cannot be read ({error}); features are computed again", stacklevel=2)
+        return None
 
 
 def keep(key: str, found: Features) -> None:
-    """Keeps features under their fingerprint."""
+    """Keeps features under their fingerprint; a warning where the cache cannot be written."""
     path = cached_path(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
     try:
-        save_file(found._asdict(), temporary)
-        write_atomically(path, temporary.read_bytes())
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save(found._asdict()))
+    except OSError as error:
+        warnings.warn(f"{path}: cannot be written ({error}); features will be computed again", stacklevel=2)
 
 
 class Probe(NamedTuple):

@@ -1,6 +1,7 @@
 """The model card of an exported network: README.md, as hubs show it, and as people read it."""
 
 import json
+import re
 import shlex
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +15,15 @@ from fastaug.recipe.strict_yaml import write_yaml
 from fastaug.training.model_facts import ModelFacts
 
 _FIGURES = ("top1", "top5", "balanced_top1", "mean_ap", "f1_micro", "f1_macro", "nll", "ece")
-_PATHS = {"run": ("dir", "plant_like"), "data": ("root", "labels", "splits"), "model": ("initial_checkpoint",)}
+_PATHS = {
+    **{"run": ("dir", "plant_like"), "data": ("root", "table", "class_map", "labels", "splits"), "meta": ("reuse",)},
+    **{"model": ("initial_checkpoint",), "distill": ("checkpoint",)},
+}
+# Keys that a name or a file can stand in; only a file is of the machine.
+_FILES = {
+    **{"augment": ("aa", "class_weight"), "meta": ("operations",)},
+    **{"model": ("checkpoint_keys",), "distill": ("checkpoint_keys",)},
+}
 _SHOWN = 100  # names of classes in the card; all of them are in config.json
 
 
@@ -155,12 +164,19 @@ def _files(found: dict[str, float]) -> list[str]:
     return ["## Checked\n", told, "| form | difference |", "|---|---|", *rows, ""]
 
 
+def _is_file(value: Any) -> bool:
+    """Whether a key's value is the path of a file, and not the name of what comes with a library."""
+    return isinstance(value, str) and re.search(r"^file:|/|\.[a-z]+$", value) is not None
+
+
 def shown_recipe(recipe: Recipe) -> dict[str, Any]:
     """The keys that differ from the defaults, without paths of the machine that it was trained on."""
     values, defaults = asdict(recipe), asdict(Recipe())
-    for section, names in _PATHS.items():
-        for name in names:
-            values[section].pop(name, None)
+    files = [(section, name) for section, names in _PATHS.items() for name in names]
+    perhaps = [(section, name) for section, names in _FILES.items() for name in names]
+    files += [(section, name) for section, name in perhaps if _is_file(values[section][name])]
+    for section, name in files:
+        del values[section][name]
     changed = {
         section: {name: value for name, value in keys.items() if value != defaults[section][name]}
         for section, keys in values.items()

@@ -36,7 +36,8 @@ def timm_args(facts: ModelFacts) -> dict[str, Any]:
         "model_ema_decay": model.ema_decay,
         "channels_last": model.channels_last,
         **_lengths(recipe),
-        "batch_size": train.batch_size,
+        "batch_size": train.batch_size // train.accumulate,  # by one process
+        "grad_accum_steps": train.accumulate,
         "opt": optim.opt,
         "lr": optim.lr,
         "momentum": optim.momentum,

@@ -344,7 +344,7 @@ class Optim:
         "multistep: epochs of the decays (timm: an update early; an epoch with sched_on_updates=false)",
     )
     decay_rate: PositiveShare = key(0.1, "step, multistep and plateau: factor of a decay")
-    patience_epochs: CountOrNone = key(10, "plateau: epochs without a better top-1 on select before a decay")
+    patience_epochs: CountOrNone = key(10, "plateau: epochs without a better eval.best_metric of select before a decay")
     clip_grad: Positive | None = key(None, "largest global norm of the gradient; null: not clipped")
     clip_mode: Literal["norm", "value", "agc"] = key(
         "norm",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fastaug.data.build import DataParts
+from fastaug.data.image_headers import Status
 from fastaug.data.splits import ROLES
 from fastaug.reports.thumbnails import opened
 
@@ -31,6 +32,7 @@ def near_duplicates(parts: DataParts, alike: float = ALIKE) -> list[Pair]:
     """The pairs of at least cosine `alike`, the most alike first; ValueError of more images than MOST."""
     assert parts.index is not None
     ids = np.sort(np.concatenate([parts.splits.of(role) for role in ROLES]))
+    ids = ids[parts.index.status[ids] != Status.DAMAGED]
     if len(ids) > MOST:
         raise ValueError(f"near duplicates are not looked for among {len(ids)} images, only up to {MOST}")
     split = np.zeros(len(parts.index), dtype=np.int8)

@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import torch
@@ -109,10 +108,3 @@ def page(
     ]
     values = [(part, list(each.items())) for part, each in summaries.items()]
     return rendered("policy.html", title=title, summaries=values, pictures=sources, notes=notes)
-
-
-def png(image: Image.Image) -> bytes:
-    """An image as the bytes of a PNG file."""
-    file = BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()

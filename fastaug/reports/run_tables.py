@@ -10,13 +10,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 FIGURES = (
-    *("error", "balanced_error", "f1_macro", "ece", "nll", "select_error", "weight_auroc", "loss_auroc"),
-    *("labels_repaired", "labels_spoiled"),
+    *("error", "balanced_error", "mean_ap", "f1_micro", "f1_macro", "ece", "nll", "bce", "select_error"),
+    *("weight_auroc", "loss_auroc", "labels_repaired", "labels_spoiled"),
 )
-SHARES = tuple(figure for figure in FIGURES if figure != "nll")  # those that can be told in percent
+MORE_IS_BETTER = ("mean_ap", "f1_micro", "f1_macro", "weight_auroc", "loss_auroc", "labels_repaired")
+SHARES = tuple(figure for figure in FIGURES if figure not in ("nll", "bce"))  # those that can be told in percent
 FEWEST_PAIRS = 3  # of a p-value
 
 Runs = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> figures
@@ -24,13 +26,12 @@ Runs = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> figures
 
 def figures_of_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of a result.json by name; those that it does not have are missing here too."""
-    figures = {"error": 1 - result["top1"], "ece": result["ece"], "nll": result["nll"]}
-    if "balanced_top1" in result:
-        figures["balanced_error"] = 1 - result["balanced_top1"]
-    if "f1_macro" in result:
-        figures["f1_macro"] = result["f1_macro"]
-    if result["select"]:
-        figures |= {"select_error": 1 - result["select"]["top1"], "select_nll": result["select"]["nll"]}
+    select = result["select"] or {}
+    shares = {"error": result.get("top1"), "balanced_error": result.get("balanced_top1")}
+    shares["select_error"] = select.get("top1")
+    figures = {figure: 1 - share for figure, share in shares.items() if share is not None}
+    figures |= {figure: result[figure] for figure in FIGURES if figure in result}
+    figures |= {"select_nll": select["nll"]} if "nll" in select else {}
     return figures | result.get("samples", {}) | {"commit": result["commit"]}
 
 
@@ -72,13 +73,15 @@ def tables(runs: Runs, against: str) -> list[Table]:
     known = [result for results in runs.values() for result in results.values()]
     shown = [figure for figure in FIGURES if any(figure in result for result in known)]
     means = Table("arm", "runs", *(f"{figure}, mean (sd)" for figure in shown))
-    apart = Table(f"arm less {against}, by seed", "pairs", *(f"{figure}, mean (sd) p" for figure in shown))
+    apart = Table(f"arm less {escape(against)}, by seed", "pairs", *(f"{figure}, mean (sd) p" for figure in shown))
     for arm, results in runs.items():
         columns = ([result[figure] for result in results.values() if figure in result] for figure in shown)
-        means.add_row(arm, str(len(results)), *map(cell, columns))
+        means.add_row(escape(arm), str(len(results)), *map(cell, columns))
         if arm != against:
             pairs = len(results.keys() & runs[against].keys())
-            apart.add_row(arm, str(pairs), *(difference(differences(runs, arm, against, figure)) for figure in shown))
+            apart.add_row(
+                escape(arm), str(pairs), *(difference(differences(runs, arm, against, figure)) for figure in shown)
+            )
     return [means, apart] if len(runs) > 1 else [means]
 
 
@@ -106,7 +109,7 @@ def layout(cells: Mapping[str, Runs], figure: str) -> str:
     means = {
         name: [statistics.mean(values) for values in column.values() if values] for name, column in columns.items()
     }
-    best = max if figure.endswith(("auroc", "repaired")) else min
+    best = max if figure in MORE_IS_BETTER else min
     lines = [f"| {figure}, % | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for arm in arms:
         texts = [_percent(column[arm], most, best(means[name], default=None)) for name, column in columns.items()]

@@ -105,6 +105,11 @@ class Trainer:
         return self.recipe.train.epochs * self.order.steps_per_epoch
 
     @property
+    def metric(self) -> str:
+        """The figure of the select split that picks the best checkpoint."""
+        return self.recipe.eval.best_metric if self.recipe.data.multi_label == "off" else "mean_ap"
+
+    @property
     def early(self) -> str | None:
         """Why the training ends before its last update, by train.patience; None where it does not."""
         recipe, progress = self.recipe, self.progress
@@ -114,7 +119,7 @@ class Trainer:
         best = "" if progress.best_step is None else f", the best of epoch {progress.best_step // per_epoch}"
         return (
             f"stopped early after epoch {progress.step // per_epoch} of {recipe.train.epochs}: {progress.stale} "
-            f"evaluations of select without a better {recipe.eval.best_metric}{best}; the learning rate's schedule "
+            f"evaluations of select without a better {self.metric}{best}; the learning rate's schedule "
             f"was that of {recipe.train.epochs} epochs"
         )
 

@@ -88,12 +88,12 @@ def split_index(recipe: Recipe, index: Index, *, needs_test: bool = True) -> Dat
         meta=data.meta_fraction,
         select=data.select_fraction,
         test=data.test_fraction,
-        files=None if data.splits is None else Path(data.splits),
+        files=None if data.splits is None else Path(data.splits).expanduser(),
         needs_test=needs_test,
     )
     given = index.labels
     if data.labels is not None:
-        index = with_labels(index, splits, Path(data.labels))
+        index = with_labels(index, splits, Path(data.labels).expanduser())
     return DataParts(index.classes, splits, index, given)
 
 

@@ -22,7 +22,7 @@ from fastaug.targets import SoftTarget
 from fastaug.training.build import Trainer
 from fastaug.training.model_facts import scalars
 from fastaug.training.policy_files import write_policy
-from fastaug.training.result import chosen_by, write_result
+from fastaug.training.result import write_result
 from fastaug.training.timing import Awaited, Clock, peak_memory
 
 AUROC_IMAGES = 10_000  # of a log line's figure, whose cost grows with them; the final one is of all
@@ -138,7 +138,7 @@ def evaluate_epoch(trainer: Trainer, clock: Clock) -> bool:
     clock.pause()
     figures = evaluate(trainer, split)
     trainer.evaluated = {"step": progress.step, "split": split, **scalars(figures)}
-    metric = chosen_by(trainer.recipe)
+    metric = trainer.metric
     value = figures[metric]
     if trainer.plateau is not None and trainer.plateau.see(-value if metric in LOWER_IS_BETTER else value, epoch):
         trainer.console.print(f"the learning rate falls to {trainer.plateau.factor:g} of optim.lr: select no better")

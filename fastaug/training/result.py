@@ -9,7 +9,6 @@ from fastaug.data.shards.layout import ShardIndex
 from fastaug.evaluation.class_table import print_worst
 from fastaug.evaluation.latency import parameters
 from fastaug.provenance import commit, versions
-from fastaug.recipe.schema import Recipe
 from fastaug.training.build import Trainer
 from fastaug.training.checkpoint import name_of
 from fastaug.training.model_facts import attach_result
@@ -22,16 +21,11 @@ HEADLINE = (
 MULTI_LABEL = ("mean_ap", "f1_micro", "f1_macro", "exact", "bce", "threshold", "weights")  # with data.multi_label
 
 
-def chosen_by(recipe: Recipe) -> str:
-    """The figure of the select split that picks the best checkpoint."""
-    return recipe.eval.best_metric if recipe.data.multi_label == "off" else "mean_ap"
-
-
 def write_result(trainer: Trainer, figures: dict[str, dict[str, Any]]) -> None:
     """Writes result.json with the figures of every split by name; main process, where there are some of test."""
     if not trainer.accelerator.is_main_process or "test" not in figures:
         return
-    progress, metric = trainer.progress, chosen_by(trainer.recipe)
+    progress, metric = trainer.progress, trainer.metric
     one_label = trainer.recipe.data.multi_label == "off"
     best = {"step": progress.best_step, "metric": metric, f"select_{metric}": progress.best_value}
     result = {
@@ -72,8 +66,7 @@ def summarise(trainer: Trainer, test: dict[str, Any]) -> None:
         "skipped": str(len(progress.skipped)),
     }
     if progress.best_step is not None:
-        metric = chosen_by(trainer.recipe)
-        rows[f"best {metric} of select"] = f"{progress.best_value:.4f}, {name_of(progress.best_step)}"
+        rows[f"best {trainer.metric} of select"] = f"{progress.best_value:.4f}, {name_of(progress.best_step)}"
     print_worst(trainer.console, test)
     trainer.console.summary(f"{trainer.folder.path} ({test['weights']} weights, last checkpoint)", rows)
     for line in whereabouts(trainer.folder.path, trainer.record is not None):

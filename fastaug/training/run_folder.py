@@ -216,6 +216,16 @@ class RunFolder:
         return any(_step_of(line) is None for line in found[:-1])  # the last one may be what a kill left half-written
 
 
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The lines of a log as JSON objects; a last one that a kill cut off does not count."""
+    lines = file.read_text().splitlines()
+    found = [json.loads(line) for line in lines[:-1]]
+    try:
+        return [*found, json.loads(lines[-1])] if lines else []
+    except ValueError:
+        return found
+
+
 _OWN_LOGS = ("metrics.jsonl", "skipped.jsonl")
 _STARTS = "starts.jsonl"  # see starts.py; cut by update alone, as a checkpoint comes behind the line of its start
 _FILES = (

@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
 import psutil
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_LAUNCHERS = ("accelerate", "torchrun", "torch.distributed")
+_PROGRAMS, _MODULES = ("accelerate", "torchrun"), ("accelerate.commands", "torch.distributed")  # launchers
 
 
 class StopRequest:
@@ -92,9 +94,15 @@ def _watch(numbers: socket.socket, leave: Callable[[str], NoReturn]) -> None:
 
 
 def launcher_name(pid: int) -> str | None:
-    """Which launcher the process `pid` is; None for any other process."""
+    """Which launcher the process `pid` is; None for any other process.
+
+    By the words of its command: the program or the script that Python runs, or the module behind -m.
+    """
     try:
-        command = " ".join(psutil.Process(pid).cmdline())
+        words = psutil.Process(pid).cmdline()
     except psutil.Error:
         return None
-    return next((name for name in _LAUNCHERS if name in command), None)
+    names = [Path(word).stem for word in words if not word.startswith("-")][:2]
+    modules = [word for before, word in pairwise(words) if before == "-m"][:1]
+    found = [*(name for name in names if name in _PROGRAMS), *(m for m in modules if m.startswith(_MODULES))]
+    return found[0] if found else None

@@ -2,10 +2,11 @@
 
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
+
+from fastaug.training.run_folder import read_log
 
 COLUMNS = ("epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr")
 
@@ -15,9 +16,7 @@ def read_epochs(file: Path, weights: str, last_step: float = math.inf) -> dict[i
 
     Up to `last_step`; the figures are those of the network's `weights` ("raw" or "ema").
     """
-    if not file.is_file():
-        return {}
-    lines = [line for line in map(json.loads, file.read_text().splitlines()) if line["step"] <= last_step]
+    lines = [line for line in read_log(file) if line["step"] <= last_step] if file.is_file() else []
     epochs: dict[int, dict[str, float]] = {}
     before, losses = 0, dict[int, tuple[float, int]]()
     for line in (line for line in lines if line["event"] == "train"):

@@ -163,6 +163,10 @@ def test_labels_of_folders_are_the_truth_and_not_judged_by_it(recipe, tmp_path, 
     ("words", "said"),
     [
         (["data.root=''", "data.loader=synthetic"], "synthetic has no labels to replace"),
+        (
+            ["data.table=t.csv", "data.multi_label=columns", "augment.loss=bce", "augment.smoothing=0"],
+            "data.multi_label: a distortion replaces the one label of an image",
+        ),
         (["data.labels=x.tsv"], "data.labels: a distortion is drawn of the labels of the folders"),
         (["--noise", "2"], "--noise: the share of wrong labels must be in"),
         (["--kind", "confusion", "--confusion", "no.csv", "--noise", ".1"], "no.csv: is no confusion matrix"),

@@ -88,3 +88,6 @@ def test_what_cannot_be_probed_is_named(words: list[str], capsys: pytest.Capture
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
     assert linear_probe.main([*words, f"model.initial_checkpoint={tmp_path / 'w.pth'}", "data.select_fraction=0"]) == 3
     assert "data.select_fraction: the probe chooses C on select" in capsys.readouterr().err
+    several = ["data.table=t.csv", "data.multi_label=columns", "augment.loss=bce", "augment.smoothing=0"]
+    assert linear_probe.main([*words, f"model.initial_checkpoint={tmp_path / 'w.pth'}", *several]) == 2
+    assert "data.multi_label: a probe tells one class of an image" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import torch
 from fastaug.augment.augmenter import Augmenter
 from fastaug.recipe.reading import to_yaml
 from fastaug.recipe.schema import Data, Meta, Recipe
+from fastaug.training import checkpoint
 
 
 def ended(folder, amounts, **keys):
@@ -18,10 +19,11 @@ def ended(folder, amounts, **keys):
         for number, name in enumerate(net.names):
             net.last.bias[number] = math.atanh(amounts.get(name, 0.0) / net.reach[number].item())
     for step, state in ((9, Augmenter("affine").state_dict()), (10, net.state_dict())):
-        checkpoint = folder / "checkpoints" / f"step-{step}"
-        checkpoint.mkdir(parents=True)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         learned = {f"parts.augmenter.net.{name}": value for name, value in state.items()}
-        torch.save({"meta": {"learned": learned}}, checkpoint / "state.pt")
+        weights = {"model": {"weight": torch.zeros(1)}}
+        checkpoint.save(folder / "checkpoints", step, weights, {"meta": {"learned": learned}})
+    (folder / "checkpoints" / "step-00000011.tmp").mkdir()  # is being written
     meta = Meta(learn=["augmenter"], **keys)
     (folder / "recipe.yaml").write_text(to_yaml(Recipe(data=Data(root="x"), meta=meta)))
     return folder

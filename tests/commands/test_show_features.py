@@ -1,5 +1,6 @@
 """The tool on a real run: pictures and the matrix, which a distortion then repeats."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -36,7 +37,11 @@ def test_a_run_is_shown_and_its_confusion_is_one_of_its_classes(tmp_path, jpeg_f
     settings = [f"data.root={jpeg_folder(classes=3, images=12)}", f"run.dir={tmp_path / 'run'}"]
     assert run(read_recipe(tmp_path / "recipe.yaml", settings)) == 0
     fresh()
-    monkeypatch.setattr(sys, "argv", ["show_features.py", str(tmp_path / "run")])
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    kept = (tmp_path / "run/recipe.yaml").read_text()
+    (tmp_path / "other/recipe.yaml").write_text(kept.replace("precision: 'no'", "precision: bf16"))
+    assert "precision: bf16" in (tmp_path / "other/recipe.yaml").read_text()
+    monkeypatch.setattr(sys, "argv", ["show_features.py", str(tmp_path / "run"), str(tmp_path / "other")])
     assert show_features.main() == 0, capsys.readouterr()
     fresh()
     for name in ("features.png", "confusion.png"):

@@ -52,4 +52,13 @@ def test_features_are_kept_by_fingerprint(tmp_path: Path, monkeypatch: pytest.Mo
     assert again is not None
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
     assert load("b" * 64) is None
+    cached_path("b" * 64).write_bytes(b"cut off")
+    with pytest.warns(UserWarning, match="cannot be read .* features are computed again"):
+        assert load("b" * 64) is None
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FASTAUG_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="cannot be written .* features will be computed again"):
+        keep("a" * 64, found)
+    monkeypatch.setenv("FASTAUG_CACHE", str(tmp_path))
+    cached_path("b" * 64).unlink()
     assert list(cached_path("a" * 64).parent.iterdir()) == [cached_path("a" * 64)]

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from fastaug.inference import exports
 from fastaug.inference.exports import LARGEST_DIFFERENCE, Exported, check_forms, write_forms
 from fastaug.inference.model_card import model_card, shown_recipe
 from fastaug.inference.saved_model import find_checkpoint, network_of
+from fastaug.recipe.schema import Recipe
+from fastaug.recipe.strict_yaml import parse_yaml
 from fastaug.training.model_facts import read_facts
 from tests.data.channel_folders import channel_folder
 
@@ -97,7 +100,10 @@ def test_a_timm_checkpoint_holds_plain_values_and_the_figures(tiny_run: Path, fo
     assert (saved["arch"], saved["epoch"], saved["version"]) == ("test_resnet", 1, 2)
     assert saved["metric"] == 100 * result["top1"]
     assert saved["args"]["crop_pct"] == 0.8
-    assert "crop_mode: center" in (folder / "args.yaml").read_text()
+    arguments = parse_yaml((folder / "args.yaml").read_text())
+    recipe = read_facts(find_checkpoint(tiny_run)).recipe
+    assert arguments["crop_mode"] == "center"
+    assert arguments["batch_size"] * arguments["grad_accum_steps"] == recipe.train.batch_size  # by one process
     rows = list(csv.DictReader(io.StringIO((folder / "summary.csv").read_text())))
     lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     chosen = [line for line in lines if line["event"] == "select" and line["weights"] == "raw"]
@@ -166,6 +172,22 @@ def test_onnx_without_its_packages_is_refused_with_the_remedy(tiny_run: Path) ->
         RecipeError, match=r"onnx, onnxscript, onnxruntime not installed; pip install 'fastaug\[export\]'"
     ):
         check_forms(["onnx"], read_facts(find_checkpoint(tiny_run)))
+
+
+def test_no_path_of_the_machine_is_in_the_card_s_recipe() -> None:
+    recipe = Recipe()
+    for section, keys in {
+        "data": {"table": "/home/me/t.csv", "class_map": "/home/me/m.csv", "root": "/home/me"},
+        "meta": {"reuse": "/home/me/runs/a", "operations": "/home/me/ops.yaml"},
+        "augment": {"aa": "file:/home/me/policy.json", "class_weight": "weights.tsv"},
+        "distill": {"checkpoint": "/home/me/t.pth"},
+        "model": {"checkpoint_keys": "/home/me/keys.yaml"},
+    }.items():
+        recipe = replace(recipe, **{section: replace(getattr(recipe, section), **keys)})
+    assert "/home/me" not in str(shown := shown_recipe(recipe))
+    assert "class_weight" not in shown.get("augment", {})
+    kept = replace(recipe, augment=replace(recipe.augment, aa="rand-m9-mstd0.5-inc1", class_weight="effective"))
+    assert shown_recipe(kept)["augment"] == {"aa": "rand-m9-mstd0.5-inc1", "class_weight": "effective"}
 
 
 def test_the_card_has_result_names_and_recipe_without_paths(tiny_run: Path) -> None:

@@ -10,6 +10,7 @@ from fastaug.data.build import DataParts
 from fastaug.data.index import load_index
 from fastaug.data.splits import make_splits
 from fastaug.reports import near_duplicates as duplicates
+from fastaug.reports.thumbnails import thumbnail
 
 
 def parts_of(root):
@@ -33,6 +34,16 @@ def test_copies_in_other_classes_and_splits_are_found(jpeg_folder):
     found = names(parts, duplicates.near_duplicates(parts))
     assert found[0] == ("train/class0/001.jpg", "train/class1/copy.jpg")
     assert set(found[1:]) == {("train/class1/002.jpg", "val/class1/smaller.jpg")}
+
+
+def test_a_file_that_another_program_would_have_to_draw_is_not_opened(jpeg_folder):
+    root = jpeg_folder(classes=2, images=3, splits=("train", "val"))
+    (root / "train/class0/drawing.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EOF\n")
+    parts = parts_of(root)
+    (damaged,) = parts.index.reasons
+    assert "cannot identify image file" in thumbnail(parts.index, damaged).problem
+    parts.splits.train[:] = damaged
+    assert duplicates.near_duplicates(parts) == []
 
 
 def test_blocks_find_what_one_product_does(monkeypatch):

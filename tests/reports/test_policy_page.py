@@ -13,6 +13,7 @@ from fastaug.augment.operation_sets import read_operations
 from fastaug.augment.policy_settings import drawn_values
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.reports import charts, policy_page
+from fastaug.reports.thumbnails import png
 from fastaug.seeding import Key, Stream
 
 
@@ -102,7 +103,7 @@ def test_images_stand_beside_what_became_of_them():
 
 
 def page(tmp_path):
-    pictures = {name: policy_page.png(image) for name, image in policy_page.history(LINES).items()}
+    pictures = {name: png(image) for name, image in policy_page.history(LINES).items()}
     text = policy_page.page("<script>alert(1)</script>", {"policy": {"a<b": 0.25}}, pictures, ["note & note"]).decode()
     (tmp_path / "policy.html").write_text(text)
     return text

@@ -4,9 +4,19 @@ import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import ttest_rel
 
-from fastaug.reports.run_tables import cell, compared, difference, differences, figures_of_result, layout, p_value
+from fastaug.reports.run_tables import (
+    cell,
+    compared,
+    difference,
+    differences,
+    figures_of_result,
+    layout,
+    p_value,
+    tables,
+)
 
 RUNS = {
     "NONE": {0: {"error": 0.20}, 1: {"error": 0.30}, 2: {"error": 0.40}},
@@ -50,6 +60,22 @@ def test_what_is_better_larger_is_best_where_it_is_largest():
     runs = {"SOFT": {0: {"labels_repaired": 0.9}}, "BOTH": {0: {"labels_repaired": 0.8}}}
     assert layout({"": runs}, "labels_repaired").splitlines()[2] == "| SOFT | **90.0±nan** |"
     assert compared(runs, "SOFT")["BOTH"]["labels_repaired"]["mean"] == pytest.approx(-0.1)
+    scored = {"a": {0: {"f1_macro": 0.9}}, "b": {0: {"f1_macro": 0.5}}}
+    assert layout({"": scored}, "f1_macro").splitlines()[2:] == ["| a | **90.0±nan** |", "| b | 50.0±nan |"]
+
+
+def test_images_of_several_classes_have_figures_of_their_own():
+    result = {"mean_ap": 0.7, "f1_micro": 0.6, "f1_macro": 0.5, "bce": 0.2, "commit": "abc"}
+    found = figures_of_result({**result, "select": {"mean_ap": 0.8, "bce": 0.1}})
+    assert found == result
+
+
+def test_names_of_arms_are_told_as_they_are():
+    console = Console(width=80, record=True)
+    for table in tables({"[red]x[/b]": RUNS["NONE"], "y[policy]": RUNS["BOTH"]}, "[red]x[/b]"):
+        console.print(table)
+    assert "arm less [red]x[/b]" in (text := console.export_text())
+    assert "y[policy]" in text
 
 
 def test_results_of_earlier_versions_have_no_balanced_error():

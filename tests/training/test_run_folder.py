@@ -11,13 +11,13 @@ from fastaug.atomic_files import write_atomically
 from fastaug.errors import RecipeError, StorageError
 from fastaug.recipe.reading import read_recipe, read_stored, to_yaml
 from fastaug.recipe.schema import RESUMABLE, SCHEMA, Data, Optim, Recipe, Run
-from fastaug.training.run_folder import RunFolder
+from fastaug.training.run_folder import RunFolder, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from fastaug.recipe.schema import Data, Recipe, Run
-from fastaug.training.run_folder import RunFolder
+from fastaug.training.run_folder import RunFolder, read_log
 folder = RunFolder(sys.argv[1])
 folder.open(Recipe(run=Run(dir=sys.argv[1]), data=Data(root="x")))
 print("open", flush=True)
@@ -565,7 +565,7 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path: P
 
 KILLED = """
 import json, os, random, signal, sys, time
-from fastaug.training.run_folder import RunFolder
+from fastaug.training.run_folder import RunFolder, read_log
 folder, draw = RunFolder(sys.argv[1]), random.Random(0)
 for _ in range(25):
     process = os.fork()
@@ -587,3 +587,14 @@ assert values is not None
 def test_a_kill_at_any_moment_leaves_the_file_whole(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, capture_output=True, check=False)
     assert ended.returncode == 0, ended.stderr.decode()
+
+
+def test_a_line_that_a_kill_cut_off_is_no_line_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert read_log(log) == [{"step": 1}, {"step": 2}]
+    log.write_text("")
+    assert read_log(log) == []
+    log.write_text('{"ste\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="Unterminated string"):
+        read_log(log)

@@ -92,10 +92,11 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize(("name", "watched"), [("torchrun", True), ("plain", False)])
+@pytest.mark.parametrize(("name", "watched"), [("torchrun", True), ("plain", False), ("accelerate-runs/plain", False)])
 def test_a_dead_launcher_is_a_reason_and_another_dead_parent_is_none(tmp_path: Path, name: str, watched: bool) -> None:
     """A real grandchild: its parent, named as a launcher or not, is killed and cannot pass anything on."""
     parent, log = tmp_path / f"{name}.py", tmp_path / "log"
+    parent.parent.mkdir(exist_ok=True)
     parent.write_text(PARENT)
     code = WAIT.format(root=str(ROOT), then="pass").replace(
         "while stop", "end = time.time() + 1.5\n    while time.time() < end and stop"

@@ -142,7 +142,11 @@ def _make_room(files: int) -> None:
 
 def _identity(packed: PackedSet, found: Found, exif: str, class_map: Path | None) -> str:
     """What changes where an index has to be made anew."""
-    paths = [*(one.path for one in found.files), *found.beside, *([] if class_map is None else [class_map])]
+    paths = [
+        *(one.path for one in found.files),
+        *found.beside,
+        *([] if class_map is None else [class_map.expanduser()]),
+    ]
     try:
         stats = [(str(path), seen.st_size, seen.st_mtime_ns) for path in paths for seen in [path.stat()]]
     except OSError as error:

@@ -1,5 +1,6 @@
 """Folders of PNG files made once in the cache: complete or absent, whatever stops or races with the writing."""
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from fastaug.errors import StorageError
 
+_LOCK = ".being-written"  # a file that who fills a folder holds locked
 _CHUNK = 256  # pictures a thread takes at once
 
 
@@ -24,10 +26,15 @@ def make_once(target: Path, write: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     temporary = target.with_name(f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    lock = temporary / _LOCK
     try:
+        _remove_abandoned(target)
         temporary.mkdir(parents=True)
-        write(temporary)
-        temporary.rename(target)
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            write(temporary)
+            lock.unlink()
+            temporary.rename(target)
     except OSError as error:
         if not target.is_dir():  # else another process came first
             raise StorageError(
@@ -36,6 +43,17 @@ def make_once(target: Path, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone already after the rename
     return target
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes what processes that were killed left beside `target`: nobody holds its lock any more."""
+    for lock in target.parent.glob(f".{target.name}-*/{_LOCK}"):
+        try:
+            with lock.open("r+") as free:  # never made anew: a folder that has none may be whole
+                fcntl.flock(free, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except OSError:
+            continue  # it is being written, or another process removes it
 
 
 def write_pngs(

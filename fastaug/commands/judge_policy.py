@@ -15,6 +15,7 @@ import os
 import platform
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ from fastaug.commands._argument_types import one_or_more, output_file, zero_or_m
 from fastaug.commands.study import WIDE, Study, collect, has_ended, write_once
 from fastaug.errors import RecipeError, told
 from fastaug.provenance import commit, versions
-from fastaug.recipe.policy_file import FILE, PolicyFile, read_policy_file
+from fastaug.recipe.operation_files import as_operation
+from fastaug.recipe.policy_file import FILE, Piece, PolicyFile, read_policy_file
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Recipe
 from fastaug.recipe.shipped import find_recipe
@@ -107,9 +109,10 @@ def study_of(arguments: argparse.Namespace) -> Study:
     for arm, overrides in arms.items():
         if arm != START:  # its file, not yet written, has the parts of the learned one
             read_recipe(study.recipe, [*overrides, *arguments.overrides])
-    check_same(study, LEARNED, {name: piece.values for name, piece in file.pieces.items()})
+    check_same(study, LEARNED, file.pieces)
     if start is not None:
-        check_same(study, START, {name: piece["values"] for name, piece in start["parts"].items()})
+        began = {name: piece["values"] for name, piece in start["parts"].items()}
+        check_same(study, START, {name: piece._replace(values=began[name]) for name, piece in file.pieces.items()})
         arguments.runs.mkdir(parents=True, exist_ok=True)
         write_once(first, json.dumps(start))
     return study
@@ -124,14 +127,29 @@ def check_select(recipe: Recipe) -> None:
         raise RecipeError([NO_SELECT])
 
 
-def check_same(study: Study, arm: str, values: dict[str, Any]) -> None:
+def check_same(study: Study, arm: str, pieces: Mapping[str, Piece]) -> None:
     """RecipeError where runs of an earlier start had another policy: the path may be the same."""
     for seed in study.seeds:
         folder = study.folder(arm, seed)
         if (folder / FILE).exists():
-            found = {name: piece.values for name, piece in read_policy_file(folder).pieces.items()}
-            if found != values:
+            began = read_policy_file(folder).pieces
+            same = began.keys() == pieces.keys() and all(is_same(pieces[name], began[name]) for name in pieces)
+            if not same:
                 raise RecipeError([f"{folder}: was trained with another policy; choose another --name or remove it"])
+
+
+def is_same(given: Piece, written: Piece) -> bool:
+    """Whether a part that a run wrote is the one it was given, which may leave settings to their defaults."""
+    written_as = written.settings
+    same = all(_in_full(key, value) == _in_full(key, written_as.get(key)) for key, value in given.settings.items())
+    return same and given.values == written.values
+
+
+def _in_full(key: str, value: Any) -> Any:
+    try:
+        return [as_operation(each) for each in value] if key == "operations" and isinstance(value, list) else value
+    except ValueError:
+        return value  # none that a run wrote
 
 
 def start_of(file: PolicyFile) -> dict[str, Any] | None:

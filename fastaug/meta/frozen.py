@@ -14,18 +14,21 @@ class FrozenParts(NoMetaStep):
 
     learned: LearnedParts
 
-    def __init__(self, learned: LearnedParts) -> None:
-        self.learned = learned.requires_grad_(False)
+    def __init__(self, learned: LearnedParts, source: str = "meta.reuse") -> None:
+        """`source`: the key that names the file which the parts are read from at every start."""
+        self.learned, self._source = learned.requires_grad_(False), source
 
     def state_dict(self) -> dict[str, Any]:
-        """The values that the run began with."""
-        return {"learned": self.learned.state_dict()}
+        """The values that the run began with, and the settings without which they mean nothing, by the part's name."""
+        settings = {name: part.settings() for name, part in self.learned.each().items()}
+        return {"learned": self.learned.state_dict(), "settings": settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """RecipeError unless the values are those that the run began with: they are read from meta.reuse anew."""
-        began, now = state["learned"], self.learned.state_dict()
+        """RecipeError unless values and settings are those that the run began with: they are read anew."""
+        began, current = state["learned"], self.state_dict()
+        now = current["learned"]
         same = began.keys() == now.keys() and all(torch.equal(began[name], now[name].cpu()) for name in now)
-        if not same:
-            raise RecipeError(
-                ["meta.reuse: has other values than when this run began; put the file back, or choose another run.dir"]
-            )
+        # Checkpoints of earlier versions have no settings.
+        if not same or state.get("settings", current["settings"]) != current["settings"]:
+            text = "does not hold what this run began with; put the file back as it was, or choose another run.dir"
+            raise RecipeError([f"{self._source}: {text}"])

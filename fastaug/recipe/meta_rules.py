@@ -1,6 +1,6 @@
 """Rules of the `meta` section of a recipe together with the other sections."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 
 from fastaug.recipe.schema import (
@@ -24,10 +24,16 @@ def _learns(recipe: Recipe, *parts: str) -> bool:
     return bool(set(parts) & set(recipe.meta.learn))
 
 
-def _learns_shared(recipe: Recipe) -> bool:
-    """Whether there is something for the meta-optimizer to move."""
-    shared = _learns(recipe, "sample_policy") and recipe.meta.sample_policy == "shared"
-    return shared or _learns(recipe, *SHARED_PARTS) or any(map(is_outside_part, recipe.meta.learn))
+def _learns_shared(recipe: Recipe, but: Collection[str] = ()) -> bool:
+    """Whether something is learned that all images share, leaving the parts `but` out of account."""
+    names = set(recipe.meta.learn) - set(but)
+    shared = "sample_policy" in names and recipe.meta.sample_policy == "shared"
+    return shared or bool(names & set(SHARED_PARTS)) or any(map(is_outside_part, names))
+
+
+def _learns_by_gradient(recipe: Recipe) -> bool:
+    """Whether there is something for the meta-optimizer to move, as it does not move probabilities by evidence."""
+    return _learns_shared(recipe, but=["policy"] if recipe.meta.by_evidence else [])
 
 
 def _learns_tables(recipe: Recipe) -> bool:
@@ -158,17 +164,12 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "when the policy does not act and cannot learn; raise it",
     ),
     (
-        lambda r: bool(r.meta.learn) and r.augment.consistency_detach and r.meta.engine == "difference",
+        lambda r: _moves(r) and r.augment.consistency_detach and r.meta.engine == "difference",
         "augment.consistency_detach: what is a constant in the gradient is none in differences of the loss; set it to "
         "false or choose another meta.engine",
     ),
     (
-        lambda r: (
-            bool(r.meta.learn)
-            and r.augment.consistency_detach
-            and r.meta.engine == "implicit"
-            and r.meta.solver == "cg"
-        ),
+        lambda r: _moves(r) and r.augment.consistency_detach and r.meta.engine == "implicit" and r.meta.solver == "cg",
         "meta.solver: cg needs a symmetric Hessian, which augment.consistency_detach takes away; choose neumann",
     ),
     (
@@ -205,13 +206,14 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "augment.other_class: takes the probability that learned labels spread; turn it off",
     ),
     (
-        lambda r: r.meta.engine == "difference" and _needs_images(r) and not r.meta.by_evidence,
+        lambda r: _moves(r) and r.meta.engine == "difference" and _needs_images(r) and not r.meta.by_evidence,
         "meta.engine: difference is wrong for images in networks with kinks (ReLU); choose another engine, or learn "
         "neither augmenter nor sample_policy and set meta.magnitudes=false with meta.probabilities=score",
     ),
     (
         lambda r: (
-            r.meta.engine == "fused"
+            _moves(r)
+            and r.meta.engine == "fused"
             and (r.meta.fraction != 1 or _needs_images(r) or _learns(r, "optim"))
             and not r.meta.by_evidence
         ),
@@ -220,12 +222,13 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "evidence); or choose engine forward or implicit",
     ),
     (
-        lambda r: r.meta.engine == "fused" and r.model.compile and not r.meta.by_evidence,
+        lambda r: _moves(r) and r.meta.engine == "fused" and r.model.compile and not r.meta.by_evidence,
         "meta.engine: fused runs the training pass eagerly; set model.compile to false or choose another engine",
     ),
     (
         lambda r: (
-            r.meta.engine == "fused"
+            _moves(r)
+            and r.meta.engine == "fused"
             and r.train.accumulate > 1
             and not _learns(r, *INSTANT_PARTS)
             and not r.meta.by_evidence
@@ -237,7 +240,9 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.engine: implicit needs an update that is known; instant parts are set before theirs",
     ),
     (
-        lambda r: bool(r.meta.layers) and r.meta.engine not in ("fused", "implicit") and not r.meta.by_evidence,
+        lambda r: (
+            _moves(r) and bool(r.meta.layers) and r.meta.engine not in ("fused", "implicit") and not r.meta.by_evidence
+        ),
         "meta.layers: {r.meta.layers} needs meta.engine fused or implicit: others go through the whole network",
     ),
     (
@@ -257,34 +262,34 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "meta.steps: {r.meta.steps} has no meaning for instant parts, which are set anew in every update; set it to 1",
     ),
     (
-        lambda r: bool(r.meta.learn) and r.meta.steps > r.meta.every and not _learns(r, *INSTANT_PARTS),
+        lambda r: _moves(r) and r.meta.steps > r.meta.every and not _learns(r, *INSTANT_PARTS),
         "meta.every: {r.meta.every} is below meta.steps = {r.meta.steps}, windows would overlap; raise it or lower "
         "meta.steps",
     ),
     (
-        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.fraction != 1 and not r.meta.by_evidence,
+        lambda r: r.meta.steps > 1 and _moves(r) and r.meta.fraction != 1 and not r.meta.by_evidence,
         "meta.fraction: {r.meta.fraction} leaves out images that meta.steps = {r.meta.steps} unrolls; set it to 1",
     ),
     (
-        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.train.accumulate > 1,
+        lambda r: r.meta.steps > 1 and _moves(r) and r.train.accumulate > 1,
         "train.accumulate: meta.steps = {r.meta.steps} unrolls updates of one micro-batch; set it to 1",
     ),
     (
-        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.engine != "auto" and not r.meta.by_evidence,
+        lambda r: r.meta.steps > 1 and _moves(r) and r.meta.engine != "auto" and not r.meta.by_evidence,
         "meta.engine: {r.meta.engine} goes through one update, meta.steps = {r.meta.steps} unrolls; set it to auto",
     ),
     (
-        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.model.compile,
+        lambda r: r.meta.steps > 1 and _moves(r) and r.model.compile,
         "model.compile: compiled code draws other dropout masks than the replay of meta.steps = {r.meta.steps}; set it "
         "to false",
     ),
     (
-        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.meta.weights == "ema",
+        lambda r: r.meta.steps > 1 and _moves(r) and r.meta.weights == "ema",
         "meta.weights: ema depends on each of meta.steps = {r.meta.steps} updates, and only the last one's share were "
         "seen; set it to raw",
     ),
     (
-        lambda r: r.meta.steps > 1 and bool(r.meta.learn) and r.train.precision == "fp16",
+        lambda r: r.meta.steps > 1 and _moves(r) and r.train.precision == "fp16",
         "train.precision: fp16 may skip an update, which meta.steps = {r.meta.steps} cannot unroll; use bf16 or no",
     ),
     (
@@ -356,12 +361,13 @@ META_RULES: list[tuple[Callable[[Recipe], bool], str]] = [
         "to true, or set it to none",
     ),
     (
-        lambda r: r.meta.regulariser == "start" and bool(r.meta.learn) and not _learns_shared(r),
-        "meta.regulariser: start needs a shared part in meta.learn (policy, augmenter, softness, smoothing, optim, "
-        "a shared sample_policy, or one from outside); set it to none",
+        lambda r: r.meta.regulariser == "start" and bool(r.meta.learn) and not _learns_by_gradient(r),
+        "meta.regulariser: start needs a shared part in meta.learn that moves by gradients (augmenter, softness, "
+        "smoothing, optim, a shared sample_policy, one from outside, or policy with meta.probabilities other than "
+        "evidence); set it to none",
     ),
     (
-        lambda r: bool(r.meta.learn) and r.meta.weights == "ema" and not r.model.ema,
+        lambda r: _moves(r) and r.meta.weights == "ema" and not r.model.ema,
         "meta.weights: ema needs model.ema = true",
     ),
     (
@@ -423,14 +429,20 @@ META_NEEDS: list[Need] = [
         ["labels_temperature", "labels_trust"],
     ),
     (
+        _learns_by_gradient,
+        "a shared part (augmenter, softness, smoothing, optim, a shared sample_policy, one from outside, or policy but "
+        "by meta.probabilities=evidence) is learned",
+        ["optimizer", "momentum", "weight_decay"],
+    ),
+    (
         _learns_shared,
         "a shared part (policy, augmenter, softness, smoothing, optim, a shared sample_policy, or one from outside) is "
         "learned",
-        ["optimizer", "momentum", "weight_decay", "settle_epochs"],
+        ["settle_epochs"],
     ),
     (
-        lambda r: _learns_shared(r) or _learns_tables(r),
-        "a part with a rate of its own (any but instant ones) is in meta.learn",
+        lambda r: _learns_by_gradient(r) or _learns_tables(r),
+        "a part with a rate of its own (any but instant ones, and policies by evidence) is in meta.learn",
         ["anneal"],
     ),
     (

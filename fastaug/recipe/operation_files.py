@@ -248,7 +248,7 @@ def _in_our_keys(entry: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"unknown key {unknown[0]!r:.100} in param; known: {', '.join(known)}")
     ours = {key: value for key, value in entry.items() if key != "param"}
     function = entry.get("function")
-    if function in _AXES:
+    if isinstance(function, str) and function in _AXES:
         axis = str(param.get("axis", "")).lower()
         if axis not in ("x", "y"):
             raise ValueError(f"{function} needs the axis X or Y in param, found {param.get('axis')!r:.100}")

@@ -151,7 +151,7 @@ _RULES: list[tuple[Callable[[Recipe], bool], str]] = [
     (
         lambda r: (
             r.train.plain_step
-            and bool({"weights", "instant_weights", "instant_labels"} & set(r.meta.learn) or r.augment.trim)
+            and bool({"weights", "labels", "instant_weights", "instant_labels"} & set(r.meta.learn) or r.augment.trim)
         ),
         "train.plain_step: trains on every image with its given label and full weight, which undoes learned weights, "
         "learned labels and augment.trim; turn one of them off",

@@ -295,7 +295,7 @@ def assemble(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, consol
     if learned is not None:
         set_rate = learned.scheduled(set_rate, optimizer)
     if learned is not None and recipe.meta.acts_frozen:
-        meta = FrozenParts(learned)
+        meta = FrozenParts(learned, "meta.operations" if recipe.meta.reuse is None else "meta.reuse")
     elif learned is not None:
         training = Training(
             recipe=recipe,

@@ -264,6 +264,15 @@ REFUSED = {
         ["meta.learn=[policy]", "meta.regulariser=magnitude", "meta.magnitudes=false"],
         "meta.regulariser: magnitude is",
     ),
+    "optimizer of evidence": (
+        ["meta.learn=[policy]", "meta.optimizer=sgd"],
+        "meta.optimizer: sgd does nothing unless a shared part (augmenter, softness",
+    ),
+    "annealed evidence": (
+        ["meta.learn=[policy]", "meta.anneal=true"],
+        "meta.anneal: True does nothing unless a part with a rate of its own",
+    ),
+    "pull of evidence": (["meta.learn=[policy]", "meta.regulariser=start"], "meta.regulariser: start needs a shared"),
     "start of nothing": (["meta.learn=[weights]", "meta.regulariser=start"], "meta.regulariser: start needs a shared"),
     "weight of no regulariser": (
         ["meta.learn=[policy]", "meta.regulariser_weight=1"],
@@ -352,6 +361,14 @@ def test_refused_for_one_reason(tmp_path, name):
         ["meta.learn=[policy]", "meta.learn_probabilities=false", "meta.tau=0.0", "meta.shared_magnitude=true"],
         [*BY_SCORE, "meta.magnitudes=false", "meta.magnitude=1.0", "meta.shared_probabilities=true"],
         ["meta.learn=[policy]", "meta.frozen=true", "meta.magnitude=1.0", "meta.tau=0.0"],  # RandAugment's way
+        ["meta.learn=[policy]", "meta.settle_epochs=3"],
+        # What says how to learn stays where something is frozen.
+        ["meta.learn=[policy]", "meta.layers=[fc]", "meta.engine=fused", "meta.weights=ema", "meta.frozen=true"],
+        ["meta.learn=[weights]", "meta.engine=fused", "meta.steps=4", "meta.every=2", "meta.frozen=true"],
+        [
+            *("meta.learn=[weights]", "augment.copies=1", "augment.consistency=1"),
+            *("augment.consistency_detach=true", "meta.engine=difference", "meta.frozen=true"),
+        ],
         [OUTSIDE, "meta.optimizer=sgd", "meta.regulariser=start"],
         [OUTSIDE, "meta.parts={'my.parts:ClassWeights': {rate: 0.1, classes: [1, 2]}}"],
         ["meta.learn=['parts:A', weights]", "meta.parts={'parts:A': {}}"],

@@ -125,6 +125,10 @@ BAD = {
         "settings.operations[0]: unknown function 'os.system'",
     ),
     "close": (changed([*OPERATION, "function"], "rotat"), "did you mean rotate?"),
+    "function that is none": (
+        changed(OPERATION, {"function": [], "param": {}}),
+        "settings.operations[0]: unknown function []",
+    ),
     "range": (
         changed([*OPERATION, "max"], 1e9),
         "settings.operations[0]: turn: -30 to 1e+09 is outside of -180 to 180",

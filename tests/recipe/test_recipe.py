@@ -229,6 +229,10 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["train.plain_step=true", "meta.learn=[weights]"],
         "train.plain_step: trains on every image with its given label",
     ),
+    "two steps and labels": (
+        ["train.plain_step=true", "meta.learn=[labels]"],
+        "train.plain_step: trains on every image with its given label",
+    ),
     "two steps and copies": (["train.plain_step=true", "augment.copies=1"], "train.plain_step: augment.copies = 1"),
     "two steps": (["train.plain_step=true", "train.accumulate=2"], "train.plain_step: takes one micro-batch"),
     "a divided network and its meta step": (

@@ -27,7 +27,7 @@ from fastaug.augment.differentiable_ops import (
     brightness,
     compose,
     contrast,
-    hue,
+    hue_around_grey,
     rotation,
     saturation,
     scaling,
@@ -72,7 +72,7 @@ NUMBERS: Mapping[str, Number] = MappingProxyType(
 )
 # What moves an image last comes first: it is scaled, sheared, turned, then moved.
 GEOMETRY = ("translate_x", "translate_y", "rotate", "shear_x", "scale_x", "scale_y")
-COLOURS = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+COLOURS = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue_around_grey}
 KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "affine": GEOMETRY,

@@ -1,11 +1,11 @@
 """Operations on float images that are differentiable in how strongly they act, and the way to apply many at once.
 
-Here are the geometric ones and those of the default set of eight: the continuous operations of AutoAugment and
-RandAugment (Cubuk et al. 2019, 2020), whose ranges these are, but for shear_y, which to first order is a rotation with
-a shear_x. `colour_ops.py` and `local_ops.py` have the others, `operation_sets.py` makes sets of them all. An amount of
-0 leaves an image exactly as it is, and amounts of both signs mean something, so a magnitude can be learned from 0 up.
-Images are float32 or float64 [n,3,H,W] in [0, 1], in any memory format; amounts are [n,d], d numbers for each image,
-one for each of the eight. Gradients are finite everywhere; second ones are not there.
+Here are the geometric ones, the colours of augmenters, and the default set of eight: the continuous operations of
+AutoAugment and RandAugment (Cubuk et al. 2019, 2020), whose ranges these are, but for shear_y, which to first order is
+a rotation with a shear_x. `colour_ops.py` and `local_ops.py` have the others, `operation_sets.py` makes sets of them
+all. An amount of 0 leaves an image exactly as it is, and amounts of both signs mean something, so a magnitude can be
+learned from 0 up. Images are float32 or float64 [n,3,H,W] in [0, 1], in any memory format; amounts are a number [n] or
+d numbers [n,d] for each image. Gradients are finite everywhere; second ones are not there.
 """
 
 import math
@@ -251,8 +251,8 @@ def saturation(images: Tensor, amount: Tensor) -> Tensor:
     return adjust_saturation_with_gray_subtraction(images, 1 + amount)
 
 
-def hue(images: Tensor, amount: Tensor) -> Tensor:
-    """Hue: colours turned around the grey axis by `amount` [n] degrees (red to green), clamped to [0, 1].
+def hue_around_grey(images: Tensor, amount: Tensor) -> Tensor:
+    """Hue as augmenters turn it: around the grey axis by `amount` [n] degrees (red to green), clamped to [0, 1].
 
     Linear in the image, so that greys have a gradient, which the hue of HSV has not.
     """
@@ -296,9 +296,9 @@ def apply_drawn(
     """Operation op[i,s] by amount[i,s] on image i, s = 0, 1, ...: contiguous [N,3,H,W], or the images if nothing acts.
 
     `op` [N,slots] int64 on the host: 0 is none, k is transforms[k - 1]. `amount` [N,slots,d]: an operation of fewer
-    numbers takes the first ones. What moves pixels acts first, as one warp of
-    the matrices in order of s, and the rest follows in order of s. An operation runs on the rows that drew it only;
-    which rows these are is known on the host, without asking a device.
+    numbers takes the first ones. What moves pixels acts first, as one warp of the matrices in order of s, and the rest
+    follows in order of s. An operation runs on the rows that drew it only; which rows these are is known on the host,
+    without asking a device.
     """
     _check(images, op, amount, transforms)
     images = _move(images, op, amount, transforms, fill)

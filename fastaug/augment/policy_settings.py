@@ -5,7 +5,7 @@ never brings one.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,12 @@ from fastaug.augment.operation_sets import transforms_of
 from fastaug.augment.plain_values import load_plain_values
 from fastaug.augment.sequence_policy import SequencePolicy
 from fastaug.augment.shared_policy import Draws, SharedPolicy
-from fastaug.recipe.operation_files import FUNCTIONS, MOST_OPERATIONS, MOST_SLOTS, Operation, as_entry, as_operation
+from fastaug.recipe.operation_files import FUNCTIONS, MOST_OPERATIONS, Operation, as_entry, as_operation
 from fastaug.recipe.policy_file import AS_WRITTEN, SOUND
+from fastaug.recipe.schema import MOST_SLOTS, Padding
 
 LARGEST_TAU = 1e30
-PADDINGS = ("mean", "black", "white", "border", "reflect")
+PADDINGS = get_args(Padding)
 WHITE: Colour = (1.0, 1.0, 1.0)
 _KEYS = {"slots", "sequence", "shared_magnitude", "tau", "mix", "padding", "operations"}
 

@@ -34,10 +34,9 @@ from fastaug.augment import load_policy
 from fastaug.commands._argument_types import one_or_more, output_file, zero_or_more
 from fastaug.commands.study import WIDE, Study, collect, write_once
 from fastaug.errors import RecipeError, told
-from fastaug.recipe.operation_files import MOST_SLOTS
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.reading import read_recipe
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import MOST_SLOTS, Recipe
 from fastaug.recipe.shipped import find_recipe
 from fastaug.reports.run_tables import Runs
 

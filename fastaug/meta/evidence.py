@@ -54,7 +54,7 @@ class Evidence(nn.Module):
         self.register_buffer("samples", torch.zeros((), dtype=torch.float64))
 
     def add(self, op: Tensor, seen: Observation, over_processes: Callable[[Tensor], Tensor]) -> None:
-        """Adds samples that show the operations `op` [n, slots]; a sample counts once for each one that it shows."""
+        """Adds samples that show the operations `op` [n, any]; a sample counts once for each one that it shows."""
         shown = torch.zeros(len(op), len(self.count), dtype=torch.float64).scatter_(1, op, 1)
         harm, loss = (self._scaled(values.double().cpu(), over_processes) for values in seen)
         sums = torch.stack([shown.sum(0), harm @ shown, loss @ shown])

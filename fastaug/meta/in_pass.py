@@ -70,7 +70,7 @@ class FusedStep(PassStep):
         self.training.see_harm(None, cotangent.weight)
         part = self.augment.part(batch, step // self.training.steps_per_epoch, chosen, with_images=False)
         samples = Samples(images, part.target, part.log_probability)
-        if self.learned.observes:
+        if self.learned.observes:  # this moves probabilities that learn by evidence; `move` below has nothing of them
             seen = self.observation(logits[chosen], part.target, cotangent)
             self.learned.observe(part.view, seen, over_processes)
         gradients = pull_back(samples, cotangent, self.leaves(part.rows), over_processes)

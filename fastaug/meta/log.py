@@ -132,10 +132,14 @@ def alarms(learned: LearnedParts, summaries: dict[str, dict[str, float]], log: M
     if log.just_skipped:
         raised.append(
             f"{log.just_skipped} meta steps were left out ({log.skipped} so far): their hypergradient or update was "
-            "not finite (lower optim.lr), or damage left a process fewer than two of their images"
+            "not finite (lower optim.lr), or a process had fewer than two of their images: damaged ones, or in a short "
+            "last update of an epoch, which train.drop_last leaves out"
         )
     if left_out:
-        raised.append(f"{left_out} validation gradients were left out: they were not finite; lower optim.lr")
+        raised.append(
+            f"{left_out} validation gradients were left out: they were not finite (lower optim.lr), or no image of "
+            "their meta batch could be decoded"
+        )
     return raised
 
 

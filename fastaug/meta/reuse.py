@@ -135,6 +135,9 @@ def _short(value: Any) -> str:
 
 def _learned_as(folder: Path) -> Meta:
     """The settings under which the parts of a run folder were learned, in that run or the one that it reuses."""
+    if not (folder / "recipe.yaml").exists():
+        text = "is gone, and says how the numbers of single images were learned; put that run's folder back"
+        raise RecipeError([f"{folder}: {text}, or start where its path leads to it"])
     meta = read_stored(folder / "recipe.yaml")[0].meta
     return _learned_as(Path(meta.reuse)) if meta.reuse and not meta.learn else meta
 

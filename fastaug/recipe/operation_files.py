@@ -24,7 +24,6 @@ from fastaug.recipe.schema import Meta
 SETS = Path(__file__).parents[1] / "augment" / "sets"  # the packaged ones
 LARGEST_TABLE = 20_000  # sequences whose probabilities a policy may learn one by one
 SMALLEST = 1e-9  # distance from what changes nothing that still counts as one
-MOST_SLOTS = 8  # operations of a policy one after the other
 LARGEST_FILE, MOST_OPERATIONS, LONGEST_NAME = 2**16, 200, 60
 _KEYS = ("name", "function", "min", "max", "absolute", "fixed")
 

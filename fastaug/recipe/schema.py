@@ -53,6 +53,7 @@ SHARDABLE_OPTIMIZERS = (
 SMALLEST_BATCH = 2  # BatchNorm needs two values a channel
 EXPONENTS = (0.25, 16.0)  # bounds of a learned augment.soften_k
 LARGEST_SMOOTHING = 0.5  # bound of a learned augment.smoothing
+MOST_SLOTS = 8  # operations of a policy one after the other
 LARGEST_MOMENTUM = 0.999  # bound of a learned optim.momentum
 
 
@@ -121,6 +122,7 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 BatchSize = Annotated[int, Field(ge=SMALLEST_BATCH, le=2**20)]
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]  # red, green, blue
+Padding = Literal["mean", "black", "white", "border", "reflect"]  # of a policy's operations
 Loss = Literal["ce", "kl", "symmetric_kl", "focal", "bce", "gce"]
 Metric = Literal["top1", "top5", "balanced_top1", "precision_macro", "f1_macro", "f1_weighted", "nll", "ece"]
 LOWER_IS_BETTER = ("nll", "ece")  # of these
@@ -576,7 +578,7 @@ class Meta:
     magnitudes: Annotated[bool, OPEN] = key(
         None, "the policy's magnitudes learn too; null: not with probabilities evidence, or they do"
     )
-    slots: Annotated[int, Field(ge=1, le=8)] = key(2, "operations of the policy one after the other")
+    slots: Annotated[int, Field(ge=1, le=MOST_SLOTS)] = key(2, "operations of the policy one after the other")
     policy_lr: NonNegative = key(0.01, "learning rate of the policy's unbounded parameters")
     softness_lr: NonNegative = key(0.01, "learning rate of the unbounded softening exponent")
     smoothing_lr: NonNegative = key(0.01, "learning rate of the unbounded label smoothing")
@@ -587,7 +589,7 @@ class Meta:
     labels_temperature: Positive = key(1.0, "instant labels: larger stays nearer to uniform")
     labels_trust: NonNegative = key(5.0, "instant labels: how much the given label counts")
     operations: Text = key("eight", "operations that the policy learns to use: a packaged set or a file of them")
-    padding: Literal["mean", "black", "white", "border", "reflect"] = key(
+    padding: Padding = key(
         "mean", "what the policy's operations show outside of the image: a colour, its border or its mirror image"
     )
     learn_probabilities: bool = key(True, "the policy's probabilities learn")

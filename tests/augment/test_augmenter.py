@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastaug.augment.augmenter import KINDS, NUMBERS, Augmenter, matrix
-from fastaug.augment.differentiable_ops import hue, rotation, scaling, warp
+from fastaug.augment.differentiable_ops import hue_around_grey, rotation, scaling, warp
 from fastaug.augment.known_shifts import SHIFTS, known_shift
 from fastaug.augment.pipeline import BatchAugment
 from fastaug.batch import Batch
@@ -147,12 +147,12 @@ def test_numbers_mean_what_their_names_say():
 def test_hue_turns_red_into_green_keeps_grey_and_is_nothing_at_zero():
     red = torch.zeros(1, 3, 3, 3)
     red[:, 0] = 0.6
-    green = hue(red, torch.tensor([120.0]))
+    green = hue_around_grey(red, torch.tensor([120.0]))
     torch.testing.assert_close(green, red.roll(1, 1), atol=1e-6, rtol=0)
     grey = torch.full((1, 3, 3, 3), 0.3)
-    torch.testing.assert_close(hue(grey, torch.tensor([50.0])), grey)
+    torch.testing.assert_close(hue_around_grey(grey, torch.tensor([50.0])), grey)
     x = images(3, dtype=torch.float32)
-    assert torch.equal(hue(x, torch.zeros(3)), x)
+    assert torch.equal(hue_around_grey(x, torch.zeros(3)), x)
 
 
 # ---- known shifts ----

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from fastaug.augment.learned_effects import View
 from fastaug.augment.shared_policy import SharedPolicy
 from fastaug.meta.build import faint_probabilities
 from fastaug.meta.evidence import FLAT, Evidence, Observation, observed
 from fastaug.meta.learned_part import Setting
 from fastaug.meta.parts.policy import SharedPolicyPart
+from fastaug.ops.crop_mix import identity_params
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.rules import validate
 from fastaug.recipe.schema import Augment, Data, Meta, Recipe
@@ -123,7 +125,7 @@ def test_probabilities_fall_by_it_against_nothing_s(tau):
     part = SharedPolicyPart(Setting(recipe, 10, 2, SimpleNamespace(param_groups=[{}]), torch.device("cpu")))
     before = part.policy.probabilities()
     part.evidence.falls = lambda: torch.tensor([0.0, math.log(4), *[0.0] * 6], dtype=torch.float64)
-    view = SimpleNamespace(spared=0, without_spared=lambda: None)
+    view = View(None, identity_params(4, torch.zeros(3)), None, {})
     part.draw = lambda _: SimpleNamespace(op=torch.zeros(4, 1, dtype=torch.int64))
     part.observe(view, Observation(torch.zeros(4), torch.zeros(4)), alone)
     odds = (part.policy.probabilities() / before)[0]

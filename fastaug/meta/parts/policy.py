@@ -165,9 +165,11 @@ class SharedPolicyPart(PolicyPart):
         """
         if self.evidence is None:
             return
-        n, first = len(seen.harm), view.spared
-        op = self.draw(view.without_spared()).op[: n - first]
-        self.evidence.add(op, Observation(*(values[first:] for values in seen)), over_processes)
+        changed, seen = view.without_spared(), Observation(*(values[view.spared :] for values in seen))
+        op = self.draw(changed).op
+        mixed, partner = _mixed(changed).to(op.device), changed.params.partner.to(op.device)
+        shown = torch.cat([op, torch.where(mixed[:, None], op[partner], op)], 1)
+        self.evidence.add(shown[: len(seen.harm)], seen, over_processes)
         with torch.no_grad():
             fall = self.evidence.falls().to(self.policy.logits) / self.policy.tau
             self.policy.logits[:, 1:] = self.first_logits[:, 1:].to(fall) - fall
@@ -215,6 +217,8 @@ class SharedPolicyPart(PolicyPart):
         """Collapse to doing nothing or to one operation, magnitudes at a bound."""
         raised: list[str] = []  # not LearnedPart's: "saturation" is the name of an operation here
         remedy = "raise meta.start_epochs, lower meta.policy_lr, or set meta.regulariser to entropy"
+        if self.evidence is not None:
+            remedy = "every other was found harmful: name milder ones or others by meta.operations, or use none"
         if summary["policy_identity"] > COLLAPSED:
             raised.append(f"the policy has collapsed to identity; {remedy}")
         elif summary["policy_largest"] > COLLAPSED:

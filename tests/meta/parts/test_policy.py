@@ -14,6 +14,7 @@ from fastaug.errors import RecipeError
 from fastaug.hypergrad import hypergradient
 from fastaug.hypergrad.problem import Problem
 from fastaug.losses import soft_cross_entropy
+from fastaug.meta.evidence import Observation
 from fastaug.meta.learned_part import Setting
 from fastaug.meta.one_step import samples_of
 from fastaug.meta.parameters import LearnedParts
@@ -112,6 +113,21 @@ def test_a_mixed_sample_shows_the_draws_of_both_its_images():
     mixed = (params.pasted() > 0) | (params.own_share() < 1)
     assert mixed.any()
     torch.testing.assert_close(part.log_probability.detach(), own + mixed * own[params.partner])
+
+
+def test_a_mixed_sample_is_evidence_on_what_is_drawn_for_both_its_images():
+    learned = shared(probabilities="evidence")
+    augment = BatchAugment(RECIPE, CLASSES, learned=learned)
+    view = augment.part(batch(), 3, torch.arange(6), with_images=False).view
+    learned.observe(view, Observation(torch.zeros(6), torch.zeros(6)), lambda tensor: tensor)
+    op, params = learned.draw(view).op, view.params
+    mixed = (params.pasted() > 0) | (params.own_share() < 1)
+    assert mixed[:6].any()
+    expected = torch.zeros_like(learned.evidence.count)
+    for i in range(6):
+        for number in {*op[i].tolist(), *(op[params.partner[i]].tolist() if mixed[i] else ())}:
+            expected[number] += 1
+    assert torch.equal(learned.evidence.count, expected)
 
 
 def test_a_network_of_noise_starts_at_the_identity_and_gets_a_gradient_by_name():
@@ -272,6 +288,12 @@ def test_alarms_for_a_policy_that_does_nothing_or_is_at_a_bound():
         part.policy.logits[0] = torch.eye(part.policy.logits.shape[1])[3] * 20
     assert "one operation in 100.0%" in part.alarms(part.summary())[0]
     assert [text.split()[0] for text in found[1:]] == ["policy_magnitude/rotate", "policy_magnitude/translate_x"]
+    assert "lower meta.policy_lr" in found[0]
+    by_evidence = shared(probabilities="evidence")
+    with torch.no_grad():
+        by_evidence.policy.logits[:, 0] = 9
+    (alarm,) = by_evidence.alarms(by_evidence.summary())
+    assert "collapsed to identity; every other was found harmful: name milder ones" in alarm
 
 
 def test_regularisers_pull_towards_spread_probabilities_and_full_magnitudes():

@@ -17,7 +17,7 @@ from fastaug.seeding import IdArray, Key
 class SequencePolicy(SharedPolicy):
     """A SharedPolicy whose logits [1, (1 + operations) ** slots] belong to sequences; the last slot counts fastest."""
 
-    def first_logits(self, identity: float) -> Tensor:
+    def logits_of(self, identity: float) -> Tensor:
         """Those that give the sequences the probabilities that independent slots would give them."""
         if self.kinds**self.slots > LARGEST_TABLE:
             raise ValueError(
@@ -25,7 +25,7 @@ class SequencePolicy(SharedPolicy):
                 "take fewer operations or slots"
             )
         table = torch.zeros(1)
-        for row in super().first_logits(identity):
+        for row in super().logits_of(identity):
             table = (table[:, None] + row).flatten()
         return table[None]
 

@@ -79,11 +79,11 @@ class SharedPolicy(nn.Module):
         self.fill: Fill = fill if isinstance(fill, str) else tuple(fill)
         self.kinds = 1 + len(transforms)
         self.numbers = max(len(t.reach) for t in transforms)  # d
-        self.logits = nn.Parameter(self.first_logits(1 / self.kinds if identity is None else identity))
+        self.logits = nn.Parameter(self.logits_of(1 / self.kinds if identity is None else identity))
         strength = math.log(magnitude / (1 - magnitude)) if magnitude < 1 else STRENGTH_OF_ONE
         self.strengths = nn.Parameter(torch.full((1 if shared_magnitude else len(transforms),), strength))
 
-    def first_logits(self, identity: float) -> Tensor:
+    def logits_of(self, identity: float) -> Tensor:
         """The logits at the start, a row for each slot: `identity` for none, an equal share of the rest for others."""
         others = math.log((1 - identity) / len(self.transforms))
         return torch.tensor([math.log(identity)] + [others] * len(self.transforms)).repeat(self.slots, 1)

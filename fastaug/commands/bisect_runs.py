@@ -18,7 +18,7 @@ from fastaug.commands.same_run import TIMES, lines_difference, weights_differenc
 from fastaug.errors import told
 
 if TYPE_CHECKING:
-    from fastaug.training.run_evidence import Evidence
+    from fastaug.training.run_evidence import RunEvidence
 
 CROP = ("size", "window", "policy", "loaded")  # facts of a sample, in the order in which they come about
 OP = ("shift", "flip", "box", "blend", "partner", "input", "target", "rest", "weight")
@@ -58,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 # ---- the stages, each on the evidence of both runs ----
 
 
-def versions(a: "Evidence", b: "Evidence") -> Finding:
+def versions(a: "RunEvidence", b: "RunEvidence") -> Finding:
     """Libraries, code, device, processes: of every start that both have."""
     if not (a.starts and b.starts):
         return Finding("versions", None, "a run by an earlier version notes them only when it has ended")
@@ -74,7 +74,7 @@ def versions(a: "Evidence", b: "Evidence") -> Finding:
     )
 
 
-def recipe(a: "Evidence", b: "Evidence") -> Finding:
+def recipe(a: "RunEvidence", b: "RunEvidence") -> Finding:
     """The keys; those that change how a run runs, not what it computes, are named and do not count."""
     from fastaug.recipe.reading import differences
     from fastaug.recipe.schema import RESUMABLE
@@ -88,7 +88,7 @@ def recipe(a: "Evidence", b: "Evidence") -> Finding:
     return Finding("recipe", True, f"{key}: {old!r} against {new!r}{more}")
 
 
-def files(a: "Evidence", b: "Evidence") -> Finding:
+def files(a: "RunEvidence", b: "RunEvidence") -> Finding:
     """Classes, and which images with which labels are trained on: by fingerprints in checkpoints, else as of now."""
     if a.classes and b.classes and a.classes != b.classes:
         odd = sorted(set(a.classes) ^ set(b.classes)) or ["their order"]
@@ -102,7 +102,7 @@ def files(a: "Evidence", b: "Evidence") -> Finding:
     return Finding("files", now is not None, now or "as they are now; no checkpoint is kept that says of what it was")
 
 
-def _files_now(a: "Evidence", b: "Evidence") -> str | None:
+def _files_now(a: "RunEvidence", b: "RunEvidence") -> str | None:
     """The first image in which the data of now differ; None where in none, or where they cannot be read."""
     if not (a.files and b.files):
         return None
@@ -122,7 +122,7 @@ def _files_now(a: "Evidence", b: "Evidence") -> str | None:
     return None
 
 
-def order(a: "Evidence", b: "Evidence") -> Finding:
+def order(a: "RunEvidence", b: "RunEvidence") -> Finding:
     """Which images in which update: as run.log_ids noted them, else computed again."""
     logs = [sorted(path.name for path in each.run.glob("ids-*.jsonl")) for each in (a, b)]
     if logs[0] and logs[0] == logs[1]:
@@ -144,7 +144,7 @@ def order(a: "Evidence", b: "Evidence") -> Finding:
     return Finding("order", False, "computed again; run.log_ids=true notes what is trained on")
 
 
-def samples(a: "Evidence", b: "Evidence", stage: str, keys: tuple[str, ...]) -> Finding:
+def samples(a: "RunEvidence", b: "RunEvidence", stage: str, keys: tuple[str, ...]) -> Finding:
     """The facts `keys` of the images that the same update of both has, sample by sample."""
     if a.problem or b.problem:
         return Finding(stage, None, a.problem or b.problem or "")
@@ -171,11 +171,11 @@ def _plain(value: Any) -> Any:
     return f"id {value['id']}, {value['class']}" if isinstance(value, dict) and "row" in value else value
 
 
-def _listed(a: "Evidence", b: "Evidence") -> str:
+def _listed(a: "RunEvidence", b: "RunEvidence") -> str:
     return " and ".join(str(step + 1) for step in sorted(a.updates.keys() & b.updates.keys()))
 
 
-def forward(a: "Evidence", b: "Evidence") -> Finding:
+def forward(a: "RunEvidence", b: "RunEvidence") -> Finding:
     """The loss of update 1, before any weight has moved; beside it what this version computes."""
     from fastaug.training.run_evidence import logged
 
@@ -192,7 +192,7 @@ def forward(a: "Evidence", b: "Evidence") -> Finding:
     return Finding("forward", True, f"loss {losses[0]} against {losses[1]} in update 1{again}")
 
 
-def update(a: "Evidence", b: "Evidence") -> Finding:
+def update(a: "RunEvidence", b: "RunEvidence") -> Finding:
     """Log lines and checkpoints that both have: the earliest that differs."""
     from fastaug.training.run_evidence import common_checkpoints, logged
 
@@ -233,7 +233,7 @@ def first_line(a: Lines, b: Lines) -> tuple[int, str] | None:
     return None
 
 
-STAGES: tuple[Callable[["Evidence", "Evidence"], Finding], ...] = (
+STAGES: tuple[Callable[["RunEvidence", "RunEvidence"], Finding], ...] = (
     *(versions, recipe, files, order),
     lambda a, b: samples(a, b, "crop", CROP),
     lambda a, b: samples(a, b, "op", OP),

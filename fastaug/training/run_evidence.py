@@ -24,7 +24,7 @@ Line = dict[str, Any]
 
 
 @dataclass
-class Evidence:
+class RunEvidence:
     """One run. `problem`: why nothing could be computed again, None where it could.
 
     `files`: labels and paths by id, and the training split, as they are now. `orders`: ids of an epoch in their order.
@@ -43,14 +43,14 @@ class Evidence:
     losses: dict[int, float | None] = field(default_factory=dict)
 
 
-def stored_evidence(run: Path) -> Evidence:
+def stored_evidence(run: Path) -> RunEvidence:
     """What the run folder itself holds; StorageError or RecipeError where it is none, or of a later version."""
     if not (run / "recipe.yaml").is_file():
         raise StorageError(f"{run}: is no run folder, it has no recipe.yaml; name the run.dir of a training")
     recipe, _ = read_stored(run / "recipe.yaml")
     path, _ = checkpoint.latest(run / "checkpoints")
     state = {} if path is None else checkpoint.load(path, whole=False).state
-    return Evidence(run, _starts(run), recipe, state.get("data"), state.get("classes"))
+    return RunEvidence(run, _starts(run), recipe, state.get("data"), state.get("classes"))
 
 
 def _starts(run: Path) -> list[Line]:
@@ -64,7 +64,7 @@ def _starts(run: Path) -> list[Line]:
     return [{name: result[name] for name in ("processes", "commit", "versions") if name in result}]
 
 
-def compute(evidence: Evidence, steps: Sequence[int], overrides: Sequence[str]) -> None:
+def compute(evidence: RunEvidence, steps: Sequence[int], overrides: Sequence[str]) -> None:
     """Adds what recipe and data give: files, order, and the updates `steps` (from 0, rising) made again."""
     with borrowed_process():
         try:
@@ -73,7 +73,7 @@ def compute(evidence: Evidence, steps: Sequence[int], overrides: Sequence[str]) 
             evidence.problem = str(error)
 
 
-def _compute(evidence: Evidence, steps: Sequence[int], overrides: Sequence[str]) -> None:
+def _compute(evidence: RunEvidence, steps: Sequence[int], overrides: Sequence[str]) -> None:
     replay = Replay(evidence.run, overrides)
     parts, order = replay.trainer.parts, replay.trainer.order
     evidence.files = {"train": parts.splits.train}

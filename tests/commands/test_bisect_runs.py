@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from fastaug.commands import bisect_runs
 from fastaug.commands.bisect_runs import CROP, OP
-from fastaug.training.run_evidence import Evidence, compute, stored_evidence
+from fastaug.training.run_evidence import RunEvidence, compute, stored_evidence
 
 Tool = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def evidence(tiny_run: Path) -> Evidence:
+def evidence(tiny_run: Path) -> RunEvidence:
     """That of `tiny_run`, with its first update; tests change copies."""
     found = stored_evidence(tiny_run)
     compute(found, [0], [])
@@ -30,21 +30,21 @@ def evidence(tiny_run: Path) -> Evidence:
     return found
 
 
-def changed(evidence: Evidence, **values: Any) -> Evidence:
+def changed(evidence: RunEvidence, **values: Any) -> RunEvidence:
     other = deepcopy(evidence)
     for name, value in values.items():
         setattr(other, name, value)
     return other
 
 
-def sample(evidence: Evidence, key: str, value: Any) -> Evidence:
+def sample(evidence: RunEvidence, key: str, value: Any) -> RunEvidence:
     """The evidence with another `key` of the third image of the first update."""
     other = deepcopy(evidence)
     other.updates[0][2][key] = value
     return other
 
 
-def test_equal_evidence_is_equal_in_every_stage(evidence: Evidence) -> None:
+def test_equal_evidence_is_equal_in_every_stage(evidence: RunEvidence) -> None:
     found = [stage(evidence, deepcopy(evidence)) for stage in bisect_runs.STAGES]
     assert [finding.stage for finding in found] == [
         *("versions", "recipe", "files", "order", "crop", "op", "forward", "update")
@@ -55,7 +55,7 @@ def test_equal_evidence_is_equal_in_every_stage(evidence: Evidence) -> None:
     assert "run.log_every=1" in forward.text
 
 
-def test_versions(evidence: Evidence) -> None:
+def test_versions(evidence: RunEvidence) -> None:
     (start,) = deepcopy(evidence.starts)
     start["versions"]["torch"] = "1.0"
     text = bisect_runs.versions(evidence, changed(evidence, starts=[start])).text
@@ -66,7 +66,7 @@ def test_versions(evidence: Evidence) -> None:
     assert bisect_runs.versions(evidence, changed(evidence, starts=[])).differs is None
 
 
-def test_recipe(evidence: Evidence) -> None:
+def test_recipe(evidence: RunEvidence) -> None:
     other = deepcopy(evidence)
     other.recipe.run.log_every += 1
     found = bisect_runs.recipe(evidence, other)
@@ -76,7 +76,7 @@ def test_recipe(evidence: Evidence) -> None:
     assert (found.differs, found.text) == (True, "run.seed: 0 against 5; augment.shift too")
 
 
-def test_files(evidence: Evidence) -> None:
+def test_files(evidence: RunEvidence) -> None:
     labels = evidence.files["labels"].copy()
     named = int(evidence.files["train"][0])
     labels[named] += 1
@@ -92,7 +92,7 @@ def test_files(evidence: Evidence) -> None:
     assert bisect_runs.files(evidence, gone)[1:] == (None, "data.root: gone")
 
 
-def test_order(evidence: Evidence) -> None:
+def test_order(evidence: RunEvidence) -> None:
     orders = deepcopy(evidence.orders)
     a, b = orders[1][[3, 4]].tolist()
     orders[1][[3, 4]] = b, a
@@ -111,14 +111,14 @@ def test_order(evidence: Evidence) -> None:
         ("op", "target", {"x": 1.0}, r"target \{.*\} against \{'x': 1.0\}"),
     ],
 )
-def test_samples(evidence: Evidence, stage: str, key: str, value: Any, said: str) -> None:
+def test_samples(evidence: RunEvidence, stage: str, key: str, value: Any, said: str) -> None:
     other = sample(evidence, key, value)
     found = {name: bisect_runs.samples(evidence, other, name, keys) for name, keys in (("crop", CROP), ("op", OP))}
     assert {name for name, each in found.items() if each.differs} == {stage}
     assert re.search(rf"update 1, id {other.updates[0][2]['id']} \(.*\.jpg\): {said}$", found[stage].text)
 
 
-def test_forward_and_update(evidence: Evidence, tmp_path: Path) -> None:
+def test_forward_and_update(evidence: RunEvidence, tmp_path: Path) -> None:
     runs = []
     for name, loss in (("a", 0.5), ("b", 0.25)):
         run = tmp_path / name

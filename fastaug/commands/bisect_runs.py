@@ -224,7 +224,7 @@ Lines = dict[tuple[str, int], dict[str, Any]]
 
 def first_line(a: Lines, b: Lines) -> tuple[int, str] | None:
     """The first line of both logs that differs, by its update; times do not count."""
-    for event, step in sorted(a.keys() & b.keys(), key=lambda line: line[1]):
+    for event, step in sorted((line for line in a if line in b), key=lambda line: line[1]):
         one, two = ({k: json.dumps(v) for k, v in each[event, step].items() if k not in TIMES} for each in (a, b))
         for key in [*one, *(key for key in two if key not in one)]:
             if one.get(key) != two.get(key):

@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Any
 from fastaug.commands._argument_types import output_file
 from fastaug.errors import DataError, told
 from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.schema import Augment
 
 if TYPE_CHECKING:
     from fastaug.training.rate_sweep import Sweep
 
+OF_COPIES = ("copies", "clean_loss", "copies_loss", "consistency", "consistency_detach")
 SWEPT = [
     *("run.trackers=[]", "run.log_ids=false", "run.sample_record=false", "run.plant=0", "run.plant_like=null"),
     *("optim.sched=constant", "optim.patience_epochs=10", "optim.warmup_epochs=0", "optim.min_lr=0"),
     *("optim.cooldown_epochs=0", "augment.mixup_off_epoch=0"),
     *("model.head_first_epochs=0", "augment.start_epochs=0", "augment.anneal_epochs=0", "augment.anneal_factor=1000"),
+    # Without what is learned copies may be the images themselves, which is refused.
+    *("eval.tta=0", *(f"augment.{key}={json.dumps(getattr(Augment(), key))}" for key in OF_COPIES)),
     *("augment.trust=0", "meta.learn=[]", "meta.reuse=null", "meta.frozen=false", "meta.train_weight=1"),
 ]
 

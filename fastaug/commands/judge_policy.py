@@ -28,7 +28,7 @@ from fastaug.errors import RecipeError, told
 from fastaug.provenance import commit, versions
 from fastaug.recipe.operation_files import as_operation
 from fastaug.recipe.policy_file import FILE, Piece, PolicyFile, read_policy_file
-from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.reading import as_override, read_recipe
 from fastaug.recipe.schema import Recipe
 from fastaug.recipe.shipped import find_recipe
 from fastaug.reports.run_tables import Runs, cell, differences
@@ -85,14 +85,14 @@ def study_of(arguments: argparse.Namespace) -> Study:
     file, name = read_policy_file(given), arguments.name or f"judge-{arguments.recipe.stem}"
     first = arguments.runs / f"{name}-{START}.json"
     # Those first that say of a file whether it can be used.
-    arms = {LEARNED: ["meta.learn=[]", f"meta.reuse={given}", "augment.aa=null"]}
+    arms = {LEARNED: ["meta.learn=[]", as_override("meta.reuse", str(given)), "augment.aa=null"]}
     if (start := start_of(file)) is None:
         print(
             f"{START}: left out, {file.path} does not say where its parts began: nothing learned in its run, or its "
             "slots were changed since"
         )
     else:
-        arms[START] = ["meta.learn=[]", f"meta.reuse={first}", "augment.aa=null"]
+        arms[START] = ["meta.learn=[]", as_override("meta.reuse", str(first)), "augment.aa=null"]
     arms |= FIXED
     study = Study(
         name=name,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastaug.commands._argument_types import output_file
 from fastaug.errors import FastaugError, RecipeError, StorageError
-from fastaug.recipe.reading import UNTRAINED, read_recipe, read_stored
+from fastaug.recipe.reading import UNTRAINED, read_stored, read_untrained
 
 if TYPE_CHECKING:
     from fastaug.data.build import DataParts
@@ -66,7 +66,7 @@ def report(arguments: argparse.Namespace) -> int:
     from fastaug.evaluation.sample_file import read_samples
 
     samples = read_samples(run)
-    recipe = read_recipe(run / "recipe.yaml", [*QUIET, *arguments.overrides])
+    recipe = read_untrained(run / "recipe.yaml", [*QUIET, *arguments.overrides])
     trained = read_stored(run / "recipe.yaml")[0]  # what overrides change is where the data are, and the next run
     check_another_file(arguments.correct, [recipe.data.labels, trained.data.labels])
     from fastaug.atomic_files import write_atomically

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fastaug.commands._argument_types import output_file
 from fastaug.errors import told
-from fastaug.recipe.reading import UNTRAINED, read_recipe
+from fastaug.recipe.reading import UNTRAINED, read_untrained
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints, writes what is asked for."""
-    recipe = read_recipe(arguments.recipe, [*arguments.overrides, *UNTRAINED])  # before the slow imports
+    recipe = read_untrained(arguments.recipe, [*arguments.overrides, *UNTRAINED])  # before the slow imports
     from rich.console import Console as Terminal
 
     from fastaug.console import Console

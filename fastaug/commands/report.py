@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fastaug.commands._argument_types import output_file
 from fastaug.errors import FastaugError
-from fastaug.recipe.reading import UNTRAINED, read_recipe
+from fastaug.recipe.reading import UNTRAINED, as_override, read_untrained
 
 if TYPE_CHECKING:
     from fastaug.recipe.schema import Recipe
@@ -69,7 +69,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 def recipe_of(run: "RunFiles", *more: str) -> "Recipe":
     """The recipe of a run, without what it would load, send or compile."""
-    return read_recipe(run.path / "recipe.yaml", [*QUIET, *more])
+    return read_untrained(run.path / "recipe.yaml", [*QUIET, *more])
 
 
 def data_of(run: "RunFiles") -> "RunData":
@@ -114,7 +114,7 @@ def grid(group: "Group", data: "RunData", images: int) -> "Part":
 
 def learned(run: "RunFiles") -> Sequence[str]:
     """Overrides under which the policy that a run has learned acts, as it ended."""
-    return ["meta.learn=[]", f"meta.reuse={run.path}"] if (run.path / "policy.json").is_file() else []
+    return ["meta.learn=[]", as_override("meta.reuse", str(run.path))] if (run.path / "policy.json").is_file() else []
 
 
 def main(argv: list[str] | None = None) -> int:

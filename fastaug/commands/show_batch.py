@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastaug.commands._argument_types import output_file
 from fastaug.errors import told
-from fastaug.recipe.reading import UNTRAINED, read_recipe
+from fastaug.recipe.reading import UNTRAINED, read_untrained
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,8 @@ def first_batch(recipe: "Recipe") -> "tuple[Trainer, Batch]":
 
 def picture(arguments: argparse.Namespace) -> "Image":
     """The picture that the command line asks for."""
-    recipe = read_recipe(arguments.recipe, [*arguments.overrides, *UNTRAINED])  # before the slow imports
+    # Before the slow imports.
+    recipe = read_untrained(arguments.recipe, [*arguments.overrides, *UNTRAINED, "distill={}"])
     import torch
 
     from fastaug.reports.batch_grid import batch_grid, shown_batch, softening_curve

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastaug.errors import FastaugError, StorageError
 from fastaug.recipe.policy_file import read_policy_file
-from fastaug.recipe.reading import UNTRAINED, read_recipe
+from fastaug.recipe.reading import UNTRAINED, as_override, read_untrained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +59,8 @@ def frozen_trainer(arguments: argparse.Namespace) -> "Trainer":
     """The run as it would go on with what it has learned, frozen."""
     kinds = [piece.kind for piece in read_policy_file(arguments.run).pieces.values()]
     own = [] if any(":" in kind for kind in kinds) else ["meta.learn=[]"]  # one from outside is named by the recipe
-    settings = [*QUIET, *own, f"meta.reuse={arguments.run}", *arguments.overrides]
-    recipe = read_recipe(arguments.run / "recipe.yaml", settings)
+    settings = [*QUIET, *own, as_override("meta.reuse", str(arguments.run)), *arguments.overrides]
+    recipe = read_untrained(arguments.run / "recipe.yaml", settings)
     from fastaug.console import Console
     from fastaug.distributed import build_accelerator
     from fastaug.training.build import assemble

@@ -35,7 +35,7 @@ from fastaug.commands._argument_types import one_or_more, output_file, zero_or_m
 from fastaug.commands.study import WIDE, Study, collect, write_once
 from fastaug.errors import RecipeError, told
 from fastaug.recipe.policy_file import read_policy_file
-from fastaug.recipe.reading import read_recipe
+from fastaug.recipe.reading import as_override, read_recipe
 from fastaug.recipe.schema import MOST_SLOTS, Recipe
 from fastaug.recipe.shipped import find_recipe
 from fastaug.reports.run_tables import Runs
@@ -222,7 +222,7 @@ def trained(arguments: argparse.Namespace, name: str, files: dict[Variant, Path]
     study = Study(
         name=f"{name}-{rung.epochs}",
         recipe=arguments.recipe,
-        arms={variant.name: ["meta.learn=[]", f"meta.reuse={file}"] for variant, file in files.items()},
+        arms={variant.name: ["meta.learn=[]", as_override("meta.reuse", str(file))] for variant, file in files.items()},
         seeds=arguments.seeds,
         overrides=[],
         last=[*arguments.overrides, *held_out, *short],

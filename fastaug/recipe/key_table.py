@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastaug.errors import RecipeError
-from fastaug.recipe.schema import META_PARTS, Recipe
+from fastaug.recipe.schema import FOLLOWING, META_PARTS, Recipe
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _WIDTH, _INDENT = 120, "    "
@@ -76,7 +76,10 @@ def _rows() -> dict[str, tuple[str, str, str, str, str]]:
         schema: Any = part.type
         usual = schema()
         for name, expected in get_type_hints(schema, include_extras=True).items():
-            key, default = f"{part.name}.{name}", json.dumps(getattr(usual, name))
+            key, begun = f"{part.name}.{name}", getattr(usual, name)
+            if part.name == "meta" and name in FOLLOWING:  # what is left open, before it follows from other keys
+                begun = FOLLOWING[name][0]
+            default = json.dumps(begun)
             text = schema.__pydantic_fields__[name].description
             rows[key] = (key, type_name(expected), default, _limits(key, expected), text)
     return rows

@@ -5,6 +5,7 @@ together. What pydantic finds is told here in one line each: key, value, remedy.
 """
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path, PurePath
@@ -36,10 +37,10 @@ MOST_TOLD = 30  # problems of one section
 PREFIX_SINCE = 3  # the schema that has optim.warmup_prefix; before, cosine began with the training
 EVIDENCE_SINCE = 4  # the schema in which a policy learns from evidence by default; before, by score function
 EXPLORE_SINCE = 5  # the schema that has meta.explore; before, all updates drew from the policy as it had become
-# Overrides under which a recipe is built whole, without the weights that it begins with, and sends nothing.
+# Overrides under which a recipe is built whole, without the weights of files that it begins with, and sends nothing.
 UNTRAINED = (
-    *("model.pretrained=false", "model.initial_checkpoint=null", "model.checkpoint_keys=null"),
-    *(f"model.checkpoint_fit={Model().checkpoint_fit}", "run.trackers=[]", "train.parallel=ddp"),
+    *("model.initial_checkpoint=null", "model.checkpoint_keys=null", "run.trackers=[]", "train.parallel=ddp"),
+    f"model.checkpoint_fit={Model().checkpoint_fit}",
 )
 _BROKEN_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 
@@ -280,6 +281,21 @@ def _by_score(meta: dict[str, Any]) -> None:
         meta.setdefault("probabilities", "score")
     elif meta.get("probabilities") == "score":
         del meta["probabilities"]
+
+
+def read_untrained(path: str | Path, overrides: Sequence[Override]) -> Recipe:
+    """The recipe under `overrides`, UNTRAINED among them, for a network whose weights come from elsewhere."""
+    recipe = read_recipe(path, overrides)
+    return replace(recipe, model=replace(recipe.model, pretrained=False))
+
+
+def as_override(key: str, value: str) -> str:
+    """key=value for a command line, in quotes where YAML would read the text as something else."""
+    try:
+        plain = parse_yaml(value) == value
+    except YAMLError:
+        plain = False
+    return f"{key}={value if plain else json.dumps(value)}"
 
 
 def read_recipe(path: str | Path, overrides: Sequence[Override] | None = None) -> Recipe:

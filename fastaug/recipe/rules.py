@@ -1,5 +1,6 @@
 """Rules that join keys of a recipe: every problem at once, each naming the key to change."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -523,7 +524,18 @@ _MODEL_NEEDS: list[Need] = [
         "model.initial_checkpoint is set",
         ["checkpoint_keys", "checkpoint_fit"],
     ),
+    (lambda r: r.model.ema, "model.ema is true", ["ema_decay", "ema_warmup"]),
 ]
+_OPTIM_NEEDS: list[Need] = [
+    (lambda r: r.optim.sched == "step", "optim.sched is step", ["decay_epochs"]),
+    (lambda r: r.optim.sched == "multistep", "optim.sched is multistep", ["decay_milestones"]),
+    (
+        lambda r: r.optim.sched in ("step", "multistep", "plateau"),
+        "optim.sched is step, multistep or plateau",
+        ["decay_rate"],
+    ),
+]
+_RUN_NEEDS: list[Need] = [(lambda r: bool(r.run.trackers), "run.trackers names one", ["project"])]
 _EVAL_NEEDS: list[Need] = [(lambda r: r.data.multi_label != "off", "data.multi_label is on", ["threshold"])]
 _DISTILL_NEEDS: list[Need] = [
     (
@@ -552,7 +564,10 @@ def validate(recipe: Recipe, unusable: set[str] | None = None) -> list[str]:
         except _BrokenKey:
             continue  # what the rule says would be said of a stand-in
     idle = _idle_problems(recipe, "augment", _NEEDS, broken_keys)
-    for section, needs in (("model", _MODEL_NEEDS), ("eval", _EVAL_NEEDS), ("distill", _DISTILL_NEEDS)):
+    for section, needs in (
+        *(("run", _RUN_NEEDS), ("model", _MODEL_NEEDS), ("optim", _OPTIM_NEEDS)),
+        *(("eval", _EVAL_NEEDS), ("distill", _DISTILL_NEEDS)),
+    ):
         idle += _idle_problems(recipe, section, needs, broken_keys)
     return problems + idle + (_idle_problems(recipe, "meta", META_NEEDS, broken_keys) if recipe.meta.learn else [])
 
@@ -570,7 +585,8 @@ def _idle_problems(recipe: Recipe, section: str, needs: list[Need], broken_keys:
     given, usual = getattr(recipe, section), getattr(Recipe(), section)
     values = {key: getattr(given, key) for key in lacks if f"{section}.{key}" not in broken_keys}
     return [
-        f"{section}.{key}: {value} does nothing unless {' and '.join(lacks[key])}; leave it out"
+        f"{section}.{key}: {value} does nothing unless {' and '.join(lacks[key])}; leave it out, or set it to its "
+        f"default, {json.dumps(getattr(usual, key))}"
         for key, value in values.items()
         if value != getattr(usual, key)
     ]

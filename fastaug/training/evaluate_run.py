@@ -15,7 +15,7 @@ from fastaug.errors import RecipeError, StorageError
 from fastaug.evaluation.evaluate import Evaluator
 from fastaug.evaluation.latency import measured_cost, parameters
 from fastaug.evaluation.learned_policy import learned_policy
-from fastaug.recipe.reading import UNTRAINED, Override, read_recipe, read_stored
+from fastaug.recipe.reading import UNTRAINED, Override, as_override, read_stored, read_untrained
 from fastaug.recipe.schema import Recipe
 from fastaug.training import checkpoint
 from fastaug.training.build import build_network
@@ -52,7 +52,7 @@ def checkpoint_and_recipe(wanted: Wanted) -> tuple[Path, Recipe]:
     copies = [] if wanted.tta is None else [f"eval.tta={wanted.tta}"]
     untrained = [*UNTRAINED, "augment.start_epochs=0"]
     untrained += parts_that_act(wanted, run) + shift_of(wanted, run)
-    recipe = read_recipe(run / "recipe.yaml", [*wanted.overrides, *weights, *copies, *untrained])
+    recipe = read_untrained(run / "recipe.yaml", [*wanted.overrides, *weights, *copies, *untrained])
     return path, without_labels_of_another_root(recipe, read_stored(run / "recipe.yaml")[0], wanted)
 
 
@@ -73,7 +73,7 @@ def parts_that_act(wanted: Wanted, run: Path) -> list[str]:
             raise RecipeError(["eval.tta: give it as --tta, which also brings the policy back"])
         # A run that learned nothing has trained on its meta split too.
         return ["meta.learn=[]", "meta.reuse=null", f"meta.frozen={str(stored.meta.acts_frozen).lower()}"]
-    return [] if stored.meta.reuse is None else [f"meta.reuse={run}"]
+    return [] if stored.meta.reuse is None else [as_override("meta.reuse", str(run))]
 
 
 def shift_of(wanted: Wanted, run: Path) -> list[str]:

@@ -28,7 +28,7 @@ from fastaug.losses import sample_losses
 from fastaug.meta.frozen import FrozenParts
 from fastaug.meta.step import MetaStep
 from fastaug.ops.crop_mix import CropMixParams
-from fastaug.recipe.reading import read_recipe, read_stored
+from fastaug.recipe.reading import as_override, read_recipe, read_stored
 from fastaug.recipe.schema import RESUMABLE, Recipe
 from fastaug.reports.batch_grid import is_mixed
 from fastaug.seeding import Key, Stream, parts_of
@@ -107,7 +107,7 @@ def replayed_recipe(run: Path, overrides: Sequence[str]) -> Recipe:
     if stored.data.loader == "resident":
         words.append("data.loader=dali")  # the same pixels, of a batch alone
     if stored.meta.reuse is not None:
-        words.append(f"meta.reuse={run}")
+        words.append(as_override("meta.reuse", str(run)))
     if stored.train.precision == "fp16" and not torch.cuda.is_available():
         words.append("train.precision=no")
     return read_recipe(path, words)

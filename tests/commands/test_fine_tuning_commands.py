@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 from fastaug.commands import find_lr, linear_probe
+from fastaug.recipe.reading import read_recipe
 from fastaug.training import rate_sweep
 
 RECIPE = """
@@ -91,3 +92,9 @@ def test_what_cannot_be_probed_is_named(words: list[str], capsys: pytest.Capture
     several = ["data.table=t.csv", "data.multi_label=columns", "augment.loss=bce", "augment.smoothing=0"]
     assert linear_probe.main([*words, f"model.initial_checkpoint={tmp_path / 'w.pth'}", *several]) == 2
     assert "data.multi_label: a probe tells one class of an image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*_smart.yaml")))
+def test_a_recipe_with_copies_under_a_learned_policy_has_a_rate_too(recipe: Path) -> None:
+    swept = read_recipe(recipe, [*find_lr.SWEPT, "data.root=x"])
+    assert (swept.augment.copies, swept.eval.tta, swept.meta.learn) == (0, 0, [])

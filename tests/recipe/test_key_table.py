@@ -49,6 +49,7 @@ def test_all_keys_are_printed_in_order_and_aligned() -> None:
         ("data.loader", ["str", '"dali"', "dali, resident, synthetic"]),
         ("optim.opt_betas", ["list of float or null", "null", "at least 0, below 1"]),
         ("model.kwargs", ["mapping", "{}"]),
+        ("meta.engine", ["str", '"auto"', "auto, forward, functional, reverse, difference, implicit, fused"]),
         ("model.ema", ["bool", "false"]),
         ("optim.warmup_lr", ["float", "1e-05", "at least 0, at most 1e+30"]),
     ],

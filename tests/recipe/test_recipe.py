@@ -14,7 +14,15 @@ from ruamel.yaml import YAML
 from fastaug.commands import train
 from fastaug.errors import RecipeError
 from fastaug.recipe import rules as recipe_rules
-from fastaug.recipe.reading import UNTRAINED, differences, parse_yaml, read_recipe, to_yaml
+from fastaug.recipe.reading import (
+    UNTRAINED,
+    as_override,
+    differences,
+    parse_yaml,
+    read_recipe,
+    read_untrained,
+    to_yaml,
+)
 from fastaug.recipe.rules import validate
 from fastaug.recipe.schema import RESUMABLE, SCHEMA, Augment, Data, Model, Optim, Recipe, Run, Tracker
 
@@ -185,14 +193,31 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         "train.resize: data.loader=resident and augment.mix_layer know one size",
     ),
     "teacher without weights": (["distill.teacher=resnet18"], "distill.teacher: resnet18 needs trained weights"),
+    "steps of a cosine": (["optim.decay_epochs=5"], "optim.decay_epochs: 5.0 does nothing unless optim.sched is step"),
+    "milestones of a cosine": (["optim.decay_milestones=[3, 5]"], "optim.decay_milestones: [3, 5] does nothing unless"),
+    "decay of a cosine": (
+        ["optim.decay_rate=0.5"],
+        "optim.decay_rate: 0.5 does nothing unless optim.sched is",
+    ),
+    "average of none": (
+        ["model.ema_decay=0.9"],
+        "model.ema_decay: 0.9 does nothing unless model.ema is true",
+    ),
+    "project of no tracker": (["run.project=a"], "run.project: a does nothing unless run.trackers names one"),
     "no teacher": (["distill.weight=0.9"], "distill.weight: 0.9 does nothing unless distill.teacher is set"),
     "teacher of copies": (
         ["distill.teacher=resnet18", "distill.pretrained=true", "augment.copies=1"],
         "distill.teacher: knows no augment.other_class, augment.copies, augment.mix_layer or train.plain_step",
     ),
     "betas": (["optim.opt_betas=[0.9]"], "optim.opt_betas: [0.9] needs two numbers or more"),
-    "milestones": (["optim.decay_milestones=[30, 20]"], "optim.decay_milestones: [30, 20] must rise"),
-    "milestones twice": (["optim.decay_milestones=[30, 30]"], "optim.decay_milestones: [30, 30] must rise"),
+    "milestones": (
+        ["optim.sched=multistep", "optim.decay_milestones=[30, 20]"],
+        "optim.decay_milestones: [30, 20] must rise",
+    ),
+    "milestones twice": (
+        ["optim.sched=multistep", "optim.decay_milestones=[30, 30]"],
+        "optim.decay_milestones: [30, 30] must rise",
+    ),
     "scale": (["data.scale=[0.9, 0.1]"], "data.scale: [0.9, 0.1] must be [smallest, largest]"),
     "ratio": (["data.ratio=[2, 1]"], "data.ratio: [2.0, 1.0] must be [smallest, largest]"),
     "fractions": (["data.test_fraction=0.5", "data.meta_fraction=0.5"], "data.test_fraction: with select_fraction"),
@@ -771,3 +796,15 @@ def test_a_schema_that_is_not_known_is_refused(tmp_path: Path, number: object, m
     (found,) = problems(tmp_path, f"schema: {number}\n{GOOD}")
     assert found.startswith(message)
     assert "update fastaug" in found or "leave it out" in found
+
+
+@pytest.mark.parametrize("text", ["runs/a", "2024", "runs/exp #2", "a: b", "no", "[a", "'", "1e3"])
+def test_any_path_goes_through_an_override(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.yaml").write_text(GOOD)
+    recipe = read_recipe(tmp_path / "r.yaml", [as_override("run.dir", text)])
+    assert recipe.run.dir == text
+
+
+def test_a_network_of_the_hub_is_read_for_its_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("data: {root: x}\nmodel: {name: 'hf-hub:a/b', pretrained: true}\n")
+    assert read_untrained(tmp_path / "r.yaml", UNTRAINED).model.pretrained is False

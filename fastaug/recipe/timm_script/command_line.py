@@ -15,6 +15,7 @@ from fastaug.recipe.timm_script.arguments import all_arguments, checked_values, 
 LARGEST = 2**17  # characters of a command line, bytes of an args.yaml
 _OPERATOR = re.compile(r"(\d|&)?(>>?|<)(&\d)?.*|\||\|\||&&?|;")
 _PROCESSES = ("--nproc_per_node", "--nproc-per-node", "--num_processes", "--num-processes")
+_STARTERS = ("srun", "mpirun", "mpiexec", "horovodrun", "deepspeed", "jsrun", "aprun")  # of one process each
 _NODES = ("--nnodes", "--num_machines", "--num-machines")
 
 
@@ -34,7 +35,8 @@ def read_command(text: str, processes: int | None = None) -> Given:
 
     `processes` overrules the launcher's, and is needed where that does not say a number.
     """
-    line = " ".join(re.sub(r"\\\r?\n", " ", text[: LARGEST + 1]).split("\n")).strip()
+    lines = re.sub(r"\\\r?\n", " ", text[: LARGEST + 1]).split("\n")
+    line = " ".join(each for each in lines if not each.lstrip().startswith("#")).strip()  # no comment, no #!/bin/bash
     if len(line) > LARGEST:
         raise RecipeError([f"the command line is longer than {LARGEST:,} characters; give one command"])
     try:
@@ -51,6 +53,8 @@ def read_command(text: str, processes: int | None = None) -> Given:
     given = parse_words(words)
     if config := given.get("config"):
         given = read_arguments(Path(config)) | given
+    if processes is None:
+        _check_launcher(launcher)
     count = _processes(launcher) if processes is None else processes
     return _given(given, count, " ".join(line.split()), environment)
 
@@ -117,6 +121,16 @@ def _processes(words: list[str]) -> int:
             found["processes" if option in _PROCESSES else "machines"] = count
             each_machine |= option.startswith("--nproc")
     return found["processes"] * (found["machines"] if each_machine else 1)  # Accelerate counts those of all machines
+
+
+def _check_launcher(words: list[str]) -> None:
+    """RecipeError where a launcher starts several processes and its words do not say how many to what reads them."""
+    program = PurePath(words[0]).name if words else ""
+    counted = any(word.partition("=")[0] in _PROCESSES for word in words)
+    if program in _STARTERS or (program == "accelerate" and not counted):
+        raise RecipeError(
+            [f"{program}: does not say here how many processes train; give --processes N, of all machines"]
+        )
 
 
 def _number(words: list[str], option: str) -> int:

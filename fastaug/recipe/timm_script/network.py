@@ -91,6 +91,8 @@ def distillation(c: Conversion) -> None:
         c.idle("distill_loss_weight", "1 - task_loss_weight")
         return
     task, distill = (1.0 if weight is None else weight for weight in (task, distill))
+    if task + distill <= 0:
+        raise RecipeError(["--task-loss-weight, --distill-loss-weight: nothing is left of the loss; raise one of them"])
     share = distill / (task + distill)
     c.lacks(
         "distill_loss_weight",

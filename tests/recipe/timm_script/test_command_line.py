@@ -40,14 +40,25 @@ def test_lines_may_be_continued_and_words_quoted() -> None:
     assert given.text == "python train.py --data-dir '/my images' --experiment \"a b\""
 
 
+def test_lines_of_a_script_that_are_no_command_are_passed_over() -> None:
+    given = read_command("#!/bin/bash\n# four of them\nNCCL_DEBUG=1 torchrun --nproc_per_node=4 train.py /data\n")
+    assert given.environment == ["NCCL_DEBUG=1"]
+    assert given.processes == 4
+    assert given.text.startswith("NCCL_DEBUG=1 torchrun")
+
+
 def test_processes_that_the_launcher_does_not_say() -> None:
     assert read_command("torchrun --nproc_per_node gpu train.py /data", processes=4).processes == 4
+    assert read_command("srun -n 8 python train.py /data", processes=8).processes == 8
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         ("torchrun --nproc_per_node gpu train.py /data", "--nproc_per_node: 'gpu' is no number of processes"),
+        ("srun -n 8 python train.py /data", "srun: does not say here how many processes train; give --processes N"),
+        ("mpirun -np 8 python train.py /data", "mpirun: does not say here how many processes train"),
+        ("accelerate launch --multi_gpu train.py /data", "accelerate: does not say here how many processes train"),
         ("./distributed_train.sh", "nothing is no number of processes"),
         ("python validate.py --model x", "validate.py: not timm's train.py"),
         ("resnet50 /data", "'resnet50': no train.py in this command"),

@@ -217,9 +217,7 @@ def find_index(
     background: Colour | None = None,
 ) -> Index:
     """The index of an image folder, a packed set or a shard folder; DataError where shards were made otherwise."""
-    if reads_channels(listing.channels) and (
-        isinstance(root, PackedSet) or (isinstance(root, Path) and is_shard_folder(root))
-    ):
+    if reads_channels(listing.channels) and (not isinstance(root, Path) or is_shard_folder(root)):
         text = f"data.channels: {listing.channels} channels are read from single files, and {root} is packed"
         raise DataError(f"{text}; name a folder or a table of images, or set data.channels to 3")
     if not isinstance(root, Path):

@@ -66,8 +66,8 @@ def _separated(sheet: Sheet, roles: list[Folder], separator: str) -> tuple[tuple
 
 
 def _columns(sheet: Sheet) -> tuple[tuple[str, ...], npt.NDArray[np.uint8]]:
-    others = {"path", "split", *ALIASES["path"], *ALIASES["split"]}
-    places = [i for i, name in enumerate(sheet.names) if name.strip().casefold() not in others]
+    others = [sheet.place(name, ALIASES[name], needed=False) for name in ("path", "split")]
+    places = [i for i in range(len(sheet.names)) if i not in others]
     classes = tuple(sheet.names[i].strip() for i in places)
     if len(set(classes)) < len(classes) or "" in classes:
         raise DataError(f"{KEY}: {sheet.file}: columns of classes need names of their own, found {some(classes)}")

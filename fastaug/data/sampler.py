@@ -95,9 +95,11 @@ class Order:
         ):
             least = int(np.diff(piece_bounds(size, pieces, self.group)).min()) if size else smallest
             if least < smallest:
+                remedy = "or train.drop_last=true" if name == "the last" else "fewer micro-batches or processes"
+                remedy += f", or an augment.mix_group below {self.group}" if self.group > 1 else ""
                 raise DataError(
                     f"train.batch_size: {name} batch of an epoch has {size} images for {spread}, which leaves one "
-                    f"of them with {least}; choose another train.batch_size, or train.drop_last=true"
+                    f"of them with {least}; choose another train.batch_size, {remedy}"
                 )
 
     def position(self, step: int) -> int:

@@ -36,7 +36,12 @@ class Sheet(NamedTuple):
     lines: list[int]
 
     def column(self, name: str, aliases: Sequence[str] = (), *, needed: bool = True) -> list[str] | None:
-        """The cells of the column `name`, else of the one of its aliases that is there; blanks around them aside.
+        """The cells of the column `name`, blanks around them aside; which one that is, and errors, as in `place`."""
+        place = self.place(name, aliases, needed=needed)
+        return None if place is None else [row[place].strip() for row in self.cells]
+
+    def place(self, name: str, aliases: Sequence[str] = (), *, needed: bool = True) -> int | None:
+        """Which column is `name`, else the one of its aliases that is there.
 
         None where there is none and none is `needed`. DataError for none, or for two aliases.
         """
@@ -51,7 +56,7 @@ class Sheet(NamedTuple):
             have = ", ".join(map(shown, self.names)) or "none"
             also = f" (or {', '.join(a for a in aliases if a != name)})" if aliases else ""
             raise DataError(f"{self.key}: {self.file} has no column {name}{also}, but {have}; name one so in line 1")
-        return [row[found[0]].strip() for row in self.cells] if found else None
+        return found[0] if found else None
 
     def refuse(self, lines: Iterable[tuple[int, str]], what: str, remedy: str) -> None:
         """DataError with the first of the `lines` (number, cell) and their count, where there are any."""

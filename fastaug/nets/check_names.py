@@ -10,7 +10,7 @@ from torch import nn
 
 from fastaug.errors import RecipeError
 from fastaug.nets.initial_weights import initial_weights
-from fastaug.nets.model import build_model, check_pass
+from fastaug.nets.model import build_model, check_pass, has_small_stem
 from fastaug.nets.optim import build_optimizer
 from fastaug.nets.zoo import offer_to_timm
 from fastaug.recipe.schema import Model, Recipe
@@ -51,7 +51,8 @@ def _check_network(recipe: Recipe) -> None:
 def _check_initial_weights(recipe: Recipe) -> None:
     if recipe.model.initial_checkpoint is not None:
         network = _on_meta(replace(recipe.model, stem="default"), CLASSES, recipe.data.channels)
-        initial_weights(network, recipe.model)
+        if recipe.model.stem != "small" or not has_small_stem(network, recipe.model):
+            initial_weights(network, recipe.model)
 
 
 def check_shapes(recipe: Recipe, outputs: int) -> nn.Module:

@@ -66,7 +66,7 @@ class Freezing:
 
 
 def _norms(network: nn.Module, frozen: set[str]) -> list[nn.Module]:
-    """The BatchNorm layers whose weights, if they have any, are all among the `frozen` ones."""
+    """The BatchNorm layers whose weights are all among the `frozen` ones, of those that have any."""
     found: list[nn.Module] = []
     for name, module in network.named_modules():
         own = {f"{name}.{own}" for own, _ in module.named_parameters(recurse=False)}

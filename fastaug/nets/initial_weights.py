@@ -41,7 +41,7 @@ class Fit:
     """How weights of a file fit a network, by the names of tensors; what is not listed was taken.
 
     `entry`: of the file that they are in, "" for its top. `head`: the classifier's tensors, if they are new.
-    `changed`: what was adapted. `renewed`: what model.stem replaces whatever the file has.
+    `changed`: what was adapted.
     """
 
     file: str
@@ -139,7 +139,8 @@ def read_weights(file: str) -> tuple[dict[str, Tensor], str]:
     Nothing but tensors and plain values is loaded: a file from elsewhere may hold code that would run. RecipeError
     when it holds anything else, or no weights.
     """
-    path = Path(file) / "model.safetensors" if Path(file).is_dir() else Path(file)
+    path = Path(file).expanduser()
+    path = path / "model.safetensors" if path.is_dir() else path
     if path.match("shard-*.safetensors") or (not path.exists() and any(path.parent.glob("shard-*.safetensors"))):
         remedy = "make one file of them (fastaug export RUN --to timm), and name that"
         raise RecipeError([f"{KEY}: {file} has shares of several processes (train.parallel=fsdp2); {remedy}"])

@@ -1,6 +1,9 @@
 """timm models, and those of zoo.py: by name, with weights, a stem for small images, and their moving average."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from typing import Literal
 
 import timm
 import torch
@@ -13,6 +16,8 @@ from fastaug.nets.initial_weights import Fit, ignored, initial_weights
 from fastaug.nets.recomputing import use_checkpoints
 from fastaug.nets.zoo import offer_to_timm
 from fastaug.recipe.schema import SMALLEST_BATCH, Model
+
+_STEM = "conv1.weight"
 
 
 def build_model(
@@ -34,11 +39,14 @@ def build_model(
             remedy = "without the hub, set model.pretrained to false and model.initial_checkpoint to a file of weights"
             raise RecipeError([f"model.pretrained: no weights for {model.name}: {error}; {remedy}"]) from error
         raise RecipeError([f"model.name: {model.name} cannot be built: {error}"]) from error
+    replaced = model.stem == "small" and has_small_stem(network, model)
+    if replaced:
+        _use_small_stem(network, model.name)
     if model.initial_checkpoint is not None:
         weights, fit = initial_weights(network, model)
         network.load_state_dict(weights, strict=False)
         tell(fit)
-    if model.stem == "small":
+    if model.stem == "small" and not replaced:
         _use_small_stem(network, model.name)
     if model.grad_checkpointing:
         use_checkpoints(network, model.name)
@@ -68,6 +76,28 @@ def check_pass(network: nn.Module, model: Model, img_size: int, classes: int, ch
         text = f"gives {shape or type(found).__name__} for {SMALLEST_BATCH} images, not [{SMALLEST_BATCH}, {classes}]"
         remedy = "leave out of model.kwargs what changes its outputs, or choose another model.name"
         raise RecipeError([f"model.kwargs: with {model.kwargs}, {model.name} {text}; {remedy}"])
+
+
+def stem_of(model: Model, classes: int) -> Literal["default", "small"]:
+    """The stem that the initial weights of a network with the default stem were trained with."""
+    if model.initial_checkpoint is None:
+        return "default"
+    network = build_model(replace(model, initial_checkpoint=None), classes)
+    known = isinstance(getattr(network, "conv1", None), nn.Module) and hasattr(network, "maxpool")
+    return "small" if known and has_small_stem(network, model) else "default"
+
+
+def has_small_stem(network: nn.Module, model: Model) -> bool:
+    """Whether the initial weights are of a network whose stem was replaced as well, which they then fit."""
+    if model.initial_checkpoint is None:
+        return False
+    small = deepcopy(network)
+    _use_small_stem(small, model.name)
+    try:
+        _, fit = initial_weights(small, model)
+    except RecipeError:
+        return False
+    return _STEM not in (*fit.missing, *fit.reshaped)
 
 
 def _use_small_stem(network: nn.Module, name: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastaug.data.build import DataParts
-from fastaug.data.class_names import some
+from fastaug.data.class_names import shown, some
 from fastaug.data.class_sampling import ClassDraws, class_shares
 from fastaug.data.label_files import read_class_numbers
 from fastaug.errors import DataError, RecipeError
@@ -100,12 +100,13 @@ def class_weights(recipe: Recipe, parts: DataParts) -> Numbers | None:
 def given_weights(given: Sequence[float] | str, classes: Sequence[str]) -> Numbers:
     """The weights [C] of a list in the order of class names, or of a file; RecipeError where they do not fit."""
     if isinstance(given, str):
-        return read_class_numbers(Path(given), classes, "augment.class_weight")
+        return read_class_numbers(Path(given).expanduser(), classes, "augment.class_weight")
     if len(given) != len(classes):
         raise RecipeError(
             [
-                f"augment.class_weight: {len(given)} weights for {len(classes)} classes; give one for each, in this "
-                f"order: {some(classes)}"
+                f"augment.class_weight: {len(given)} weights for {len(classes)} classes; give one for each in the "
+                f"order of the network's outputs, {shown(classes[0])} first and {shown(classes[-1])} last "
+                "(classes.json of a run folder has it), or a file of lines class<TAB>weight"
             ]
         )
     return np.array(given, dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fastaug.errors import RecipeError
 from fastaug.nets.initial_weights import Fit
-from fastaug.nets.model import build_model
+from fastaug.nets.model import build_model, stem_of
 from fastaug.recipe.schema import Distill, Model, Recipe
 
 
@@ -68,7 +69,8 @@ def build_teacher(
 
     state = torch.get_rng_state()
     try:
-        network = build_model(model, classes, told).to(accelerator.device).eval().requires_grad_(False)
+        network = build_model(replace(model, stem=stem_of(model, classes)), classes, told)
+        network = network.to(accelerator.device).eval().requires_grad_(False)
     except RecipeError as error:
         problems = (text.replace("model.initial_checkpoint", "distill.checkpoint") for text in error.problems)
         named = [text if text.startswith("distill.") else f"distill.teacher: {text}" for text in problems]

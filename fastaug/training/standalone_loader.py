@@ -290,7 +290,8 @@ def _check_sizes(order: Order) -> None:
         if size and (pieces[1:] == pieces[:-1]).any():
             raise DataError(
                 f"batch_size: {name} batch of an epoch has {size} images for {order.world} processes, which leaves "
-                "one of them without; choose another batch_size, or set drop_last=True"
+                "one of them without; choose another batch_size"
+                + (", or set drop_last=True" if name == "the last" else "")
             )
 
 

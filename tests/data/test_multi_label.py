@@ -59,6 +59,8 @@ def test_wrong_columns_are_told(root: Path) -> None:
         columns(root, ["b.png,0,-1,1,train", "a.png,,0,1,train", *COLUMNS[2:]])
     with pytest.raises(DataError, match="columns of classes need names of their own, found sky, sky, tree"):
         listed(root, COLUMNS, "columns", "file,sky,sky,tree,split")
+    named = listed(root, ["b.png,train,1,0,1", "a.png,train,0,1,1"], "columns", "path,split,cat,image,set")
+    assert named.classes == ("cat", "image", "set")  # other names of path and split are classes beside these
     with pytest.raises(DataError, match="classes: tree; at least two are needed"):
         listed(root, ["a.png,1,train"], "columns", "file,tree,split")
     with pytest.raises(DataError, match="has no training row"):

@@ -172,8 +172,9 @@ def test_check_names_a_batch_larger_than_the_split() -> None:
 
 def test_check_names_a_batch_too_small_for_its_pieces() -> None:
     message = "every batch of an epoch has 7 images for 2 processes x 2 micro-batches, which leaves one of them with 1"
-    with pytest.raises(DataError, match=re.escape(message)):
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
         checked(70, 7, world=2, accumulate=2)
+    assert str(caught.value).endswith("choose another train.batch_size, fewer micro-batches or processes")
     checked(80, 8, world=2, accumulate=2)
 
 

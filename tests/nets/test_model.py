@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from fastaug.errors import RecipeError
 from fastaug.nets.check_names import check_names
+from fastaug.nets.initial_weights import Fit
 from fastaug.nets.model import build_ema, build_model
 from fastaug.recipe.reading import read_recipe
 from fastaug.recipe.schema import Data, Model, Optim, Recipe
@@ -161,6 +162,21 @@ def test_unknown_names_are_all_told_with_the_nearest() -> None:
 def test_the_check_builds_what_has_known_names() -> None:
     with pytest.raises(RecipeError, match=r"model\.stem: small needs"):
         check_names(recipe("test_vit", stem="small"))
+
+
+def test_weights_of_a_small_stem_are_taken_for_one(tmp_path: Path) -> None:
+    weights = build_model(plain(stem="small"), 10).state_dict()
+    torch.save(weights, tmp_path / "small.pth")
+    fits: list[Fit] = []
+    network = build_model(plain(stem="small", initial_checkpoint=str(tmp_path / "small.pth")), 10, fits.append)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    assert (len(fits), fits[0].share, fits[0].reshaped) == (1, 1, [])
+    check_names(Recipe(data=Data(root="x"), model=plain(stem="small", initial_checkpoint=str(tmp_path / "small.pth"))))
+    large = timm.create_model("test_resnet", num_classes=10).state_dict()
+    torch.save(large, tmp_path / "large.pth")
+    network = build_model(plain(stem="small", initial_checkpoint=str(tmp_path / "large.pth")), 10, fits.append)
+    assert network.conv1.stride == (1, 1)  # and new: the file has another stem
+    assert torch.equal(network.layer1[0].conv1.weight, large["layer1.0.conv1.weight"])
 
 
 def test_a_local_checkpoint_with_as_many_classes_gives_the_head_too(tmp_path: Path) -> None:

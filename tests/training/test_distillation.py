@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import nn
 
-from fastaug.recipe.schema import Distill
-from fastaug.training.distillation import Teacher
+from fastaug.nets.model import build_model
+from fastaug.recipe.schema import Distill, Model, Recipe
+from fastaug.training.distillation import Teacher, build_teacher
 
 
 @pytest.fixture
@@ -52,3 +56,12 @@ def test_the_teacher_sees_its_own_normalisation(network: nn.Module) -> None:
     found = Teacher(network, Distill(weight=1.0), (factor, offset)).joined(torch.zeros(()), images, logits, 5)
     taught = network(images * factor + offset).log_softmax(-1)
     torch.testing.assert_close(found, F.kl_div(logits.log_softmax(-1), taught, log_target=True, reduction="sum"))
+
+
+def test_a_teacher_trained_with_a_small_stem_keeps_it(tmp_path: Path) -> None:
+    weights = build_model(Model(name="test_resnet", stem="small"), 3).state_dict()
+    torch.save(weights, tmp_path / "teacher.pth")
+    distill = Distill(teacher="test_resnet", checkpoint=str(tmp_path / "teacher.pth"))
+    teacher = build_teacher(Recipe(distill=distill), 3, Accelerator(cpu=True), lambda _: None)
+    assert teacher is not None
+    assert all(torch.equal(value, weights[name]) for name, value in teacher._network.state_dict().items())

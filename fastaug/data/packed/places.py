@@ -32,6 +32,10 @@ def files_of(place: str, kind: str, belongs: Callable[[str], bool]) -> Found:
         paths = sorted(Path(path).expanduser().absolute() for part in place.split("::") for path in expanded(part))
         if gone := [path.name for path in paths if not path.is_file()]:
             raise DataError(f"data.root: {kind}:{place}: {len(gone)} of {len(paths)} files are not there: {some(gone)}")
+        if not paths:
+            raise DataError(
+                f"data.root: {kind}:{place}: the pattern names no file; a range begins with the smaller number"
+            )
         top = Path(os.path.commonpath([path.parent for path in paths]))
     else:
         path = Path(place).expanduser().absolute()

@@ -44,7 +44,7 @@ class ShardFiles:
                     self._begins.append(self._views[-1].ctypes.data)
                     os.close(self._opened.pop())  # the mapping holds one of its own
             except OSError as error:
-                full = "raise ulimit -n, or make fewer with --shard-size"
+                full = "raise ulimit -n, or make fewer and larger files (of shards: --shard-size)"
                 why = f"{error.strerror}); {full if error.errno == errno.EMFILE else remedy}"
                 raise DataError(f"{path} cannot be opened ({why}") from error
             if size != expected:

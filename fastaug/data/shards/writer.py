@@ -30,7 +30,7 @@ from fastaug.data.shards.layout import (
     read_table,
 )
 from fastaug.data.shards.tar_parts import PARTS, Part, Planned, load_part, part_of, plan, problem_of, write_tar
-from fastaug.errors import DataError, StorageError
+from fastaug.errors import NO_SPACE, DataError, StorageError
 
 
 def make_shards(index: Index, out: Path, settings: Settings, *, workers: int, console: Console) -> Manifest:
@@ -57,9 +57,9 @@ def make_shards(index: Index, out: Path, settings: Settings, *, workers: int, co
             _write(out, index, settings, planned, done, workers, console)
             return _finish(out, index, wanted, planned, done)
     except OSError as error:
-        raise StorageError(
-            f"{out} cannot be written ({error}); free space and give the same command again: what is finished is kept"
-        ) from error
+        full = "free space and give the same command again: what is finished is kept"
+        remedy = full if error.errno in NO_SPACE else "choose another folder, or repair its permissions"
+        raise StorageError(f"{out} cannot be written ({error}); {remedy}") from error
 
 
 def verify(out: Path, *, workers: int, console: Console) -> dict[str, str]:

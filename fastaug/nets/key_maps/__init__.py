@@ -34,7 +34,7 @@ def read_map(given: str | dict[str, str]) -> dict[str, str]:
 
 
 def _read_file(name: str) -> object:
-    path = Path(__file__).parent / f"{name}.yaml" if name in packaged() else Path(name)
+    path = Path(__file__).parent / f"{name}.yaml" if name in packaged() else Path(name).expanduser()
     try:
         with open_regular(path) as file:
             return parse_yaml(file.read(LARGEST_FILE).decode("utf-8"))

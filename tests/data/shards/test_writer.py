@@ -225,7 +225,7 @@ def test_refuses_a_folder_that_is_being_made(index: Index, make: MakeShards) -> 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(index: Index, tmp_path: Path, make: MakeShards) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"cannot be written .*give the same command again"):
+    with pytest.raises(StorageError, match=r"cannot be written .*; choose another folder"):
         make(index, out="file/shards")
 
 

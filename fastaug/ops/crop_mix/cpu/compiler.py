@@ -11,6 +11,7 @@ overrides both.
 import fcntl
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FunctionType
@@ -28,7 +29,11 @@ def entry(function: Any) -> Any:
     digest = hashlib.sha256("\n".join(_code_of(function, set())).encode()).hexdigest()
     function.__qualname__ += f"-{digest[:16]}"  # numba names its files by module, qualified name and line
     compiled = numba.njit(nogil=True, error_model="numpy")(function)
-    compiled._cache = _Cache(function)  # as cache=True does
+    try:
+        compiled._cache = _Cache(function)  # as cache=True does
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        text = "compiled anew by every process, for some seconds: set NUMBA_CACHE_DIR to a folder that can be written"
+        warnings.warn(f"the fused op is {text}", stacklevel=2)
     return compiled
 
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from fastaug.errors import StorageError
 
+_YOUNG = 60  # seconds
 _LOCK = ".being-written"  # a file that who fills a folder holds locked
 _CHUNK = 256  # pictures a thread takes at once
 
@@ -49,6 +51,8 @@ def _remove_abandoned(target: Path) -> None:
     """Removes what processes that were killed left beside `target`: nobody holds its lock any more."""
     for lock in target.parent.glob(f".{target.name}-*/{_LOCK}"):
         try:
+            if time.time() - lock.stat().st_mtime < _YOUNG:
+                continue  # who has made the file may not hold it yet
             with lock.open("r+") as free:  # never made anew: a folder that has none may be whole
                 fcntl.flock(free, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock.parent, ignore_errors=True)

@@ -28,7 +28,7 @@ from fastaug.losses import sample_losses
 from fastaug.meta.frozen import FrozenParts
 from fastaug.meta.step import MetaStep
 from fastaug.ops.crop_mix import CropMixParams
-from fastaug.recipe.reading import as_override, read_recipe, read_stored
+from fastaug.recipe.reading import as_override, read_stored, read_untrained
 from fastaug.recipe.schema import RESUMABLE, Recipe
 from fastaug.reports.batch_grid import is_mixed
 from fastaug.seeding import Key, Stream, parts_of
@@ -43,7 +43,7 @@ from fastaug.training.trainer_state import check_classes, load_into
 
 # What a replay needs none of: weights come from a checkpoint, a teacher has no part in inputs and targets.
 UNNEEDED = (
-    *("run.trackers=[]", "model.pretrained=false", "model.initial_checkpoint=null", "model.compile=false"),
+    *("run.trackers=[]", "model.initial_checkpoint=null", "model.compile=false"),
     *("distill.teacher=null", "distill.checkpoint=null", "distill.pretrained=false"),
 )
 NAMED = 5  # classes of a learned label row, or of an image of several, that are named
@@ -110,7 +110,7 @@ def replayed_recipe(run: Path, overrides: Sequence[str]) -> Recipe:
         words.append(as_override("meta.reuse", str(run)))
     if stored.train.precision == "fp16" and not torch.cuda.is_available():
         words.append("train.precision=no")
-    return read_recipe(path, words)
+    return read_untrained(path, words)
 
 
 def processes_of(run: Path) -> tuple[int, str | None]:

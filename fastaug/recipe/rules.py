@@ -524,7 +524,6 @@ _MODEL_NEEDS: list[Need] = [
         "model.initial_checkpoint is set",
         ["checkpoint_keys", "checkpoint_fit"],
     ),
-    (lambda r: r.model.ema, "model.ema is true", ["ema_decay", "ema_warmup"]),
 ]
 _OPTIM_NEEDS: list[Need] = [
     (lambda r: r.optim.sched == "step", "optim.sched is step", ["decay_epochs"]),

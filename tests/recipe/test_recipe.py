@@ -199,10 +199,6 @@ BROKEN_RULES: dict[str, tuple[list[str], str]] = {
         ["optim.decay_rate=0.5"],
         "optim.decay_rate: 0.5 does nothing unless optim.sched is",
     ),
-    "average of none": (
-        ["model.ema_decay=0.9"],
-        "model.ema_decay: 0.9 does nothing unless model.ema is true",
-    ),
     "project of no tracker": (["run.project=a"], "run.project: a does nothing unless run.trackers names one"),
     "no teacher": (["distill.weight=0.9"], "distill.weight: 0.9 does nothing unless distill.teacher is set"),
     "teacher of copies": (

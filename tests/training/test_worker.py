@@ -311,7 +311,7 @@ SHRUNK = [
     *("data.test_fraction=0.3", "data.threads=1", "data.img_size=20", "model.name=test_resnet"),
     "model.pretrained=false",
     *("train.epochs=1", "train.accumulate=1", "train.precision=no", "eval.batch_size=16"),
-    *("augment.anneal_epochs=0", "optim.warmup_epochs=0", "optim.decay_milestones=[1]", "run.log_every=1"),
+    *("augment.anneal_epochs=0", "optim.warmup_epochs=0", "run.log_every=1"),
 ]
 # 4 of the 16 training images; the third update has a meta step at any K, behind the two that Adam needs to settle.
 META = ["data.meta_fraction=0.2", "meta.batch_size=4", "meta.start_epochs=0", "meta.settle_epochs=0"]
@@ -324,6 +324,7 @@ def shrunk(given: Recipe) -> list[str | tuple[str, object]]:
     found: list[str | tuple[str, object]] = [*SHRUNK, f"train.batch_size={batch}"]
     found += [f"augment.mix_group={batch}"] if given.augment.mix_group else []
     found += ["augment.copies=1"] if given.augment.copies else []
+    found += ["optim.decay_milestones=[1]"] if given.optim.sched == "multistep" else []
     found += ["eval.img_size=32"] if given.eval.img_size else []
     found += ["eval.tta=2"] if given.eval.tta else []
     found += ["train.resize=[[0, 24]]"] if given.train.resize else []

@@ -12,8 +12,8 @@ from attacks.fuzz import TARGETS, Guard, attack, edited, problem
 from attacks.target import Target
 from fastaug.errors import DataError
 
-TRIES = 8  # of each kind, in the tests that always run
-FEWER = {"recipe": 4, "shards": 4, "tfrecord": 4, "hfds": 4}  # of the kinds that cost most
+TRIES = 20  # of each kind, in the tests that always run
+FEWER = {"recipe": 6, "shards": 8, "tfrecord": 8, "hfds": 8}  # of the kinds that cost most
 
 
 ALL = """

@@ -666,7 +666,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), m
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=60)
 @given(
     texts,
     st.sampled_from(["no", "1e-3", "08", "2026-11-22", "null", "1:30", "- a", "{a", "'", "#", "=", "~", "0x1f", " a "]),

@@ -49,6 +49,7 @@ class Stream(IntEnum):
     OCCLUDING_SHIFT = 61
     OCCLUDING_BOX = 62
     TEMPERATURE = 63
+    MATCH = 64
 
 
 class Key(NamedTuple):

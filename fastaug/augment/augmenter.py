@@ -108,6 +108,11 @@ class Augmenter(nn.Module):
         nn.init.zeros_(self.last.bias)
         self.register_buffer("reach", torch.tensor([NUMBERS[name].reach for name in self.names]), persistent=False)
 
+    @torch.no_grad()
+    def begin_at(self, shares: Tensor) -> None:
+        """Draws the numbers `shares` [d], in (-1, 1) of their reach, whatever the noise; of a network at its start."""
+        self.last.bias.copy_(shares.atanh())
+
     def noise(self, key: Key, ids: IdArray) -> Tensor:
         """Noise [N,NOISE] uniform in [-1, 1), on the host: a function of (seed, epoch, id)."""
         u = uniform(key.on(Stream.AUGMENTER), ids, NOISE)

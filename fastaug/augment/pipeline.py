@@ -260,15 +260,19 @@ class BatchAugment:
         """uint8 images [N, S, S, C] under the recipe's known shift, as floats [N, C, S, S]."""
         return known_shift(images.permute(0, 3, 1, 2) / 255, self.recipe.data.known_shift, self.recipe.data.mean)
 
+    def floats(self, batch: Batch, *, held_out: bool) -> Tensor:
+        """Images [N, C, S, S] in [0, 1] of a batch without augmentation, under the known shift of their split."""
+        shifts = self.recipe.data.known_shift != "none" if held_out else self.shifts
+        return self._shifted(batch.images) if shifts else batch.images.permute(0, 3, 1, 2) / 255
+
     def under_policy(self, batch: Batch, epoch: int) -> Tensor:
         """`evaluation` of images under what is learned, as `epoch` draws it, without crop, flip or mixing."""
         if not self.learned.acts_on_images:
             return self.evaluation(batch)
         params = identity_params(len(batch.ids), torch.zeros(self.channels))
         view = View(batch, params, Key(self.recipe.run.seed, epoch, Stream.LEARNED), self.learned.rows(batch.ids))
-        shifts = self.recipe.data.known_shift != "none"
-        images = self._shifted(batch.images) if shifts else batch.images.permute(0, 3, 1, 2) / 255
-        return self._normalised(self.learned.images(images, view), batch, torch.float32)
+        images = self.learned.images(self.floats(batch, held_out=True), view)
+        return self._normalised(images, batch, torch.float32)
 
 
 def _spared(params: CropMixParams, first: Tensor) -> CropMixParams:

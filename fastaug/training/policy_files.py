@@ -12,6 +12,7 @@ from fastaug.meta.parameters import LearnedParts
 from fastaug.meta.parts.policy import SharedPolicyPart
 from fastaug.provenance import commit, versions
 from fastaug.recipe.policy_file import FILE, VERSION
+from fastaug.recipe.schema import Recipe
 from fastaug.reports.policy_source import policy_source
 from fastaug.training.build import Trainer
 
@@ -37,7 +38,7 @@ def policy_texts(trainer: Trainer) -> dict[str, bytes]:
     tables = [learned.kinds[name] for name, part in learned.each().items() if part.tables()]
     if not (pieces or tables):
         return {}
-    texts = {FILE: legible(policy_file(trainer, pieces, tables)).encode()}
+    texts = {FILE: legible(policy_file(trainer.recipe, trainer.progress.step, pieces, tables)).encode()}
     shared = learned.each().get(PART)
     if isinstance(shared, SharedPolicyPart) and PART in pieces:
         source = policy_source(shared.policy, trainer.augment.size)
@@ -72,14 +73,14 @@ def _start_of(name: str, found: Mapping[str, Any], start: Mapping[str, Tensor]) 
     return {"start": found["values"] | began}
 
 
-def policy_file(trainer: Trainer, pieces: dict[str, Any], tables: list[str]) -> dict[str, Any]:
-    """All of policy.json."""
-    data = trainer.recipe.data
+def policy_file(recipe: Recipe, step: int, pieces: dict[str, Any], tables: list[str]) -> dict[str, Any]:
+    """All of policy.json; `step`: updates of the training that it comes from."""
+    data = recipe.data
     return {
         "fastaug_policy": VERSION,
         "version": versions().get("fastaug"),
         "commit": commit(),
-        "step": trainer.progress.step,
+        "step": step,
         "data": {"img_size": data.img_size, "mean": list(data.mean), "std": list(data.std)},
         "parts": pieces,
         "tables": tables,

@@ -86,6 +86,8 @@ def refuse_unsuited(folder: Path, recipe: Recipe, kind: str) -> None:
     if "augmenter" in stored.meta.learn or stored.meta.reuse is not None:
         text = "was trained under transformations that were learned, and would find them again; name a run without"
         raise RecipeError([f"{folder}: {text}"])
+    if recipe.data.loader == "synthetic":
+        raise RecipeError(["data.loader: synthetic images look like none; name a run on images"])
     if recipe.data.multi_label != "off":
         raise RecipeError(
             [f"data.multi_label: {recipe.data.multi_label}: images of one class are compared; name a run of such"]
@@ -112,6 +114,7 @@ def untrained_part(recipe: Recipe, kind: str, device: torch.device) -> "Augmente
 def mismatch_of(run: "Restored", split: str, net: "Augmenter") -> "Mismatch":
     """How far training images under amounts, as shares of the augmenter's reach, are from those of `split`."""
     from fastaug.augment.pipeline import BatchAugment
+    from fastaug.data.class_names import shown
     from fastaug.data.sampler import Ids, evaluation_requests
     from fastaug.evaluation.shift_estimate import Mismatch, Side, compared_ids, side_of
     from fastaug.training.build_data import evaluation_loader
@@ -127,7 +130,12 @@ def mismatch_of(run: "Restored", split: str, net: "Augmenter") -> "Mismatch":
     def side(ids: Ids, held_out: bool) -> Side:
         loader = evaluation_loader(recipe, accelerator, parts, ids)
         batches = loader.batches(evaluation_requests(ids, recipe.eval.batch_size, 1, 0))
-        return side_of(batches, partial(augment.floats, held_out=held_out))
+        found = side_of(batches, partial(augment.floats, held_out=held_out))
+        for sample, reason in loader.skipped.items():
+            print(f"skipped: damaged image {shown(parts.name_of(sample))}: {reason}")
+        if not len(found.labels):
+            raise DataError(f"{split}: no image to compare can be decoded; repair them, or choose another --split")
+        return found
 
     network.eval()
     mean, std = (torch.tensor(v, device=accelerator.device)[:, None, None] for v in (recipe.data.mean, recipe.data.std))

@@ -1,6 +1,7 @@
 """The shift of a held-out split, found by a run that does not know it, and left as a policy."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,6 +61,17 @@ def test_images_that_are_not_shifted_are_found_where_they_are(plain, tool):
     assert NUMBERS["scale_x"].unit == "factor"
 
 
+def test_damaged_images_are_told(tiny_run, tmp_path, tool):
+    root = tmp_path / "images"
+    shutil.copytree(tiny_run.parent / "images", root)
+    torn = root / "val" / "class0" / "000.jpg"
+    torn.write_bytes(torn.read_bytes()[:300])
+    said = tool("find_shift", tiny_run, f"data.root={root}", "--split", "test", "--kind", "translation")
+    assert "skipped: damaged image" in said
+    assert "class0/000.jpg" in said
+    assert "translate_x" in said
+
+
 def test_splits_without_images_are_named(tiny_run, tool):
     said = tool("find_shift", tiny_run, code=3)
     assert "meta: no class is in the training split and in it" in said
@@ -70,6 +82,7 @@ def test_splits_without_images_are_named(tiny_run, tool):
     ("recipe", "kind", "told"),
     [
         (Recipe(meta=Meta(learn=["augmenter"])), "affine", "was trained under transformations that were learned"),
+        (Recipe(data=Data(loader="synthetic")), "affine", "data.loader: synthetic images look like none"),
         (Recipe(meta=Meta(reuse="policy.json")), "affine", "was trained under transformations that were learned"),
         (
             Recipe(data=Data(multi_label="columns", table="t.csv"), augment=Augment(loss="bce")),
@@ -84,7 +97,7 @@ def test_splits_without_images_are_named(tiny_run, tool):
     ],
 )
 def test_runs_that_cannot_be_asked_are_refused(recipe, kind, told, tmp_path):
-    recipe.data.root = "x"
+    recipe.data.root = None if recipe.data.loader == "synthetic" else "x"
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     with pytest.raises(RecipeError, match=re.escape(told)):
         refuse_unsuited(tmp_path, recipe, kind)

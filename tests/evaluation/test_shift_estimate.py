@@ -23,9 +23,15 @@ def pixels(images):
     return F.avg_pool2d(images, 3).flatten(1)
 
 
-def test_the_amounts_that_one_side_was_changed_by_are_found():
-    net = Augmenter("affine", fill=(0.3, 0.3, 0.3))
-    plain = {"rotate": 20.0, "scale_x": math.log(1.3), "scale_y": math.log(1.2), "translate_x": 0.1}
+@pytest.mark.parametrize(
+    ("kind", "plain"),
+    [
+        ("affine", {"rotate": 20.0, "scale_x": math.log(1.3), "scale_y": math.log(1.2), "translate_x": 0.1}),
+        ("affine_color", {"rotate": -30.0, "brightness": -0.3, "contrast": 0.2, "saturation": -0.4}),
+    ],
+)
+def test_the_amounts_that_one_side_was_changed_by_are_found(kind, plain):
+    net = Augmenter(kind, fill=(0.3, 0.3, 0.3))
     shares = torch.tensor([plain.get(name, 0.0) for name in net.names]) / net.reach
 
     def change(images, at):

@@ -97,7 +97,8 @@ def test_splits_without_images_are_named(tiny_run, tool):
     ],
 )
 def test_runs_that_cannot_be_asked_are_refused(recipe, kind, told, tmp_path):
-    recipe.data.root = None if recipe.data.loader == "synthetic" else "x"
+    if recipe.data.loader != "synthetic":
+        recipe.data.root = "x"
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     with pytest.raises(RecipeError, match=re.escape(told)):
         refuse_unsuited(tmp_path, recipe, kind)

@@ -1,4 +1,4 @@
-"""Finds how images of another split are turned, zoomed, moved or coloured beside those a run was trained on.
+"""Finds how images of a held-out split are turned, zoomed or moved beside the training images.
 
     fastaug find-shift runs/plain --out policy.json
     fastaug train RECIPE.yaml meta.learn=[] meta.reuse=policy.json    # the training images, transformed like those

@@ -22,11 +22,11 @@ from fastaug.atomic_files import write_atomically
 from fastaug.commands._argument_types import output_file
 from fastaug.errors import DataError, RecipeError, StorageError, remedy_of, told
 from fastaug.recipe.reading import read_stored
-from fastaug.recipe.schema import Recipe
+from fastaug.recipe.schema import IMAGE_PARTS, Recipe
 
 if TYPE_CHECKING:
     from fastaug.augment.augmenter import Augmenter
-    from fastaug.evaluation.shift_estimate import Mismatch
+    from fastaug.evaluation.shift_estimate import Mismatch, Side
     from fastaug.meta.parts.augmenter import AugmenterPart
     from fastaug.training.evaluate_run import Restored
 
@@ -59,7 +59,7 @@ def find(arguments: argparse.Namespace) -> None:
 
     wanted = Wanted(arguments.path, split=arguments.split, overrides=arguments.overrides, tta=0)
     path, recipe = checkpoint_and_recipe(wanted)
-    refuse_unsuited(path.parent.parent, recipe, arguments.kind)
+    refuse_unsuited(path.resolve().parent.parent, recipe, arguments.kind, writes=arguments.out is not None)
     run = restored(path, recipe)
     part = untrained_part(recipe, arguments.kind, run.accelerator.device)
     mismatch = mismatch_of(run, arguments.split, part.net)
@@ -80,10 +80,10 @@ def find(arguments: argparse.Namespace) -> None:
     finish(run.accelerator)
 
 
-def refuse_unsuited(folder: Path, recipe: Recipe, kind: str) -> None:
+def refuse_unsuited(folder: Path, recipe: Recipe, kind: str, *, writes: bool = False) -> None:
     """RecipeError where the run cannot be asked."""
     stored, _ = read_stored(folder / "recipe.yaml")
-    if "augmenter" in stored.meta.learn or stored.meta.reuse is not None:
+    if {*IMAGE_PARTS} & {*stored.meta.learn} or stored.meta.reuse is not None:
         text = "was trained under transformations that were learned, and would find them again; name a run without"
         raise RecipeError([f"{folder}: {text}"])
     if recipe.data.loader == "synthetic":
@@ -96,6 +96,12 @@ def refuse_unsuited(folder: Path, recipe: Recipe, kind: str) -> None:
         raise RecipeError(
             [f"--kind: affine_color is of colours, and data.channels = {recipe.data.channels}; choose affine"]
         )
+
+    if writes and recipe.data.channels != 3:
+        text = f"a policy is for images of three channels, and data.channels = {recipe.data.channels}; leave it out"
+        raise RecipeError([f"--out: {text}"])
+    if stored.run.plant:
+        raise RecipeError(["run.plant: the run's labels were flipped on purpose, and images of a class are compared"])
 
 
 def untrained_part(recipe: Recipe, kind: str, device: torch.device) -> "AugmenterPart":
@@ -110,46 +116,57 @@ def untrained_part(recipe: Recipe, kind: str, device: torch.device) -> "Augmente
     return part
 
 
-@torch.no_grad()
-def mismatch_of(run: "Restored", split: str, net: "Augmenter") -> "Mismatch":
-    """How far training images under amounts, as shares of the augmenter's reach, are from those of `split`."""
+def compared_sides(run: "Restored", split: str) -> "tuple[Side, Side]":
+    """Training images and those of `split`, as evaluation cuts them; DataError without a class in common."""
     from fastaug.augment.pipeline import BatchAugment
     from fastaug.data.class_names import shown
     from fastaug.data.sampler import Ids, evaluation_requests
-    from fastaug.evaluation.shift_estimate import Mismatch, Side, compared_ids, side_of
+    from fastaug.evaluation.shift_estimate import FEWEST, Side, compared_ids, in_common, side_of
     from fastaug.training.build_data import evaluation_loader
 
-    recipe, accelerator, parts, network, _ = run
+    recipe, accelerator, parts = run.recipe, run.accelerator, run.parts
     assert parts.index is not None
     chosen = compared_ids(parts.index.labels, parts.splits.train, parts.splits.of(split), recipe.run.seed)
-    if not len(chosen[1]):
-        sizes = f"train has {len(parts.splits.train)} images, {split} {len(parts.splits.of(split))}"
-        raise DataError(f"{split}: no class is in the training split and in it ({sizes}); choose another --split")
     augment = BatchAugment(recipe, len(parts.classes))
 
-    def side(ids: Ids, held_out: bool) -> Side:
+    def side(ids: Ids, held_out: bool) -> Side | None:
         loader = evaluation_loader(recipe, accelerator, parts, ids)
         batches = loader.batches(evaluation_requests(ids, recipe.eval.batch_size, 1, 0))
         found = side_of(batches, partial(augment.floats, held_out=held_out))
         for sample, reason in loader.skipped.items():
-            print(f"skipped: damaged image {shown(parts.name_of(sample))}: {reason}")
-        if not len(found.labels):
-            raise DataError(f"{split}: no image to compare can be decoded; repair them, or choose another --split")
+            accelerator.print(f"skipped: damaged image {shown(parts.name_of(sample))}: {reason}")
         return found
 
-    network.eval()
-    mean, std = (torch.tensor(v, device=accelerator.device)[:, None, None] for v in (recipe.data.mean, recipe.data.std))
-    compute = getattr(network, "forward_features", network)  # logits where features have no name
+    one, other = (side(ids, held) if len(ids) else None for ids, held in zip(chosen, (False, True), strict=True))
+    sides = None if one is None or other is None else in_common(one, other)
+    if sides is None:
+        sizes = f"train has {len(parts.splits.train)} images, {split} {len(parts.splits.of(split))}"
+        text = f"no class has {FEWEST} images that can be read in it and in train ({sizes})"
+        raise DataError(f"{split}: {text}; choose another --split")
+    return sides
+
+
+def mismatch_of(run: "Restored", split: str, net: "Augmenter") -> "Mismatch":
+    """How far training images under amounts, as shares of the augmenter's reach, are from those of `split`."""
+    from fastaug.evaluation.shift_estimate import Mismatch
+
+    accelerator, network, data = run.accelerator, run.network.eval(), run.recipe.data
+    mean, std = (torch.tensor(v, device=accelerator.device)[:, None, None] for v in (data.mean, data.std))
+
+    def sight(images: Tensor) -> Tensor:
+        """Features, or logits where the network has none in one tensor."""
+        found = getattr(network, "forward_features", network)(images)
+        return found if isinstance(found, Tensor) else network(images)
 
     def features(images: Tensor) -> Tensor:
         with accelerator.autocast():
-            seen = [compute((piece - mean) / std) for piece in images.split(PIECE)]
+            seen = [sight((piece - mean) / std) for piece in images.split(PIECE)]
         return torch.cat([each.flatten(1).float() for each in seen])
 
     def change(images: Tensor, shares: Tensor) -> Tensor:
         return net.apply(images, (net.reach * shares.to(net.reach)).expand(len(images), -1))
 
-    return Mismatch(side(chosen[0], held_out=False), side(chosen[1], held_out=True), features, change)
+    return Mismatch(*compared_sides(run, split), features, change)
 
 
 def write(file: Path, part: "AugmenterPart", run: "Restored") -> None:

@@ -16,7 +16,7 @@ from fastaug.meta.learned_part import Setting
 from fastaug.meta.parts.augmenter import AugmenterPart
 from fastaug.recipe.policy_file import read_policy_file
 from fastaug.recipe.reading import to_yaml
-from fastaug.recipe.schema import Augment, Data, Meta, Recipe
+from fastaug.recipe.schema import Augment, Data, Meta, Recipe, Run
 
 SHORT = {"train.epochs": 2, "train.batch_size": 32}
 
@@ -74,7 +74,7 @@ def test_damaged_images_are_told(tiny_run, tmp_path, tool):
 
 def test_splits_without_images_are_named(tiny_run, tool):
     said = tool("find_shift", tiny_run, code=3)
-    assert "meta: no class is in the training split and in it" in said
+    assert "meta: no class has 2 images that can be read in it and in train" in said
     assert "meta 0)" in said
 
 
@@ -82,6 +82,9 @@ def test_splits_without_images_are_named(tiny_run, tool):
     ("recipe", "kind", "told"),
     [
         (Recipe(meta=Meta(learn=["augmenter"])), "affine", "was trained under transformations that were learned"),
+        (Recipe(meta=Meta(learn=["policy"])), "affine", "was trained under transformations that were learned"),
+        (Recipe(run=Run(plant=0.1)), "affine", "run.plant: the run's labels were flipped on purpose"),
+        (Recipe(data=Data(channels=1, mean=[0.5], std=[0.5])), "affine", "--out: a policy is for images of three"),
         (Recipe(data=Data(loader="synthetic")), "affine", "data.loader: synthetic images look like none"),
         (Recipe(meta=Meta(reuse="policy.json")), "affine", "was trained under transformations that were learned"),
         (
@@ -101,4 +104,4 @@ def test_runs_that_cannot_be_asked_are_refused(recipe, kind, told, tmp_path):
         recipe.data.root = "x"
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     with pytest.raises(RecipeError, match=re.escape(told)):
-        refuse_unsuited(tmp_path, recipe, kind)
+        refuse_unsuited(tmp_path, recipe, kind, writes=True)

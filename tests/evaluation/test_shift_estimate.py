@@ -9,7 +9,16 @@ import torch.nn.functional as F
 
 from fastaug.augment.augmenter import Augmenter
 from fastaug.batch import Batch
-from fastaug.evaluation.shift_estimate import IMAGES, OF_A_CLASS, Mismatch, Side, closest, compared_ids, side_of
+from fastaug.evaluation.shift_estimate import (
+    IMAGES,
+    OF_A_CLASS,
+    Mismatch,
+    Side,
+    closest,
+    compared_ids,
+    in_common,
+    side_of,
+)
 
 CLASSES, SIDE = 3, 24
 
@@ -56,13 +65,25 @@ def test_what_chance_leaves_is_what_sides_that_are_drawn_alike_differ_by():
     assert mismatch(torch.zeros(1)).norm().item() == pytest.approx(mismatch.chance, rel=0.05)
 
 
-def test_a_class_of_one_side_only_does_not_count():
-    one = Side(torch.zeros(4, 1, 2, 2), torch.tensor([0, 0, 1, 1]))
-    images = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    other = Side(images, torch.tensor([1, 1, 2, 2]))
-    mismatch = Mismatch(one, other, lambda x: x.flatten(1), lambda x, _: x)
-    assert mismatch(torch.zeros(1)).shape == (4,)  # the features of class 1
-    assert mismatch.chance == pytest.approx(1)
+def test_classes_without_two_images_on_both_sides_do_not_count():
+    one = Side(torch.arange(7.0), torch.tensor([0, 0, 1, 1, 4, 4, 5]))
+    other = Side(torch.arange(8.0), torch.tensor([1, 1, 2, 2, 4, 4, 5, 5]))
+    first, second = in_common(one, other)
+    assert first.images.tolist() == [2, 3, 4, 5]
+    assert second.images.tolist() == [0, 1, 4, 5]
+    assert first.labels.tolist() == second.labels.tolist() == [0, 0, 1, 1]
+    assert in_common(one, Side(torch.arange(2.0), torch.tensor([5, 5]))) is None
+
+
+def test_an_amount_that_changes_nothing_is_left_at_zero():
+    aim = torch.tensor([0.3, 0.0, -0.2])
+
+    def residuals(place):
+        return (place - aim)[[0, 2]] + torch.tensor([0.0, 1e-3])
+
+    found = closest(residuals, 3, seed=0)
+    assert found[1] == 0
+    torch.testing.assert_close(found, aim, rtol=0, atol=2e-3)
 
 
 def test_features_that_never_vary_do_not_drown_the_others():
@@ -102,6 +123,10 @@ def test_of_many_classes_those_with_most_images_are_compared():
     sizes = np.where(np.arange(100) % 2, OF_A_CLASS, 3)
     labels = np.concatenate([np.repeat(np.arange(100), sizes)] * 2)
     half = len(labels) // 2
+    few = np.arange(half)[np.unique(labels[:half], return_index=True)[1]]
+    assert not len(compared_ids(labels, np.arange(half, 2 * half), few, seed=0)[0])  # one of each class
+    many, three = compared_ids(labels, np.arange(half), half + np.flatnonzero(labels[half:] % 2 == 0), seed=0)
+    assert len(many) == len(three) == 150
     first, second = compared_ids(labels, np.arange(half), np.arange(half, 2 * half), seed=0)
     assert len(second) == IMAGES
     assert set(labels[second] % 2) == set(labels[first] % 2) == {1}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fastaug.atomic_files import write_atomically
+from fastaug.augment.augmenter import KINDS, NUMBERS
 from fastaug.commands._argument_types import output_file
 from fastaug.errors import DataError, RecipeError, StorageError, remedy_of, told
 from fastaug.recipe.reading import read_stored
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from fastaug.meta.parts.augmenter import AugmenterPart
     from fastaug.training.evaluate_run import Restored
 
-KINDS = ("affine", "translation", "scale", "rotation", "affine_color")
 PIECE = 64  # images of which features are computed at once
 UNEXPLAINED = 1.5  # times what chance leaves: from here on it is said that something else differs
 
@@ -52,7 +52,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def find(arguments: argparse.Namespace) -> None:
     """Prints what is found and writes it where asked."""
-    from fastaug.augment.augmenter import NUMBERS
     from fastaug.distributed import finish
     from fastaug.evaluation.shift_estimate import closest
     from fastaug.training.evaluate_run import Wanted, checkpoint_and_recipe, restored
